@@ -1,0 +1,209 @@
+//! Text becomes blocks of whole lines.
+//!
+//! A block knows the number and offset of its first line, so any worker may
+//! scan any block. The reader counts line feeds as it cuts; a line longer than
+//! [`LINE_BYTES_MAX`] is counted once and only its beginning is handed on, so
+//! memory is bounded by the block size and not by the input.
+
+use std::io::{self, Read};
+
+/// The size of a block when nobody asks for another: 256 KiB.
+pub const BLOCK_BYTES_DEFAULT: usize = 256 * 1024;
+
+/// A line longer than this (1 MiB) is searched in its first `LINE_BYTES_MAX` bytes only.
+pub const LINE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Whole lines of one file, in order, with their line feeds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextBlock {
+    /// The lines; the last may lack its line feed at the end of a file or where a long line was cut.
+    pub text: Vec<u8>,
+    /// The number of the first line, counted from 1.
+    pub first_line: u64,
+    /// The offset of the first byte in the file's text.
+    pub offset: u64,
+}
+
+/// Cuts a reader's text into [`TextBlock`]s of about `block_bytes`.
+pub struct BlockReader<R> {
+    input: R,
+    block_bytes: usize,
+    /// Read and not handed on yet: the start of a line, behind the last block.
+    pending: Vec<u8>,
+    at_end: bool,
+    lines: u64,
+    bytes: u64,
+    long_lines: u64,
+}
+
+impl<R: Read> BlockReader<R> {
+    /// Cuts `input` into blocks of `block_bytes`, held between 1 byte and [`LINE_BYTES_MAX`].
+    pub fn new(input: R, block_bytes: usize) -> Self {
+        let block_bytes = block_bytes.clamp(1, LINE_BYTES_MAX);
+        BlockReader { input, block_bytes, pending: Vec::new(), at_end: false, lines: 0, bytes: 0, long_lines: 0 }
+    }
+
+    /// Lines handed on so far: line feeds, plus one for a last line without one.
+    pub fn lines(&self) -> u64 {
+        self.lines
+    }
+
+    /// Bytes of text handed on or skipped so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Lines longer than [`LINE_BYTES_MAX`] so far.
+    pub fn long_lines(&self) -> u64 {
+        self.long_lines
+    }
+
+    /// The next block; `None` at the end of the input.
+    pub fn next_block(&mut self) -> io::Result<Option<TextBlock>> {
+        let mut target = self.block_bytes;
+        loop {
+            self.fill(target)?;
+            if let Some(last) = memchr::memrchr(b'\n', &self.pending) {
+                // Only a line that fills the whole buffer can be over-long.
+                if self.first_line_is_long() {
+                    return self.cut_long_line().map(Some);
+                }
+                return Ok(Some(self.hand_on(last + 1)));
+            }
+            if self.first_line_is_long() {
+                return self.cut_long_line().map(Some);
+            }
+            if self.at_end {
+                let rest = self.pending.len();
+                return Ok((rest > 0).then(|| self.hand_on(rest)));
+            }
+            // Room for the longest line with both bytes of its end.
+            target = (target * 2).min(LINE_BYTES_MAX + 2);
+        }
+    }
+
+    /// Reads until `target` bytes are pending or the input ends.
+    fn fill(&mut self, target: usize) -> io::Result<()> {
+        let missing = target.saturating_sub(self.pending.len());
+        if missing > 0 && !self.at_end {
+            let read = self.input.by_ref().take(missing as u64).read_to_end(&mut self.pending)?;
+            self.at_end = read < missing;
+        }
+        Ok(())
+    }
+
+    fn first_line_is_long(&self) -> bool {
+        if self.pending.len() <= LINE_BYTES_MAX {
+            return false;
+        }
+        let end = memchr::memchr(b'\n', &self.pending);
+        let line = &self.pending[..end.unwrap_or(self.pending.len())];
+        let ended_or_unknown = end.is_some() || self.pending.len() == LINE_BYTES_MAX + 1;
+        let line = match line {
+            [start @ .., b'\r'] if ended_or_unknown => start,
+            whole => whole,
+        };
+        line.len() > LINE_BYTES_MAX
+    }
+
+    /// Hands on the first `length` pending bytes: whole lines, or the last one without its line feed.
+    fn hand_on(&mut self, length: usize) -> TextBlock {
+        let mut rest = Vec::with_capacity(self.block_bytes.max(self.pending.len() - length));
+        rest.extend_from_slice(&self.pending[length..]);
+        let mut text = std::mem::replace(&mut self.pending, rest);
+        text.truncate(length);
+        let block = TextBlock { first_line: self.lines + 1, offset: self.bytes, text };
+        let feeds = memchr::memchr_iter(b'\n', &block.text).count() as u64;
+        self.lines += feeds + u64::from(block.text.last() != Some(&b'\n'));
+        self.bytes += length as u64;
+        block
+    }
+
+    /// Hands on the beginning of a long line and skips to the line behind it.
+    fn cut_long_line(&mut self) -> io::Result<TextBlock> {
+        let mut block = TextBlock { first_line: self.lines + 1, offset: self.bytes, text: Vec::new() };
+        block.text.extend_from_slice(&self.pending[..LINE_BYTES_MAX]);
+        self.lines += 1;
+        self.long_lines += 1;
+        loop {
+            if let Some(end) = memchr::memchr(b'\n', &self.pending) {
+                self.bytes += end as u64 + 1;
+                self.pending.drain(..=end);
+                return Ok(block);
+            }
+            self.bytes += self.pending.len() as u64;
+            self.pending.clear();
+            if self.at_end {
+                return Ok(block);
+            }
+            self.fill(self.block_bytes)?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Reads everything; says the cut lines with their numbers, and (lines, bytes, long lines).
+    fn cut(text: &[u8], block_bytes: usize) -> (Vec<(u64, u64, Vec<u8>)>, (u64, u64, u64)) {
+        let mut reader = BlockReader::new(text, block_bytes);
+        let mut lines = Vec::new();
+        while let Some(block) = reader.next_block().expect("memory reads") {
+            let (mut number, mut offset) = (block.first_line, block.offset);
+            for line in block.text.split_inclusive(|&b| b == b'\n') {
+                lines.push((number, offset, line.to_vec()));
+                number += 1;
+                offset += line.len() as u64;
+            }
+        }
+        (lines, (reader.lines(), reader.bytes(), reader.long_lines()))
+    }
+
+    #[test]
+    fn an_empty_input_has_no_line_and_a_lone_line_feed_is_one() {
+        assert_eq!(cut(b"", 64).1, (0, 0, 0));
+        assert_eq!(cut(b"\n", 64).1, (1, 1, 0));
+        assert_eq!(cut(b"\r\n\0", 64).1, (2, 3, 0));
+    }
+
+    #[test]
+    fn a_line_of_exactly_the_limit_is_not_long_and_one_byte_more_is() {
+        for end in [&b""[..], b"\n", b"\r\n"] {
+            for (length, long) in [(LINE_BYTES_MAX - 1, 0), (LINE_BYTES_MAX, 0), (LINE_BYTES_MAX + 1, 1), (3 << 20, 1)] {
+                for block_bytes in [64, BLOCK_BYTES_DEFAULT, LINE_BYTES_MAX] {
+                    let mut text = b"before\n".to_vec();
+                    text.resize(7 + length, b'x');
+                    text.extend_from_slice(end);
+                    text.extend_from_slice(if end.is_empty() { b"" } else { b"after" });
+                    let (lines, totals) = cut(&text, block_bytes);
+                    let count = if end.is_empty() { 2 } else { 3 };
+                    assert_eq!(totals, (count, text.len() as u64, long), "{length} {end:?} {block_bytes}");
+                    let searched = lines[1].2.iter().filter(|&&b| b == b'x').count();
+                    assert_eq!(searched, length.min(LINE_BYTES_MAX));
+                    if count == 3 {
+                        assert_eq!(lines[2], (3, text.len() as u64 - 5, b"after".to_vec()));
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_block_size_hands_on_the_same_lines(
+            text in prop::collection::vec(prop_oneof![3 => Just(b'\n'), 1 => Just(b'\r'), 9 => any::<u8>()], 0..2000),
+            block_bytes in 1usize..300,
+        ) {
+            let (lines, totals) = cut(&text, block_bytes);
+            let mut offset = 0;
+            let expected: Vec<_> = text.split_inclusive(|&b| b == b'\n').zip(1..).map(|(line, number)| {
+                offset += line.len() as u64;
+                (number, offset - line.len() as u64, line.to_vec())
+            }).collect();
+            prop_assert_eq!(totals, (expected.len() as u64, text.len() as u64, 0));
+            prop_assert_eq!(lines, expected);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The dataflow.
+//!
+//! ```text
+//!  blocks ──► scan ──(version, fold)──► admit ──(row, epoch, n)──► consolidate ──► close ──► closed epochs
+//!              │                          ▲                                          whole, in order
+//!              └─► sightings          changes
+//! ```
+//!
+//! 1. A block may be scanned on any worker and in any epoch up to the one that
+//!    admits its generation; `admit` holds folded counts and no lines.
+//! 2. `admit` handles the changes of an epoch when no block of that epoch can
+//!    arrive any more: everything that was fed before the change is in the fold.
+//! 3. `close` emits an epoch when its frontier has passed it: never a part of
+//!    one, never one before another.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use differential_dataflow::{AsCollection, VecCollection};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Input;
+use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::{InputHandle, Scope, StreamVec};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::blocks::TextBlock;
+use crate::handle::{InFlight, Output};
+use crate::rows::{Change, ClosedEpoch, CountRow, FileRow, Row, VersionId};
+use crate::scan::{Fold, ScannedBlock, Scanner};
+
+/// A block on its way to the scan.
+#[derive(Debug, Clone)]
+pub struct Block {
+    /// The generation it belongs to.
+    pub version: VersionId,
+    /// The year of times that name none.
+    pub upload_year: i32,
+    /// The lines.
+    pub text: Arc<TextBlock>,
+    /// The room it takes, given back when its sightings have been read.
+    pub(crate) room: Arc<InFlight>,
+}
+
+/// The two ways into the dataflow of one worker.
+pub struct Inputs {
+    /// Blocks, which any worker may take.
+    pub blocks: InputHandle<u64, CapacityContainerBuilder<Vec<Block>>>,
+    /// Changes, which only the first worker takes, so that their order holds.
+    pub changes: InputHandle<u64, CapacityContainerBuilder<Vec<Change>>>,
+}
+
+type Update = (Row, u64, i64);
+
+/// Builds the dataflow on this worker. The first epoch that closes is `first_epoch`.
+pub fn build(scope: Scope<'_, u64>, scanner: Scanner, first_epoch: u64, outputs: UnboundedSender<Output>) -> Inputs {
+    let (blocks_in, blocks) = scope.new_input();
+    let (changes_in, changes) = scope.new_input();
+
+    let folds = scan(blocks, scanner, outputs.clone());
+    let rows = admit(folds, changes).as_collection();
+    close(rows.consolidate(), first_epoch, outputs);
+
+    Inputs { blocks: blocks_in, changes: changes_in }
+}
+
+/// Searches blocks; folds go on, sightings leave at once.
+fn scan<'s>(
+    blocks: StreamVec<'s, u64, Block>,
+    mut scanner: Scanner,
+    outputs: UnboundedSender<Output>,
+) -> StreamVec<'s, u64, (VersionId, Fold)> {
+    blocks.unary::<CapacityContainerBuilder<_>, _, _, _>(Pipeline, "Scan", |_, _| {
+        move |input, output| {
+            input.for_each(|time, blocks| {
+                let mut session = output.session(&time);
+                for Block { version, upload_year, text, room } in blocks.drain(..) {
+                    let (fold, sightings) = scanner.scan(&text, upload_year);
+                    if !sightings.is_empty() {
+                        let scanned = ScannedBlock { version, sightings, _room: room };
+                        // Without a reader there is nobody to count for.
+                        let _ = outputs.send(Output::Scanned(scanned));
+                        session.give((version, fold));
+                    }
+                }
+            });
+        }
+    })
+}
+
+/// Turns the changes of an epoch into rows, with what the folds hold of the generations they admit.
+fn admit<'s>(
+    folds: StreamVec<'s, u64, (VersionId, Fold)>,
+    changes: StreamVec<'s, u64, Change>,
+) -> StreamVec<'s, u64, Update> {
+    let by_version = Exchange::new(|(version, _): &(VersionId, Fold)| route(*version));
+    let by_change = Exchange::new(|change: &Change| change.version().map_or(0, route));
+    folds.binary_frontier::<_, CapacityContainerBuilder<_>, _, _, _, _>(changes, by_version, by_change, "Admit", |_, _| {
+        let mut held: HashMap<VersionId, Fold> = HashMap::new();
+        let mut waiting = BTreeMap::new();
+        move |(folds, folds_frontier), (changes, _), output| {
+            folds.for_each(|_, arrived| {
+                for (version, fold) in arrived.drain(..) {
+                    held.entry(version).or_default().merge(fold);
+                }
+            });
+            changes.for_each(|time, arrived| {
+                // Epochs are totally ordered, so a message has exactly one.
+                let Some(&epoch) = time.least() else { return };
+                let (_, list) = waiting.entry(epoch).or_insert_with(|| (time.delayed(&epoch, 0), Vec::new()));
+                list.append(arrived);
+            });
+            while let Some(entry) = waiting.first_entry() {
+                let epoch = *entry.key();
+                if folds_frontier.less_equal(&epoch) {
+                    break;
+                }
+                let (capability, changes) = entry.remove();
+                let mut session = output.session(&capability);
+                for change in changes {
+                    rows_of(change, &mut held, |row, count| session.give((row, epoch, count)));
+                }
+            }
+        }
+    })
+}
+
+fn route(version: VersionId) -> u64 {
+    // The low half of a UUIDv7 is random.
+    version.0.as_u64_pair().1
+}
+
+fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, mut give: impl FnMut(Row, i64)) {
+    match change {
+        Change::Batch(row) => give(Row::Batch(row), 1),
+        Change::Withdraw(row) => give(Row::File(row), 1),
+        Change::Abandon(version) => {
+            held.remove(&version);
+        }
+        Change::Admit(mut file) => {
+            let fold = held.remove(&file.version).unwrap_or_default();
+            file.error_lines = fold.error_lines;
+            file.sightings = fold.codes.values().map(|code| code.count).sum();
+            let FileRow { batch_id, version, name, .. } = &file;
+            for (code, seen) in fold.codes {
+                let row = CountRow {
+                    batch_id: *batch_id,
+                    version: *version,
+                    file: name.clone(),
+                    code,
+                    rule: seen.rule,
+                    severity: seen.severity,
+                    first_seen: seen.first_seen,
+                    last_seen: seen.last_seen,
+                    example_line: seen.example_line,
+                    example_text: seen.example_text,
+                };
+                give(Row::Count(row), seen.count as i64);
+            }
+            give(Row::File(file), 1);
+        }
+    }
+}
+
+/// Gathers the updates of each epoch and emits the epoch when the frontier has passed it.
+fn close(rows: VecCollection<'_, u64, Row, i64>, first_epoch: u64, outputs: UnboundedSender<Output>) {
+    // One worker gathers, so that its frontier alone decides.
+    let to_first_worker = Exchange::new(|_: &Update| 0);
+    let is_first_worker = rows.scope().index() == 0;
+    rows.inner.sink(to_first_worker, "Close", {
+        let mut gathered: BTreeMap<u64, Vec<(Row, i64)>> = BTreeMap::new();
+        let mut next = first_epoch;
+        move |(input, frontier)| {
+            input.for_each(|_, updates| {
+                for (row, epoch, count) in updates.drain(..) {
+                    gathered.entry(epoch).or_default().push((row, count));
+                }
+            });
+            if !is_first_worker {
+                return;
+            }
+            // An empty frontier is the end: what was gathered is all there is.
+            let open = match frontier.frontier().first() {
+                Some(&open) => open,
+                None => gathered.keys().last().map_or(next, |last| last + 1),
+            };
+            // Empty epochs close too: readers take a gap in the numbers for lost data.
+            while next < open {
+                let mut rows = gathered.remove(&next).unwrap_or_default();
+                rows.sort();
+                let _ = outputs.send(Output::Closed(ClosedEpoch { epoch: next, rows }));
+                next += 1;
+            }
+        }
+    });
+}

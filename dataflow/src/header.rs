@@ -1,0 +1,363 @@
+//! What a line says of itself: its time, level and component.
+//!
+//! Read only from lines with sightings. Each format is a pattern over the
+//! start of the line; the format that fitted last is tried first, because a
+//! file is mostly of one format. What a line does not say is `None`, never a
+//! guess: uptimes are not made into dates.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use chrono::{NaiveDate, NaiveDateTime, NaiveTime, TimeDelta};
+use regex::bytes::{Captures, Regex, RegexBuilder};
+use serde::{Deserialize, Serialize};
+
+use crate::rules::Severity;
+
+/// How loud a line says it is. Orders from quiet to loud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names are the meaning")]
+pub enum Level {
+    Trace,
+    Debug,
+    Info,
+    Notice,
+    Warning,
+    Error,
+    Critical,
+}
+
+impl Level {
+    /// The word that tables and answers use.
+    pub fn word(self) -> &'static str {
+        match self {
+            Level::Trace => "trace",
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Notice => "notice",
+            Level::Warning => "warning",
+            Level::Error => "error",
+            Level::Critical => "critical",
+        }
+    }
+
+    /// The severity of a code on a line of this level.
+    pub fn severity(self) -> Severity {
+        match self {
+            Level::Critical => Severity::Critical,
+            Level::Error => Severity::Error,
+            _ => Severity::Warning,
+        }
+    }
+
+    /// The level of a word in upper case, or of a logcat letter.
+    fn parse(word: &[u8]) -> Option<Level> {
+        Some(match word.to_ascii_uppercase().as_slice() {
+            b"TRACE" | b"VERBOSE" | b"V" => Level::Trace,
+            b"DEBUG" | b"D" => Level::Debug,
+            b"INFO" | b"INFORMATION" | b"I" => Level::Info,
+            b"NOTICE" => Level::Notice,
+            b"WARN" | b"WARNING" | b"W" => Level::Warning,
+            b"ERROR" | b"ERR" | b"SEVERE" | b"E" => Level::Error,
+            b"FATAL" | b"CRITICAL" | b"CRIT" | b"ALERT" | b"EMERG" | b"EMERGENCY" | b"PANIC" | b"F" | b"A" => Level::Critical,
+            _ => return None,
+        })
+    }
+
+    /// The level of a syslog priority, facility × 8 + severity (RFC 5424, 6.2.1).
+    fn of_priority(priority: u32) -> Level {
+        match priority % 8 {
+            0..=2 => Level::Critical,
+            3 => Level::Error,
+            4 => Level::Warning,
+            5 => Level::Notice,
+            6 => Level::Info,
+            _ => Level::Debug,
+        }
+    }
+}
+
+/// What a line says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Microseconds since 1970, UTC. A time without a zone is taken as UTC.
+    pub observed_at: Option<i64>,
+    /// The level.
+    pub level: Option<Level>,
+    /// The process, tag or logger.
+    pub component: Option<String>,
+}
+
+/// Reads headers; remembers the format that fitted last.
+#[derive(Debug, Default)]
+pub struct HeaderReader {
+    last: usize,
+}
+
+impl HeaderReader {
+    /// The header of a line. `upload_year` is the year of a time that names none.
+    pub fn read(&mut self, line: &[u8], upload_year: i32) -> Header {
+        let formats = &*FORMATS;
+        let order = std::iter::once(self.last).chain((0..formats.len()).filter(|&index| index != self.last));
+        for index in order {
+            if let Some(captures) = formats[index].pattern.captures(line) {
+                self.last = index;
+                return header(&captures, formats[index].free_text, line, upload_year);
+            }
+        }
+        Header::default()
+    }
+}
+
+struct Format {
+    pattern: Regex,
+    /// Level and component follow the time in one of the common orders.
+    free_text: bool,
+}
+
+const DATE: &str = r"(?P<year>[0-9]{4})[-/](?P<month>[0-9]{2})[-/](?P<day>[0-9]{2})";
+const TIME: &str = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]{1,9}))?";
+const ZONE: &str = r"(?: ?(?P<zone>Z|UTC|GMT|[+-][0-9]{2}:?[0-9]{2}))?";
+const PRIORITY: &str = r"(?:<(?P<priority>[0-9]{1,3})>)";
+const LEVEL: &str = r"(?P<level>TRACE|DEBUG|INFO|WARN|WARNING|ERROR|FATAL)";
+
+static FORMATS: LazyLock<Vec<Format>> = LazyLock::new(|| {
+    let format = |pattern: String, free_text| Format {
+        pattern: RegexBuilder::new(&pattern).unicode(false).build().expect("the built-in formats are valid"),
+        free_text,
+    };
+    vec![
+        // RFC 5424: <165>1 2003-10-11T22:14:15.003Z host app 1234 ID47 - text
+        format(format!(r"^{PRIORITY}1 {DATE}T{TIME}{ZONE} \S+ (?P<component>\S+) \S+ \S+ "), false),
+        // ISO 8601 and its variants: 2026-03-01 10:15:30,123 ERROR [main] com.acme.Updater - text
+        format(format!(r"^{PRIORITY}?\[?{DATE}[T ]{TIME}{ZONE}\]?(?P<rest>.*)"), true),
+        // The level before an ISO time: ERROR 2026-03-01 10:15:30,123 [main] com.acme.Updater - text
+        format(format!(r"^\[?{LEVEL}\]?:? +\[?{DATE}[T ]{TIME}{ZONE}\]?(?P<rest>.*)"), true),
+        // Android logcat, threadtime: 03-01 10:15:30.123  1234  1250 E UpdateEngine: text
+        format(
+            format!(
+                r"^(?:(?P<year>[0-9]{{4}})-)?(?P<month>[0-9]{{2}})-(?P<day>[0-9]{{2}}) {TIME} +(?:[a-z_0-9]+ +)?[0-9]+ +[0-9]+ (?P<level>[VDIWEFA]) (?P<component>[^:]*?) *: ?"
+            ),
+            false,
+        ),
+        // RFC 3164: <34>Oct 11 22:14:15 host app[123]: text
+        format(
+            format!(
+                r"^{PRIORITY}?(?P<month>Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) +(?P<day>[0-9]{{1,2}}) (?:(?P<year>[0-9]{{4}}) )?{TIME}(?: (?:[^\s:\[]+ )?(?P<component>[^\s:\[]+)(?:\[[0-9]+\])?: ?)?"
+            ),
+            false,
+        ),
+        // The kernel's ring buffer: <3>[   12.345678] mmc0: text
+        format(
+            format!(
+                r"^{PRIORITY}?\[ *[0-9]+\.[0-9]{{6}}\] *(?:(?P<component>[a-z][0-9A-Za-z_./-]*)(?:\[[0-9]+\])?(?: [0-9][0-9A-Za-z.:-]*)?: )?"
+            ),
+            false,
+        ),
+        // log4j with an uptime: 1024 [main] ERROR com.acme.Updater - text
+        format(format!(r"^[0-9]+ \[[^\]]*\] {LEVEL} +(?P<component>[^\s:]+)"), false),
+        // log4j without a time: ERROR [main] com.acme.Updater - text
+        format(format!(r"^{LEVEL} +\[[^\]]*\] +(?P<component>[^\s:]+)(?: -|:)"), false),
+    ]
+});
+
+fn header(captures: &Captures<'_>, free_text: bool, line: &[u8], upload_year: i32) -> Header {
+    let group = |name: &str| captures.name(name).map(|found| found.as_bytes());
+    let level = group("level")
+        .and_then(Level::parse)
+        .or_else(|| group("priority").and_then(digits).map(|priority| Level::of_priority(priority as u32)));
+    let mut header = Header {
+        observed_at: observed_at(captures, upload_year),
+        level,
+        component: group("component").filter(|name| !name.is_empty() && *name != b"-").map(owned),
+    };
+    if free_text {
+        let rest = captures.name("rest").map_or(&line[line.len()..], |rest| rest.as_bytes());
+        let (level, component) = level_and_component(rest);
+        header.level = level.or(header.level);
+        header.component = component.map(owned);
+    }
+    header
+}
+
+fn owned(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn digits(bytes: &[u8]) -> Option<i64> {
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+fn observed_at(captures: &Captures<'_>, upload_year: i32) -> Option<i64> {
+    let number = |name: &str| captures.name(name).and_then(|found| digits(found.as_bytes()));
+    let year = number("year").unwrap_or(i64::from(upload_year));
+    let month = captures.name("month")?.as_bytes();
+    let month = match digits(month) {
+        Some(month) => month,
+        None => {
+            const NAMES: &[u8] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
+            NAMES.chunks(3).position(|name| name == month)? as i64 + 1
+        }
+    };
+    let date = NaiveDate::from_ymd_opt(year as i32, month as u32, number("day")? as u32)?;
+    let time = NaiveTime::from_hms_opt(number("hour")? as u32, number("minute")? as u32, number("second")? as u32)?;
+    let micros = captures.name("fraction").map_or(0, |fraction| {
+        let padded: Vec<u8> = fraction.as_bytes().iter().copied().chain(std::iter::repeat(b'0')).take(6).collect();
+        digits(&padded).unwrap_or(0)
+    });
+    let offset = captures.name("zone").map_or(Some(0), |zone| zone_minutes(zone.as_bytes()))?;
+    let local = NaiveDateTime::new(date, time) + TimeDelta::microseconds(micros);
+    Some(local.and_utc().timestamp_micros() - offset * 60_000_000)
+}
+
+/// Minutes east of Greenwich.
+fn zone_minutes(zone: &[u8]) -> Option<i64> {
+    let sign = match zone.first()? {
+        b'+' => 1,
+        b'-' => -1,
+        _ => return Some(0),
+    };
+    let plain: Vec<u8> = zone[1..].iter().copied().filter(u8::is_ascii_digit).collect();
+    let (hours, minutes) = (digits(plain.get(..2)?)?, digits(plain.get(2..)?)?);
+    Some(sign * (hours * 60 + minutes))
+}
+
+/// Level and component as they stand between a time and the message:
+/// ` ERROR [main] com.acme.Updater - `, ` host updater[17]: `, ` [error] updater: `.
+fn level_and_component(rest: &[u8]) -> (Option<Level>, Option<&[u8]>) {
+    const WORDS_MAX: usize = 6;
+    let mut level = None;
+    let mut name: Option<&[u8]> = None;
+    let mut words = Words(rest);
+    for index in 0..WORDS_MAX {
+        let Some(word) = words.next() else { break };
+        let bare = trim(word);
+        let marked = bare.len() < word.len() || bare.iter().all(u8::is_ascii_uppercase) || index == 0;
+        if level.is_none() && bare.len() > 1 && marked && let Some(found) = Level::parse(bare) {
+            level = Some(found);
+            continue;
+        }
+        match word {
+            // A separator ends the component before it, where there is one.
+            b"-" | b"--" | b":" | b"|" => {
+                if word != b"|" && name.is_some() {
+                    // Python writes `name - LEVEL - text`: the level is still to come.
+                    let next = words.clone().next().map(trim);
+                    level = level.or(next.filter(|word| word.len() > 1).and_then(Level::parse));
+                    return (level, name);
+                }
+            }
+            b"---" => {}
+            // Brackets hold a thread, a process number or a level.
+            [b'[' | b'(', ..] => {}
+            [name @ .., b':'] => return (level, component_name(name)),
+            _ if word.iter().all(u8::is_ascii_digit) => {}
+            // A host or a logger; which one, the next word says.
+            _ if name.is_none() || index < 2 => name = Some(word),
+            _ => break,
+        }
+    }
+    (level, None)
+}
+
+/// The name in `updater[17]`; none for something that is not a name.
+fn component_name(name: &[u8]) -> Option<&[u8]> {
+    let name = name.split(|&byte| byte == b'[' || byte == b'(').next()?;
+    let starts_well = name.first().is_some_and(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b'/' | b'$'));
+    (starts_well && !name.contains(&b'=')).then_some(name)
+}
+
+fn trim(word: &[u8]) -> &[u8] {
+    let outer = |byte: &u8| !byte.is_ascii_alphanumeric();
+    let start = word.iter().position(|byte| !outer(byte)).unwrap_or(word.len());
+    let end = word.iter().rposition(|byte| !outer(byte)).map_or(start, |last| last + 1);
+    &word[start..end]
+}
+
+/// Words apart by blanks; a bracketed one may hold blanks.
+#[derive(Clone)]
+struct Words<'a>(&'a [u8]);
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let text = self.0.trim_ascii_start();
+        let end = match text.first()? {
+            b'[' => text.iter().position(|&byte| byte == b']').map(|end| end + 1),
+            _ => None,
+        };
+        let end = end.or_else(|| text.iter().position(u8::is_ascii_whitespace)).unwrap_or(text.len());
+        let (word, rest) = text.split_at(end);
+        self.0 = rest;
+        Some(word)
+    }
+}
+
+/// `observed_at` as tables and tests write it: RFC 3339 with microseconds where there are some.
+pub fn rfc3339(micros: i64) -> Cow<'static, str> {
+    match chrono::DateTime::from_timestamp_micros(micros) {
+        Some(time) => time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true).into(),
+        None => "".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &str, expected: &str) {
+        let header = HeaderReader::default().read(line.as_bytes(), 2026);
+        let actual = format!(
+            "{} {} {}",
+            header.observed_at.map_or("-".into(), rfc3339),
+            header.level.map_or("-", Level::word),
+            header.component.as_deref().unwrap_or("-"),
+        );
+        assert_eq!(actual, expected, "{line}");
+    }
+
+    #[test]
+    fn iso_8601_and_its_variants_give_time_level_and_process() {
+        check("2026-03-01T10:15:30Z ERROR updater: failed", "2026-03-01T10:15:30Z error updater");
+        check("2026-03-01 10:15:30,123 WARN [main] com.acme.Updater - x", "2026-03-01T10:15:30.123Z warning com.acme.Updater");
+        check("2026-03-01 10:15:30.123456 [main] DEBUG c.a.U: x", "2026-03-01T10:15:30.123456Z debug c.a.U");
+        check("[2026-03-01T10:15:30+02:00] [error] x", "2026-03-01T08:15:30Z error -");
+        check("2026-03-01T10:15:30.5-0730 host updater[17]: x", "2026-03-01T17:45:30.500Z - updater");
+        check("2026-03-01 10:15:30 - ota.flash - ERROR - x", "2026-03-01T10:15:30Z error ota.flash");
+        check("2026/03/01 10:15:30 [error] 17#17: *1 open() failed", "2026-03-01T10:15:30Z error -");
+        check("ERROR 2026-03-01 10:15:30,123 [t 1] a.B - x", "2026-03-01T10:15:30.123Z error a.B");
+        check("2026-03-01 10:15:30.1  INFO 77 --- [ main] c.e.App : x", "2026-03-01T10:15:30.100Z info c.e.App");
+        check("2026-03-01 10:15:30 something without a level", "2026-03-01T10:15:30Z - -");
+    }
+
+    #[test]
+    fn syslog_gives_priority_and_process_and_takes_the_uploads_year() {
+        check("<165>1 2003-10-11T22:14:15.003Z host app 12 ID47 - x", "2003-10-11T22:14:15.003Z notice app");
+        check("<34>Oct 11 22:14:15 host su[5]: x", "2026-10-11T22:14:15Z critical su");
+        check("Feb  3 01:02:03 host kernel: x", "2026-02-03T01:02:03Z - kernel");
+        check("Feb  3 2021 01:02:03 kernel: x", "2021-02-03T01:02:03Z - kernel");
+    }
+
+    #[test]
+    fn logcat_gives_its_letter_and_tag() {
+        check("03-01 10:15:30.123  1234  1250 E UpdateEngine: x", "2026-03-01T10:15:30.123Z error UpdateEngine");
+        check("03-01 10:15:30.123  1234  1250 F libc    : x", "2026-03-01T10:15:30.123Z critical libc");
+    }
+
+    #[test]
+    fn an_uptime_is_no_date() {
+        check("[   12.345678] mmc0: error -110", "- - mmc0");
+        check("<3>[ 1012.345678] BUG: x", "- error -");
+        check("1024 [main] ERROR com.acme.Updater - x", "- error com.acme.Updater");
+        check("ERROR [main] com.acme.Updater - x", "- error com.acme.Updater");
+    }
+
+    #[test]
+    fn what_a_line_does_not_say_is_not_guessed() {
+        check("error 17", "- - -");
+        check("2026-13-01 10:15:30 ERROR x: y", "- error x");
+        check("", "- - -");
+    }
+}

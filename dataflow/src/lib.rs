@@ -1,0 +1,36 @@
+//! Blocks of log lines become exact counts of error codes.
+//!
+//! Upstream: whoever reads bytes (an upload, a file on the command line).
+//! Downstream: `argus_sinks` writes what [`Output`] carries into the lake.
+//!
+//! In the order a line meets them:
+//!
+//! - [`text`]: compressed or UTF-16 bytes become the text that is counted;
+//! - [`blocks`]: text becomes blocks of whole lines;
+//! - [`rules`] and [`form`]: what an error code is; [`literals`] finds where one can be;
+//! - [`scan`]: a block becomes sightings and folded counts, reading line
+//!   headers with [`header`];
+//! - [`rows`]: what enters and leaves the counting;
+//! - [`graph`]: the dataflow itself, on one screen;
+//! - [`handle`]: the way in and out, and the workers behind it.
+//!
+//! Nothing here knows Arrow, HTTP or a runtime. The handle waits on
+//! runtime-free primitives, so any executor can drive it.
+
+pub mod blocks;
+pub mod form;
+pub mod graph;
+pub mod handle;
+pub mod header;
+pub mod literals;
+pub mod rows;
+pub mod rules;
+pub mod scan;
+pub mod text;
+
+pub use blocks::{BLOCK_BYTES_DEFAULT, BlockReader, LINE_BYTES_MAX, TextBlock};
+pub use handle::{Config, Dataflow, DataflowGone, Output};
+pub use header::Level;
+pub use rows::{BatchRow, Change, ClosedEpoch, CountRow, FileRow, Row, VersionId};
+pub use rules::{RuleError, RuleSet, Severity};
+pub use scan::{ScannedBlock, Sighting};

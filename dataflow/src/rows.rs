@@ -1,0 +1,154 @@
+//! What enters and leaves the counting.
+//!
+//! A [`Change`] goes in at an epoch; [`Row`]s with a multiplicity come out when
+//! the epoch is closed. All measures are differences that readers sum, so a
+//! file that goes is one row and nothing that was counted is read back.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::rules::Severity;
+
+/// One generation of a file, named before it has a number. Counts and
+/// sightings carry it, so they live and die with it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VersionId(pub Uuid);
+
+impl VersionId {
+    /// A new name, later in order than all before.
+    pub fn new() -> VersionId {
+        VersionId(Uuid::now_v7())
+    }
+}
+
+impl Default for VersionId {
+    fn default() -> Self {
+        VersionId::new()
+    }
+}
+
+impl fmt::Debug for VersionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What is said of a batch. Summed by `batch_id`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct BatchRow {
+    /// The batch.
+    pub batch_id: Uuid,
+    /// The vehicle, by the name its owner gave it.
+    pub vehicle_id: String,
+    /// Its vehicle identification number.
+    pub vin: String,
+    /// The hardware platform.
+    pub platform: Option<String>,
+    /// The firmware that was rolled out.
+    pub firmware: Option<String>,
+    /// Microseconds since 1970.
+    pub created_at: i64,
+    /// +1 when it is made, -1 when it goes.
+    pub live: i8,
+    /// +1 when it is completed, -1 when it is opened again.
+    pub completed: i8,
+}
+
+/// What is said of a generation of a file. Summed by `version`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FileRow {
+    /// The batch it belongs to.
+    pub batch_id: Uuid,
+    /// The file, the same through all generations.
+    pub file_id: Uuid,
+    /// The generation.
+    pub version: VersionId,
+    /// The file's name in its batch.
+    pub name: String,
+    /// The generation's number, from 1.
+    pub generation: u32,
+    /// +1 when it goes live, -1 when it is replaced or deleted.
+    pub live: i8,
+    /// Bytes of text.
+    pub bytes: u64,
+    /// Lines.
+    pub lines: u64,
+    /// Lines longer than [`crate::LINE_BYTES_MAX`].
+    pub long_lines: u64,
+    /// Lines with at least one sighting.
+    pub error_lines: u64,
+    /// Sightings.
+    pub sightings: u64,
+    /// Microseconds since 1970.
+    pub uploaded_at: i64,
+}
+
+/// A code in a generation of a file; the multiplicity is the number of sightings.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CountRow {
+    /// The batch.
+    pub batch_id: Uuid,
+    /// The generation.
+    pub version: VersionId,
+    /// The file's name.
+    pub file: String,
+    /// The code.
+    pub code: String,
+    /// The rule that found it first.
+    pub rule: String,
+    /// The worst severity of any sighting.
+    pub severity: Severity,
+    /// The earliest time of a sighting, microseconds since 1970.
+    pub first_seen: Option<i64>,
+    /// The latest.
+    pub last_seen: Option<i64>,
+    /// The first line with the code.
+    pub example_line: u64,
+    /// That line's text.
+    pub example_text: String,
+}
+
+/// A row that leaves the dataflow.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the types say it")]
+pub enum Row {
+    Batch(BatchRow),
+    File(FileRow),
+    Count(CountRow),
+}
+
+/// Something accepted, that happens at an epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// Something is said of a batch.
+    Batch(BatchRow),
+    /// The blocks that were fed for `version` now count. Their error lines and
+    /// sightings are added to the row.
+    Admit(FileRow),
+    /// The generation is live no more.
+    Withdraw(FileRow),
+    /// The blocks that were fed for this generation never count.
+    Abandon(VersionId),
+}
+
+impl Change {
+    /// The generation whose blocks this change is about.
+    pub fn version(&self) -> Option<VersionId> {
+        match self {
+            Change::Batch(_) => None,
+            Change::Admit(file) | Change::Withdraw(file) => Some(file.version),
+            Change::Abandon(version) => Some(*version),
+        }
+    }
+}
+
+/// An epoch that is complete: the frontier has passed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClosedEpoch {
+    /// The epoch. Each follows the one before by exactly one.
+    pub epoch: u64,
+    /// Its rows in order, each with its multiplicity, none of them zero.
+    pub rows: Vec<(Row, i64)>,
+}

@@ -1,0 +1,258 @@
+//! What an error code is: the rule files and their compiled form.
+//!
+//! Order is priority. A rule file either holds as a whole or is refused with
+//! the rule and the reason.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use regex::bytes::{Regex, RegexBuilder};
+use serde::{Deserialize, Serialize};
+
+use crate::form::{Form, has_group};
+
+/// The built-in rules, as the text of a rule file.
+pub const DEFAULT_RULES: &str = include_str!("../rules/default.toml");
+
+/// A compiled pattern may take this much memory (2 MiB); a larger one is refused.
+const PATTERN_BYTES_MAX: usize = 2 << 20;
+
+/// How bad a code is. Orders from harmless to bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// `low` in a report.
+    Warning,
+    /// `medium` in a report.
+    Error,
+    /// `high` in a report.
+    Critical,
+}
+
+impl Severity {
+    /// The word a report uses.
+    pub fn report_word(self) -> &'static str {
+        match self {
+            Severity::Warning => "low",
+            Severity::Error => "medium",
+            Severity::Critical => "high",
+        }
+    }
+}
+
+/// Why a rule file does not hold.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what each variant means")]
+pub enum RuleError {
+    #[error("not a rule file: {0}")]
+    Syntax(Box<toml::de::Error>),
+    #[error("a rule file needs at least one rule")]
+    NoRule,
+    #[error("two rules are named {rule:?}")]
+    Duplicate { rule: String },
+    #[error("rule {rule:?}: has no pattern")]
+    NoPattern { rule: String },
+    #[error("rule {rule:?}: unknown form {form:?}")]
+    UnknownForm { rule: String, form: String },
+    #[error("rule {rule:?}: pattern {pattern:?} has no group {group:?}")]
+    NoGroup { rule: String, pattern: String, group: String },
+    #[error("rule {rule:?}: pattern {pattern:?} needs a code of its own, for its form is fixed")]
+    NoFixedCode { rule: String, pattern: String },
+    #[error("rule {rule:?}: bad pattern {pattern:?}: {reason}")]
+    BadPattern { rule: String, pattern: String, reason: String },
+}
+
+/// The rules in force, compiled, in their order.
+#[derive(Debug, Clone)]
+pub struct RuleSet {
+    rules: Arc<[Rule]>,
+}
+
+/// One rule: its patterns in order, tried on the lines that match `require`.
+#[derive(Debug)]
+pub struct Rule {
+    /// The name that reports show.
+    pub name: Arc<str>,
+    /// The severity of a line that names no level of its own.
+    pub severity: Severity,
+    /// How codes are written.
+    pub form: Form,
+    /// The rule is tried only on lines that match this.
+    pub require: Option<Regex>,
+    /// Codes that match this are not counted.
+    pub deny: Option<Regex>,
+    /// The patterns, in order.
+    pub patterns: Vec<Pattern>,
+}
+
+/// One pattern of a rule.
+#[derive(Debug)]
+pub struct Pattern {
+    /// What is searched for, on the bytes of a line.
+    pub regex: Regex,
+    /// The code it stands for whatever it matched.
+    pub fixed: Option<String>,
+    /// Whether it has a group `sym`, which takes its span too.
+    pub has_sym: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleFile {
+    #[serde(default)]
+    rule: Vec<RuleSpec>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleSpec {
+    name: String,
+    #[serde(default, rename = "about")]
+    _about: String,
+    #[serde(default = "RuleSpec::severity_default")]
+    severity: Severity,
+    #[serde(default = "RuleSpec::form_default")]
+    form: String,
+    require: Option<String>,
+    deny: Option<String>,
+    patterns: Vec<PatternSpec>,
+}
+
+impl RuleSpec {
+    fn severity_default() -> Severity {
+        Severity::Error
+    }
+
+    fn form_default() -> String {
+        "asis".to_owned()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PatternSpec {
+    pattern: String,
+    code: Option<String>,
+}
+
+impl RuleSet {
+    /// The built-in rules.
+    pub fn built_in() -> Result<RuleSet, RuleError> {
+        RuleSet::parse(&[DEFAULT_RULES])
+    }
+
+    /// The rules of the given files' texts, those of earlier files first.
+    pub fn parse(files: &[&str]) -> Result<RuleSet, RuleError> {
+        let mut rules = Vec::new();
+        let mut names = HashSet::new();
+        for file in files {
+            let file: RuleFile = toml::from_str(file).map_err(|error| RuleError::Syntax(Box::new(error)))?;
+            for spec in file.rule {
+                if !names.insert(spec.name.clone()) {
+                    return Err(RuleError::Duplicate { rule: spec.name });
+                }
+                rules.push(Rule::compile(spec)?);
+            }
+        }
+        if rules.is_empty() {
+            return Err(RuleError::NoRule);
+        }
+        Ok(RuleSet { rules: rules.into() })
+    }
+
+    /// The rules in order of priority.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+}
+
+impl Rule {
+    fn compile(spec: RuleSpec) -> Result<Rule, RuleError> {
+        let rule = spec.name;
+        if spec.patterns.is_empty() {
+            return Err(RuleError::NoPattern { rule });
+        }
+        let Some(form) = Form::parse(&spec.form) else {
+            return Err(RuleError::UnknownForm { rule, form: spec.form });
+        };
+        let optional = |text: Option<String>| text.map(|text| compile(&rule, &text)).transpose();
+        let (require, deny) = (optional(spec.require)?, optional(spec.deny)?);
+        let mut patterns = Vec::with_capacity(spec.patterns.len());
+        for PatternSpec { pattern, code } in spec.patterns {
+            let regex = compile(&rule, &pattern)?;
+            let needed = ["code"].into_iter().chain(if code.is_none() { form.groups() } else { Vec::new() });
+            for group in needed {
+                if !has_group(&regex, group) {
+                    return Err(RuleError::NoGroup { rule, pattern, group: group.to_owned() });
+                }
+            }
+            if form == Form::Fixed && code.is_none() {
+                return Err(RuleError::NoFixedCode { rule, pattern });
+            }
+            let has_sym = has_group(&regex, "sym");
+            patterns.push(Pattern { regex, fixed: code, has_sym });
+        }
+        Ok(Rule { name: rule.into(), severity: spec.severity, form, require, deny, patterns })
+    }
+}
+
+fn compile(rule: &str, pattern: &str) -> Result<Regex, RuleError> {
+    RegexBuilder::new(pattern).unicode(false).size_limit(PATTERN_BYTES_MAX).build().map_err(|error| {
+        // The engine draws the pattern with a caret over several lines; its last line has the reason.
+        let text = error.to_string();
+        let reason = text.lines().last().unwrap_or(&text).trim().trim_start_matches("error: ").to_owned();
+        RuleError::BadPattern { rule: rule.to_owned(), pattern: pattern.to_owned(), reason }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_rules_hold() {
+        let rules = RuleSet::built_in().expect("the built-in rules hold");
+        assert_eq!(rules.rules().len(), 18);
+        assert_eq!(rules.rules().iter().map(|rule| rule.patterns.len()).sum::<usize>(), 58);
+    }
+
+    #[test]
+    fn a_rule_file_that_does_not_hold_is_refused_with_the_rule_and_the_reason() {
+        let rule = |body: &str| format!("[[rule]]\nname = \"acme\"\n{body}");
+        let table = [
+            ("".to_owned(), "a rule file needs at least one rule"),
+            (rule("patterns = []"), "rule \"acme\": has no pattern"),
+            (rule("form = \"odd\"\npatterns = [{ pattern = '(?P<code>x)' }]"), "rule \"acme\": unknown form \"odd\""),
+            (rule("patterns = [{ pattern = 'x' }]"), "rule \"acme\": pattern \"x\" has no group \"code\""),
+            (
+                rule("form = \"A{unit}\"\npatterns = [{ pattern = '(?P<code>x)' }]"),
+                "rule \"acme\": pattern \"(?P<code>x)\" has no group \"unit\"",
+            ),
+            (
+                rule("form = \"fixed\"\npatterns = [{ pattern = '(?P<code>x)' }]"),
+                "rule \"acme\": pattern \"(?P<code>x)\" needs a code of its own, for its form is fixed",
+            ),
+            (
+                rule("patterns = [{ pattern = '(?P<code>x' }]"),
+                "rule \"acme\": bad pattern \"(?P<code>x\": unclosed group",
+            ),
+            (
+                rule("patterns = [{ pattern = '(?P<code>(?:[a-z]{900}){900})' }]"),
+                "rule \"acme\": bad pattern \"(?P<code>(?:[a-z]{900}){900})\": Compiled regex exceeds size limit of 2097152 bytes.",
+            ),
+            (
+                rule("patterns = [{ pattern = '(?P<code>x)(?=y)' }]"),
+                "rule \"acme\": bad pattern \"(?P<code>x)(?=y)\": look-around, including look-ahead and look-behind, is not supported",
+            ),
+            (
+                [rule("patterns = [{ pattern = '(?P<code>x)' }]"), rule("patterns = [{ pattern = '(?P<code>y)' }]")].join("\n"),
+                "two rules are named \"acme\"",
+            ),
+        ];
+        for (file, expected) in table {
+            let error = RuleSet::parse(&[&file]).expect_err(expected);
+            assert_eq!(error.to_string(), expected);
+        }
+        assert!(matches!(RuleSet::parse(&[&rule("paterns = []")]), Err(RuleError::Syntax(_))));
+    }
+}

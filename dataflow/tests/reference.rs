@@ -1,0 +1,228 @@
+//! For any order, block size, epoch split and number of workers, what leaves
+//! the dataflow equals a plain loop over the lines.
+
+use std::collections::BTreeMap;
+
+use argus_dataflow::scan::Scanner;
+use argus_dataflow::{
+    BlockReader, Change, ClosedEpoch, Config, Dataflow, FileRow, Output, Row, RuleSet, VersionId,
+};
+use proptest::prelude::*;
+use tokio::sync::mpsc::UnboundedReceiver;
+use uuid::Uuid;
+
+/// (file, code) → sightings, and file → (lines, error lines, sightings).
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tables {
+    counts: BTreeMap<(String, String), i64>,
+    files: BTreeMap<String, (u64, u64, u64)>,
+}
+
+fn rules() -> RuleSet {
+    RuleSet::built_in().expect("the built-in rules hold")
+}
+
+fn plain_loop(files: &[(String, Vec<u8>)]) -> Tables {
+    let scanner = Scanner::new(rules());
+    let mut tables = Tables::default();
+    for (name, text) in files {
+        let totals = tables.files.entry(name.clone()).or_default();
+        for line in text.split_inclusive(|&byte| byte == b'\n') {
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            let line = if totals.0 == 0 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line) } else { line };
+            let found = scanner.codes_of_line(line.strip_suffix(b"\r").unwrap_or(line));
+            totals.0 += 1;
+            totals.1 += u64::from(!found.is_empty());
+            totals.2 += found.len() as u64;
+            for code in found {
+                *tables.counts.entry((name.clone(), code.code)).or_default() += 1;
+            }
+        }
+    }
+    tables
+}
+
+fn file_row(name: &str, version: VersionId, live: i8) -> FileRow {
+    FileRow {
+        batch_id: Uuid::nil(),
+        file_id: Uuid::nil(),
+        version,
+        name: name.to_owned(),
+        generation: 1,
+        live,
+        bytes: 0,
+        lines: 0,
+        long_lines: 0,
+        error_lines: 0,
+        sightings: 0,
+        uploaded_at: 0,
+    }
+}
+
+/// Feeds one file and returns the row that admits it.
+fn feed(dataflow: &Dataflow, name: &str, text: &[u8], block_bytes: usize) -> FileRow {
+    let mut row = file_row(name, VersionId::new(), 1);
+    let mut blocks = BlockReader::new(text, block_bytes);
+    while let Some(block) = blocks.next_block().expect("memory reads") {
+        block_on(dataflow.feed(row.version, 2026, block)).expect("the dataflow runs");
+    }
+    row.lines = blocks.lines();
+    row
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime starts").block_on(future)
+}
+
+/// Reads until `last` is closed; checks that epochs come in order and sightings before their epoch.
+fn closed_up_to(outputs: &mut UnboundedReceiver<Output>, last: u64) -> Vec<ClosedEpoch> {
+    let mut epochs: Vec<ClosedEpoch> = Vec::new();
+    let mut sightings: BTreeMap<VersionId, u64> = BTreeMap::new();
+    while epochs.last().is_none_or(|epoch| epoch.epoch < last) {
+        match outputs.blocking_recv().expect("the dataflow runs") {
+            Output::Scanned(block) => *sightings.entry(block.version).or_default() += block.sightings.len() as u64,
+            Output::Closed(epoch) => {
+                assert_eq!(epoch.epoch, epochs.last().map_or(epoch.epoch, |before| before.epoch + 1));
+                for (row, count) in &epoch.rows {
+                    assert_ne!(*count, 0);
+                    if let Row::File(file) = row && file.live > 0 {
+                        assert_eq!(sightings.get(&file.version).copied().unwrap_or_default(), file.sightings);
+                    }
+                }
+                epochs.push(epoch);
+            }
+        }
+    }
+    epochs
+}
+
+/// Sums rows as readers do: counts of the generations that are live.
+fn sum(epochs: &[ClosedEpoch]) -> Tables {
+    let rows = || epochs.iter().flat_map(|epoch| &epoch.rows);
+    let mut live: BTreeMap<VersionId, i64> = BTreeMap::new();
+    for (row, count) in rows() {
+        if let Row::File(file) = row {
+            *live.entry(file.version).or_default() += count * i64::from(file.live);
+        }
+    }
+    let mut tables = Tables::default();
+    for (row, count) in rows() {
+        match row {
+            Row::File(file) if live[&file.version] > 0 => {
+                let totals = tables.files.entry(file.name.clone()).or_default();
+                totals.0 += file.lines;
+                totals.1 += file.error_lines;
+                totals.2 += file.sightings;
+            }
+            Row::Count(code) if live[&code.version] > 0 => {
+                *tables.counts.entry((code.file.clone(), code.code.clone())).or_default() += count;
+            }
+            _ => {}
+        }
+    }
+    tables
+}
+
+fn start(workers: usize, in_flight_bytes: usize) -> (Dataflow, UnboundedReceiver<Output>) {
+    Dataflow::start(Config { workers, rules: rules(), first_epoch: 1, in_flight_bytes }).expect("the dataflow starts")
+}
+
+/// Lines with and without codes, of odd bytes and line ends.
+fn line() -> impl Strategy<Value = Vec<u8>> {
+    let coded = prop::sample::select(vec![
+        "2026-03-01 10:15:30,123 ERROR [main] ota.Flash - DTC P0301-07 stored, errno: 5",
+        "updater: fail rc=-110 (0x80070005) HRESULT",
+        "E_FAIL and E_FAIL and SIGSEGV",
+        "Kernel panic - not syncing: BUG: x",
+        "SPN 91 FMI 3 exited with code 7",
+        "0x80073712 - ERROR_SXS_COMPONENT_STORE_CORRUPT failed",
+        "\u{feff}ORA-00942 error",
+        "java.io.IOException: error code 17",
+        "status=404 rc=0 signal 15",
+        "P0301 no code here",
+    ]);
+    prop_oneof![
+        3 => coded.prop_map(|line| line.as_bytes().to_vec()),
+        2 => prop::collection::vec(any::<u8>().prop_filter("no line feed", |&byte| byte != b'\n'), 0..60),
+        1 => Just(Vec::new()),
+    ]
+}
+
+fn text() -> impl Strategy<Value = Vec<u8>> {
+    let ends = prop::sample::select(vec![&b"\n"[..], b"\r\n"]);
+    (prop::collection::vec((line(), ends), 0..30), any::<bool>()).prop_map(|(lines, last_feed)| {
+        let mut text: Vec<u8> = lines.into_iter().flat_map(|(line, end)| [&line[..], end].concat()).collect();
+        if !last_feed {
+            text.pop();
+        }
+        text
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn the_tables_equal_a_plain_loop(
+        texts in prop::collection::vec((text(), any::<bool>()), 1..8),
+        workers in 1usize..5,
+        block_bytes in 1usize..2000,
+        in_flight_bytes in prop_oneof![Just(1usize), Just(4096), Just(Config::IN_FLIGHT_BYTES_DEFAULT)],
+    ) {
+        let files: Vec<(String, Vec<u8>)> =
+            texts.iter().enumerate().map(|(index, (text, _))| (format!("{index}.log"), text.clone())).collect();
+        let (dataflow, mut outputs) = start(workers, in_flight_bytes);
+        // The reader of sightings makes room for the feeder, so it runs beside it.
+        let (last_in, last) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            let mut epochs = Vec::new();
+            while let Ok(epoch) = last.recv() {
+                epochs.extend(closed_up_to(&mut outputs, epoch));
+            }
+            (epochs, outputs)
+        });
+        let mut epoch = 0;
+        let mut changes = Vec::new();
+        let total = files.len() as u64;
+        last_in.send(total).expect("the reader runs");
+        for ((name, text), (_, together)) in files.iter().zip(&texts) {
+            changes.push(Change::Admit(feed(&dataflow, name, text, block_bytes)));
+            if !together {
+                epoch += 1;
+                dataflow.advance(epoch, std::mem::take(&mut changes)).expect("the dataflow runs");
+            }
+        }
+        while epoch < total {
+            epoch += 1;
+            dataflow.advance(epoch, std::mem::take(&mut changes)).expect("the dataflow runs");
+        }
+        drop(last_in);
+        let (epochs, _outputs) = reader.join().expect("the reader ends well");
+        prop_assert_eq!(sum(&epochs), plain_loop(&files));
+    }
+}
+
+#[test]
+fn a_replaced_file_changes_places_with_its_successor_in_one_epoch() {
+    let (dataflow, mut outputs) = start(2, 1 << 20);
+    let old = feed(&dataflow, "a.log", b"E_FAIL\nE_FAIL\n", 64);
+    dataflow.advance(1, vec![Change::Admit(old.clone())]).expect("the dataflow runs");
+    let new = feed(&dataflow, "a.log", b"E_ABORT\nE_ABORT\n", 64);
+    dataflow
+        .advance(2, vec![Change::Withdraw(file_row("a.log", old.version, -1)), Change::Admit(new)])
+        .expect("the dataflow runs");
+    let epochs = closed_up_to(&mut outputs, 2);
+    for (shown, code) in [(1, "E_FAIL"), (2, "E_ABORT")] {
+        let tables = sum(&epochs[..shown]);
+        assert_eq!(tables.counts, BTreeMap::from([(("a.log".to_owned(), code.to_owned()), 2)]));
+    }
+}
+
+#[test]
+fn a_file_that_breaks_off_counts_nothing() {
+    let (dataflow, mut outputs) = start(2, 1 << 20);
+    let broken = feed(&dataflow, "a.log", b"E_FAIL\n", 64);
+    dataflow.abandon(broken.version).expect("the dataflow runs");
+    dataflow.advance(1, Vec::new()).expect("the dataflow runs");
+    assert_eq!(sum(&closed_up_to(&mut outputs, 1)), Tables::default());
+}
