@@ -26,16 +26,14 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::blocks::TextBlock;
 use crate::handle::{InFlight, Output};
-use crate::rows::{Change, ClosedEpoch, CountRow, FileRow, Row, VersionId};
+use crate::rows::{Change, ClosedEpoch, CountRow, FileRow, Origin, Row, VersionId};
 use crate::scan::{Fold, ScannedBlock, Scanner};
 
 /// A block on its way to the scan.
 #[derive(Debug, Clone)]
 pub struct Block {
-    /// The generation it belongs to.
-    pub version: VersionId,
-    /// The year of times that name none.
-    pub upload_year: i32,
+    /// Where it is from.
+    pub origin: Arc<Origin>,
     /// The lines.
     pub text: Arc<TextBlock>,
     /// The room it takes, given back when its sightings have been read.
@@ -74,10 +72,11 @@ fn scan<'s>(
         move |input, output| {
             input.for_each(|time, blocks| {
                 let mut session = output.session(&time);
-                for Block { version, upload_year, text, room } in blocks.drain(..) {
-                    let (fold, sightings) = scanner.scan(&text, upload_year);
+                for Block { origin, text, room } in blocks.drain(..) {
+                    let (fold, sightings) = scanner.scan(&text, origin.upload_year);
                     if !sightings.is_empty() {
-                        let scanned = ScannedBlock { version, sightings, _room: room };
+                        let version = origin.version;
+                        let scanned = ScannedBlock { origin, sightings, _room: room };
                         // Without a reader there is nobody to count for.
                         let _ = outputs.send(Output::Scanned(scanned));
                         session.give((version, fold));
@@ -136,6 +135,7 @@ fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, mut give: impl F
         Change::Withdraw(row) => give(Row::File(row), 1),
         Change::Abandon(version) => {
             held.remove(&version);
+            give(Row::Abandoned(version), 1);
         }
         Change::Admit(mut file) => {
             let fold = held.remove(&file.version).unwrap_or_default();

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::blocks::TextBlock;
 use crate::graph::{self, Block, Inputs};
-use crate::rows::{Change, ClosedEpoch, VersionId};
+use crate::rows::{Change, ClosedEpoch, Origin, VersionId};
 use crate::rules::RuleSet;
 use crate::scan::{ScannedBlock, Scanner};
 
@@ -130,14 +130,14 @@ impl Dataflow {
 
     /// Hands on a block of a generation, before the change that admits it.
     /// Waits while the bytes in flight are at their limit.
-    pub async fn feed(&self, version: VersionId, upload_year: i32, text: TextBlock) -> Result<(), DataflowGone> {
+    pub async fn feed(&self, origin: &Arc<Origin>, text: TextBlock) -> Result<(), DataflowGone> {
         let bytes = text.text.len().clamp(1, self.inner.room_bytes);
         let room = Arc::clone(&self.inner.room).acquire_many_owned(bytes as u32).await.map_err(|_| DataflowGone)?;
         let least = self.inner.ports.iter().min_by_key(|port| port.queued_bytes.load(Ordering::Relaxed));
         let port = least.expect("there is at least one worker");
         port.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let room = Arc::new(InFlight { _room: room, queued_bytes: Arc::clone(&port.queued_bytes), bytes });
-        port.send(Command::Block(Block { version, upload_year, text: Arc::new(text), room }))
+        port.send(Command::Block(Block { origin: Arc::clone(origin), text: Arc::new(text), room }))
     }
 
     /// Makes `changes` the content of `epoch` and seals it: nothing more will

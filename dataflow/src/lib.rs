@@ -31,6 +31,6 @@ pub mod text;
 pub use blocks::{BLOCK_BYTES_DEFAULT, BlockReader, LINE_BYTES_MAX, TextBlock};
 pub use handle::{Config, Dataflow, DataflowGone, Output};
 pub use header::Level;
-pub use rows::{BatchRow, Change, ClosedEpoch, CountRow, FileRow, Row, VersionId};
+pub use rows::{BatchRow, Change, ClosedEpoch, CountRow, FileRow, Origin, Row, VersionId};
 pub use rules::{RuleError, RuleSet, Severity};
 pub use scan::{ScannedBlock, Sighting};

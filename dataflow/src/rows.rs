@@ -35,6 +35,19 @@ impl fmt::Debug for VersionId {
     }
 }
 
+/// Where a block is from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The batch.
+    pub batch_id: Uuid,
+    /// The file's name in its batch.
+    pub file: String,
+    /// The generation of the file.
+    pub version: VersionId,
+    /// The year of line times that name none.
+    pub upload_year: i32,
+}
+
 /// What is said of a batch. Summed by `batch_id`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BatchRow {
@@ -117,6 +130,8 @@ pub enum Row {
     Batch(BatchRow),
     File(FileRow),
     Count(CountRow),
+    /// The generation will never be admitted: what waits for it can go.
+    Abandoned(VersionId),
 }
 
 /// Something accepted, that happens at an epoch.

@@ -17,7 +17,7 @@ use crate::blocks::TextBlock;
 use crate::handle::InFlight;
 use crate::header::{HeaderReader, Level};
 use crate::literals;
-use crate::rows::VersionId;
+use crate::rows::Origin;
 use crate::rules::{Pattern, Rule, RuleSet, Severity};
 
 /// The text of a line that is kept with a sighting is cut to this.
@@ -52,8 +52,8 @@ pub struct Sighting {
 /// flight until it is dropped: a slow reader of sightings slows the feeders.
 #[derive(Debug)]
 pub struct ScannedBlock {
-    /// The generation the block belongs to.
-    pub version: VersionId,
+    /// Where the block is from.
+    pub origin: Arc<Origin>,
     /// In order of line, then of priority.
     pub sightings: Vec<Sighting>,
     pub(crate) _room: Arc<InFlight>,

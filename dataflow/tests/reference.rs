@@ -2,10 +2,11 @@
 //! the dataflow equals a plain loop over the lines.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use argus_dataflow::scan::Scanner;
 use argus_dataflow::{
-    BlockReader, Change, ClosedEpoch, Config, Dataflow, FileRow, Output, Row, RuleSet, VersionId,
+    BlockReader, Change, ClosedEpoch, Config, Dataflow, FileRow, Origin, Output, Row, RuleSet, VersionId,
 };
 use proptest::prelude::*;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -62,9 +63,11 @@ fn file_row(name: &str, version: VersionId, live: i8) -> FileRow {
 /// Feeds one file and returns the row that admits it.
 fn feed(dataflow: &Dataflow, name: &str, text: &[u8], block_bytes: usize) -> FileRow {
     let mut row = file_row(name, VersionId::new(), 1);
+    let origin = Origin { batch_id: row.batch_id, file: row.name.clone(), version: row.version, upload_year: 2026 };
+    let origin = Arc::new(origin);
     let mut blocks = BlockReader::new(text, block_bytes);
     while let Some(block) = blocks.next_block().expect("memory reads") {
-        block_on(dataflow.feed(row.version, 2026, block)).expect("the dataflow runs");
+        block_on(dataflow.feed(&origin, block)).expect("the dataflow runs");
     }
     row.lines = blocks.lines();
     row
@@ -80,7 +83,7 @@ fn closed_up_to(outputs: &mut UnboundedReceiver<Output>, last: u64) -> Vec<Close
     let mut sightings: BTreeMap<VersionId, u64> = BTreeMap::new();
     while epochs.last().is_none_or(|epoch| epoch.epoch < last) {
         match outputs.blocking_recv().expect("the dataflow runs") {
-            Output::Scanned(block) => *sightings.entry(block.version).or_default() += block.sightings.len() as u64,
+            Output::Scanned(block) => *sightings.entry(block.origin.version).or_default() += block.sightings.len() as u64,
             Output::Closed(epoch) => {
                 assert_eq!(epoch.epoch, epochs.last().map_or(epoch.epoch, |before| before.epoch + 1));
                 for (row, count) in &epoch.rows {

@@ -1,1 +1,28 @@
-//! placeholder
+//! Closed epochs become rows of Delta Lake tables.
+//!
+//! Upstream: [`argus_dataflow::Output`]. Downstream: `argus_query` reads
+//! [`Snapshot`]s. Nothing here asks what a batch's status is or who uploads.
+//!
+//! In reading order:
+//!
+//! - [`schema`]: the tables, defined once;
+//! - [`encode`]: closed epochs and sightings become Arrow rows;
+//! - [`staging`]: sightings wait for their generation to be admitted, spilled when they are many;
+//! - [`group`]: epochs that wait for their commit, readable meanwhile;
+//! - [`table`]: one Delta table and its exactly-once commit;
+//! - [`snapshot`]: what a reader sees, at one epoch;
+//! - [`lake`]: the four together;
+//! - [`durable`]: a directory as an object store that survives power loss.
+
+pub mod durable;
+pub mod encode;
+pub mod group;
+pub mod lake;
+pub mod schema;
+pub mod snapshot;
+pub mod staging;
+pub mod table;
+
+pub use lake::{Lake, LakeConfig, LakeError};
+pub use schema::Table;
+pub use snapshot::{DataFile, Snapshot, TableSnapshot};

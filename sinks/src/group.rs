@@ -1,0 +1,91 @@
+//! Epochs that wait for their commit, readable meanwhile.
+
+use argus_dataflow::{ClosedEpoch, Row};
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::error::ArrowError;
+use deltalake_core::kernel::Add;
+
+use crate::encode;
+use crate::schema::Table;
+use crate::snapshot::DataFile;
+
+/// Rows of consecutive closed epochs, by table.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    /// The last epoch in it.
+    pub last_epoch: u64,
+    /// Rows in memory, by table in the order of [`Table::ALL`].
+    batches: [Vec<RecordBatch>; 4],
+    /// Files of `errors` that were written before their epoch, with what their commit needs.
+    spilled: Vec<(DataFile, Add)>,
+    bytes: usize,
+}
+
+impl Group {
+    /// Adds the rows of `closed`, except to the tables that hold its epoch
+    /// already, as `has` says.
+    pub fn append(&mut self, closed: &ClosedEpoch, has: impl Fn(Table) -> bool) -> Result<(), ArrowError> {
+        let (mut batches, mut files, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, count) in &closed.rows {
+            match row {
+                Row::Batch(row) => batches.push((row.clone(), *count)),
+                Row::File(row) => files.push((row.clone(), *count)),
+                Row::Count(row) => counts.push((row.clone(), *count)),
+                Row::Abandoned(_) => {}
+            }
+        }
+        self.last_epoch = closed.epoch;
+        let rows = [
+            (Table::Batches, encode::batches(closed.epoch, &batches)?),
+            (Table::Files, encode::files(closed.epoch, &files)?),
+            (Table::ErrorCounts, encode::error_counts(closed.epoch, &counts)?),
+        ];
+        rows.into_iter().filter(|(table, _)| !has(*table)).try_for_each(|(table, rows)| self.push(table, rows))
+    }
+
+    /// Adds rows to a table. Neighbours of like size are merged, so that the
+    /// rows of many small epochs stay in few pieces.
+    pub fn push(&mut self, table: Table, rows: RecordBatch) -> Result<(), ArrowError> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        self.bytes += rows.get_array_memory_size();
+        let pieces = &mut self.batches[table as usize];
+        pieces.push(rows);
+        while let [.., before, last] = &pieces[..] {
+            if before.num_rows() > 2 * last.num_rows() {
+                break;
+            }
+            let merged = concat_batches(&table.schema(), [before, last])?;
+            pieces.truncate(pieces.len() - 2);
+            pieces.push(merged);
+        }
+        Ok(())
+    }
+
+    /// Adds a file of `errors` that has been written and is not committed yet.
+    pub fn push_spilled(&mut self, file: DataFile, add: Add) {
+        self.spilled.push((file, add));
+    }
+
+    /// The rows in memory of a table.
+    pub fn batches(&self, table: Table) -> &[RecordBatch] {
+        &self.batches[table as usize]
+    }
+
+    /// The spilled files of `errors`.
+    pub fn spilled(&self) -> impl Iterator<Item = (&DataFile, &Add)> {
+        self.spilled.iter().map(|(file, add)| (file, add))
+    }
+
+    /// Bytes of rows in memory, roughly.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.spilled.is_empty() && self.batches.iter().all(Vec::is_empty)
+    }
+}

@@ -1,0 +1,333 @@
+//! The four tables together: closed epochs in, snapshots out, commits beside.
+//!
+//! ```text
+//!  sightings ──► staging ──┐
+//!                          ▼
+//!  closed epochs ──► open group ──► published snapshot = lake ∪ frozen ∪ open
+//!                          │ every few seconds
+//!                          ▼
+//!                     frozen group ──► Delta commits, table by table
+//! ```
+//!
+//! 1. A snapshot is published when its epoch is closed and before it is
+//!    committed: readers never wait for a commit.
+//! 2. One group is committed at a time. When it is, its rows leave memory and
+//!    its files join the lake in the same snapshot.
+//! 3. `files` is committed last and with every group. What it does not hold is
+//!    fed again after a crash; a table that was further already takes nothing twice.
+//! 4. While the rows in memory are at their limit, no output is taken, which
+//!    stops the dataflow's feeders.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use argus_dataflow::{ClosedEpoch, Output, Row};
+use deltalake_core::DeltaTableError;
+use object_store::ObjectStore;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use url::Url;
+
+use crate::group::Group;
+use crate::schema::Table;
+use crate::snapshot::{DataFile, Snapshot, TableSnapshot};
+use crate::staging::Staging;
+use crate::table::LakeTable;
+
+/// How the lake commits.
+#[derive(Debug, Clone)]
+pub struct LakeConfig {
+    /// How long a closed epoch may wait for its commit to begin.
+    pub commit_interval: Duration,
+    /// A group with this many bytes of rows is committed at once; twice as many stop the input.
+    pub group_bytes: usize,
+}
+
+impl Default for LakeConfig {
+    fn default() -> Self {
+        LakeConfig { commit_interval: Duration::from_secs(2), group_bytes: 16 << 20 }
+    }
+}
+
+/// Why the lake stopped.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what each variant means")]
+pub enum LakeError {
+    #[error("table {table}")]
+    Table { table: &'static str, source: Box<DeltaTableError> },
+    #[error("the rows of epoch {epoch}")]
+    Rows { epoch: u64, source: Box<DeltaTableError> },
+    #[error("the sightings of {file:?}")]
+    Sightings { file: String, source: Box<DeltaTableError> },
+}
+
+/// The lake of a server, open for writing by this process alone.
+pub struct Lake {
+    config: LakeConfig,
+    /// Away while a commit runs.
+    tables: Option<Tables>,
+    /// The epoch that each table held when the lake was opened.
+    held_epochs: [u64; 4],
+    committed_files: [Arc<[DataFile]>; 4],
+    staging: Staging,
+    open: Group,
+    frozen: Option<Arc<Group>>,
+    epoch: u64,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    committed: watch::Sender<u64>,
+}
+
+/// The Delta tables in the order of their commits.
+struct Tables([LakeTable; 4]);
+
+type Commit = JoinHandle<(Tables, Result<(), LakeError>)>;
+
+impl Lake {
+    /// Opens the lake at `root`, making its tables where they are not there.
+    pub async fn open(store: Arc<dyn ObjectStore>, root: &Url, config: LakeConfig) -> Result<Lake, LakeError> {
+        let mut tables = Vec::new();
+        for table in Table::ALL {
+            tables.push(LakeTable::open(Arc::clone(&store), root, table).await.map_err(|source| failed(table, source))?);
+        }
+        let tables = Tables(tables.try_into().unwrap_or_else(|_| unreachable!("a table for each name")));
+        let epoch = tables.committed_epoch();
+        let lake = Lake {
+            config,
+            held_epochs: tables.0.each_ref().map(LakeTable::committed_epoch),
+            committed_files: tables.files()?,
+            staging: Staging::new(tables.0[Table::Errors as usize].clone()),
+            tables: Some(tables),
+            open: Group::default(),
+            frozen: None,
+            epoch,
+            snapshots: watch::Sender::new(Arc::new(Snapshot::default())),
+            committed: watch::Sender::new(epoch),
+        };
+        lake.publish();
+        Ok(lake)
+    }
+
+    /// What the lake at `root` held at its last commit; writes nothing.
+    pub async fn read(store: Arc<dyn ObjectStore>, root: &Url) -> Result<Snapshot, LakeError> {
+        let mut snapshots: [TableSnapshot; 4] = Default::default();
+        let mut epoch = 0;
+        for table in Table::ALL {
+            let opened = LakeTable::open_read_only(Arc::clone(&store), root, table).await;
+            if let Some(opened) = opened.map_err(|source| failed(table, source))? {
+                snapshots[table as usize].committed = opened.files().map_err(|source| failed(table, source))?;
+                epoch = opened.committed_epoch();
+            }
+        }
+        Ok(Snapshot::new(epoch, snapshots))
+    }
+
+    /// The last epoch that every table holds: what comes after it must be fed again.
+    pub fn committed_epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// What readers see; changes with every closed epoch.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.subscribe()
+    }
+
+    /// The last committed epoch.
+    pub fn committed(&self) -> watch::Receiver<u64> {
+        self.committed.subscribe()
+    }
+
+    /// Takes what leaves the dataflow until it ends, and commits all of it.
+    /// `published` is called with each closed epoch once readers see it.
+    pub async fn run(
+        mut self,
+        mut outputs: UnboundedReceiver<Output>,
+        mut published: impl FnMut(&ClosedEpoch),
+    ) -> Result<(), LakeError> {
+        let mut commit: Option<Commit> = None;
+        let mut due: Option<Instant> = None;
+        loop {
+            let has_room = self.open.bytes() < 2 * self.config.group_bytes;
+            let idle = commit.is_none();
+            tokio::select! {
+                biased;
+                (tables, result) = finished(&mut commit), if !idle => {
+                    commit = None;
+                    let retry = self.finish_commit(tables, result)?;
+                    due = (retry || !self.open.is_empty()).then(|| Instant::now() + self.config.commit_interval);
+                }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if idle && due.is_some() => {
+                    due = None;
+                    commit = self.begin_commit();
+                }
+                output = outputs.recv(), if has_room => match output {
+                    Some(Output::Scanned(block)) => self.staging.add(&block).await.map_err(|source| {
+                        LakeError::Sightings { file: block.origin.file.clone(), source: Box::new(source) }
+                    })?,
+                    Some(Output::Closed(closed)) => {
+                        self.close(&closed).await.map_err(|source| {
+                            LakeError::Rows { epoch: closed.epoch, source: Box::new(source) }
+                        })?;
+                        published(&closed);
+                        let now = Instant::now();
+                        if self.open.bytes() >= self.config.group_bytes {
+                            due = Some(now);
+                        } else if due.is_none() && !self.open.is_empty() {
+                            due = Some(now + self.config.commit_interval);
+                        }
+                    }
+                    None => break,
+                },
+            }
+        }
+        self.commit_rest(commit).await
+    }
+
+    /// Commits what is left. A failure here is final: the caller ends, and a restart feeds it again.
+    async fn commit_rest(mut self, mut commit: Option<Commit>) -> Result<(), LakeError> {
+        loop {
+            if commit.is_none() {
+                commit = self.begin_commit();
+            }
+            if commit.is_none() {
+                return Ok(());
+            }
+            let (tables, result) = finished(&mut commit).await;
+            commit = None;
+            self.tables = Some(tables);
+            result?;
+            self.finish_commit_files()?;
+        }
+    }
+
+    /// Adds a closed epoch and publishes it.
+    async fn close(&mut self, closed: &ClosedEpoch) -> Result<(), DeltaTableError> {
+        let held = self.held_epochs;
+        let has = |table: Table| closed.epoch <= held[table as usize];
+        self.open.append(closed, has)?;
+        for (row, _) in &closed.rows {
+            match row {
+                Row::File(file) if file.live > 0 => {
+                    let taken = self.staging.take(file.version).await?;
+                    if has(Table::Errors) {
+                        continue;
+                    }
+                    for rows in taken.rows {
+                        self.open.push(Table::Errors, rows)?;
+                    }
+                    for add in taken.files {
+                        self.open.push_spilled(self.staging.data_file_of(&add), add);
+                    }
+                }
+                Row::Abandoned(version) => self.staging.abandon(*version),
+                _ => {}
+            }
+        }
+        self.epoch = closed.epoch;
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let tables = Table::ALL.map(|table| {
+            let mut snapshot = TableSnapshot {
+                committed: Arc::clone(&self.committed_files[table as usize]),
+                ..TableSnapshot::default()
+            };
+            for group in self.frozen.as_deref().into_iter().chain([&self.open]) {
+                snapshot.batches.extend_from_slice(group.batches(table));
+                if table == Table::Errors {
+                    snapshot.spilled.extend(group.spilled().map(|(file, _)| file.clone()));
+                }
+            }
+            snapshot
+        });
+        self.snapshots.send_replace(Arc::new(Snapshot::new(self.epoch, tables)));
+    }
+
+    /// Freezes the open group, unless one is frozen still, and begins its commit.
+    fn begin_commit(&mut self) -> Option<Commit> {
+        if self.frozen.is_none() {
+            if self.open.is_empty() {
+                return None;
+            }
+            self.frozen = Some(Arc::new(std::mem::take(&mut self.open)));
+        }
+        let group = Arc::clone(self.frozen.as_ref()?);
+        let mut tables = self.tables.take()?;
+        Some(tokio::spawn(async move {
+            let result = tables.commit(&group).await;
+            (tables, result)
+        }))
+    }
+
+    /// Takes the outcome of a commit; says whether it must be tried again.
+    fn finish_commit(&mut self, tables: Tables, result: Result<(), LakeError>) -> Result<bool, LakeError> {
+        self.tables = Some(tables);
+        if let Err(error) = result {
+            // The group stays frozen and readable, and the input stops when the next one is full.
+            tracing::error!(error = &error as &dyn std::error::Error, "commit failed; it will be tried again");
+            return Ok(true);
+        }
+        self.finish_commit_files()?;
+        self.publish();
+        Ok(false)
+    }
+
+    /// The frozen group has become part of the lake.
+    fn finish_commit_files(&mut self) -> Result<(), LakeError> {
+        if let Some(tables) = &self.tables {
+            self.committed_files = tables.files()?;
+            self.committed.send_replace(tables.committed_epoch());
+        }
+        self.frozen = None;
+        Ok(())
+    }
+}
+
+async fn finished(commit: &mut Option<Commit>) -> (Tables, Result<(), LakeError>) {
+    match commit {
+        Some(task) => match task.await {
+            Ok(outcome) => outcome,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => unreachable!("a commit is never cancelled"),
+            },
+        },
+        None => std::future::pending().await,
+    }
+}
+
+impl Tables {
+    async fn commit(&mut self, group: &Group) -> Result<(), LakeError> {
+        for (table, opened) in Table::ALL.into_iter().zip(&mut self.0) {
+            let spilled: Vec<_> = match table {
+                Table::Errors => group.spilled().map(|(_, add)| add.clone()).collect(),
+                _ => Vec::new(),
+            };
+            let rows = group.batches(table);
+            if rows.is_empty() && spilled.is_empty() && table != Table::Files {
+                continue;
+            }
+            opened.commit(group.last_epoch, rows, spilled).await.map_err(|source| failed(table, source))?;
+        }
+        Ok(())
+    }
+
+    fn committed_epoch(&self) -> u64 {
+        self.0[Table::Files as usize].committed_epoch()
+    }
+
+    fn files(&self) -> Result<[Arc<[DataFile]>; 4], LakeError> {
+        let mut files: [Arc<[DataFile]>; 4] = Default::default();
+        for (table, opened) in Table::ALL.into_iter().zip(&self.0) {
+            files[table as usize] = opened.files().map_err(|source| failed(table, source))?;
+        }
+        Ok(files)
+    }
+}
+
+fn failed(table: Table, source: DeltaTableError) -> LakeError {
+    LakeError::Table { table: table.name(), source: Box::new(source) }
+}

@@ -1,0 +1,124 @@
+//! The tables, defined once.
+//!
+//! Each is a table of differences: a row says what changed at its `epoch`, and
+//! readers sum. `errors` has no epoch: its rows are read through the
+//! generations that are live in `files`.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+/// A table of the lake, in the order in which a group of epochs is committed:
+/// what makes rows visible (`files`) comes last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// A row for each sighting.
+    Errors,
+    /// Sightings of a code in a generation of a file: sum `count`.
+    ErrorCounts,
+    /// Batches: sum `live` and `completed`.
+    Batches,
+    /// Generations of files: sum `live` and the measures.
+    Files,
+}
+
+impl Table {
+    /// All tables, in the order of commits.
+    pub const ALL: [Table; 4] = [Table::Errors, Table::ErrorCounts, Table::Batches, Table::Files];
+
+    /// The folder of the Delta table, and its name in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Table::Errors => "errors",
+            Table::ErrorCounts => "error_counts",
+            Table::Batches => "batches",
+            Table::Files => "files",
+        }
+    }
+
+    /// The columns of its rows.
+    pub fn schema(self) -> SchemaRef {
+        Arc::clone(&SCHEMAS[self as usize])
+    }
+
+    /// The columns its files are sorted by, so that a batch's rows lie together.
+    pub fn sort_columns(self) -> &'static [&'static str] {
+        match self {
+            Table::Errors => &["batch_id", "file", "line"],
+            Table::ErrorCounts => &["batch_id", "code"],
+            Table::Batches | Table::Files => &["batch_id", "epoch"],
+        }
+    }
+}
+
+/// A time: microseconds since 1970, UTC.
+pub fn timestamp() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+static SCHEMAS: LazyLock<[SchemaRef; 4]> = LazyLock::new(|| Table::ALL.map(|table| Arc::new(Schema::new(fields(table)))));
+
+fn fields(table: Table) -> Vec<Field> {
+    let text = |name| Field::new(name, DataType::Utf8, false);
+    let text_or_null = |name| Field::new(name, DataType::Utf8, true);
+    let long = |name| Field::new(name, DataType::Int64, false);
+    let int = |name| Field::new(name, DataType::Int32, false);
+    let time = |name| Field::new(name, timestamp(), false);
+    let time_or_null = |name| Field::new(name, timestamp(), true);
+    match table {
+        Table::Errors => vec![
+            text("batch_id"),
+            text("version"),
+            text("file"),
+            long("line"),
+            long("offset"),
+            time_or_null("ts"),
+            text_or_null("level"),
+            text_or_null("component"),
+            text("code"),
+            text("rule"),
+            text("severity"),
+            text("text"),
+        ],
+        Table::ErrorCounts => vec![
+            long("epoch"),
+            text("batch_id"),
+            text("version"),
+            text("file"),
+            text("code"),
+            text("rule"),
+            text("severity"),
+            long("count"),
+            time_or_null("first_seen"),
+            time_or_null("last_seen"),
+            long("example_line"),
+            text("example_text"),
+        ],
+        Table::Batches => vec![
+            long("epoch"),
+            text("batch_id"),
+            text("vehicle_id"),
+            text("vin"),
+            text_or_null("platform"),
+            text_or_null("firmware"),
+            time("created_at"),
+            int("live"),
+            int("completed"),
+        ],
+        Table::Files => vec![
+            long("epoch"),
+            text("batch_id"),
+            text("file_id"),
+            text("version"),
+            text("name"),
+            int("generation"),
+            int("live"),
+            long("bytes"),
+            long("lines"),
+            long("long_lines"),
+            long("error_lines"),
+            long("sightings"),
+            time("uploaded_at"),
+        ],
+    }
+}

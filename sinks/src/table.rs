@@ -1,0 +1,149 @@
+//! One Delta table and its exactly-once commit.
+//!
+//! The last epoch of a group is the version of the table's application
+//! transaction. delta-rs commits the same transaction twice without complaint,
+//! so we look before we commit; there is one committer, so looking is enough.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
+use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TableReference};
+use deltalake_core::kernel::{Action, Add, StructType, Transaction};
+use deltalake_core::operations::create::CreateBuilder;
+use deltalake_core::protocol::{DeltaOperation, SaveMode};
+use deltalake_core::writer::{DeltaWriter, RecordBatchWriter};
+use deltalake_core::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use object_store::ObjectStore;
+use object_store::path::Path;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use url::Url;
+
+use crate::encode;
+use crate::schema::Table;
+use crate::snapshot::DataFile;
+
+/// The application that our transactions are under.
+const APPLICATION: &str = "argus";
+
+/// Rows in a row group: small enough that a writer's memory stays in the tens of MiB.
+const ROW_GROUP_ROWS: usize = 64 * 1024;
+
+/// An open Delta table.
+#[derive(Clone)]
+pub struct LakeTable {
+    table: Table,
+    delta: DeltaTable,
+    folder: Path,
+    committed_epoch: u64,
+}
+
+impl LakeTable {
+    /// Opens the table in its folder below `lake`, made when it is not there.
+    /// `store` has the root of `lake`'s scheme as its root.
+    pub async fn open(store: Arc<dyn ObjectStore>, lake: &Url, table: Table) -> Result<LakeTable, DeltaTableError> {
+        let url = folder_url(lake, table);
+        let folder = Path::from_url_path(url.path())?;
+        let mut delta = DeltaTableBuilder::from_url(url.clone())?.with_storage_backend(store, url).build()?;
+        if delta.verify_deltatable_existence().await? {
+            delta.load().await?;
+        } else {
+            let schema: StructType = table.schema().as_ref().try_into_kernel()?;
+            delta = CreateBuilder::new()
+                .with_log_store(delta.log_store())
+                .with_table_name(table.name())
+                .with_columns(schema.fields().cloned())
+                .await?;
+        }
+        let version = delta.snapshot()?.transaction_version(&*delta.log_store(), APPLICATION).await?;
+        Ok(LakeTable { table, delta, folder, committed_epoch: version.unwrap_or(0).max(0) as u64 })
+    }
+
+    /// Opens the table for reading; `None` when there is none.
+    pub async fn open_read_only(
+        store: Arc<dyn ObjectStore>,
+        lake: &Url,
+        table: Table,
+    ) -> Result<Option<LakeTable>, DeltaTableError> {
+        let url = folder_url(lake, table);
+        let delta = DeltaTableBuilder::from_url(url.clone())?.with_storage_backend(Arc::clone(&store), url).build()?;
+        match delta.verify_deltatable_existence().await? {
+            true => LakeTable::open(store, lake, table).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// The last epoch whose rows the table holds; 0 before the first.
+    pub fn committed_epoch(&self) -> u64 {
+        self.committed_epoch
+    }
+
+    /// The files of the table's current version.
+    pub fn files(&self) -> Result<Arc<[DataFile]>, DeltaTableError> {
+        let snapshot = self.delta.snapshot()?;
+        let files = snapshot.log_data().iter().map(|file| self.data_file(&file.path(), file.size())).collect();
+        Ok(files)
+    }
+
+    /// A file of this table that is written and may not be committed yet.
+    pub fn data_file_of(&self, add: &Add) -> DataFile {
+        self.data_file(&add.path, add.size)
+    }
+
+    fn data_file(&self, path: &str, size: i64) -> DataFile {
+        let path = path.split('/').fold(self.folder.clone(), |folder, part| folder.join(part));
+        DataFile { path, bytes: size.max(0) as u64 }
+    }
+
+    /// A writer of files for this table; what it writes is not part of the table until it is committed.
+    pub fn writer(&self) -> Result<RecordBatchWriter, DeltaTableError> {
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .build();
+        Ok(RecordBatchWriter::for_table(&self.delta)?.with_writer_properties(properties))
+    }
+
+    /// Writes `rows` and makes them and the files of `spilled` part of the
+    /// table, once: where the table holds `epoch` already, nothing happens.
+    /// After an error the commit may or may not have happened; call it again.
+    pub async fn commit(&mut self, epoch: u64, rows: &[RecordBatch], spilled: Vec<Add>) -> Result<(), DeltaTableError> {
+        self.refresh().await?;
+        if self.committed_epoch >= epoch {
+            return Ok(());
+        }
+        let mut adds = spilled;
+        if !rows.is_empty() {
+            let together = arrow::compute::concat_batches(&self.table.schema(), rows)?;
+            let mut writer = self.writer()?;
+            writer.write(encode::sorted(self.table, &together)?).await?;
+            adds.extend(writer.flush().await?);
+        }
+        let transaction = Transaction::new(APPLICATION, epoch as i64);
+        let properties = CommitProperties::default().with_application_transaction(transaction);
+        let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
+        let state = self.delta.snapshot()?.clone();
+        let commit = CommitBuilder::from(properties)
+            .with_actions(adds.into_iter().map(Action::Add).collect())
+            .build(Some(&state as &dyn TableReference), self.delta.log_store(), operation)
+            .await?;
+        self.delta.state = Some(commit.snapshot());
+        self.committed_epoch = epoch;
+        Ok(())
+    }
+
+    /// Reads what the log says of the last commit, which may have happened though its answer got lost.
+    async fn refresh(&mut self) -> Result<(), DeltaTableError> {
+        self.delta.update_state().await?;
+        let version = self.delta.snapshot()?.transaction_version(&*self.delta.log_store(), APPLICATION).await?;
+        self.committed_epoch = version.unwrap_or(0).max(0) as u64;
+        Ok(())
+    }
+}
+
+fn folder_url(lake: &Url, table: Table) -> Url {
+    let mut url = lake.clone();
+    url.set_path(&format!("{}/{}", lake.path().trim_end_matches('/'), table.name()));
+    url
+}
