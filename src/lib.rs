@@ -1,1 +1,30 @@
-//! placeholder
+//! Argus: the place where a vehicle fleet's update logs become answers.
+//!
+//! This crate ties the others together: `argus_dataflow` counts,
+//! `argus_sinks` keeps, `argus_query` answers. In reading order:
+//!
+//! - [`cli`], [`config`]: what may be said on the command line, in variables and in a file;
+//! - [`model`], [`status`]: batches, files, and where a batch stands;
+//! - [`ingest`], [`raw`]: an upload becomes durable bytes and blocks;
+//! - [`pipeline`], [`metadata`]: changes are accepted, at an epoch, durably;
+//! - [`recovery`]: and are fed again after a restart;
+//! - [`service`]: all of it, tied together;
+//! - [`http`], [`serve`]: the service over HTTP;
+//! - [`analyze`], [`sql`]: the same without a server;
+//! - [`render`]: answers for people and for pipes.
+
+pub mod analyze;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod ingest;
+pub mod metadata;
+pub mod model;
+pub mod pipeline;
+pub mod raw;
+pub mod recovery;
+pub mod render;
+pub mod serve;
+pub mod service;
+pub mod sql;
+pub mod status;

@@ -1,1 +1,7 @@
-fn main(){}
+//! The `argus` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    argus::cli::main()
+}

@@ -65,7 +65,7 @@ struct Inner {
     room: Arc<Semaphore>,
     room_bytes: usize,
     /// Joined when dropped, behind the `Stop` that `Drop` sends.
-    guards: Option<WorkerGuards<()>>,
+    guards: Mutex<Option<WorkerGuards<()>>>,
 }
 
 /// The way to one worker.
@@ -124,7 +124,7 @@ impl Dataflow {
             .map(|(commands, (_, thread))| Port { commands, thread, queued_bytes: Arc::default() })
             .collect();
         let room_bytes = config.in_flight_bytes.clamp(1, u32::MAX as usize);
-        let inner = Inner { ports, room: Arc::new(Semaphore::new(room_bytes)), room_bytes, guards: Some(guards) };
+        let inner = Inner { ports, room: Arc::new(Semaphore::new(room_bytes)), room_bytes, guards: Mutex::new(Some(guards)) };
         Ok((Dataflow { inner: Arc::new(inner) }, receiver))
     }
 
@@ -173,7 +173,7 @@ impl Drop for Inner {
             // A worker that has ended needs no stop.
             let _ = port.send(Command::Stop);
         }
-        drop(self.guards.take());
+        drop(self.guards.get_mut().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 

@@ -1,0 +1,106 @@
+//! The lines with codes, page by page, in order of file and line.
+
+use std::sync::Arc;
+
+use argus_sinks::Snapshot;
+use arrow::array::{Array, AsArray, StringArray};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::engine::{Engine, QueryError};
+use crate::rows::rfc3339;
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct ErrorsRequest {
+    /// The batch.
+    pub batch_id: Uuid,
+    /// Only this code.
+    pub code: Option<String>,
+    /// Only this file.
+    pub file: Option<String>,
+    /// Lines on a page.
+    pub limit: usize,
+    /// Where the page before ended: file, line and code of its last line.
+    pub after: Option<(String, u64, String)>,
+}
+
+/// A code in a line.
+#[derive(Debug, Clone, Serialize)]
+pub struct ErrorLine {
+    /// The file's name.
+    pub file: String,
+    /// The line's number.
+    pub line: u64,
+    /// The offset of its first byte.
+    pub offset: u64,
+    /// Its own time, RFC 3339, or null.
+    pub ts: Value,
+    /// The level that it names.
+    pub level: Option<String>,
+    /// The process, tag or logger that it names.
+    pub component: Option<String>,
+    /// The code.
+    pub code: String,
+    /// The line, at most 1,024 bytes.
+    pub text: String,
+}
+
+/// A page of lines.
+#[derive(Debug, Clone)]
+pub struct ErrorsPage {
+    /// The lines.
+    pub errors: Vec<ErrorLine>,
+    /// Whether there are more behind the last.
+    pub more: bool,
+}
+
+impl ErrorsPage {
+    /// Reads a page.
+    pub async fn read(engine: &Engine, snapshot: &Arc<Snapshot>, request: &ErrorsRequest) -> Result<ErrorsPage, QueryError> {
+        let mut wanted = format!("batch_id = '{}'", request.batch_id);
+        for (column, value) in [("code", &request.code), ("file", &request.file)] {
+            if let Some(value) = value {
+                wanted += &format!(" AND {column} = {}", literal(value));
+            }
+        }
+        if let Some((file, line, code)) = &request.after {
+            let (file, code) = (literal(file), literal(code));
+            wanted += &format!(" AND (file > {file} OR (file = {file} AND (line > {line} OR (line = {line} AND code > {code}))))");
+        }
+        let sql = format!(
+            "SELECT file, line, \"offset\", ts, level, component, code, text FROM errors WHERE {wanted} \
+             ORDER BY file, line, code LIMIT {}",
+            request.limit + 1
+        );
+        let mut errors = Vec::new();
+        for batch in engine.collect(snapshot, &sql).await? {
+            let text = |column: usize| batch.column(column).as_string::<i32>();
+            let number = |column: usize| batch.column(column).as_primitive::<Int64Type>();
+            let times = batch.column(3).as_primitive::<TimestampMicrosecondType>();
+            let optional = |column: &StringArray, row| column.is_valid(row).then(|| column.value(row).to_owned());
+            for row in 0..batch.num_rows() {
+                errors.push(ErrorLine {
+                    file: text(0).value(row).to_owned(),
+                    line: number(1).value(row).max(0) as u64,
+                    offset: number(2).value(row).max(0) as u64,
+                    ts: if times.is_valid(row) { rfc3339(times.value(row)) } else { Value::Null },
+                    level: optional(text(4), row),
+                    component: optional(text(5), row),
+                    code: text(6).value(row).to_owned(),
+                    text: text(7).value(row).to_owned(),
+                });
+            }
+        }
+        let more = errors.len() > request.limit;
+        errors.truncate(request.limit);
+        Ok(ErrorsPage { errors, more })
+    }
+}
+
+/// A text as an SQL literal.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}

@@ -1,0 +1,121 @@
+//! A table of differences as DataFusion reads it: its files and the rows that
+//! are in memory only, as one.
+
+use std::sync::Arc;
+
+use argus_sinks::{DataFile, Table, TableSnapshot};
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::DFSchema;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::Result;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::union::UnionExec;
+use object_store::ObjectMeta;
+
+/// One table of a snapshot.
+#[derive(Debug)]
+pub struct Differences {
+    table: Table,
+    rows: Arc<TableSnapshot>,
+    store: ObjectStoreUrl,
+}
+
+impl Differences {
+    /// The rows of `table`, whose files are in `store`.
+    pub fn new(table: Table, rows: Arc<TableSnapshot>, store: ObjectStoreUrl) -> Differences {
+        Differences { table, rows, store }
+    }
+
+    fn scan_files(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let files: Vec<PartitionedFile> =
+            self.rows.committed.iter().chain(&self.rows.spilled).map(partitioned).collect();
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let options = state.config_options().execution.parquet.clone();
+        let mut source = ParquetSource::new(self.schema())
+            .with_pushdown_filters(options.pushdown_filters)
+            .with_enable_page_index(options.enable_page_index);
+        if let Some(filter) = conjunction(filters.to_vec()) {
+            let schema = DFSchema::try_from(self.schema())?;
+            source = source.with_predicate(state.create_physical_expr(filter, &schema)?);
+        }
+        let partitions = state.config().target_partitions().clamp(1, files.len());
+        let mut groups = vec![Vec::new(); partitions];
+        for (index, file) in files.into_iter().enumerate() {
+            groups[index % partitions].push(file);
+        }
+        let scan = FileScanConfigBuilder::new(self.store.clone(), Arc::new(source))
+            .with_file_groups(groups.into_iter().map(FileGroup::new).collect())
+            .with_projection_indices(projection.cloned())?
+            .build();
+        Ok(Some(DataSourceExec::from_data_source(scan)))
+    }
+}
+
+fn partitioned(file: &DataFile) -> PartitionedFile {
+    PartitionedFile::new_from_meta(ObjectMeta {
+        location: file.path.clone(),
+        // A data file never changes, so its age says nothing.
+        last_modified: chrono::DateTime::UNIX_EPOCH,
+        size: file.bytes,
+        e_tag: None,
+        version: None,
+    })
+}
+
+#[async_trait]
+impl TableProvider for Differences {
+    fn schema(&self) -> SchemaRef {
+        self.table.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        // Statistics leave out files and row groups; what is left is filtered again.
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut parts: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+        parts.extend(self.scan_files(state, projection, filters)?);
+        if !self.rows.batches.is_empty() {
+            let rows = std::slice::from_ref(&self.rows.batches);
+            parts.push(MemorySourceConfig::try_new_exec(rows, self.schema(), projection.cloned())?);
+        }
+        match parts.len() {
+            0 => {
+                let schema = match projection {
+                    Some(columns) => Arc::new(self.schema().project(columns)?),
+                    None => self.schema(),
+                };
+                Ok(Arc::new(EmptyExec::new(schema)))
+            }
+            1 => Ok(parts.swap_remove(0)),
+            _ => UnionExec::try_new(parts),
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The report of a batch, as queries over the tables.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use argus_sinks::Snapshot;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::engine::{Engine, QueryError};
+use crate::rows::rfc3339;
+
+/// What the tables do not know of a batch.
+#[derive(Debug, Clone, Serialize)]
+pub struct BatchFacts {
+    /// The batch; nil where files were read without one.
+    #[serde(rename = "batch_id")]
+    pub id: Uuid,
+    /// The word for its status.
+    pub status: String,
+    /// The epoch that the report covers.
+    pub epoch: u64,
+}
+
+/// What the codes of a batch are, over all its files.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The batch, where there is one.
+    #[serde(flatten)]
+    pub batch: Option<BatchFacts>,
+    /// Whether the batch is gathered: nothing will be added.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// Files accepted.
+    pub total_files: u64,
+    /// Files counted.
+    pub parsed_files: u64,
+    /// Bytes of text.
+    pub total_bytes: u64,
+    /// Lines.
+    pub total_lines: u64,
+    /// Lines with at least one code.
+    pub error_lines: u64,
+    /// Sightings.
+    pub total_errors: u64,
+    /// By count, highest first, then by code.
+    pub codes: Vec<CodeReport>,
+    /// By name.
+    pub files: Vec<FileReport>,
+}
+
+/// One code of a report.
+#[derive(Debug, Clone, Serialize)]
+pub struct CodeReport {
+    /// The code.
+    pub code: String,
+    /// The rule that found it.
+    pub rule: String,
+    /// `high`, `medium` or `low`.
+    pub severity: &'static str,
+    /// Sightings.
+    pub count: u64,
+    /// Files with it.
+    pub files: u64,
+    /// The earliest time of a line with it, RFC 3339; null when no line names a time.
+    pub first_seen: Value,
+    /// The latest.
+    pub last_seen: Value,
+    /// Whether no earlier batch of the vehicle has it.
+    pub new_for_vehicle: bool,
+    /// Sightings per line here over sightings per line in the other batches of the platform.
+    pub fleet_ratio: Option<f64>,
+    /// The first line with it, in the first file by name.
+    pub example: Example,
+}
+
+/// A line that says a code.
+#[derive(Debug, Clone, Serialize)]
+pub struct Example {
+    /// The file's name.
+    pub file: String,
+    /// The line's number.
+    pub line: u64,
+    /// Its text, cut.
+    pub text: String,
+}
+
+/// One file of a report.
+#[derive(Debug, Clone, Serialize)]
+pub struct FileReport {
+    /// Its name.
+    pub name: String,
+    /// Its generation.
+    pub generation: u32,
+    /// Bytes of text.
+    pub bytes: u64,
+    /// Lines.
+    pub lines: u64,
+    /// Lines of which only the beginning was searched.
+    pub long_lines: u64,
+    /// Sightings.
+    pub errors: u64,
+    /// Sightings by code.
+    pub codes: BTreeMap<String, u64>,
+    #[serde(skip)]
+    error_lines: u64,
+}
+
+/// A code in a file, as the table `error_counts` has it.
+struct CountLine {
+    file: String,
+    code: String,
+    rule: String,
+    severity: String,
+    count: u64,
+    first_seen: Option<i64>,
+    last_seen: Option<i64>,
+    example_line: u64,
+    example_text: String,
+}
+
+/// What other batches say of the codes.
+#[derive(Default)]
+struct Fleet {
+    known_for_vehicle: HashSet<String>,
+    per_line: HashMap<String, f64>,
+}
+
+impl Report {
+    /// The report of a batch as the snapshot has it. `total_files` and
+    /// `is_final` are the caller's, who knows what is still on its way.
+    pub async fn of_batch(
+        engine: &Engine,
+        snapshot: &Arc<Snapshot>,
+        facts: BatchFacts,
+        total_files: u64,
+        is_final: bool,
+    ) -> Result<Report, QueryError> {
+        let id = facts.id;
+        let fleet = fleet(engine, snapshot, id).await?;
+        let mut report = Report::assemble(engine, snapshot, id, &fleet).await?;
+        // The vehicle's first batch shows new codes only; without a vehicle nothing is new.
+        for code in &mut report.codes {
+            code.new_for_vehicle = !fleet.known_for_vehicle.contains(&code.code);
+        }
+        report.batch = Some(facts);
+        report.total_files = total_files.max(report.parsed_files);
+        report.is_final = is_final;
+        Ok(report)
+    }
+
+    /// The report of files that belong to no vehicle, all of them counted.
+    pub async fn of_files(engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Report, QueryError> {
+        Report::assemble(engine, snapshot, Uuid::nil(), &Fleet::default()).await
+    }
+
+    /// Keeps the first `top` codes.
+    pub fn cut(&mut self, top: usize) {
+        self.codes.truncate(top);
+    }
+
+    async fn assemble(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid, fleet: &Fleet) -> Result<Report, QueryError> {
+        let mut files = files(engine, snapshot, id).await?;
+        let counts = counts(engine, snapshot, id).await?;
+        let by_name: HashMap<String, usize> =
+            files.iter().enumerate().map(|(index, file)| (file.name.clone(), index)).collect();
+        for count in &counts {
+            if let Some(&index) = by_name.get(&count.file) {
+                files[index].codes.insert(count.code.clone(), count.count);
+            }
+        }
+        let total_lines = files.iter().map(|file| file.lines).sum();
+        Ok(Report {
+            batch: None,
+            is_final: true,
+            total_files: files.len() as u64,
+            parsed_files: files.len() as u64,
+            total_bytes: files.iter().map(|file| file.bytes).sum(),
+            total_lines,
+            error_lines: files.iter().map(|file| file.error_lines).sum(),
+            total_errors: files.iter().map(|file| file.errors).sum(),
+            codes: codes(counts, total_lines, fleet),
+            files,
+        })
+    }
+}
+
+/// Folds the counts of all files, which come by file.
+fn codes(counts: Vec<CountLine>, total_lines: u64, fleet: &Fleet) -> Vec<CodeReport> {
+    let mut seen: BTreeMap<String, (CodeReport, Option<i64>, Option<i64>)> = BTreeMap::new();
+    for line in counts {
+        match seen.get_mut(&line.code) {
+            Some((code, first, last)) => {
+                code.count += line.count;
+                code.files += 1;
+                code.severity = worse(code.severity, report_severity(&line.severity));
+                *first = [*first, line.first_seen].into_iter().flatten().min();
+                *last = (*last).max(line.last_seen);
+            }
+            None => {
+                let code = CodeReport {
+                    code: line.code.clone(),
+                    rule: line.rule,
+                    severity: report_severity(&line.severity),
+                    count: line.count,
+                    files: 1,
+                    first_seen: Value::Null,
+                    last_seen: Value::Null,
+                    new_for_vehicle: false,
+                    fleet_ratio: None,
+                    example: Example { file: line.file, line: line.example_line, text: line.example_text },
+                };
+                seen.insert(line.code, (code, line.first_seen, line.last_seen));
+            }
+        }
+    }
+    let mut codes: Vec<CodeReport> = seen
+        .into_values()
+        .map(|(mut code, first, last)| {
+            code.first_seen = first.map_or(Value::Null, rfc3339);
+            code.last_seen = last.map_or(Value::Null, rfc3339);
+            code.fleet_ratio =
+                fleet.per_line.get(&code.code).map(|elsewhere| code.count as f64 / total_lines as f64 / elsewhere);
+            code
+        })
+        .collect();
+    // Stable, so codes of one count stay in order of their names.
+    codes.sort_by_key(|code| std::cmp::Reverse(code.count));
+    codes
+}
+
+fn report_severity(word: &str) -> &'static str {
+    match word {
+        "critical" => "high",
+        "warning" => "low",
+        _ => "medium",
+    }
+}
+
+fn worse(a: &'static str, b: &'static str) -> &'static str {
+    let rank = |word| ["low", "medium", "high"].iter().position(|known| *known == word);
+    if rank(a) >= rank(b) { a } else { b }
+}
+
+async fn files(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<Vec<FileReport>, QueryError> {
+    let sql = format!(
+        "SELECT name, generation, bytes, lines, long_lines, error_lines, errors FROM files \
+         WHERE batch_id = '{id}' ORDER BY name"
+    );
+    let mut files = Vec::new();
+    for batch in engine.collect(snapshot, &sql).await? {
+        for row in 0..batch.num_rows() {
+            files.push(FileReport {
+                name: text(&batch, 0, row),
+                generation: batch.column(1).as_primitive::<Int32Type>().value(row) as u32,
+                bytes: number(&batch, 2, row),
+                lines: number(&batch, 3, row),
+                long_lines: number(&batch, 4, row),
+                error_lines: number(&batch, 5, row),
+                errors: number(&batch, 6, row),
+                codes: BTreeMap::new(),
+            });
+        }
+    }
+    Ok(files)
+}
+
+async fn counts(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<Vec<CountLine>, QueryError> {
+    let sql = format!(
+        "SELECT file, code, rule, severity, count, first_seen, last_seen, example_line, example_text \
+         FROM error_counts WHERE batch_id = '{id}' ORDER BY file, code"
+    );
+    let mut counts = Vec::new();
+    for batch in engine.collect(snapshot, &sql).await? {
+        for row in 0..batch.num_rows() {
+            counts.push(CountLine {
+                file: text(&batch, 0, row),
+                code: text(&batch, 1, row),
+                rule: text(&batch, 2, row),
+                severity: text(&batch, 3, row),
+                count: number(&batch, 4, row),
+                first_seen: time(&batch, 5, row),
+                last_seen: time(&batch, 6, row),
+                example_line: number(&batch, 7, row),
+                example_text: text(&batch, 8, row),
+            });
+        }
+    }
+    Ok(counts)
+}
+
+async fn fleet(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<Fleet, QueryError> {
+    // Batch ids are in order of their making, so an earlier batch has a smaller one.
+    let known = format!(
+        "SELECT DISTINCT c.code FROM error_counts c JOIN batches b ON c.batch_id = b.batch_id \
+         JOIN batches this ON b.vin = this.vin WHERE this.batch_id = '{id}' AND b.batch_id < '{id}'"
+    );
+    let rates = format!(
+        "WITH others AS (SELECT b.batch_id FROM batches b JOIN batches this ON b.platform = this.platform \
+                         WHERE this.batch_id = '{id}' AND b.batch_id <> '{id}') \
+         SELECT c.code, sum(c.count) AS count, \
+                (SELECT sum(f.lines) FROM files f JOIN others o ON f.batch_id = o.batch_id) AS lines \
+         FROM error_counts c JOIN others o ON c.batch_id = o.batch_id GROUP BY c.code"
+    );
+    let mut fleet = Fleet::default();
+    for batch in engine.collect(snapshot, &known).await? {
+        fleet.known_for_vehicle.extend((0..batch.num_rows()).map(|row| text(&batch, 0, row)));
+    }
+    for batch in engine.collect(snapshot, &rates).await? {
+        for row in 0..batch.num_rows() {
+            let rate = number(&batch, 1, row) as f64 / number(&batch, 2, row) as f64;
+            fleet.per_line.insert(text(&batch, 0, row), rate);
+        }
+    }
+    Ok(fleet)
+}
+
+fn text(batch: &RecordBatch, column: usize, row: usize) -> String {
+    batch.column(column).as_string::<i32>().value(row).to_owned()
+}
+
+fn number(batch: &RecordBatch, column: usize, row: usize) -> u64 {
+    batch.column(column).as_primitive::<Int64Type>().value(row).max(0) as u64
+}
+
+fn time(batch: &RecordBatch, column: usize, row: usize) -> Option<i64> {
+    let times = batch.column(column).as_primitive::<TimestampMicrosecondType>();
+    times.is_valid(row).then(|| times.value(row))
+}

@@ -1,0 +1,249 @@
+//! `argus analyze`: files, folders or standard input through the same
+//! dataflow, without a server and with nothing left behind.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Read, Write, stderr, stdin, stdout};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use argus_dataflow::{BlockReader, Change, Config, Dataflow, FileRow, Origin, Output, VersionId, text};
+use argus_query::{Engine, EngineConfig, Report};
+use argus_sinks::group::Group;
+use argus_sinks::{Lake, LakeConfig, Snapshot, Table, TableSnapshot};
+use chrono::{Datelike, Utc};
+use futures::TryStreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::mpsc::UnboundedReceiver;
+use url::Url;
+use uuid::Uuid;
+
+use crate::cli::{AnalyzeArgs, ReportFormat};
+use crate::pipeline::now;
+use crate::render;
+use crate::service::lake_url;
+
+/// Something to be counted, and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Source {
+    name: String,
+    path: PathBuf,
+}
+
+/// What could not be counted, and why.
+struct Failure {
+    name: String,
+    reason: String,
+}
+
+/// Counts, prints the report, and says what could not be counted.
+pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
+    let rules = args.counting.rules()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let (sources, mut failures) = sources(&args.paths);
+    let (dataflow, outputs) = Dataflow::start(Config {
+        workers: args.counting.workers(),
+        rules,
+        first_epoch: 1,
+        in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
+    })
+    .map_err(anyhow::Error::msg)?;
+    // Spilled rows of the tables that --parquet asks for; gone when this ends.
+    let spill = args.parquet.as_ref().map(|_| tempfile::tempdir()).transpose().context("cannot make a temporary folder")?;
+    let reader = {
+        let (sources, block_bytes, handle) = (sources, args.counting.block_bytes as usize, runtime.handle().clone());
+        std::thread::spawn(move || feed(&dataflow, sources, block_bytes, &handle))
+    };
+    let snapshot = match &spill {
+        None => gather(&runtime, outputs)?,
+        Some(folder) => runtime.block_on(gather_in_lake(folder.path(), outputs))?,
+    };
+    let Ok(more) = reader.join() else { bail!("the reader of the files has died") };
+    failures.extend(more);
+
+    let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
+    let root = Url::parse("file:///")?;
+    let engine = Engine::new(store, &root, &EngineConfig::default())?;
+    let snapshot = Arc::new(snapshot);
+    let report = runtime.block_on(Report::of_files(&engine, &snapshot))?;
+    if let Some(folder) = &args.parquet {
+        runtime.block_on(write_tables(&engine, &snapshot, folder))?;
+    }
+    let format = args.format.unwrap_or(if stdout().is_terminal() { ReportFormat::Table } else { ReportFormat::Json });
+    render::report(&mut BufWriter::new(stdout().lock()), &report, format)?;
+    for Failure { name, reason } in &failures {
+        writeln!(stderr(), "argus: {name}: {reason}")?;
+    }
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The files that the paths name, folders walked in order of their names.
+fn sources(paths: &[PathBuf]) -> (Vec<Source>, Vec<Failure>) {
+    let mut sources = Vec::new();
+    let mut failures = Vec::new();
+    for path in paths {
+        let name = path.to_string_lossy().into_owned();
+        if path.is_dir() {
+            let name = if name == "/" { String::new() } else { name.trim_end_matches('/').to_owned() };
+            walk(path, &name, &mut sources, &mut failures);
+        } else {
+            sources.push(Source { name, path: path.clone() });
+        }
+    }
+    let mut names = HashSet::new();
+    sources.retain(|source| names.insert(source.name.clone()));
+    (sources, failures)
+}
+
+fn walk(folder: &Path, name: &str, sources: &mut Vec<Source>, failures: &mut Vec<Failure>) {
+    let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let mut entries = match entries {
+        Ok(entries) => entries,
+        Err(error) => return failures.push(Failure { name: name.to_owned(), reason: error.to_string() }),
+    };
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        let name = format!("{name}/{}", entry.file_name().to_string_lossy());
+        // A link to a folder is not followed, for it may lead back here.
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder {
+            walk(&path, &name, sources, failures);
+        } else if path.is_file() || !path.exists() {
+            sources.push(Source { name, path });
+        }
+    }
+}
+
+/// Feeds every source, each at an epoch of its own. Says what failed.
+fn feed(dataflow: &Dataflow, sources: Vec<Source>, block_bytes: usize, runtime: &Handle) -> Vec<Failure> {
+    let bar = progress_bar(&sources);
+    let mut failures = Vec::new();
+    let mut epoch = 0;
+    for Source { name, path } in sources {
+        let version = VersionId::new();
+        let row = open(&path).and_then(|input| {
+            feed_one(dataflow, runtime, &name, version, &mut bar.wrap_read(input), block_bytes)
+        });
+        let fed = match row {
+            Ok(row) => {
+                epoch += 1;
+                dataflow.advance(epoch, vec![Change::Admit(row)])
+            }
+            Err(error) => {
+                failures.push(Failure { name, reason: reason(&error) });
+                dataflow.abandon(version)
+            }
+        };
+        if let Err(error) = fed {
+            failures.push(Failure { name: "dataflow".to_owned(), reason: error.to_string() });
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    failures
+}
+
+fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(stdin()));
+    }
+    Ok(Box::new(File::open(path)?))
+}
+
+/// An error as one line, without the number that the system gives it.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).replace('\n', " ")
+}
+
+fn feed_one(
+    dataflow: &Dataflow,
+    runtime: &Handle,
+    name: &str,
+    version: VersionId,
+    input: &mut (dyn Read + Send),
+    block_bytes: usize,
+) -> io::Result<FileRow> {
+    let origin =
+        Arc::new(Origin { batch_id: Uuid::nil(), file: name.to_owned(), version, upload_year: Utc::now().year() });
+    let mut blocks = BlockReader::new(text::text(input)?, block_bytes);
+    while let Some(block) = blocks.next_block()? {
+        runtime.block_on(dataflow.feed(&origin, block)).map_err(io::Error::other)?;
+    }
+    Ok(FileRow {
+        batch_id: Uuid::nil(),
+        file_id: version.0,
+        version,
+        name: name.to_owned(),
+        generation: 1,
+        live: 1,
+        bytes: blocks.bytes(),
+        lines: blocks.lines(),
+        long_lines: blocks.long_lines(),
+        error_lines: 0,
+        sightings: 0,
+        uploaded_at: now(),
+    })
+}
+
+/// A bar over the bytes of all files; hidden where standard error is no terminal.
+fn progress_bar(sources: &[Source]) -> ProgressBar {
+    let bytes = sources.iter().filter_map(|source| source.path.metadata().ok()).map(|metadata| metadata.len()).sum();
+    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Keeps the counts in memory and lets go of the sightings.
+fn gather(runtime: &Runtime, mut outputs: UnboundedReceiver<Output>) -> Result<Snapshot> {
+    let mut group = Group::default();
+    while let Some(output) = runtime.block_on(outputs.recv()) {
+        if let Output::Closed(closed) = output {
+            group.append(&closed, |_| false)?;
+        }
+    }
+    let tables = Table::ALL
+        .map(|table| TableSnapshot { batches: group.batches(table).to_vec(), ..TableSnapshot::default() });
+    Ok(Snapshot::new(group.last_epoch, tables))
+}
+
+/// Keeps counts and sightings in a lake below `folder`.
+async fn gather_in_lake(folder: &Path, outputs: UnboundedReceiver<Output>) -> Result<Snapshot> {
+    let lake = Lake::open(Arc::new(LocalFileSystem::new()), &lake_url(folder)?, LakeConfig::default()).await?;
+    let snapshots = lake.snapshots();
+    lake.run(outputs, |_| ()).await?;
+    let last = snapshots.borrow();
+    Ok(Snapshot::clone(&last))
+}
+
+/// Writes each table as a Parquet file into `folder`.
+async fn write_tables(engine: &Engine, snapshot: &Arc<Snapshot>, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for (table, columns) in [
+        ("files", "name, bytes, lines, long_lines, error_lines, errors"),
+        ("error_counts", "file, code, rule, severity, count, first_seen, last_seen, example_line, example_text"),
+        ("errors", "file, line, \"offset\", ts, level, component, code, rule, severity, text"),
+    ] {
+        let path = folder.join(format!("{table}.parquet"));
+        let write = async {
+            let mut rows = engine.stream(snapshot, &format!("SELECT {columns} FROM {table}")).await?;
+            let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+            let mut writer = ArrowWriter::try_new(File::create(&path)?, rows.schema(), Some(properties))?;
+            while let Some(batch) = rows.try_next().await? {
+                writer.write(&batch)?;
+            }
+            writer.close()?;
+            anyhow::Ok(())
+        };
+        write.await.with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! The command line.
+//!
+//! Every flag is also a variable (`ARGUS_` and its name in capitals) and a key
+//! of the file that `--config` names. A flag beats a variable beats the file.
+//! Exit codes: 0 done, 1 failed with the reason on standard error, 2 usage.
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, Write, stderr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread::available_parallelism;
+
+use anyhow::{Context, Result};
+use argus_dataflow::RuleSet;
+use argus_dataflow::rules::DEFAULT_RULES;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::{analyze, config, serve, sql};
+
+/// Fleet update logs become answers.
+#[derive(Debug, Parser)]
+#[command(name = "argus", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// A TOML file with defaults for the flags, by their names.
+    #[arg(long, global = true, env = "ARGUS_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What Argus does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the whole service in one process.
+    Serve(ServeArgs),
+    /// Count the error codes in files, folders or standard input (-), without a server.
+    Analyze(AnalyzeArgs),
+    /// Ask a question in SQL about a data directory.
+    Sql(SqlArgs),
+}
+
+/// Flags of `argus serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The address to listen on; port 0 picks a free one.
+    #[arg(long, env = "ARGUS_LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    pub listen: String,
+    /// The data directory.
+    #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// What is counted and how.
+    #[command(flatten)]
+    pub counting: CountingArgs,
+}
+
+/// Flags of `argus analyze`.
+#[derive(Debug, Args)]
+pub struct AnalyzeArgs {
+    /// Files, folders, or - for standard input.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// How the report is printed; a table on a terminal, else JSON.
+    #[arg(long, env = "ARGUS_FORMAT")]
+    pub format: Option<ReportFormat>,
+    /// Also write the tables there, as Parquet files.
+    #[arg(long, env = "ARGUS_PARQUET", value_name = "DIR")]
+    pub parquet: Option<PathBuf>,
+    /// What is counted and how.
+    #[command(flatten)]
+    pub counting: CountingArgs,
+}
+
+/// Flags of `argus sql`.
+#[derive(Debug, Args)]
+pub struct SqlArgs {
+    /// The query.
+    pub query: String,
+    /// The data directory, which is only read.
+    #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// How the rows are printed; a table on a terminal, else CSV.
+    #[arg(long, env = "ARGUS_FORMAT")]
+    pub format: Option<RowsFormat>,
+}
+
+/// What is counted and how.
+#[derive(Debug, Args)]
+pub struct CountingArgs {
+    /// A rule file instead of the built-in rules; with + before it, its rules before them.
+    #[arg(long, env = "ARGUS_RULES", value_name = "[+]FILE")]
+    pub rules: Option<PathBuf>,
+    /// Timely worker threads; as many as there are cores when not given.
+    #[arg(long, env = "ARGUS_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+    /// Bytes in a block of lines.
+    #[arg(long, env = "ARGUS_BLOCK_BYTES", default_value_t = argus_dataflow::BLOCK_BYTES_DEFAULT as u32, hide = true,
+          value_parser = clap::value_parser!(u32).range(1..=argus_dataflow::LINE_BYTES_MAX as i64))]
+    pub block_bytes: u32,
+}
+
+impl CountingArgs {
+    /// The worker threads to start.
+    pub fn workers(&self) -> usize {
+        self.workers.map_or_else(|| available_parallelism().map_or(1, usize::from), usize::from)
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> Result<RuleSet> {
+        let Some(path) = &self.rules else { return Ok(RuleSet::built_in()?) };
+        let text = path.to_string_lossy();
+        let (file, before_built_in) = match text.strip_prefix('+') {
+            Some(rest) => (PathBuf::from(rest), true),
+            None => (path.clone(), false),
+        };
+        let rules = std::fs::read_to_string(&file).with_context(|| format!("cannot read the rules in {}", file.display()))?;
+        let files = if before_built_in { vec![rules.as_str(), DEFAULT_RULES] } else { vec![rules.as_str()] };
+        RuleSet::parse(&files).with_context(|| format!("the rules in {} do not hold", file.display()))
+    }
+}
+
+/// How a report is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names are the meaning")]
+pub enum ReportFormat {
+    Table,
+    Json,
+    Csv,
+}
+
+/// How rows are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names are the meaning")]
+pub enum RowsFormat {
+    Table,
+    Json,
+    Csv,
+    Arrow,
+    Parquet,
+}
+
+/// Does what the command line says; the process's exit code.
+pub fn main() -> ExitCode {
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed pipe is no reason for another code.
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    let done = match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Analyze(args) => analyze::run(&args),
+        Command::Sql(args) => sql::run(&args),
+    };
+    match done {
+        Ok(code) => code,
+        // Whoever read our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(stderr(), "argus: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Parses arguments, with the defaults of the config file where it is named.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let command = config::with_defaults(Cli::command(), &arguments)?;
+    Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == ErrorKind::BrokenPipe))
+}

@@ -1,0 +1,140 @@
+//! What went wrong, as RFC 9457 `application/problem+json`.
+
+use argus_query::QueryError;
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::ingest::IngestError;
+use crate::metadata::{MetadataError, Refused};
+use crate::model::Invalid;
+use crate::pipeline::PipelineError;
+
+/// Seconds after which a client may try again when something is full or stopping.
+const RETRY_AFTER_S: u32 = 1;
+
+/// An answer that says what went wrong and what to do.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    /// The last part of the problem's type.
+    kind: &'static str,
+    detail: String,
+}
+
+impl Problem {
+    /// A problem of a kind, with what to do about it.
+    pub fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Problem {
+        Problem { status, kind, detail: detail.into() }
+    }
+
+    /// Something the client sent does not hold.
+    pub fn invalid(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
+    }
+
+    /// There is no such batch.
+    pub fn no_batch(id: impl std::fmt::Display) -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, "batch-not-found", format!("there is no batch {id}"))
+    }
+
+    /// Something of ours failed: it is logged, and the client learns no more than that.
+    pub fn internal(error: &(dyn std::error::Error + 'static)) -> Problem {
+        tracing::error!(error, "a request failed");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the server failed; try again, or ask its operator")
+    }
+
+    /// Too much is going on.
+    pub fn busy(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = json!({
+            "type": format!("urn:argus:problem:{}", self.kind),
+            "title": self.status.canonical_reason().unwrap_or("Error"),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
+        }
+        response
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Problem {
+        Problem::invalid(invalid.to_string())
+    }
+}
+
+impl From<MetadataError> for Problem {
+    fn from(error: MetadataError) -> Problem {
+        Problem::internal(&error)
+    }
+}
+
+impl From<PipelineError> for Problem {
+    fn from(error: PipelineError) -> Problem {
+        match error {
+            PipelineError::Refused(Refused::BatchNotFound(id)) => Problem::no_batch(id),
+            PipelineError::Refused(Refused::Metadata(error)) => Problem::internal(&error),
+            PipelineError::Refused(Refused::KeyReused) => Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "this Idempotency-Key was used with another request; use a new one",
+            ),
+            PipelineError::Refused(refused @ (Refused::NotPending { .. } | Refused::Transition(_))) => {
+                Problem::new(StatusCode::CONFLICT, "batch-not-pending", refused.to_string())
+            }
+            PipelineError::NotDurable(_) => Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "not-durable",
+                "the change could not be made durable; send it again",
+            ),
+            PipelineError::Stopping => Problem::busy("the server is stopping; try again"),
+        }
+    }
+}
+
+impl From<IngestError> for Problem {
+    fn from(error: IngestError) -> Problem {
+        match error {
+            IngestError::BrokeOff(_) => Problem::new(StatusCode::BAD_REQUEST, "upload-broke-off", error.to_string()),
+            IngestError::TooLong { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", error.to_string()),
+            IngestError::Corrupt(reason) => Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "corrupt-file",
+                format!("the compressed file is cut off or damaged ({reason}); nothing of it was counted"),
+            ),
+            IngestError::Store(error) => Problem::internal(&error),
+            IngestError::Stopping => Problem::busy("the server is stopping; try again"),
+        }
+    }
+}
+
+impl From<QueryError> for Problem {
+    fn from(error: QueryError) -> Problem {
+        let (status, kind) = match &error {
+            QueryError::NotAQuery => (StatusCode::FORBIDDEN, "not-a-query"),
+            QueryError::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-query"),
+            QueryError::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "query-timed-out"),
+            QueryError::TooLarge => (StatusCode::UNPROCESSABLE_ENTITY, "query-too-large"),
+            QueryError::Failed(_) => return Problem::internal(&error),
+        };
+        Problem::new(status, kind, error.to_string())
+    }
+}
+
+/// A batch's id in a path; what is no id is no batch.
+pub fn batch_id(text: &str) -> Result<Uuid, Problem> {
+    Uuid::parse_str(text).map_err(|_| Problem::no_batch(text.escape_default()))
+}

@@ -1,0 +1,70 @@
+//! Ad-hoc SQL.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use argus_query::{Engine, rows};
+use argus_sinks::Snapshot;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::post;
+use axum::{Json, Router};
+use metrics::counter;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::{Semaphore, watch};
+
+use crate::http::extract::JsonBody;
+use crate::http::problem::Problem;
+use crate::http::report::snapshot_at_least;
+use crate::service::Service;
+
+/// The text of a query may have this many bytes.
+const BODY_BYTES_MAX: usize = 256 << 10;
+/// Queries that run at once; more wait, and are turned away when they waited too long.
+const QUERIES_MAX: usize = 8;
+const TURN_WAIT: Duration = Duration::from_secs(5);
+const ROWS_DEFAULT: usize = 10_000;
+const ROWS_MAX: usize = 1_000_000;
+const TIMEOUT_MS_DEFAULT: u64 = 30_000;
+const TIMEOUT_MS_MAX: u64 = 600_000;
+
+#[derive(Clone)]
+struct Parts {
+    engine: Engine,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    turns: Arc<Semaphore>,
+}
+
+/// `/query`.
+pub fn router(service: &Service) -> Router {
+    let parts = Parts {
+        engine: service.engine.clone(),
+        snapshots: service.snapshots.clone(),
+        turns: Arc::new(Semaphore::new(QUERIES_MAX)),
+    };
+    Router::new().route("/query", post(query)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(parts)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QueryBody {
+    sql: String,
+    limit: Option<usize>,
+    timeout_ms: Option<u64>,
+    min_epoch: Option<u64>,
+}
+
+async fn query(State(parts): State<Parts>, JsonBody(asked): JsonBody<QueryBody>) -> Result<Json<Value>, Problem> {
+    let limit = asked.limit.unwrap_or(ROWS_DEFAULT);
+    if limit > ROWS_MAX {
+        return Err(Problem::invalid(format!("limit must be at most {ROWS_MAX}")));
+    }
+    let timeout_ms = asked.timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT).min(TIMEOUT_MS_MAX);
+    let turn = tokio::time::timeout(TURN_WAIT, parts.turns.acquire()).await;
+    let _turn = turn.ok().and_then(Result::ok).ok_or_else(|| Problem::busy("too many queries at once; try again"))?;
+    let snapshot = snapshot_at_least(&parts.snapshots, asked.min_epoch, timeout_ms).await?;
+    counter!("argus_computed_total", "kind" => "sql").increment(1);
+    let answer = parts.engine.sql(&snapshot, &asked.sql, limit, Duration::from_millis(timeout_ms)).await?;
+    let body = rows::answer(&answer).map_err(|error| Problem::internal(&error))?;
+    Ok(Json(body))
+}

@@ -1,0 +1,186 @@
+//! What a batch's files say: report, progress, lines with codes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use argus_query::{BatchFacts, Engine, ErrorsPage, ErrorsRequest, Report};
+use argus_sinks::Snapshot;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use metrics::counter;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use crate::http::extract::Parameters;
+use crate::http::problem::{Problem, batch_id};
+use crate::metadata::Metadata;
+use crate::model::Batch;
+use crate::service::Service;
+use crate::status::BatchStatus;
+
+const WAIT_MS_DEFAULT: u64 = 5_000;
+const WAIT_MS_MAX: u64 = 60_000;
+const ERRORS_LIMIT_DEFAULT: usize = 100;
+const ERRORS_LIMIT_MAX: usize = 10_000;
+
+#[derive(Clone)]
+struct Parts {
+    metadata: Metadata,
+    engine: Engine,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+/// Paths below `/batches/{id}` that read what was counted.
+pub fn router(service: &Service) -> Router {
+    let parts = Parts {
+        metadata: service.metadata.clone(),
+        engine: service.engine.clone(),
+        snapshots: service.snapshots.clone(),
+    };
+    Router::new()
+        .route("/batches/{id}/report", get(report))
+        .route("/batches/{id}/progress", get(progress))
+        .route("/batches/{id}/errors", get(errors))
+        .with_state(parts)
+}
+
+impl Parts {
+    async fn batch(&self, id: &str) -> Result<Batch, Problem> {
+        let id = batch_id(id)?;
+        self.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+}
+
+/// Waits until readers see `min_epoch`.
+pub async fn snapshot_at_least(
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    min_epoch: Option<u64>,
+    timeout_ms: u64,
+) -> Result<Arc<Snapshot>, Problem> {
+    let mut snapshots = snapshots.clone();
+    let min_epoch = min_epoch.unwrap_or(0);
+    let wait = Duration::from_millis(timeout_ms.min(WAIT_MS_MAX));
+    match tokio::time::timeout(wait, snapshots.wait_for(|snapshot| snapshot.epoch >= min_epoch)).await {
+        Ok(Ok(snapshot)) => Ok(Arc::clone(&snapshot)),
+        Ok(Err(_)) => Err(Problem::busy("the server is stopping; try again")),
+        Err(_) => {
+            let detail = format!("epoch {min_epoch} is not there after {} ms; try again later", wait.as_millis());
+            Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "epoch-not-there", detail))
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct ReportParameters {
+    top: Option<usize>,
+    min_epoch: Option<u64>,
+    timeout_ms: Option<u64>,
+}
+
+async fn report(
+    State(parts): State<Parts>,
+    Path(id): Path<String>,
+    Parameters(wanted): Parameters<ReportParameters>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let id = parts.batch(&id).await?.id;
+    let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
+    snapshot_at_least(&parts.snapshots, wanted.min_epoch, timeout_ms).await?;
+    // The status first, then what readers see: a status that says "gathered" is never ahead of its counts.
+    let batch = parts.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
+    let snapshot = parts.snapshot();
+    let totals = parts.metadata.file_totals(id, snapshot.epoch).await?;
+    let facts = BatchFacts { id, status: batch.status.word().to_owned(), epoch: snapshot.epoch };
+    counter!("argus_computed_total", "kind" => "report").increment(1);
+    let is_final = batch.status.is_gathered();
+    let mut report = Report::of_batch(&parts.engine, &snapshot, facts, totals.total_files, is_final).await?;
+    if let Some(top) = wanted.top {
+        report.cut(top);
+    }
+    let body = serde_json::to_vec(&report).map_err(|error| Problem::internal(&error))?;
+    let tag = entity_tag(&body);
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    if known.is_some_and(|known| known.split(',').any(|one| matches!(one.trim(), "*") || one.trim() == tag)) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    }
+    let json = "application/json".to_owned();
+    Ok(([(header::CONTENT_TYPE, json), (header::ETAG, tag)], body).into_response())
+}
+
+fn entity_tag(body: &[u8]) -> String {
+    let digest = Sha256::digest(body);
+    let half: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("\"{half}\"")
+}
+
+async fn progress(State(parts): State<Parts>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+    let batch = parts.batch(&id).await?;
+    let snapshot = parts.snapshot();
+    let totals = parts.metadata.file_totals(batch.id, snapshot.epoch).await?;
+    let percent = match (totals.bytes_received, batch.status) {
+        (_, BatchStatus::Completed) => 100.0,
+        (0, _) => 0.0,
+        (received, _) => 100.0 * totals.bytes_parsed as f64 / received as f64,
+    };
+    Ok(Json(json!({
+        "batch_id": batch.id,
+        "status": batch.status.word(),
+        "total_files": totals.total_files,
+        "parsed_files": totals.parsed_files,
+        "bytes_received": totals.bytes_received,
+        "bytes_parsed": totals.bytes_parsed,
+        "lines": totals.lines,
+        "percent": percent,
+        "epoch": snapshot.epoch,
+    })))
+}
+
+#[derive(Deserialize)]
+struct ErrorsParameters {
+    code: Option<String>,
+    file: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+async fn errors(
+    State(parts): State<Parts>,
+    Path(id): Path<String>,
+    Parameters(wanted): Parameters<ErrorsParameters>,
+) -> Result<Json<Value>, Problem> {
+    let Batch { id: batch_id, .. } = parts.batch(&id).await?;
+    let limit = wanted.limit.unwrap_or(ERRORS_LIMIT_DEFAULT);
+    if !(1..=ERRORS_LIMIT_MAX).contains(&limit) {
+        return Err(Problem::invalid(format!("limit must be from 1 to {ERRORS_LIMIT_MAX}")));
+    }
+    let after = wanted.cursor.as_deref().map(read_cursor).transpose()?;
+    let request = ErrorsRequest { batch_id, code: wanted.code, file: wanted.file, limit, after };
+    let page = ErrorsPage::read(&parts.engine, &parts.snapshot(), &request).await?;
+    let next_cursor = page.errors.last().filter(|_| page.more).map(|last| write_cursor(&last.file, last.line, &last.code));
+    Ok(Json(json!({"errors": page.errors, "next_cursor": next_cursor})))
+}
+
+/// A cursor is the place of the last line, in hexadecimal so that it needs no escaping.
+fn write_cursor(file: &str, line: u64, code: &str) -> String {
+    let place = json!([file, line, code]).to_string();
+    place.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn read_cursor(cursor: &str) -> Result<(String, u64, String), Problem> {
+    let foreign = || Problem::invalid("the cursor is not one of ours; begin without it");
+    let digits: Option<Vec<u8>> = cursor
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+        .collect();
+    serde_json::from_slice(&digits.ok_or_else(foreign)?).map_err(|_| foreign())
+}

@@ -1,0 +1,312 @@
+//! An upload's body becomes durable bytes and blocks in the dataflow.
+//!
+//! ```text
+//!  body ──► tee ──► Content-Encoding ──► tee ──► text ──► blocks ──► dataflow
+//!            │         decoded            │
+//!            └─► raw store                └─► SHA-256, raw store
+//!               (arrived compressed)         (plain: zstd on the way)
+//! ```
+//!
+//! The bytes are read once, on a thread that may wait. Nothing is counted
+//! until the pipeline accepts the upload; one that breaks off leaves nothing.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use argus_dataflow::text::{self, Compression};
+use argus_dataflow::{BlockReader, Dataflow, Origin, VersionId};
+use bytes::Bytes;
+use chrono::{DateTime, Datelike};
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::model::{Encoding, StoredUpload};
+use crate::raw::{RawStore, RawWriter};
+
+/// The level at which plain bytes are compressed for the raw store: the fastest.
+const ZSTD_LEVEL: i32 = 1;
+
+/// The text of a file may be this many times as long as a body may be.
+const TEXT_EXPANSION_MAX: u64 = 64;
+
+/// Parts of a body that may wait for the thread that reads them.
+const BODY_PARTS: usize = 8;
+
+/// Why an upload came to nothing.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what each variant means")]
+pub enum IngestError {
+    #[error("the upload broke off: {0}; send it again")]
+    BrokeOff(String),
+    #[error("the file is longer than {limit} bytes")]
+    TooLong { limit: u64 },
+    #[error("the file is not whole: {0}")]
+    Corrupt(io::Error),
+    #[error("the bytes could not be stored")]
+    Store(#[source] io::Error),
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+/// Takes uploads in. Clones share everything.
+#[derive(Clone)]
+pub struct Ingest {
+    dataflow: Dataflow,
+    raw: RawStore,
+    block_bytes: usize,
+    file_bytes_max: u64,
+}
+
+/// A part of a body. A body that stops without `End` broke off.
+#[derive(Debug)]
+pub enum BodyPart {
+    /// Its next bytes.
+    Bytes(Bytes),
+    /// It is whole.
+    End,
+    /// It broke off, for a reason.
+    BrokeOff(String),
+}
+
+impl Ingest {
+    /// Feeds `dataflow` in blocks of `block_bytes` and keeps the bytes in
+    /// `raw`. A body may have `file_bytes_max` bytes.
+    pub fn new(dataflow: Dataflow, raw: RawStore, block_bytes: usize, file_bytes_max: u64) -> Ingest {
+        Ingest { dataflow, raw, block_bytes, file_bytes_max }
+    }
+
+    /// Begins an upload. The parts of its body go into the sender; the outcome is there
+    /// when the bytes are durable and every block has been fed.
+    pub fn begin(
+        &self,
+        batch_id: Uuid,
+        name: String,
+        encoding: Encoding,
+        now: i64,
+    ) -> (mpsc::Sender<BodyPart>, impl Future<Output = Result<StoredUpload, IngestError>> + use<>) {
+        let (sender, body) = mpsc::channel(BODY_PARTS);
+        let ingest = self.clone();
+        let runtime = Handle::current();
+        let work = tokio::task::spawn_blocking(move || {
+            let version = VersionId::new();
+            let limit = ingest.file_bytes_max;
+            let body = Body { parts: body, chunk: Bytes::new(), ended: false, limit, left: limit, failure: None };
+            let result = ingest.store_and_feed(&runtime, batch_id, name, encoding, now, version, body);
+            if result.is_err() {
+                ingest.abandon(version);
+            }
+            result
+        });
+        (sender, async move { work.await.unwrap_or(Err(IngestError::Stopping)) })
+    }
+
+    /// Forgets an upload that was not accepted; its stored bytes go too.
+    pub async fn withdraw(&self, upload: &StoredUpload) {
+        self.abandon(upload.version);
+        if let Err(error) = self.raw.delete(upload.batch_id, upload.version).await {
+            tracing::warn!(%error, "bytes that nobody needs stay in the raw store");
+        }
+    }
+
+    /// Feeds a stored generation again, in the same blocks' order, after a restart.
+    pub fn feed_again(&self, origin: &Arc<Origin>, encoding: Encoding) -> Result<(), IngestError> {
+        let runtime = Handle::current();
+        let stored = self.raw.reader(&runtime, origin.batch_id, origin.version).map_err(IngestError::Store)?;
+        let file = compression(encoding).reader(stored).map_err(IngestError::Corrupt)?;
+        let mut blocks = BlockReader::new(text::text(file).map_err(IngestError::Corrupt)?, self.block_bytes);
+        while let Some(block) = blocks.next_block().map_err(IngestError::Corrupt)? {
+            runtime.block_on(self.dataflow.feed(origin, block)).map_err(|_| IngestError::Stopping)?;
+        }
+        Ok(())
+    }
+
+    fn abandon(&self, version: VersionId) {
+        // A dataflow that has stopped has forgotten it too.
+        let _ = self.dataflow.abandon(version);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the facts of one upload, named at the one call")]
+    fn store_and_feed(
+        &self,
+        runtime: &Handle,
+        batch_id: Uuid,
+        name: String,
+        encoding: Encoding,
+        now: i64,
+        version: VersionId,
+        mut body: Body,
+    ) -> Result<StoredUpload, IngestError> {
+        let uploaded_at = DateTime::from_timestamp_micros(now).unwrap_or_default();
+        let origin = Arc::new(Origin { batch_id, file: name.clone(), version, upload_year: uploaded_at.year() });
+        let raw = self.raw.writer(runtime, batch_id, version);
+        let mut first = Vec::with_capacity(4);
+        let peeked = body.by_ref().take(4).read_to_end(&mut first);
+        let arrives_plain = encoding == Encoding::Identity && Compression::sniff(&first) == Compression::Identity;
+        let stored_as = if arrives_plain { Encoding::Zstd } else { encoding };
+        let mut raw = Sink::new(raw, arrives_plain).map_err(IngestError::Store)?;
+        let mut digest = Sha256::new();
+
+        let text_bytes_max = self.file_bytes_max.saturating_mul(TEXT_EXPANSION_MAX);
+        let mut text_is_too_long = false;
+
+        let counted = peeked.and_then(|_| {
+            let arriving = Tee { input: io::Cursor::new(first).chain(&mut body), output: &mut raw };
+            let mut file = Tee { input: compression(encoding).reader(arriving)?, output: Hash(&mut digest) };
+            let mut blocks = BlockReader::new(text::text(&mut file)?, self.block_bytes);
+            while let Some(block) = blocks.next_block()? {
+                if blocks.bytes() > text_bytes_max {
+                    text_is_too_long = true;
+                    return Err(io::Error::other("the text is too long"));
+                }
+                runtime.block_on(self.dataflow.feed(&origin, block)).map_err(io::Error::other)?;
+            }
+            let totals = (blocks.bytes(), blocks.lines(), blocks.long_lines());
+            drop(blocks);
+            // What stands behind the text's end belongs to the file all the same.
+            io::copy(&mut file, &mut io::sink())?;
+            Ok(totals)
+        });
+        // A failure of either end shows as a failure to read; the ends say whose it was.
+        let (bytes, lines, long_lines) = match (body.failure, counted) {
+            (Some(failure), _) => return Err(failure),
+            (None, Ok(counted)) => counted,
+            (None, Err(error)) => {
+                return Err(match raw.failure.take() {
+                    Some(failure) => IngestError::Store(failure),
+                    None if text_is_too_long => IngestError::TooLong { limit: text_bytes_max },
+                    None if error.get_ref().is_some_and(|inner| inner.is::<argus_dataflow::DataflowGone>()) => {
+                        IngestError::Stopping
+                    }
+                    None => IngestError::Corrupt(error),
+                });
+            }
+        };
+        raw.finish().map_err(IngestError::Store)?;
+        let sha256 = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(StoredUpload { batch_id, name, version, encoding: stored_as, bytes, lines, long_lines, sha256, uploaded_at: now })
+    }
+}
+
+fn compression(encoding: Encoding) -> Compression {
+    match encoding {
+        Encoding::Identity => Compression::Identity,
+        Encoding::Gzip => Compression::Gzip,
+        Encoding::Zstd => Compression::Zstd,
+    }
+}
+
+/// A body as a reader. What went wrong with it is kept aside, for between
+/// here and the text there are readers that would disguise it.
+struct Body {
+    parts: mpsc::Receiver<BodyPart>,
+    chunk: Bytes,
+    ended: bool,
+    limit: u64,
+    left: u64,
+    failure: Option<IngestError>,
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            if self.ended {
+                return Ok(0);
+            }
+            match self.parts.blocking_recv() {
+                Some(BodyPart::Bytes(chunk)) => self.chunk = chunk,
+                Some(BodyPart::End) => self.ended = true,
+                Some(BodyPart::BrokeOff(reason)) => return Err(self.fail(IngestError::BrokeOff(reason))),
+                None => return Err(self.fail(IngestError::BrokeOff("the client went away".to_owned()))),
+            }
+            let length = self.chunk.len() as u64;
+            if length > self.left {
+                return Err(self.fail(IngestError::TooLong { limit: self.limit }));
+            }
+            self.left -= length;
+        }
+        let count = buffer.len().min(self.chunk.len());
+        buffer[..count].copy_from_slice(&self.chunk.split_to(count));
+        Ok(count)
+    }
+}
+
+impl Body {
+    fn fail(&mut self, failure: IngestError) -> io::Error {
+        self.failure = Some(failure);
+        io::Error::other("the body ended early")
+    }
+}
+
+/// Writes into the raw store, compressing on the way where that is wanted.
+struct Sink {
+    writer: SinkWriter,
+    failure: Option<io::Error>,
+}
+
+enum SinkWriter {
+    AsIs(RawWriter),
+    Zstd(Box<zstd::stream::write::Encoder<'static, RawWriter>>),
+}
+
+impl Sink {
+    fn new(raw: RawWriter, compress: bool) -> io::Result<Sink> {
+        let writer = match compress {
+            true => SinkWriter::Zstd(Box::new(zstd::stream::write::Encoder::new(raw, ZSTD_LEVEL)?)),
+            false => SinkWriter::AsIs(raw),
+        };
+        Ok(Sink { writer, failure: None })
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self.writer {
+            SinkWriter::AsIs(raw) => raw.finish(),
+            SinkWriter::Zstd(encoder) => encoder.finish()?.finish(),
+        }
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = match &mut self.writer {
+            SinkWriter::AsIs(raw) => raw.write_all(bytes),
+            SinkWriter::Zstd(encoder) => encoder.write_all(bytes),
+        };
+        written.map(|()| bytes.len()).map_err(|failure| {
+            self.failure = Some(failure);
+            io::Error::other("the bytes could not be stored")
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Hash<'d>(&'d mut Sha256);
+
+impl Write for Hash<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A reader that writes all it reads somewhere else too.
+struct Tee<R, W> {
+    input: R,
+    output: W,
+}
+
+impl<R: Read, W: Write> Read for Tee<R, W> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.output.write_all(&buffer[..count])?;
+        Ok(count)
+    }
+}

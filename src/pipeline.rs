@@ -1,0 +1,287 @@
+//! The one place where changes are accepted: request → epoch → journal →
+//! dataflow → answer.
+//!
+//! Requests that arrive together form a round: one transaction, one sync of
+//! the disk, one epoch. An answer goes out when the round is durable. Only
+//! then is the epoch fed and sealed, so whatever the dataflow knows can be fed
+//! again after a crash.
+
+use std::sync::Arc;
+
+use argus_dataflow::Dataflow;
+use argus_sinks::Snapshot;
+use chrono::Utc;
+use metrics::gauge;
+use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
+
+use crate::metadata::{Accepted, MetadataError, MetadataWriter, Refused, Round};
+use crate::model::{Batch, NewBatch, StoredUpload};
+use crate::raw::RawStore;
+use crate::status::BatchEvent;
+
+/// Requests that form one round at the most.
+const ROUND_MAX: usize = 256;
+
+/// Requests that may wait; at the limit, whoever asks waits.
+const WAITING_MAX: usize = 1024;
+
+/// Epochs that may be sealed and not closed; at the limit, rounds wait.
+const OPEN_EPOCHS_MAX: u64 = 1024;
+
+/// Now, in microseconds since 1970.
+pub fn now() -> i64 {
+    Utc::now().timestamp_micros()
+}
+
+/// Why a request had no success.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what each variant means")]
+pub enum PipelineError {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("the change could not be made durable; it may be sent again")]
+    NotDurable(#[source] Arc<MetadataError>),
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+enum Request {
+    CreateBatch { described: NewBatch, key: Option<String>, reply: Reply<Batch> },
+    AcceptFile { upload: StoredUpload, reply: Reply<Accepted> },
+    Complete { batch_id: Uuid, reply: Reply<Batch> },
+    /// The blocks of a completed batch are fed and its epoch is sealed.
+    Scattered { batch_id: Uuid },
+    /// The frontier has passed the epoch of a completed batch.
+    Gathered { batch_id: Uuid },
+    /// The lake holds everything up to an epoch.
+    Committed { epoch: u64 },
+}
+
+type Reply<T> = oneshot::Sender<Result<T, PipelineError>>;
+
+/// Asks the pipeline. Clones ask the same one; it ends with the last of them.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    requests: mpsc::Sender<Request>,
+}
+
+/// Tells the pipeline what happened downstream, while it works.
+#[derive(Clone, Debug)]
+pub struct WeakPipeline {
+    requests: mpsc::WeakSender<Request>,
+}
+
+impl WeakPipeline {
+    /// The frontier has passed the epoch at which the batch was completed.
+    pub async fn gathered(&self, batch_id: Uuid) {
+        self.tell(Request::Gathered { batch_id }).await;
+    }
+
+    /// The lake holds everything up to `epoch`.
+    pub async fn committed(&self, epoch: u64) {
+        self.tell(Request::Committed { epoch }).await;
+    }
+
+    async fn tell(&self, request: Request) {
+        if let Some(requests) = self.requests.upgrade() {
+            // A pipeline that has ended learns of it on the next start.
+            let _ = requests.send(request).await;
+        }
+    }
+}
+
+/// The pipeline's end that does the work.
+pub struct Sequencer {
+    requests: mpsc::Receiver<Request>,
+    /// What earlier rounds left to do, before anything that arrives.
+    follow_ups: Vec<Request>,
+    writer: MetadataWriter,
+    dataflow: Dataflow,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    raw: RawStore,
+}
+
+impl Pipeline {
+    /// A pipeline that feeds `dataflow`, whose closed epochs show in
+    /// `snapshots`, and its working end.
+    pub fn new(
+        writer: MetadataWriter,
+        dataflow: Dataflow,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        raw: RawStore,
+    ) -> (Pipeline, Sequencer) {
+        let (sender, requests) = mpsc::channel(WAITING_MAX);
+        (Pipeline { requests: sender }, Sequencer { requests, follow_ups: Vec::new(), writer, dataflow, snapshots, raw })
+    }
+
+    /// Makes a batch; a key that was used before answers the batch made then.
+    pub async fn create_batch(&self, described: NewBatch, key: Option<String>) -> Result<Batch, PipelineError> {
+        self.ask(|reply| Request::CreateBatch { described, key, reply }).await
+    }
+
+    /// Accepts an upload whose bytes are durable and whose blocks are fed.
+    pub async fn accept_file(&self, upload: StoredUpload) -> Result<Accepted, PipelineError> {
+        self.ask(|reply| Request::AcceptFile { upload, reply }).await
+    }
+
+    /// Completes a batch.
+    pub async fn complete(&self, batch_id: Uuid) -> Result<Batch, PipelineError> {
+        self.ask(|reply| Request::Complete { batch_id, reply }).await
+    }
+
+    /// Takes a batch that was completed on: past its feeding, and past its gathering once that is done.
+    pub async fn resume(&self, batch: &Batch) -> Result<(), PipelineError> {
+        self.tell(Request::Scattered { batch_id: batch.id }).await?;
+        self.tell(Request::Gathered { batch_id: batch.id }).await
+    }
+
+    /// A way to tell the pipeline something that does not keep it from ending.
+    pub fn downgrade(&self) -> WeakPipeline {
+        WeakPipeline { requests: self.requests.downgrade() }
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, PipelineError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(request(reply)).await?;
+        answer.await.map_err(|_| PipelineError::Stopping)?
+    }
+
+    async fn tell(&self, request: Request) -> Result<(), PipelineError> {
+        self.requests.send(request).await.map_err(|_| PipelineError::Stopping)
+    }
+}
+
+/// Says how a request ended, once its round is durable or is known not to be.
+type Answer = Box<dyn FnOnce(Result<(), PipelineError>) + Send>;
+
+/// What a request leads to when its round is durable.
+#[derive(Default)]
+struct Outcome {
+    answer: Option<Answer>,
+    follow_up: Option<Request>,
+    committed: Option<u64>,
+}
+
+impl Sequencer {
+    /// Works until every [`Pipeline`] is gone. After an error the process
+    /// must end: what was answered is durable, and a restart feeds it again.
+    pub async fn run(mut self) -> Result<(), PipelineError> {
+        loop {
+            let mut round = std::mem::take(&mut self.follow_ups);
+            while round.len() < ROUND_MAX && let Ok(request) = self.requests.try_recv() {
+                round.push(request);
+            }
+            if round.is_empty() && self.requests.recv_many(&mut round, ROUND_MAX).await == 0 {
+                return Ok(());
+            }
+            self.round(round).await?;
+        }
+    }
+
+    async fn round(&mut self, requests: Vec<Request>) -> Result<(), PipelineError> {
+        let mut answers = Vec::new();
+        let mut follow_ups = Vec::new();
+        let mut committed = None;
+        let written = async {
+            let mut round = self.writer.begin().await?;
+            for request in requests {
+                let outcome = apply(&mut round, request).await?;
+                answers.extend(outcome.answer);
+                follow_ups.extend(outcome.follow_up);
+                committed = committed.max(outcome.committed);
+            }
+            let epoch = round.epoch();
+            Ok::<_, MetadataError>((epoch, round.commit().await?))
+        };
+        let (epoch, changes) = match written.await {
+            Ok(written) => written,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a round of changes is not durable");
+                let error = Arc::new(error);
+                answers.into_iter().for_each(|answer: Answer| answer(Err(PipelineError::NotDurable(error.clone()))));
+                return Ok(());
+            }
+        };
+        if !changes.is_empty() {
+            let near_enough = |snapshot: &Arc<Snapshot>| snapshot.epoch + OPEN_EPOCHS_MAX >= epoch;
+            self.snapshots.wait_for(near_enough).await.map_err(|_| PipelineError::Stopping)?;
+            self.dataflow.advance(epoch, changes).map_err(|_| PipelineError::Stopping)?;
+            gauge!("argus_epoch").set(epoch as f64);
+        }
+        self.follow_ups = follow_ups;
+        answers.into_iter().for_each(|answer| answer(Ok(())));
+        if let Some(epoch) = committed {
+            self.forget(epoch).await;
+        }
+        Ok(())
+    }
+
+    /// Lets go of what a restart would not need any more. What cannot be let
+    /// go now is let go with a later commit.
+    async fn forget(&mut self, epoch: u64) {
+        let forgotten = async {
+            for (batch_id, version) in self.writer.withdrawn(epoch).await? {
+                if let Err(error) = self.raw.delete(batch_id, version).await {
+                    tracing::warn!(%error, "bytes of a replaced file stay in the raw store");
+                }
+            }
+            self.writer.forget_journal(epoch).await
+        };
+        if let Err(error) = forgotten.await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the journal keeps epochs that the lake holds");
+        }
+    }
+}
+
+/// Applies a request to the round. An error is the round's: nothing of it will be durable.
+async fn apply(round: &mut Round<'_>, request: Request) -> Result<Outcome, MetadataError> {
+    Ok(match request {
+        Request::CreateBatch { described, key, reply } => {
+            let result = round.create_batch(described, key.as_deref(), now()).await;
+            Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
+        }
+        Request::AcceptFile { upload, reply } => {
+            let result = round.accept_file(&upload).await;
+            Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
+        }
+        Request::Complete { batch_id, reply } => {
+            let result = round.complete(batch_id, now()).await;
+            let follow_up = result.is_ok().then_some(Request::Scattered { batch_id });
+            Outcome { answer: Some(answer(reply, result)?), follow_up, ..Outcome::default() }
+        }
+        Request::Scattered { batch_id } => {
+            let events = [BatchEvent::ScatterBegan, BatchEvent::AllFilesScattered, BatchEvent::GatherBegan];
+            pass(round, batch_id, &events).await?;
+            Outcome::default()
+        }
+        Request::Gathered { batch_id } => {
+            let events = [BatchEvent::AllFilesGathered, BatchEvent::DiagnosisBegan, BatchEvent::DiagnosisCompleted];
+            pass(round, batch_id, &events).await?;
+            Outcome::default()
+        }
+        Request::Committed { epoch } => Outcome { committed: Some(epoch), ..Outcome::default() },
+    })
+}
+
+fn answer<T: Send + 'static>(reply: Reply<T>, result: Result<T, Refused>) -> Result<Answer, MetadataError> {
+    let result = match result {
+        Err(Refused::Metadata(error)) => return Err(error),
+        result => result.map_err(PipelineError::from),
+    };
+    Ok(Box::new(move |durable| {
+        // Whoever asked may have gone away; what happened has happened.
+        let _ = reply.send(durable.and_then(|()| result));
+    }))
+}
+
+async fn pass(round: &mut Round<'_>, batch_id: Uuid, events: &[BatchEvent]) -> Result<(), MetadataError> {
+    match round.pass(batch_id, events, now()).await {
+        Ok(()) => Ok(()),
+        Err(Refused::Metadata(error)) => Err(error),
+        Err(refused) => {
+            tracing::warn!(batch.id = %batch_id, %refused, "a batch did not move on");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The raw store: the bytes of every accepted file, as one object each.
+//!
+//! An object is written in parts while its upload arrives, and is there, whole
+//! and durable, only when [`RawWriter::finish`] returns.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use argus_dataflow::VersionId;
+use bytes::Bytes;
+use futures::StreamExt;
+use object_store::path::Path;
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+/// An object smaller than this is put at once, a larger one in parts of this size (1 MiB).
+const PART_BYTES: usize = 1 << 20;
+
+/// Where raw bytes are.
+#[derive(Debug, Clone)]
+pub struct RawStore {
+    store: Arc<dyn ObjectStore>,
+    folder: Path,
+}
+
+impl RawStore {
+    /// The raw bytes below `folder` of a store.
+    pub fn new(store: Arc<dyn ObjectStore>, folder: Path) -> RawStore {
+        RawStore { store, folder }
+    }
+
+    fn path(&self, batch_id: Uuid, version: VersionId) -> Path {
+        self.folder.clone().join(batch_id.to_string()).join(version.0.to_string())
+    }
+
+    /// A writer for a generation's bytes, to be used on a thread that may wait.
+    pub fn writer(&self, runtime: &Handle, batch_id: Uuid, version: VersionId) -> RawWriter {
+        RawWriter {
+            store: Arc::clone(&self.store),
+            path: self.path(batch_id, version),
+            runtime: runtime.clone(),
+            part: Vec::new(),
+            upload: None,
+        }
+    }
+
+    /// Reads a generation's bytes, on a thread that may wait.
+    pub fn reader(&self, runtime: &Handle, batch_id: Uuid, version: VersionId) -> io::Result<RawReader> {
+        let path = self.path(batch_id, version);
+        let got = runtime.block_on(self.store.get(&path))?;
+        Ok(RawReader { runtime: runtime.clone(), stream: got.into_stream(), chunk: Bytes::new() })
+    }
+
+    /// Deletes a generation's bytes; no error when they are gone already.
+    pub async fn delete(&self, batch_id: Uuid, version: VersionId) -> object_store::Result<()> {
+        match self.store.delete(&self.path(batch_id, version)).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Writes one object.
+pub struct RawWriter {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    runtime: Handle,
+    part: Vec<u8>,
+    upload: Option<Box<dyn MultipartUpload>>,
+}
+
+impl RawWriter {
+    /// Makes the object durable.
+    pub fn finish(mut self) -> io::Result<()> {
+        let rest = PutPayload::from(std::mem::take(&mut self.part));
+        let (store, path) = (Arc::clone(&self.store), self.path.clone());
+        let upload = self.upload.take();
+        self.runtime.block_on(async move {
+            match upload {
+                None => store.put(&path, rest).await.map(drop),
+                Some(mut upload) => {
+                    upload.put_part(rest).await?;
+                    upload.complete().await.map(drop)
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    fn put_part(&mut self) -> io::Result<()> {
+        let upload = match &mut self.upload {
+            Some(upload) => upload,
+            none => none.insert(self.runtime.block_on(self.store.put_multipart(&self.path))?),
+        };
+        let part = std::mem::replace(&mut self.part, Vec::with_capacity(PART_BYTES));
+        Ok(self.runtime.block_on(upload.put_part(PutPayload::from(part)))?)
+    }
+}
+
+impl Write for RawWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.part.extend_from_slice(bytes);
+        if self.part.len() >= PART_BYTES {
+            self.put_part()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for RawWriter {
+    /// What was not finished is not kept.
+    fn drop(&mut self) {
+        if let Some(mut upload) = self.upload.take() {
+            // Parts that stay behind cost their space only.
+            let _ = self.runtime.block_on(upload.abort());
+        }
+    }
+}
+
+/// Reads one object.
+pub struct RawReader {
+    runtime: Handle,
+    stream: futures::stream::BoxStream<'static, object_store::Result<Bytes>>,
+    chunk: Bytes,
+}
+
+impl io::Read for RawReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.runtime.block_on(self.stream.next()) {
+                Some(chunk) => self.chunk = chunk?,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.chunk.len());
+        buffer[..count].copy_from_slice(&self.chunk.split_to(count));
+        Ok(count)
+    }
+}

@@ -1,0 +1,62 @@
+//! After a restart, what was accepted and is not in the lake is fed again, at
+//! the epochs that were promised; what is in the lake is not.
+
+use std::sync::Arc;
+
+use argus_dataflow::{Change, Dataflow, Origin};
+use chrono::{DateTime, Datelike};
+
+use crate::ingest::{Ingest, IngestError};
+use crate::metadata::{JournalEntry, Metadata, MetadataError};
+
+/// Why the accepted changes could not be fed again.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what each variant means")]
+pub enum RecoveryError {
+    #[error("the lake holds epoch {committed}, and the metadata know of {accepted} only: they are not of one service")]
+    MetadataBehindLake { committed: u64, accepted: u64 },
+    #[error("file {file:?} of epoch {epoch} could not be read again")]
+    Raw { epoch: u64, file: String, source: IngestError },
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    #[error("the dataflow has stopped")]
+    Stopped,
+}
+
+/// Feeds the epochs after `committed`. Says the last one, which readers must
+/// see before they see anything.
+pub async fn feed_again(
+    metadata: &Metadata,
+    ingest: &Ingest,
+    dataflow: &Dataflow,
+    committed: u64,
+) -> Result<u64, RecoveryError> {
+    let accepted = metadata.last_epoch().await?;
+    if accepted < committed {
+        return Err(RecoveryError::MetadataBehindLake { committed, accepted });
+    }
+    for epoch in committed + 1..=accepted {
+        let mut changes = Vec::new();
+        for entry in metadata.journal(epoch).await? {
+            feed_entry(ingest, epoch, &entry).await?;
+            changes.push(entry.change);
+        }
+        dataflow.advance(epoch, changes).map_err(|_| RecoveryError::Stopped)?;
+    }
+    Ok(accepted)
+}
+
+async fn feed_entry(ingest: &Ingest, epoch: u64, entry: &JournalEntry) -> Result<(), RecoveryError> {
+    let (Change::Admit(file), Some(encoding)) = (&entry.change, entry.encoding) else { return Ok(()) };
+    let uploaded_at = DateTime::from_timestamp_micros(file.uploaded_at).unwrap_or_default();
+    let origin = Origin {
+        batch_id: file.batch_id,
+        file: file.name.clone(),
+        version: file.version,
+        upload_year: uploaded_at.year(),
+    };
+    let ingest = ingest.clone();
+    let fed = tokio::task::spawn_blocking(move || ingest.feed_again(&Arc::new(origin), encoding)).await;
+    let raw = |source| RecoveryError::Raw { epoch, file: file.name.clone(), source };
+    fed.map_err(|_| RecoveryError::Stopped)?.map_err(raw)
+}

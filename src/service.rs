@@ -1,0 +1,220 @@
+//! The service behind the HTTP layer: its parts, opened, recovered and tied together.
+//!
+//! ```text
+//!  Ingest ──► Dataflow ──► Lake ──► snapshots ──► Engine
+//!     │          ▲           │
+//!     ▼          │           └─ gathered, committed ─► Pipeline
+//!  RawStore   Pipeline ──► Metadata
+//! ```
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use argus_dataflow::{BLOCK_BYTES_DEFAULT, ClosedEpoch, Config, Dataflow, Row, RuleSet};
+use argus_query::{Engine, EngineConfig};
+use argus_sinks::durable::DurableFileSystem;
+use argus_sinks::{Lake, LakeConfig, Snapshot};
+use metrics::{counter, gauge};
+use object_store::ObjectStore;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use url::Url;
+use uuid::Uuid;
+
+use crate::ingest::Ingest;
+use crate::metadata::Metadata;
+use crate::pipeline::Pipeline;
+use crate::raw::RawStore;
+use crate::recovery;
+
+/// The longest body of one file: 16 GiB.
+const FILE_BYTES_MAX: u64 = 16 << 30;
+
+/// What the service is started with.
+#[derive(Debug, Clone)]
+pub struct ServiceConfig {
+    /// The data directory, made when it is not there.
+    pub data: PathBuf,
+    /// What is counted.
+    pub rules: RuleSet,
+    /// Timely worker threads.
+    pub workers: usize,
+    /// Bytes in a block.
+    pub block_bytes: usize,
+    /// How the lake commits.
+    pub lake: LakeConfig,
+}
+
+impl ServiceConfig {
+    /// The defaults for a data directory.
+    pub fn new(data: PathBuf, rules: RuleSet, workers: usize) -> ServiceConfig {
+        ServiceConfig { data, rules, workers, block_bytes: BLOCK_BYTES_DEFAULT, lake: LakeConfig::default() }
+    }
+}
+
+/// The service, open. Handlers get the parts that they use.
+pub struct Service {
+    /// Takes uploads in.
+    pub ingest: Ingest,
+    /// Accepts changes.
+    pub pipeline: Pipeline,
+    /// Knows batches and files.
+    pub metadata: Metadata,
+    /// Answers questions.
+    pub engine: Engine,
+    /// What readers see.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The way into the dataflow, for its figures.
+    pub dataflow: Dataflow,
+    /// What runs behind it.
+    pub work: Work,
+}
+
+/// What runs behind the service, and ends with it.
+pub struct Work {
+    sequencer: JoinHandle<Result<()>>,
+    lake: JoinHandle<Result<()>>,
+    followers: Vec<JoinHandle<()>>,
+    /// One process at a time opens a data directory.
+    _lock: File,
+}
+
+/// Where the lake of a data directory is.
+pub fn lake_url(data: &Path) -> Result<Url> {
+    let folder = std::path::absolute(data.join("lake"))?;
+    Url::from_directory_path(&folder).map_err(|()| anyhow::anyhow!("{} is no place for a lake", folder.display()))
+}
+
+impl Service {
+    /// Opens the data directory and feeds again what the lake lacks. Returns
+    /// when readers see everything that was accepted before.
+    pub async fn open(config: ServiceConfig) -> Result<Service> {
+        let data = std::path::absolute(&config.data)?;
+        std::fs::create_dir_all(&data).with_context(|| format!("cannot make the data directory {}", data.display()))?;
+        let lock = lock(&data)?;
+        let store: Arc<dyn ObjectStore> = Arc::new(DurableFileSystem::new());
+        let root = lake_url(&data)?;
+        let lake = Lake::open(Arc::clone(&store), &root, config.lake.clone()).await.context("cannot open the lake")?;
+        let (metadata, writer) = Metadata::open(&data.join("argus.db")).await.context("cannot open the metadata")?;
+        let engine_config = EngineConfig { threads: config.workers, ..EngineConfig::default() };
+        let engine = Engine::new(Arc::clone(&store), &root, &engine_config)?;
+        let raw_folder = object_store::path::Path::from_absolute_path(data.join("raw"))?;
+        let raw = RawStore::new(store, raw_folder);
+
+        let committed = lake.committed_epoch();
+        let (dataflow, outputs) = Dataflow::start(Config {
+            workers: config.workers,
+            rules: config.rules,
+            first_epoch: committed + 1,
+            in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
+        })
+        .map_err(anyhow::Error::msg)
+        .context("cannot start the dataflow")?;
+        let mut snapshots = lake.snapshots();
+        let lake_committed = lake.committed();
+        let (gathered_in, gathered) = mpsc::unbounded_channel();
+        let mut lake = tokio::spawn(async move {
+            lake.run(outputs, |closed| published(closed, &gathered_in)).await.context("the lake has stopped")
+        });
+
+        let ingest = Ingest::new(dataflow.clone(), raw.clone(), config.block_bytes, FILE_BYTES_MAX);
+        let accepted = recovery::feed_again(&metadata, &ingest, &dataflow, committed).await?;
+        tokio::select! {
+            seen = snapshots.wait_for(|snapshot| snapshot.epoch >= accepted) => drop(seen?),
+            ended = &mut lake => {
+                ended??;
+                bail!("the lake has stopped");
+            }
+        }
+        if accepted > committed {
+            tracing::info!(from = committed + 1, to = accepted, "epochs were fed again");
+        }
+
+        let (pipeline, sequencer) = Pipeline::new(writer, dataflow.clone(), snapshots.clone(), raw);
+        let sequencer = tokio::spawn(async move { sequencer.run().await.context("the pipeline has stopped") });
+        for batch in metadata.unfinished().await? {
+            pipeline.resume(&batch).await?;
+        }
+        let followers = vec![follow_gathered(&pipeline, gathered), follow_committed(&pipeline, lake_committed)];
+        let work = Work { sequencer, lake, followers, _lock: lock };
+        Ok(Service { ingest, pipeline, metadata, engine, snapshots, dataflow, work })
+    }
+}
+
+impl Work {
+    /// Ends when the work fails, and not before.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        let ended = tokio::select! {
+            ended = &mut self.sequencer => ended,
+            ended = &mut self.lake => ended,
+        };
+        match ended {
+            Ok(Ok(())) => anyhow::anyhow!("the service has stopped by itself"),
+            Ok(Err(error)) => error,
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Waits until everything accepted is in the lake. Every other handle to
+    /// the service must be gone.
+    pub async fn finish(self) -> Result<()> {
+        self.sequencer.await??;
+        self.lake.await??;
+        for follower in self.followers {
+            follower.await?;
+        }
+        Ok(())
+    }
+}
+
+fn lock(data: &Path) -> Result<File> {
+    let lock = File::create(data.join("argus.lock"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => bail!("another argus has {} open", data.display()),
+        Err(TryLockError::Error(error)) => Err(error).context("cannot lock the data directory"),
+    }
+}
+
+/// Counts what an epoch brought and passes on which batches it gathered.
+fn published(closed: &ClosedEpoch, gathered: &mpsc::UnboundedSender<Uuid>) {
+    for (row, _) in &closed.rows {
+        match row {
+            Row::File(file) if file.live > 0 => {
+                counter!("argus_lines_total").increment(file.lines);
+                counter!("argus_bytes_total").increment(file.bytes);
+                counter!("argus_sightings_total").increment(file.sightings);
+            }
+            Row::Batch(batch) if batch.completed > 0 => {
+                // On the way down nobody listens; the next start takes the batch on.
+                let _ = gathered.send(batch.batch_id);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn follow_gathered(pipeline: &Pipeline, mut gathered: mpsc::UnboundedReceiver<Uuid>) -> JoinHandle<()> {
+    let pipeline = pipeline.downgrade();
+    tokio::spawn(async move {
+        while let Some(batch_id) = gathered.recv().await {
+            pipeline.gathered(batch_id).await;
+        }
+    })
+}
+
+fn follow_committed(pipeline: &Pipeline, mut committed: watch::Receiver<u64>) -> JoinHandle<()> {
+    let pipeline = pipeline.downgrade();
+    tokio::spawn(async move {
+        loop {
+            let epoch = *committed.borrow_and_update();
+            gauge!("argus_committed_epoch").set(epoch as f64);
+            pipeline.committed(epoch).await;
+            if committed.changed().await.is_err() {
+                return;
+            }
+        }
+    })
+}
