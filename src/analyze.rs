@@ -57,7 +57,8 @@ pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
     })
     .map_err(anyhow::Error::msg)?;
     // Spilled rows of the tables that --parquet asks for; gone when this ends.
-    let spill = args.parquet.as_ref().map(|_| tempfile::tempdir()).transpose().context("cannot make a temporary folder")?;
+    let spill =
+        args.parquet.as_ref().map(|_| tempfile::tempdir()).transpose().context("cannot make a temporary folder")?;
     let reader = {
         let (sources, block_bytes, handle) = (sources, args.counting.block_bytes as usize, runtime.handle().clone());
         std::thread::spawn(move || feed(&dataflow, sources, block_bytes, &handle))
@@ -130,9 +131,8 @@ fn feed(dataflow: &Dataflow, sources: Vec<Source>, block_bytes: usize, runtime: 
     let mut epoch = 0;
     for Source { name, path } in sources {
         let version = VersionId::new();
-        let row = open(&path).and_then(|input| {
-            feed_one(dataflow, runtime, &name, version, &mut bar.wrap_read(input), block_bytes)
-        });
+        let row = open(&path)
+            .and_then(|input| feed_one(dataflow, runtime, &name, version, &mut bar.wrap_read(input), block_bytes));
         let fed = match row {
             Ok(row) => {
                 epoch += 1;
@@ -210,8 +210,8 @@ fn gather(runtime: &Runtime, mut outputs: UnboundedReceiver<Output>) -> Result<S
             group.append(&closed, |_| false)?;
         }
     }
-    let tables = Table::ALL
-        .map(|table| TableSnapshot { batches: group.batches(table).to_vec(), ..TableSnapshot::default() });
+    let tables =
+        Table::ALL.map(|table| TableSnapshot { batches: group.batches(table).to_vec(), ..TableSnapshot::default() });
     Ok(Snapshot::new(group.last_epoch, tables))
 }
 
@@ -235,7 +235,8 @@ async fn write_tables(engine: &Engine, snapshot: &Arc<Snapshot>, folder: &Path) 
         let path = folder.join(format!("{table}.parquet"));
         let write = async {
             let mut rows = engine.stream(snapshot, &format!("SELECT {columns} FROM {table}")).await?;
-            let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+            let properties =
+                WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
             let mut writer = ArrowWriter::try_new(File::create(&path)?, rows.schema(), Some(properties))?;
             while let Some(batch) = rows.try_next().await? {
                 writer.write(&batch)?;

@@ -113,7 +113,8 @@ impl CountingArgs {
             Some(rest) => (PathBuf::from(rest), true),
             None => (path.clone(), false),
         };
-        let rules = std::fs::read_to_string(&file).with_context(|| format!("cannot read the rules in {}", file.display()))?;
+        let rules =
+            std::fs::read_to_string(&file).with_context(|| format!("cannot read the rules in {}", file.display()))?;
         let files = if before_built_in { vec![rules.as_str(), DEFAULT_RULES] } else { vec![rules.as_str()] };
         RuleSet::parse(&files).with_context(|| format!("the rules in {} do not hold", file.display()))
     }
@@ -173,5 +174,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap:
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == ErrorKind::BrokenPipe))
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == ErrorKind::BrokenPipe))
 }

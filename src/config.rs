@@ -28,7 +28,8 @@ pub fn with_defaults(mut command: Command, arguments: &[OsString]) -> Result<Com
     };
     let mut known = BTreeSet::new();
     for subcommand in command.clone().get_subcommands() {
-        let flags = subcommand.get_arguments().filter_map(|argument| Some((argument.get_id().clone(), argument.get_long()?)));
+        let flags =
+            subcommand.get_arguments().filter_map(|argument| Some((argument.get_id().clone(), argument.get_long()?)));
         for (id, long) in flags {
             let Some(value) = table.get(long).or_else(|| table.get(&long.replace('-', "_"))) else { continue };
             known.extend([long.to_owned(), long.replace('-', "_")]);

@@ -185,7 +185,17 @@ impl Ingest {
         };
         raw.finish().map_err(IngestError::Store)?;
         let sha256 = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(StoredUpload { batch_id, name, version, encoding: stored_as, bytes, lines, long_lines, sha256, uploaded_at: now })
+        Ok(StoredUpload {
+            batch_id,
+            name,
+            version,
+            encoding: stored_as,
+            bytes,
+            lines,
+            long_lines,
+            sha256,
+            uploaded_at: now,
+        })
     }
 }
 

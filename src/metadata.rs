@@ -213,10 +213,11 @@ impl MetadataWriter {
 
     /// Generations that were withdrawn up to `epoch`: their bytes are of no use any more.
     pub async fn withdrawn(&mut self, epoch: u64) -> Result<Vec<(Uuid, VersionId)>, MetadataError> {
-        let rows = sqlx::query("SELECT change, encoding FROM journal WHERE epoch <= ? AND change LIKE '{\"Withdraw\"%'")
-            .bind(epoch as i64)
-            .fetch_all(&mut self.connection)
-            .await?;
+        let rows =
+            sqlx::query("SELECT change, encoding FROM journal WHERE epoch <= ? AND change LIKE '{\"Withdraw\"%'")
+                .bind(epoch as i64)
+                .fetch_all(&mut self.connection)
+                .await?;
         let mut gone = Vec::new();
         for row in &rows {
             if let Change::Withdraw(file) = read_entry(row)?.change {

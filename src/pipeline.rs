@@ -47,15 +47,31 @@ pub enum PipelineError {
 }
 
 enum Request {
-    CreateBatch { described: NewBatch, key: Option<String>, reply: Reply<Batch> },
-    AcceptFile { upload: StoredUpload, reply: Reply<Accepted> },
-    Complete { batch_id: Uuid, reply: Reply<Batch> },
+    CreateBatch {
+        described: NewBatch,
+        key: Option<String>,
+        reply: Reply<Batch>,
+    },
+    AcceptFile {
+        upload: StoredUpload,
+        reply: Reply<Accepted>,
+    },
+    Complete {
+        batch_id: Uuid,
+        reply: Reply<Batch>,
+    },
     /// The blocks of a completed batch are fed and its epoch is sealed.
-    Scattered { batch_id: Uuid },
+    Scattered {
+        batch_id: Uuid,
+    },
     /// The frontier has passed the epoch of a completed batch.
-    Gathered { batch_id: Uuid },
+    Gathered {
+        batch_id: Uuid,
+    },
     /// The lake holds everything up to an epoch.
-    Committed { epoch: u64 },
+    Committed {
+        epoch: u64,
+    },
 }
 
 type Reply<T> = oneshot::Sender<Result<T, PipelineError>>;
@@ -112,7 +128,10 @@ impl Pipeline {
         raw: RawStore,
     ) -> (Pipeline, Sequencer) {
         let (sender, requests) = mpsc::channel(WAITING_MAX);
-        (Pipeline { requests: sender }, Sequencer { requests, follow_ups: Vec::new(), writer, dataflow, snapshots, raw })
+        (
+            Pipeline { requests: sender },
+            Sequencer { requests, follow_ups: Vec::new(), writer, dataflow, snapshots, raw },
+        )
     }
 
     /// Makes a batch; a key that was used before answers the batch made then.
@@ -169,7 +188,9 @@ impl Sequencer {
     pub async fn run(mut self) -> Result<(), PipelineError> {
         loop {
             let mut round = std::mem::take(&mut self.follow_ups);
-            while round.len() < ROUND_MAX && let Ok(request) = self.requests.try_recv() {
+            while round.len() < ROUND_MAX
+                && let Ok(request) = self.requests.try_recv()
+            {
                 round.push(request);
             }
             if round.is_empty() && self.requests.recv_many(&mut round, ROUND_MAX).await == 0 {

@@ -7,7 +7,9 @@ use argus_query::Report;
 use argus_query::report::CodeReport;
 use arrow::array::RecordBatch;
 use arrow::csv::WriterBuilder;
+use arrow::datatypes::SchemaRef;
 use arrow::util::pretty::pretty_format_batches;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::cli::ReportFormat;
@@ -35,7 +37,14 @@ fn report_csv(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     for file in &report.files {
         for (name, count) in &file.codes {
             let Some(code) = report.codes.iter().find(|code| code.code == *name) else { continue };
-            writeln!(out, "{},{},{count},{},{}", csv_field(&file.name), csv_field(name), csv_field(&code.rule), code.severity)?;
+            writeln!(
+                out,
+                "{},{},{count},{},{}",
+                csv_field(&file.name),
+                csv_field(name),
+                csv_field(&code.rule),
+                code.severity.word()
+            )?;
         }
     }
     Ok(())
@@ -54,15 +63,31 @@ fn report_table(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     let code_width = width(|code| code.code.chars().count(), 4);
     let rule_width = width(|code| code.rule.chars().count(), 4);
     if !report.codes.is_empty() {
-        writeln!(out, "{:>9}  {:>6}  {:<8}  {:<code_width$}  {:<rule_width$}  EXAMPLE", "COUNT", "FILES", "SEVERITY", "CODE", "RULE")?;
+        writeln!(
+            out,
+            "{:>9}  {:>6}  {:<8}  {:<code_width$}  {:<rule_width$}  EXAMPLE",
+            "COUNT", "FILES", "SEVERITY", "CODE", "RULE"
+        )?;
     }
     for code in &report.codes {
         let example = &code.example;
-        let text: String = example.text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(EXAMPLE_CHARACTERS).collect();
+        let text: String = example
+            .text
+            .trim()
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(EXAMPLE_CHARACTERS)
+            .collect();
         writeln!(
             out,
             "{:>9}  {:>6}  {:<8}  {:<code_width$}  {:<rule_width$}  {}:{}  {text}",
-            code.count, code.files, code.severity, code.code, code.rule, example.file, example.line
+            code.count,
+            code.files,
+            code.severity.word(),
+            code.code,
+            code.rule,
+            example.file,
+            example.line
         )?;
     }
     if !report.codes.is_empty() {
@@ -99,13 +124,25 @@ pub fn csv(out: &mut dyn Write, batches: &[RecordBatch]) -> Result<()> {
 pub fn json(out: &mut dyn Write, batches: &[RecordBatch]) -> Result<()> {
     let mut objects = Vec::new();
     for batch in batches {
+        let schema = batch.schema();
         for row in argus_query::rows::rows(batch)? {
-            let names = batch.schema_ref().fields().iter().map(|field| field.name().clone());
-            let Value::Array(values) = row else { continue };
-            objects.push(names.zip(values).collect::<serde_json::Map<_, _>>());
+            objects.push(Object { schema: schema.clone(), row });
         }
     }
     serde_json::to_writer_pretty(&mut *out, &objects)?;
     writeln!(out)?;
     Ok(())
+}
+
+/// A row as an object whose members stand in the order of the columns.
+struct Object {
+    schema: SchemaRef,
+    row: Value,
+}
+
+impl Serialize for Object {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let names = self.schema.fields().iter().map(|field| field.name());
+        serializer.collect_map(names.zip(self.row.as_array().into_iter().flatten()))
+    }
 }

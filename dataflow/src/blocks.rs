@@ -171,7 +171,8 @@ mod tests {
     #[test]
     fn a_line_of_exactly_the_limit_is_not_long_and_one_byte_more_is() {
         for end in [&b""[..], b"\n", b"\r\n"] {
-            for (length, long) in [(LINE_BYTES_MAX - 1, 0), (LINE_BYTES_MAX, 0), (LINE_BYTES_MAX + 1, 1), (3 << 20, 1)] {
+            for (length, long) in [(LINE_BYTES_MAX - 1, 0), (LINE_BYTES_MAX, 0), (LINE_BYTES_MAX + 1, 1), (3 << 20, 1)]
+            {
                 for block_bytes in [64, BLOCK_BYTES_DEFAULT, LINE_BYTES_MAX] {
                     let mut text = b"before\n".to_vec();
                     text.resize(7 + length, b'x');

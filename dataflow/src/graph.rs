@@ -94,34 +94,40 @@ fn admit<'s>(
 ) -> StreamVec<'s, u64, Update> {
     let by_version = Exchange::new(|(version, _): &(VersionId, Fold)| route(*version));
     let by_change = Exchange::new(|change: &Change| change.version().map_or(0, route));
-    folds.binary_frontier::<_, CapacityContainerBuilder<_>, _, _, _, _>(changes, by_version, by_change, "Admit", |_, _| {
-        let mut held: HashMap<VersionId, Fold> = HashMap::new();
-        let mut waiting = BTreeMap::new();
-        move |(folds, folds_frontier), (changes, _), output| {
-            folds.for_each(|_, arrived| {
-                for (version, fold) in arrived.drain(..) {
-                    held.entry(version).or_default().merge(fold);
-                }
-            });
-            changes.for_each(|time, arrived| {
-                // Epochs are totally ordered, so a message has exactly one.
-                let Some(&epoch) = time.least() else { return };
-                let (_, list) = waiting.entry(epoch).or_insert_with(|| (time.delayed(&epoch, 0), Vec::new()));
-                list.append(arrived);
-            });
-            while let Some(entry) = waiting.first_entry() {
-                let epoch = *entry.key();
-                if folds_frontier.less_equal(&epoch) {
-                    break;
-                }
-                let (capability, changes) = entry.remove();
-                let mut session = output.session(&capability);
-                for change in changes {
-                    rows_of(change, &mut held, |row, count| session.give((row, epoch, count)));
+    folds.binary_frontier::<_, CapacityContainerBuilder<_>, _, _, _, _>(
+        changes,
+        by_version,
+        by_change,
+        "Admit",
+        |_, _| {
+            let mut held: HashMap<VersionId, Fold> = HashMap::new();
+            let mut waiting = BTreeMap::new();
+            move |(folds, folds_frontier), (changes, _), output| {
+                folds.for_each(|_, arrived| {
+                    for (version, fold) in arrived.drain(..) {
+                        held.entry(version).or_default().merge(fold);
+                    }
+                });
+                changes.for_each(|time, arrived| {
+                    // Epochs are totally ordered, so a message has exactly one.
+                    let Some(&epoch) = time.least() else { return };
+                    let (_, list) = waiting.entry(epoch).or_insert_with(|| (time.delayed(&epoch, 0), Vec::new()));
+                    list.append(arrived);
+                });
+                while let Some(entry) = waiting.first_entry() {
+                    let epoch = *entry.key();
+                    if folds_frontier.less_equal(&epoch) {
+                        break;
+                    }
+                    let (capability, changes) = entry.remove();
+                    let mut session = output.session(&capability);
+                    for change in changes {
+                        rows_of(change, &mut held, |row, count| session.give((row, epoch, count)));
+                    }
                 }
             }
-        }
-    })
+        },
+    )
 }
 
 fn route(version: VersionId) -> u64 {

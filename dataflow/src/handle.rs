@@ -112,7 +112,11 @@ impl Dataflow {
             let commands = receivers.lock().unwrap_or_else(PoisonError::into_inner)[index].take();
             let commands = commands.expect("each worker runs once");
             let thread = std::thread::current();
-            threads_in.lock().unwrap_or_else(PoisonError::into_inner).send((index, thread)).expect("start waits for all workers");
+            threads_in
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .send((index, thread))
+                .expect("start waits for all workers");
             let _alarm = DeathAlarm;
             run(worker, &commands, Scanner::new(rules.clone()), first_epoch, &outputs);
         })?;
@@ -124,7 +128,8 @@ impl Dataflow {
             .map(|(commands, (_, thread))| Port { commands, thread, queued_bytes: Arc::default() })
             .collect();
         let room_bytes = config.in_flight_bytes.clamp(1, u32::MAX as usize);
-        let inner = Inner { ports, room: Arc::new(Semaphore::new(room_bytes)), room_bytes, guards: Mutex::new(Some(guards)) };
+        let inner =
+            Inner { ports, room: Arc::new(Semaphore::new(room_bytes)), room_bytes, guards: Mutex::new(Some(guards)) };
         Ok((Dataflow { inner: Arc::new(inner) }, receiver))
     }
 
@@ -189,7 +194,13 @@ impl Drop for DeathAlarm {
     }
 }
 
-fn run(worker: &mut Worker, commands: &Receiver<Command>, scanner: Scanner, first_epoch: u64, outputs: &UnboundedSender<Output>) {
+fn run(
+    worker: &mut Worker,
+    commands: &Receiver<Command>,
+    scanner: Scanner,
+    first_epoch: u64,
+    outputs: &UnboundedSender<Output>,
+) {
     let outputs = outputs.clone();
     let Inputs { mut blocks, mut changes } =
         worker.dataflow(|scope| graph::build(scope, scanner, first_epoch, outputs));

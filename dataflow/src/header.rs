@@ -60,7 +60,9 @@ impl Level {
             b"NOTICE" => Level::Notice,
             b"WARN" | b"WARNING" | b"W" => Level::Warning,
             b"ERROR" | b"ERR" | b"SEVERE" | b"E" => Level::Error,
-            b"FATAL" | b"CRITICAL" | b"CRIT" | b"ALERT" | b"EMERG" | b"EMERGENCY" | b"PANIC" | b"F" | b"A" => Level::Critical,
+            b"FATAL" | b"CRITICAL" | b"CRIT" | b"ALERT" | b"EMERG" | b"EMERGENCY" | b"PANIC" | b"F" | b"A" => {
+                Level::Critical
+            }
             _ => return None,
         })
     }
@@ -234,7 +236,11 @@ fn level_and_component(rest: &[u8]) -> (Option<Level>, Option<&[u8]>) {
         let Some(word) = words.next() else { break };
         let bare = trim(word);
         let marked = bare.len() < word.len() || bare.iter().all(u8::is_ascii_uppercase) || index == 0;
-        if level.is_none() && bare.len() > 1 && marked && let Some(found) = Level::parse(bare) {
+        if level.is_none()
+            && bare.len() > 1
+            && marked
+            && let Some(found) = Level::parse(bare)
+        {
             level = Some(found);
             continue;
         }
@@ -321,7 +327,10 @@ mod tests {
     #[test]
     fn iso_8601_and_its_variants_give_time_level_and_process() {
         check("2026-03-01T10:15:30Z ERROR updater: failed", "2026-03-01T10:15:30Z error updater");
-        check("2026-03-01 10:15:30,123 WARN [main] com.acme.Updater - x", "2026-03-01T10:15:30.123Z warning com.acme.Updater");
+        check(
+            "2026-03-01 10:15:30,123 WARN [main] com.acme.Updater - x",
+            "2026-03-01T10:15:30.123Z warning com.acme.Updater",
+        );
         check("2026-03-01 10:15:30.123456 [main] DEBUG c.a.U: x", "2026-03-01T10:15:30.123456Z debug c.a.U");
         check("[2026-03-01T10:15:30+02:00] [error] x", "2026-03-01T08:15:30Z error -");
         check("2026-03-01T10:15:30.5-0730 host updater[17]: x", "2026-03-01T17:45:30.500Z - updater");

@@ -144,9 +144,10 @@ mod tests {
         check(r"(?P<code>\bBUG: |\bkernel BUG at)", &["bug: ", "kernel bug at"]);
         check(r"\b(?P<code>(?:[A-Z]+_)*ERR(?:OR|NO)?_[A-Z]{2,})\b", &["err_", "errno_", "error_"]);
         check(r"(?i)\berr(?:or)?\s*[:=]\s*(?P<code>[0-9]+)", &["err", "error"]);
-        check(r"[PCBU][0-3][0-9A-F]{3}", &[
-            "b0", "b1", "b2", "b3", "c0", "c1", "c2", "c3", "p0", "p1", "p2", "p3", "u0", "u1", "u2", "u3",
-        ]);
+        check(
+            r"[PCBU][0-3][0-9A-F]{3}",
+            &["b0", "b1", "b2", "b3", "c0", "c1", "c2", "c3", "p0", "p1", "p2", "p3", "u0", "u1", "u2", "u3"],
+        );
     }
 
     #[test]

@@ -245,7 +245,8 @@ mod tests {
                 "rule \"acme\": bad pattern \"(?P<code>x)(?=y)\": look-around, including look-ahead and look-behind, is not supported",
             ),
             (
-                [rule("patterns = [{ pattern = '(?P<code>x)' }]"), rule("patterns = [{ pattern = '(?P<code>y)' }]")].join("\n"),
+                [rule("patterns = [{ pattern = '(?P<code>x)' }]"), rule("patterns = [{ pattern = '(?P<code>y)' }]")]
+                    .join("\n"),
                 "two rules are named \"acme\"",
             ),
         ];

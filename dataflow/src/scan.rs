@@ -218,7 +218,15 @@ impl Scanner {
         if finder.is_none() {
             (0..count).for_each(|number| unfiltered.insert(number));
         }
-        Scanner { rules, finder, patterns_by_string, unfiltered, first_pattern, pattern_count: count, headers: HeaderReader::default() }
+        Scanner {
+            rules,
+            finder,
+            patterns_by_string,
+            unfiltered,
+            first_pattern,
+            pattern_count: count,
+            headers: HeaderReader::default(),
+        }
     }
 
     /// Searches a block. `upload_year` is the year of times that name none.
@@ -307,7 +315,9 @@ impl Scanner {
         for (rule_index, rule) in self.rules.rules().iter().enumerate() {
             let first = self.first_pattern[rule_index];
             let tried = |index: usize| only.is_none_or(|set| set.contains(first + index));
-            if !(0..rule.patterns.len()).any(tried) || rule.require.as_ref().is_some_and(|require| !require.is_match(line)) {
+            if !(0..rule.patterns.len()).any(tried)
+                || rule.require.as_ref().is_some_and(|require| !require.is_match(line))
+            {
                 continue;
             }
             for index in (0..rule.patterns.len()).filter(|&index| tried(index)) {
@@ -345,7 +355,9 @@ fn search_pattern(
         };
         let Some(code) = code else { continue };
         taken.push((start, end));
-        if pattern.has_sym && let Some(symbol) = captures.name("sym").filter(|symbol| !symbol.is_empty()) {
+        if pattern.has_sym
+            && let Some(symbol) = captures.name("sym").filter(|symbol| !symbol.is_empty())
+        {
             taken.push((symbol.start(), symbol.end()));
         }
         if !rule.deny.as_ref().is_some_and(|deny| deny.is_match(code.as_bytes())) {

@@ -83,12 +83,16 @@ fn closed_up_to(outputs: &mut UnboundedReceiver<Output>, last: u64) -> Vec<Close
     let mut sightings: BTreeMap<VersionId, u64> = BTreeMap::new();
     while epochs.last().is_none_or(|epoch| epoch.epoch < last) {
         match outputs.blocking_recv().expect("the dataflow runs") {
-            Output::Scanned(block) => *sightings.entry(block.origin.version).or_default() += block.sightings.len() as u64,
+            Output::Scanned(block) => {
+                *sightings.entry(block.origin.version).or_default() += block.sightings.len() as u64
+            }
             Output::Closed(epoch) => {
                 assert_eq!(epoch.epoch, epochs.last().map_or(epoch.epoch, |before| before.epoch + 1));
                 for (row, count) in &epoch.rows {
                     assert_ne!(*count, 0);
-                    if let Row::File(file) = row && file.live > 0 {
+                    if let Row::File(file) = row
+                        && file.live > 0
+                    {
                         assert_eq!(sightings.get(&file.version).copied().unwrap_or_default(), file.sightings);
                     }
                 }

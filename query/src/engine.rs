@@ -11,8 +11,10 @@ use argus_sinks::{Snapshot, Table};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider, TableProvider};
 use datafusion::catalog::CatalogProviderList;
+use datafusion::catalog::{
+    CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider, TableProvider,
+};
 use datafusion::datasource::ViewTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
@@ -110,9 +112,8 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// An engine over tables whose files are in `store`, the store of `root`'s scheme and host.
     pub fn new(store: Arc<dyn ObjectStore>, root: &Url, config: &EngineConfig) -> Result<Engine, DataFusionError> {
-        let runtime: RuntimeEnv = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(FairSpillPool::new(config.memory_bytes)))
-            .build()?;
+        let runtime: RuntimeEnv =
+            RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(config.memory_bytes))).build()?;
         let mut base = root.clone();
         base.set_path("");
         let store_url = ObjectStoreUrl::parse(base.as_str())?;
@@ -165,8 +166,7 @@ impl Engine {
         check_is_query(sql)?;
         let context = self.session(snapshot);
         let plan = context.state().create_logical_plan(sql).await.map_err(QueryError::of)?;
-        let nothing_else =
-            SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        let nothing_else = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         nothing_else.verify_plan(&plan).map_err(|_| QueryError::NotAQuery)?;
         let frame = context.execute_logical_plan(plan).await.map_err(QueryError::of)?;
         frame.execute_stream().await.map_err(QueryError::of)
@@ -193,7 +193,8 @@ impl Engine {
         }
         let catalogs = MemoryCatalogProviderList::new();
         catalogs.register_catalog("argus".to_owned(), Arc::new(catalog));
-        let state = SessionStateBuilder::new_from_existing(self.state.clone()).with_catalog_list(Arc::new(catalogs)).build();
+        let state =
+            SessionStateBuilder::new_from_existing(self.state.clone()).with_catalog_list(Arc::new(catalogs)).build();
         SessionContext::new_with_state(state)
     }
 }

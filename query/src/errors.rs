@@ -59,7 +59,11 @@ pub struct ErrorsPage {
 
 impl ErrorsPage {
     /// Reads a page.
-    pub async fn read(engine: &Engine, snapshot: &Arc<Snapshot>, request: &ErrorsRequest) -> Result<ErrorsPage, QueryError> {
+    pub async fn read(
+        engine: &Engine,
+        snapshot: &Arc<Snapshot>,
+        request: &ErrorsRequest,
+    ) -> Result<ErrorsPage, QueryError> {
         let mut wanted = format!("batch_id = '{}'", request.batch_id);
         for (column, value) in [("code", &request.code), ("file", &request.file)] {
             if let Some(value) = value {
@@ -68,7 +72,9 @@ impl ErrorsPage {
         }
         if let Some((file, line, code)) = &request.after {
             let (file, code) = (literal(file), literal(code));
-            wanted += &format!(" AND (file > {file} OR (file = {file} AND (line > {line} OR (line = {line} AND code > {code}))))");
+            wanted += &format!(
+                " AND (file > {file} OR (file = {file} AND (line > {line} OR (line = {line} AND code > {code}))))"
+            );
         }
         let sql = format!(
             "SELECT file, line, \"offset\", ts, level, component, code, text FROM errors WHERE {wanted} \

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use argus_sinks::Snapshot;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ use crate::engine::{Engine, QueryError};
 use crate::rows::rfc3339;
 
 /// What the tables do not know of a batch.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BatchFacts {
     /// The batch; nil where files were read without one.
     #[serde(rename = "batch_id")]
@@ -26,7 +26,7 @@ pub struct BatchFacts {
 }
 
 /// What the codes of a batch are, over all its files.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     /// The batch, where there is one.
     #[serde(flatten)]
@@ -53,14 +53,14 @@ pub struct Report {
 }
 
 /// One code of a report.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CodeReport {
     /// The code.
     pub code: String,
     /// The rule that found it.
     pub rule: String,
-    /// `high`, `medium` or `low`.
-    pub severity: &'static str,
+    /// The worst of any line with it.
+    pub severity: ReportSeverity,
     /// Sightings.
     pub count: u64,
     /// Files with it.
@@ -77,8 +77,38 @@ pub struct CodeReport {
     pub example: Example,
 }
 
+/// How bad a code is. Orders from harmless to bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names are the meaning")]
+pub enum ReportSeverity {
+    Low,
+    Medium,
+    High,
+}
+
+impl ReportSeverity {
+    /// The word that reports use.
+    pub fn word(self) -> &'static str {
+        match self {
+            ReportSeverity::Low => "low",
+            ReportSeverity::Medium => "medium",
+            ReportSeverity::High => "high",
+        }
+    }
+
+    /// Of the word that tables and rule files use.
+    fn of_table_word(word: &str) -> ReportSeverity {
+        match word {
+            "critical" => ReportSeverity::High,
+            "warning" => ReportSeverity::Low,
+            _ => ReportSeverity::Medium,
+        }
+    }
+}
+
 /// A line that says a code.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Example {
     /// The file's name.
     pub file: String,
@@ -89,7 +119,7 @@ pub struct Example {
 }
 
 /// One file of a report.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FileReport {
     /// Its name.
     pub name: String,
@@ -162,7 +192,12 @@ impl Report {
         self.codes.truncate(top);
     }
 
-    async fn assemble(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid, fleet: &Fleet) -> Result<Report, QueryError> {
+    async fn assemble(
+        engine: &Engine,
+        snapshot: &Arc<Snapshot>,
+        id: Uuid,
+        fleet: &Fleet,
+    ) -> Result<Report, QueryError> {
         let mut files = files(engine, snapshot, id).await?;
         let counts = counts(engine, snapshot, id).await?;
         let by_name: HashMap<String, usize> =
@@ -196,7 +231,7 @@ fn codes(counts: Vec<CountLine>, total_lines: u64, fleet: &Fleet) -> Vec<CodeRep
             Some((code, first, last)) => {
                 code.count += line.count;
                 code.files += 1;
-                code.severity = worse(code.severity, report_severity(&line.severity));
+                code.severity = code.severity.max(ReportSeverity::of_table_word(&line.severity));
                 *first = [*first, line.first_seen].into_iter().flatten().min();
                 *last = (*last).max(line.last_seen);
             }
@@ -204,7 +239,7 @@ fn codes(counts: Vec<CountLine>, total_lines: u64, fleet: &Fleet) -> Vec<CodeRep
                 let code = CodeReport {
                     code: line.code.clone(),
                     rule: line.rule,
-                    severity: report_severity(&line.severity),
+                    severity: ReportSeverity::of_table_word(&line.severity),
                     count: line.count,
                     files: 1,
                     first_seen: Value::Null,
@@ -230,19 +265,6 @@ fn codes(counts: Vec<CountLine>, total_lines: u64, fleet: &Fleet) -> Vec<CodeRep
     // Stable, so codes of one count stay in order of their names.
     codes.sort_by_key(|code| std::cmp::Reverse(code.count));
     codes
-}
-
-fn report_severity(word: &str) -> &'static str {
-    match word {
-        "critical" => "high",
-        "warning" => "low",
-        _ => "medium",
-    }
-}
-
-fn worse(a: &'static str, b: &'static str) -> &'static str {
-    let rank = |word| ["low", "medium", "high"].iter().position(|known| *known == word);
-    if rank(a) >= rank(b) { a } else { b }
 }
 
 async fn files(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<Vec<FileReport>, QueryError> {

@@ -38,7 +38,8 @@ pub fn rows(batch: &RecordBatch) -> Result<Vec<Value>, ArrowError> {
 
 /// A time in microseconds since 1970 as RFC 3339.
 pub fn rfc3339(micros: i64) -> Value {
-    DateTime::from_timestamp_micros(micros).map_or(Value::Null, |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true).into())
+    DateTime::from_timestamp_micros(micros)
+        .map_or(Value::Null, |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true).into())
 }
 
 /// A column's values: numbers, truth values and nulls as such, times as RFC 3339, all else as text.

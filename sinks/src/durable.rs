@@ -67,9 +67,8 @@ fn put(target: &FsPath, payload: &PutPayload, create: bool) -> Result<()> {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     // Listings leave out names of this form, so a crash leaves nothing that could be read.
     let staged = target.with_file_name(format!("{name}#{}", Uuid::new_v4().as_u128()));
-    let written = write_synced(&staged, payload).and_then(|()| {
-        if create { fs::hard_link(&staged, target) } else { fs::rename(&staged, target) }
-    });
+    let written = write_synced(&staged, payload)
+        .and_then(|()| if create { fs::hard_link(&staged, target) } else { fs::rename(&staged, target) });
     if create || written.is_err() {
         // A staged file that is left behind costs its space only.
         let _ = fs::remove_file(&staged);

@@ -22,76 +22,88 @@ pub fn severity_word(severity: Severity) -> &'static str {
 pub fn errors(block: &ScannedBlock) -> Result<RecordBatch, ArrowError> {
     let rows = &block.sightings;
     let count = rows.len();
-    batch(Table::Errors, vec![
-        text(std::iter::repeat_n(block.origin.batch_id.to_string(), count)),
-        text(std::iter::repeat_n(block.origin.version.0.to_string(), count)),
-        text(std::iter::repeat_n(block.origin.file.as_str(), count)),
-        long(rows.iter().map(|row| row.line as i64)),
-        long(rows.iter().map(|row| row.offset as i64)),
-        time(rows.iter().map(|row| row.observed_at)),
-        text_or_null(rows.iter().map(|row| row.level.map(Level::word))),
-        text_or_null(rows.iter().map(|row| row.component.as_deref())),
-        text(rows.iter().map(|row| &*row.code)),
-        text(rows.iter().map(|row| &*row.rule)),
-        text(rows.iter().map(|row| severity_word(row.severity))),
-        text(rows.iter().map(|row| &*row.text)),
-    ])
+    batch(
+        Table::Errors,
+        vec![
+            text(std::iter::repeat_n(block.origin.batch_id.to_string(), count)),
+            text(std::iter::repeat_n(block.origin.version.0.to_string(), count)),
+            text(std::iter::repeat_n(block.origin.file.as_str(), count)),
+            long(rows.iter().map(|row| row.line as i64)),
+            long(rows.iter().map(|row| row.offset as i64)),
+            time(rows.iter().map(|row| row.observed_at)),
+            text_or_null(rows.iter().map(|row| row.level.map(Level::word))),
+            text_or_null(rows.iter().map(|row| row.component.as_deref())),
+            text(rows.iter().map(|row| &*row.code)),
+            text(rows.iter().map(|row| &*row.rule)),
+            text(rows.iter().map(|row| severity_word(row.severity))),
+            text(rows.iter().map(|row| &*row.text)),
+        ],
+    )
 }
 
 /// Rows of `batches` at `epoch`, each with its multiplicity.
 pub fn batches(epoch: u64, rows: &[(BatchRow, i64)]) -> Result<RecordBatch, ArrowError> {
     let each = || rows.iter().map(|(row, _)| row);
-    batch(Table::Batches, vec![
-        epochs(epoch, rows.len()),
-        text(each().map(|row| row.batch_id.to_string())),
-        text(each().map(|row| row.vehicle_id.as_str())),
-        text(each().map(|row| row.vin.as_str())),
-        text_or_null(each().map(|row| row.platform.as_deref())),
-        text_or_null(each().map(|row| row.firmware.as_deref())),
-        time(each().map(|row| Some(row.created_at))),
-        int(rows.iter().map(|(row, n)| i32::from(row.live) * *n as i32)),
-        int(rows.iter().map(|(row, n)| i32::from(row.completed) * *n as i32)),
-    ])
+    batch(
+        Table::Batches,
+        vec![
+            epochs(epoch, rows.len()),
+            text(each().map(|row| row.batch_id.to_string())),
+            text(each().map(|row| row.vehicle_id.as_str())),
+            text(each().map(|row| row.vin.as_str())),
+            text_or_null(each().map(|row| row.platform.as_deref())),
+            text_or_null(each().map(|row| row.firmware.as_deref())),
+            time(each().map(|row| Some(row.created_at))),
+            int(rows.iter().map(|(row, n)| i32::from(row.live) * *n as i32)),
+            int(rows.iter().map(|(row, n)| i32::from(row.completed) * *n as i32)),
+        ],
+    )
 }
 
 /// Rows of `files` at `epoch`, each with its multiplicity.
 pub fn files(epoch: u64, rows: &[(FileRow, i64)]) -> Result<RecordBatch, ArrowError> {
     let each = || rows.iter().map(|(row, _)| row);
     let measure = |of: fn(&FileRow) -> u64| long(rows.iter().map(move |(row, n)| of(row) as i64 * n));
-    batch(Table::Files, vec![
-        epochs(epoch, rows.len()),
-        text(each().map(|row| row.batch_id.to_string())),
-        text(each().map(|row| row.file_id.to_string())),
-        text(each().map(|row| row.version.0.to_string())),
-        text(each().map(|row| row.name.as_str())),
-        int(each().map(|row| row.generation as i32)),
-        int(rows.iter().map(|(row, n)| i32::from(row.live) * *n as i32)),
-        measure(|row| row.bytes),
-        measure(|row| row.lines),
-        measure(|row| row.long_lines),
-        measure(|row| row.error_lines),
-        measure(|row| row.sightings),
-        time(each().map(|row| Some(row.uploaded_at))),
-    ])
+    batch(
+        Table::Files,
+        vec![
+            epochs(epoch, rows.len()),
+            text(each().map(|row| row.batch_id.to_string())),
+            text(each().map(|row| row.file_id.to_string())),
+            text(each().map(|row| row.version.0.to_string())),
+            text(each().map(|row| row.name.as_str())),
+            int(each().map(|row| row.generation as i32)),
+            int(rows.iter().map(|(row, n)| i32::from(row.live) * *n as i32)),
+            measure(|row| row.bytes),
+            measure(|row| row.lines),
+            measure(|row| row.long_lines),
+            measure(|row| row.error_lines),
+            measure(|row| row.sightings),
+            time(each().map(|row| Some(row.uploaded_at))),
+        ],
+    )
 }
 
 /// Rows of `error_counts` at `epoch`; the multiplicity is the count.
 pub fn error_counts(epoch: u64, rows: &[(CountRow, i64)]) -> Result<RecordBatch, ArrowError> {
     let each = || rows.iter().map(|(row, _)| row);
-    batch(Table::ErrorCounts, vec![
-        epochs(epoch, rows.len()),
-        text(each().map(|row| row.batch_id.to_string())),
-        text(each().map(|row| row.version.0.to_string())),
-        text(each().map(|row| row.file.as_str())),
-        text(each().map(|row| row.code.as_str())),
-        text(each().map(|row| row.rule.as_str())),
-        text(each().map(|row| severity_word(row.severity))),
-        long(rows.iter().map(|(_, n)| *n)),
-        time(each().map(|row| row.first_seen)),
-        time(each().map(|row| row.last_seen)),
-        long(each().map(|row| row.example_line as i64)),
-        text(each().map(|row| row.example_text.as_str())),
-    ])
+    batch(
+        Table::ErrorCounts,
+        vec![
+            epochs(epoch, rows.len()),
+            text(each().map(|row| row.batch_id.to_string())),
+            text(each().map(|row| row.version.0.to_string())),
+            text(each().map(|row| row.file.as_str())),
+            text(each().map(|row| row.code.as_str())),
+            text(each().map(|row| row.rule.as_str())),
+            text(each().map(|row| severity_word(row.severity))),
+            long(rows.iter().map(|(_, n)| *n)),
+            time(each().map(|row| row.first_seen)),
+            time(each().map(|row| row.last_seen)),
+            long(each().map(|row| row.example_line as i64)),
+            text(each().map(|row| row.example_text.as_str())),
+        ],
+    )
 }
 
 /// The rows in the order in which the table's files hold them.

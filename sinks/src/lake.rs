@@ -89,7 +89,8 @@ impl Lake {
     pub async fn open(store: Arc<dyn ObjectStore>, root: &Url, config: LakeConfig) -> Result<Lake, LakeError> {
         let mut tables = Vec::new();
         for table in Table::ALL {
-            tables.push(LakeTable::open(Arc::clone(&store), root, table).await.map_err(|source| failed(table, source))?);
+            tables
+                .push(LakeTable::open(Arc::clone(&store), root, table).await.map_err(|source| failed(table, source))?);
         }
         let tables = Tables(tables.try_into().unwrap_or_else(|_| unreachable!("a table for each name")));
         let epoch = tables.committed_epoch();

@@ -56,7 +56,8 @@ pub fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-static SCHEMAS: LazyLock<[SchemaRef; 4]> = LazyLock::new(|| Table::ALL.map(|table| Arc::new(Schema::new(fields(table)))));
+static SCHEMAS: LazyLock<[SchemaRef; 4]> =
+    LazyLock::new(|| Table::ALL.map(|table| Arc::new(Schema::new(fields(table)))));
 
 fn fields(table: Table) -> Vec<Field> {
     let text = |name| Field::new(name, DataType::Utf8, false);

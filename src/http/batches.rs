@@ -118,14 +118,21 @@ struct ListParameters {
     cursor: Option<String>,
 }
 
-async fn list(State(parts): State<Parts>, Parameters(wanted): Parameters<ListParameters>) -> Result<Json<Value>, Problem> {
+async fn list(
+    State(parts): State<Parts>,
+    Parameters(wanted): Parameters<ListParameters>,
+) -> Result<Json<Value>, Problem> {
     let limit = wanted.limit.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(Problem::invalid(format!("limit must be from 1 to {LIMIT_MAX}")));
     }
     let before = wanted.cursor.as_deref().map(Uuid::parse_str).transpose();
     let filter = BatchFilter {
-        status: wanted.status.map(|word| word.parse()).transpose().map_err(|error| Problem::invalid(format!("{error}")))?,
+        status: wanted
+            .status
+            .map(|word| word.parse())
+            .transpose()
+            .map_err(|error| Problem::invalid(format!("{error}")))?,
         vin: wanted.vin,
         vehicle_id: wanted.vehicle_id,
         firmware: wanted.firmware,
@@ -149,7 +156,10 @@ async fn show(State(parts): State<Parts>, Path(id): Path<String>) -> Result<Json
     Ok(Json(parts.body(batch).await?))
 }
 
-async fn complete(State(parts): State<Parts>, Path(id): Path<String>) -> Result<(StatusCode, Json<BatchBody>), Problem> {
+async fn complete(
+    State(parts): State<Parts>,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<BatchBody>), Problem> {
     let batch = parts.pipeline.complete(batch_id(&id)?).await?;
     Ok((StatusCode::ACCEPTED, Json(parts.body(batch).await?)))
 }

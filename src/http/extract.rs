@@ -19,7 +19,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection: BytesRejection| {
             Problem::new(rejection.status(), "unreadable-body", rejection.body_text())
         })?;
-        let value = serde_json::from_slice(&bytes).map_err(|error| Problem::invalid(format!("not the JSON expected: {error}")))?;
+        let value = serde_json::from_slice(&bytes)
+            .map_err(|error| Problem::invalid(format!("not the JSON expected: {error}")))?;
         Ok(JsonBody(value))
     }
 }

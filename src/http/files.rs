@@ -91,7 +91,9 @@ async fn upload_form(
             continue;
         }
         if receipts.len() == FORM_FILES_MAX {
-            return Err(Problem::invalid(format!("a form may have at most {FORM_FILES_MAX} files; send the rest in another")));
+            return Err(Problem::invalid(format!(
+                "a form may have at most {FORM_FILES_MAX} files; send the rest in another"
+            )));
         }
         let name = field.file_name().unwrap_or_default().to_owned();
         let body = field.map(|chunk| chunk.map_err(|error| error.body_text()));
@@ -143,7 +145,8 @@ impl Parts {
     ) -> Result<Accepted, Problem> {
         check_name(&name)?;
         let turn = tokio::time::timeout(TURN_WAIT, self.turns.acquire()).await;
-        let _turn = turn.ok().and_then(Result::ok).ok_or_else(|| Problem::busy("too many uploads at once; try again"))?;
+        let _turn =
+            turn.ok().and_then(Result::ok).ok_or_else(|| Problem::busy("too many uploads at once; try again"))?;
         let (sender, outcome) = self.ingest.begin(batch, name, encoding, now());
         // A task of its own: a client that goes away leaves nothing half accepted.
         let accepted = tokio::spawn(accept_stored(self.ingest.clone(), self.pipeline.clone(), outcome));

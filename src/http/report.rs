@@ -165,7 +165,8 @@ async fn errors(
     let after = wanted.cursor.as_deref().map(read_cursor).transpose()?;
     let request = ErrorsRequest { batch_id, code: wanted.code, file: wanted.file, limit, after };
     let page = ErrorsPage::read(&parts.engine, &parts.snapshot(), &request).await?;
-    let next_cursor = page.errors.last().filter(|_| page.more).map(|last| write_cursor(&last.file, last.line, &last.code));
+    let next_cursor =
+        page.errors.last().filter(|_| page.more).map(|last| write_cursor(&last.file, last.line, &last.code));
     Ok(Json(json!({"errors": page.errors, "next_cursor": next_cursor})))
 }
 

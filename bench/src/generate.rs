@@ -1,0 +1,163 @@
+//! Logs with known counts, the same for the same seed.
+//!
+//! About 110 bytes a line, one line in twenty with codes; some lines end in
+//! CRLF, some are long, some are not UTF-8.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+/// A stream of numbers that looks random (splitmix64, by Sebastiano Vigna).
+pub struct Random(u64);
+
+impl Random {
+    /// The stream of a seed.
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit
+    }
+
+    /// One of some.
+    pub fn pick<'a, T>(&mut self, some: &'a [T]) -> &'a T {
+        &some[self.below(some.len() as u64) as usize]
+    }
+}
+
+/// What a log truly says.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Truth {
+    /// Bytes.
+    pub bytes: u64,
+    /// Lines.
+    pub lines: u64,
+    /// Lines with at least one code.
+    pub error_lines: u64,
+    /// Lines with each code.
+    pub codes: BTreeMap<String, u64>,
+}
+
+/// The message of a line with codes, and the codes.
+const CODED: [(&str, &[&str]); 12] = [
+    ("DTC P0A1F-87 stored, battery pack voltage sense circuit", &["P0A1F-87"]),
+    ("DTC U0100-00 confirmed, lost communication with the engine control module", &["U0100-00"]),
+    ("negative response 7F 31 22 to the start of the erase routine", &["NRC:31-22"]),
+    ("negative response 7F 36 73, wrong block sequence counter", &["NRC:36-73"]),
+    ("install of slot B failed with E_SIGNATURE_INVALID", &["E_SIGNATURE_INVALID"]),
+    ("download failed: errno: 110 (ETIMEDOUT)", &["ERRNO:110", "ETIMEDOUT"]),
+    ("manifest fetch answered HTTP/1.1 503 from the backend", &["HTTP:503"]),
+    ("update engine exited with code 7", &["EXIT:7"]),
+    ("SPN 91 FMI 3, accelerator pedal position", &["SPN91-FMI3"]),
+    ("flash driver hit SIGSEGV, core written", &["SIGSEGV"]),
+    ("write of partition failed rc=-28", &["ERR:-28"]),
+    ("fault OTA-1042 while switching slots", &["OTA-1042"]),
+];
+
+const PLAIN: [&str; 8] = [
+    "wrote block to slot B and verified its checksum against the manifest, all good so far",
+    "heartbeat from the gateway, queue is empty, nothing to send to the backend at this time",
+    "battery at a good level, contactors closed, no reason to postpone the installation now",
+    "received frame on the bus from the body controller, payload taken over into the shadow",
+    "download goes on, the link is slow but steady, the chunk was taken over into the store",
+    "vehicle is parked and locked, the driver consented, the update can begin any time soon",
+    "memory and disk are well within their limits, no need for any clean-up before the start",
+    "time synchronised with the backend, the drift since the last time was below the limit",
+];
+
+const COMPONENTS: [&str; 6] = ["ota.Download", "ota.Flash", "bms.Monitor", "gateway.Router", "ecu.Diag", "ota.Verify"];
+
+/// Writes about `bytes` bytes of log and says what they say. `coded_per_mille`
+/// of the lines have codes, each drawn from the kinds below `kinds`.
+pub fn write_log(
+    out: &mut dyn Write,
+    bytes: u64,
+    random: &mut Random,
+    coded_per_mille: u64,
+    kinds: &[usize],
+) -> io::Result<Truth> {
+    let mut truth = Truth::default();
+    let mut seconds = random.below(3600);
+    let mut line = Vec::with_capacity(256);
+    while truth.bytes < bytes {
+        line.clear();
+        seconds += random.below(2);
+        let (h, m, s) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+        let component = random.pick(&COMPONENTS);
+        write!(line, "2026-03-01 {h:02}:{m:02}:{s:02},{:03} ", random.below(1000))?;
+        if random.below(1000) < coded_per_mille {
+            let (message, codes) = CODED[*random.pick(kinds) % CODED.len()];
+            write!(line, "ERROR [main] {component} - {message}")?;
+            truth.error_lines += 1;
+            for code in codes {
+                *truth.codes.entry((*code).to_owned()).or_default() += 1;
+            }
+        } else {
+            write!(line, "INFO [main] {component} - {}", random.pick(&PLAIN))?;
+        }
+        match random.below(1000) {
+            0 => line.extend(std::iter::repeat_n(b'.', 4000)),
+            1..20 => line.extend_from_slice(b" \xff\xfe"),
+            _ => {}
+        }
+        line.extend_from_slice(if random.below(50) == 0 { b"\r\n" } else { b"\n" });
+        out.write_all(&line)?;
+        truth.bytes += line.len() as u64;
+        truth.lines += 1;
+    }
+    out.flush()?;
+    Ok(truth)
+}
+
+/// All kinds of lines with codes.
+pub const ALL_KINDS: [usize; CODED.len()] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
+
+/// Writes the usual log: one line in twenty has codes.
+pub fn usual_log(path: &Path, bytes: u64, seed: u64) -> Result<Truth> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(write_log(&mut BufWriter::with_capacity(1 << 20, file), bytes, &mut Random::new(seed), 50, &ALL_KINDS)?)
+}
+
+/// `argus-bench generate`
+pub fn run(path: &Path, bytes: u64, seed: u64) -> Result<()> {
+    let truth = usual_log(path, bytes, seed)?;
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".truth.json");
+    let text = json!({
+        "bytes": truth.bytes, "lines": truth.lines, "error_lines": truth.error_lines, "codes": truth.codes,
+    });
+    std::fs::write(&beside, format!("{text:#}\n"))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use argus_dataflow::scan::{Fold, Scanner};
+    use argus_dataflow::{BlockReader, RuleSet};
+
+    #[test]
+    fn a_generated_log_says_what_its_truth_says() {
+        let mut log = Vec::new();
+        let truth = write_log(&mut log, 1 << 20, &mut Random::new(7), 50, &ALL_KINDS).expect("writes to memory");
+        let mut scanner = Scanner::new(RuleSet::built_in().expect("the built-in rules hold"));
+        let mut blocks = BlockReader::new(&log[..], 64 << 10);
+        let mut fold = Fold::default();
+        while let Some(block) = blocks.next_block().expect("reads") {
+            fold.merge(scanner.scan(&block, 2026).0);
+        }
+        let codes = fold.codes.into_iter().map(|(code, seen)| (code, seen.count)).collect();
+        let counted = Truth { bytes: blocks.bytes(), lines: blocks.lines(), error_lines: fold.error_lines, codes };
+        assert_eq!(counted, truth);
+    }
+}

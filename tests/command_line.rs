@@ -1,0 +1,173 @@
+//! `argus analyze` and `argus sql`, as someone at a terminal uses them.
+
+mod common;
+
+use std::path::Path;
+
+use common::{RealLogs, Server, analyze, argus, counts, gzip};
+use serde_json::{Value, json};
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path of text")
+}
+
+#[test]
+fn every_real_log_counts_the_same_with_any_number_of_workers_and_any_block_size() {
+    let Some(logs) = RealLogs::find() else { return };
+    for (workers, block_bytes) in [("1", "64"), ("4", "4096"), ("1", "1048576"), ("4", "262144")] {
+        let report = analyze(&["--workers", workers, "--block-bytes", block_bytes, text(logs.folder())], b"");
+        let file = |name: &str| {
+            let full = format!("{}/{name}", text(logs.folder()));
+            let files = report["files"].as_array().expect("files");
+            files.iter().find(|file| file["name"] == full.as_str()).expect("the file is in the report").clone()
+        };
+        for (name, _, golden) in logs.each() {
+            for key in ["bytes", "lines", "codes"] {
+                assert_eq!(file(name)[key], golden[key], "{key} of {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn files_folders_and_standard_input_are_named_as_they_were_given() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let sub = folder.path().join("sub/deeper");
+    std::fs::create_dir_all(&sub).expect("makes folders");
+    std::fs::write(folder.path().join("sub/a.log"), "E_FAIL\n").expect("writes");
+    std::fs::write(sub.join("b.log.gz"), gzip(b"E_ABORT\nE_FAIL\n")).expect("writes");
+    std::fs::write(folder.path().join("c.log"), "\u{feff}E_TIMEOUT\r\n").expect("writes");
+    let (dir, file) = (folder.path().join("sub/"), folder.path().join("c.log"));
+    let report = analyze(&[text(&dir), text(&file), "-"], b"E_FAIL");
+    let names: Vec<String> = report["files"]
+        .as_array()
+        .expect("files")
+        .iter()
+        .map(|f| f["name"].as_str().expect("text").to_owned())
+        .collect();
+    let base = text(folder.path());
+    let mut expected = vec![
+        "-".to_owned(),
+        format!("{base}/c.log"),
+        format!("{base}/sub/a.log"),
+        format!("{base}/sub/deeper/b.log.gz"),
+    ];
+    expected.sort();
+    assert_eq!(names, expected);
+    assert_eq!(counts(&report), json!({"E_FAIL": 3, "E_ABORT": 1, "E_TIMEOUT": 1}));
+    assert_eq!((&report["total_lines"], &report["final"]), (&json!(5), &json!(true)));
+    assert!(report.get("batch_id").is_none() && report.get("status").is_none() && report.get("epoch").is_none());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_and_the_others_are_counted() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("good.log"), "E_FAIL\n").expect("writes");
+    let mut damaged = gzip(&b"E_ABORT\n".repeat(1000));
+    damaged.truncate(damaged.len() - 4);
+    std::fs::write(folder.path().join("bad.gz"), damaged).expect("writes");
+    let missing = folder.path().join("missing.log");
+    let output = argus(&["analyze", "--format", "json", text(folder.path()), text(&missing)], b"");
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report all the same");
+    assert_eq!(counts(&report), json!({"E_FAIL": 1}));
+    assert_eq!(report["total_files"], json!(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(lines.iter().any(|line| line.contains("bad.gz: ")), "{said}");
+    assert!(lines.iter().any(|line| line.ends_with("missing.log: No such file or directory")), "{said}");
+}
+
+#[test]
+fn a_report_is_a_table_json_or_csv() {
+    let input = b"E_FAIL\nE_FAIL, and SIGSEGV\n";
+    let table = argus(&["analyze", "--format", "table", "-"], input);
+    let table = String::from_utf8(table.stdout).expect("text");
+    assert!(table.contains("2       1  medium    E_FAIL"), "{table}");
+    assert!(table.ends_with("2 codes seen 3 times in 2 of 2 lines of 1 files (27 bytes)\n"), "{table}");
+    let csv = argus(&["analyze", "--format", "csv", "-"], input);
+    let csv = String::from_utf8(csv.stdout).expect("text");
+    assert_eq!(csv, "file,code,count,rule,severity\n-,E_FAIL,2,err_symbol,medium\n-,SIGSEGV,1,signal,medium\n");
+    let empty = analyze(&["-"], b"");
+    assert_eq!((&empty["total_lines"], &empty["files"][0]["lines"]), (&json!(0), &json!(0)));
+}
+
+#[test]
+fn rules_of_a_file_replace_the_built_in_ones_or_come_before_them() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let rules = folder.path().join("rules.toml");
+    let rule = "[[rule]]\nname = \"acme\"\nseverity = \"critical\"\nform = \"ACME-{unit}-{code}\"\n\
+                patterns = [{ pattern = 'unit (?P<unit>[A-Z]+) code (?P<code>[0-9]+)' }]\n";
+    std::fs::write(&rules, rule).expect("writes");
+    let input = b"unit BMS code 17: E_FAIL\n";
+    assert_eq!(counts(&analyze(&["--rules", text(&rules), "-"], input)), json!({"ACME-BMS-17": 1}));
+    let before = format!("+{}", text(&rules));
+    assert_eq!(counts(&analyze(&["--rules", &before, "-"], input)), json!({"ACME-BMS-17": 1, "E_FAIL": 1}));
+    std::fs::write(&rules, rule.replace("(?P<code>", "(?P<kode>")).expect("writes");
+    let refused = argus(&["analyze", "--rules", text(&rules), "-"], input);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("rules.toml") && said.contains("\"acme\"") && said.contains("no group \"code\""), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
+fn usage_errors_exit_with_2() {
+    for arguments in
+        [&["analyze"][..], &["nonsense"], &["analyze", "--workers", "0", "-"], &["--config", "/nowhere", "serve"]]
+    {
+        assert_eq!(argus(arguments, b"").status.code(), Some(2), "{arguments:?}");
+    }
+    assert_eq!(argus(&["--help"], b"").status.code(), Some(0));
+}
+
+#[test]
+fn analyze_writes_its_tables_as_parquet_and_leaves_nothing_else() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (out, temporary) = (folder.path().join("tables"), folder.path().join("tmp"));
+    std::fs::create_dir(&temporary).expect("makes a folder");
+    let log = folder.path().join("a.log");
+    std::fs::write(&log, "2026-03-01 10:15:30 ERROR ota: E_FAIL\n".repeat(50_000)).expect("writes");
+    let output = std::process::Command::new(common::ARGUS)
+        .args(["analyze", "--format", "json", "--parquet", text(&out), text(&log)])
+        .env("TMPDIR", &temporary)
+        .output()
+        .expect("argus runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut rows = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(&out).expect("the folder is there") {
+        let path = entry.expect("an entry").path();
+        let file = std::fs::File::open(&path).expect("opens");
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).expect("is Parquet");
+        let count = reader.metadata().file_metadata().num_rows();
+        rows.insert(path.file_name().expect("a name").to_string_lossy().into_owned(), count);
+    }
+    let expected = [("error_counts.parquet", 1), ("errors.parquet", 50_000), ("files.parquet", 1)];
+    assert_eq!(rows, expected.map(|(name, count)| (name.to_owned(), count)).into());
+    assert_eq!(std::fs::read_dir(&temporary).expect("lists").count(), 0);
+}
+
+#[tokio::test]
+async fn sql_reads_a_data_directory_beside_a_stopped_server() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch().await;
+    server.put(&id, "a.log", "E_FAIL\nE_FAIL\nE_ABORT\n").await;
+    server.put(&id, "a.log", "E_FAIL\nE_ABORT\n").await;
+    server.complete(&id).await;
+    server.stop();
+    let ask = |format: &str, sql: &str| argus(&["sql", "--data", text(data.path()), "--format", format, sql], b"");
+    let sql = "SELECT code, sum(count) AS n FROM error_counts GROUP BY code ORDER BY code";
+    assert_eq!(String::from_utf8_lossy(&ask("csv", sql).stdout), "code,n\nE_ABORT,1\nE_FAIL,1\n");
+    let json: Value = serde_json::from_slice(&ask("json", sql).stdout).expect("JSON");
+    assert_eq!(json, json!([{"code": "E_ABORT", "n": 1}, {"code": "E_FAIL", "n": 1}]));
+    assert!(ask("parquet", sql).stdout.starts_with(b"PAR1"));
+    assert!(ask("arrow", sql).stdout.starts_with(&[0xff, 0xff, 0xff, 0xff]));
+    assert!(String::from_utf8_lossy(&ask("table", sql).stdout).contains("| E_ABORT | 1 |"));
+    let refused = ask("csv", "DROP TABLE files");
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&refused.stderr).lines().count(), 1);
+    let nowhere = argus(&["sql", "--data", "/nowhere", "SELECT 1"], b"");
+    assert_eq!(String::from_utf8_lossy(&nowhere.stderr), "argus: /nowhere is no data directory\n");
+}

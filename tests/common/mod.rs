@@ -1,0 +1,217 @@
+//! One harness for all tests that run the real binary: they mention only what
+//! they are about.
+
+#![allow(dead_code, reason = "each test file uses its part of the harness")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use reqwest::{Client, Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+/// The binary under test.
+pub const ARGUS: &str = env!("CARGO_BIN_EXE_argus");
+
+/// A VIN that holds.
+pub const VIN: &str = "WVWZZZ1JZXW000001";
+
+/// A running server; killed when dropped.
+pub struct Server {
+    child: Child,
+    base: String,
+    client: Client,
+}
+
+impl Server {
+    /// Starts on a data directory and a free port; returns when it listens.
+    pub fn start(data: &Path) -> Server {
+        Server::start_with(data, &[])
+    }
+
+    /// Starts with more flags.
+    pub fn start_with(data: &Path, flags: &[&str]) -> Server {
+        let mut child = Command::new(ARGUS)
+            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .args(flags)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("argus starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("argus says a line");
+        let base =
+            line.trim().strip_prefix("argus listening on ").unwrap_or_else(|| panic!("it said {line:?}")).to_owned();
+        Server { child, base, client: Client::new() }
+    }
+
+    /// A path below the API.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}/api/v1{path}", self.base)
+    }
+
+    /// A path of the server.
+    pub fn root_url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// Sends a request.
+    pub async fn send(&self, method: Method, path: &str, body: impl Into<reqwest::Body>) -> Response {
+        self.client.request(method, self.url(path)).body(body).send().await.expect("the server answers")
+    }
+
+    /// Sends a request with headers.
+    pub async fn send_with(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Response {
+        let request = self.client.request(method, self.url(path)).body(body);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        request.send().await.expect("the server answers")
+    }
+
+    /// The JSON at a path, which must be there.
+    pub async fn get(&self, path: &str) -> Value {
+        let answer = self.client.get(self.url(path)).send().await.expect("the server answers");
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        answer.json().await.expect("JSON")
+    }
+
+    /// Makes a batch; says its id.
+    pub async fn new_batch(&self) -> String {
+        self.new_batch_of(json!({"vehicle_id": "veh-1", "vin": VIN})).await
+    }
+
+    /// Makes a batch as described; says its id.
+    pub async fn new_batch_of(&self, described: Value) -> String {
+        let answer = self.send(Method::POST, "/batches", described.to_string()).await;
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        let batch: Value = answer.json().await.expect("JSON");
+        batch["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// Uploads a file, which must be accepted; says the receipt.
+    pub async fn put(&self, batch: &str, name: &str, body: impl Into<reqwest::Body>) -> Value {
+        let answer = self.send(Method::PUT, &format!("/batches/{batch}/files/{name}"), body).await;
+        assert!(answer.status().is_success(), "{name}: {}", answer.text().await.unwrap_or_default());
+        answer.json().await.expect("JSON")
+    }
+
+    /// Completes a batch and waits for its final report.
+    pub async fn complete(&self, batch: &str) -> Value {
+        let answer = self.send(Method::POST, &format!("/batches/{batch}/complete"), "").await;
+        assert_eq!(answer.status(), StatusCode::ACCEPTED);
+        let done: Value = answer.json().await.expect("JSON");
+        self.final_report(batch, done["epoch"].as_u64().expect("an epoch")).await
+    }
+
+    /// The report that covers an epoch, once the batch has come to rest.
+    pub async fn final_report(&self, batch: &str, epoch: u64) -> Value {
+        loop {
+            // The epoch is waited for on the server; the status follows it within one more round.
+            let report = self.get(&format!("/batches/{batch}/report?min_epoch={epoch}&timeout_ms=60000")).await;
+            if report["status"] == "completed" {
+                return report;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The rows of a query.
+    pub async fn sql(&self, sql: &str) -> Value {
+        let answer = self.send(Method::POST, "/query", json!({"sql": sql}).to_string()).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{sql}");
+        answer.json::<Value>().await.expect("JSON")["rows"].take()
+    }
+
+    /// SIGTERM; it must exit with 0.
+    pub fn stop(mut self) {
+        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill runs");
+        assert!(killed.success());
+        assert!(self.child.wait().expect("argus ends").success());
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().expect("argus is there");
+        self.child.wait().expect("argus ends");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Stopped or killed already, mostly.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs the binary with some standard input.
+pub fn argus(arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(ARGUS)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("argus starts");
+    // A process that ends early does not read its input.
+    let _ = child.stdin.take().expect("piped").write_all(input);
+    child.wait_with_output().expect("argus ends")
+}
+
+/// The report of `argus analyze`.
+pub fn analyze(arguments: &[&str], input: &[u8]) -> Value {
+    let output = argus(&[&["analyze", "--format", "json"], arguments].concat(), input);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
+    })
+}
+
+/// Code → count of a report.
+pub fn counts(report: &Value) -> Value {
+    let codes = report["codes"].as_array().expect("a report has codes");
+    codes.iter().map(|code| (code["code"].as_str().expect("text").to_owned(), code["count"].clone())).collect()
+}
+
+/// gzip of some bytes, by the system's own tool.
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut child =
+        Command::new("gzip").arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("gzip runs");
+    let mut stdin = child.stdin.take().expect("piped");
+    let input = bytes.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let mut out = Vec::new();
+    child.stdout.take().expect("piped").read_to_end(&mut out).expect("reads");
+    writer.join().expect("writes").expect("writes");
+    child.wait().expect("gzip ends");
+    out
+}
+
+/// Real logs and what is known of them, where they stand beside the project.
+pub struct RealLogs {
+    folder: PathBuf,
+    golden: serde_json::Map<String, Value>,
+}
+
+impl RealLogs {
+    /// `None`, and a word about it, where there are none.
+    pub fn find() -> Option<RealLogs> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+        let Ok(golden) = std::fs::read(folder.join("golden.json")) else {
+            eprintln!("skipped: no real logs beside the project");
+            return None;
+        };
+        Some(RealLogs { folder, golden: serde_json::from_slice(&golden).expect("golden.json is JSON") })
+    }
+
+    /// The folder of the logs.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Each log's name, bytes, and what must be counted of it.
+    pub fn each(&self) -> impl Iterator<Item = (&str, Vec<u8>, &Value)> {
+        self.golden.iter().map(|(name, expected)| {
+            let bytes = std::fs::read(self.folder.join(name)).expect("the log is there");
+            (name.as_str(), bytes, expected.get("decoded").unwrap_or(expected))
+        })
+    }
+}

@@ -1,0 +1,71 @@
+//! The lake is open: readers that are not ours see the same sums.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::Server;
+use serde_json::{Value, json};
+
+/// Sums by code of live generations, read by the Python package `deltalake`
+/// (which knows the tables' files) and DuckDB (which knows SQL).
+const SCRIPT: &str = r#"
+import json, sys, duckdb
+from deltalake import DeltaTable
+files = {t: DeltaTable(f"{sys.argv[1]}/{t}").file_uris() for t in ("files", "error_counts", "errors", "batches")}
+db = duckdb.connect()
+for table, uris in files.items():
+    db.sql(f"CREATE VIEW {table} AS SELECT * FROM read_parquet({[u.removeprefix('file://') for u in uris]!r})")
+live = "(SELECT version FROM files GROUP BY version HAVING sum(live) > 0)"
+rows = lambda sql: db.sql(sql).fetchall()
+print(json.dumps({
+    "counts": rows(f"SELECT code, CAST(sum(count) AS BIGINT) FROM error_counts WHERE version IN {live} GROUP BY code ORDER BY code"),
+    "errors": rows(f"SELECT code, count(*) FROM errors WHERE version IN {live} GROUP BY code ORDER BY code"),
+    "lines": rows(f"SELECT CAST(sum(lines) AS BIGINT) FROM files WHERE version IN {live}"),
+    "batches": rows("SELECT count(*) FROM (SELECT batch_id FROM batches GROUP BY batch_id HAVING sum(completed) > 0)"),
+}))
+"#;
+
+/// A Python with the readers, installed once below the build folder.
+fn python() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-readers");
+    let python = folder.join("bin/python");
+    let ready = |python: &Path| {
+        let found = Command::new(python).args(["-c", "import deltalake, duckdb"]).output();
+        found.is_ok_and(|output| output.status.success())
+    };
+    if !ready(&python) {
+        let run = |program: &Path, arguments: &[&str]| {
+            let output = Command::new(program).args(arguments).output().expect("it runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        run(Path::new("python3"), &["-m", "venv", "--clear", folder.to_str().expect("text")]);
+        run(&python, &["-m", "pip", "install", "--quiet", "deltalake", "duckdb"]);
+        assert!(ready(&python), "the readers are installed");
+    }
+    python
+}
+
+#[tokio::test]
+async fn duckdb_and_deltalake_read_the_same_sums() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    for number in 0..3 {
+        let id = server.new_batch().await;
+        server.put(&id, "a.log", "E_FAIL\n".repeat(10)).await;
+        server.put(&id, "a.log", "E_FAIL and SIGSEGV\n".repeat(number + 1)).await;
+        // Large enough that its sightings are written before it is accepted.
+        server.put(&id, "b.log", "2026-03-01 10:15:30 ERROR ota: E_ABORT\n".repeat(60_000)).await;
+        server.complete(&id).await;
+    }
+    let ours = server.sql("SELECT code, sum(count) FROM error_counts GROUP BY code ORDER BY code").await;
+    server.stop();
+    let output =
+        Command::new(python()).args(["-c", SCRIPT]).arg(data.path().join("lake")).output().expect("python runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let read: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let expected = json!([["E_ABORT", 180_000], ["E_FAIL", 6], ["SIGSEGV", 6]]);
+    assert_eq!(ours, expected);
+    assert_eq!(read, json!({"counts": expected, "errors": expected, "lines": [[180_006]], "batches": [[3]]}));
+}
