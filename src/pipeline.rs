@@ -292,7 +292,7 @@ fn answer<T: Send + 'static>(reply: Reply<T>, result: Result<T, Refused>) -> Res
     };
     Ok(Box::new(move |durable| {
         // Whoever asked may have gone away; what happened has happened.
-        let _ = reply.send(durable.and_then(|()| result));
+        let _ = reply.send(durable.and(result));
     }))
 }
 

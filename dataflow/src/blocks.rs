@@ -146,8 +146,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Number, offset and bytes.
+    type Line = (u64, u64, Vec<u8>);
+
     /// Reads everything; says the cut lines with their numbers, and (lines, bytes, long lines).
-    fn cut(text: &[u8], block_bytes: usize) -> (Vec<(u64, u64, Vec<u8>)>, (u64, u64, u64)) {
+    fn cut(text: &[u8], block_bytes: usize) -> (Vec<Line>, (u64, u64, u64)) {
         let mut reader = BlockReader::new(text, block_bytes);
         let mut lines = Vec::new();
         while let Some(block) = reader.next_block().expect("memory reads") {

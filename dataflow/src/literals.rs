@@ -132,9 +132,9 @@ mod tests {
     use super::*;
 
     fn check(pattern: &str, expected: &[&str]) {
-        let set = required(pattern)
+        let set: Vec<String> = required(pattern)
             .map(|set| set.iter().map(|s| String::from_utf8_lossy(s).into_owned()).collect())
-            .unwrap_or_else(Vec::new);
+            .unwrap_or_default();
         assert_eq!(set, expected, "{pattern}");
     }
 

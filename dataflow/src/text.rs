@@ -58,9 +58,12 @@ pub fn text<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send 
     Ok(Box::new(content))
 }
 
+/// A reader whose first bytes were looked at.
+type Whole<R> = io::Chain<Cursor<Vec<u8>>, R>;
+
 /// The first four bytes (fewer when there are no more) and a reader that
 /// still yields them.
-fn peek<R: Read>(mut input: R) -> io::Result<(Vec<u8>, io::Chain<Cursor<Vec<u8>>, R>)> {
+fn peek<R: Read>(mut input: R) -> io::Result<(Vec<u8>, Whole<R>)> {
     let mut first = Vec::with_capacity(4);
     input.by_ref().take(4).read_to_end(&mut first)?;
     Ok((first.clone(), Cursor::new(first).chain(input)))
