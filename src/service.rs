@@ -98,7 +98,7 @@ impl Service {
         let root = lake_url(&data)?;
         let lake = Lake::open(Arc::clone(&store), &root, config.lake.clone()).await.context("cannot open the lake")?;
         let (metadata, writer) = Metadata::open(&data.join("argus.db")).await.context("cannot open the metadata")?;
-        let engine_config = EngineConfig { threads: config.workers, ..EngineConfig::default() };
+        let engine_config = EngineConfig { query_threads: config.workers, ..EngineConfig::default() };
         let engine = Engine::new(Arc::clone(&store), &root, &engine_config)?;
         let raw_folder = object_store::path::Path::from_absolute_path(data.join("raw"))?;
         let raw = RawStore::new(store, raw_folder);

@@ -19,7 +19,7 @@ use datafusion::datasource::ViewTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::{SQLOptions, SessionContext};
-use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionState;
@@ -29,23 +29,40 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
 
 use crate::provider::Differences;
 use crate::views::{VIEWS, View};
 
-/// The limits of the engine.
+/// The limits of the engine. Users' queries and our own questions (reports,
+/// lines with codes) have limits of their own, so that neither starves the other.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// Memory for all questions together; sorts and groupings beyond it spill to disk.
-    pub memory_bytes: usize,
-    /// Threads that one question may use.
-    pub threads: usize,
+    /// Memory for all users' queries together; sorts and groupings beyond it spill to disk.
+    pub query_bytes: usize,
+    /// Users' queries that run at once.
+    pub queries_max: usize,
+    /// Threads that one user's query may use.
+    pub query_threads: usize,
+    /// Memory for all our own questions together.
+    pub question_bytes: usize,
+    /// Our own questions that run at once.
+    pub questions_max: usize,
+    /// How long either may wait for its turn.
+    pub turn_wait: Duration,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        EngineConfig { memory_bytes: 128 << 20, threads: 2 }
+        EngineConfig {
+            query_bytes: 128 << 20,
+            queries_max: 8,
+            query_threads: 2,
+            question_bytes: 64 << 20,
+            questions_max: 8,
+            turn_wait: Duration::from_secs(10),
+        }
     }
 }
 
@@ -61,6 +78,8 @@ pub enum QueryError {
     TimedOut(Duration),
     #[error("the query needs more memory than it may use; select less or group by less")]
     TooLarge,
+    #[error("too many questions at once; try again")]
+    Busy,
     #[error("the tables could not be read")]
     Failed(#[source] Box<DataFusionError>),
 }
@@ -99,8 +118,17 @@ pub struct Answer {
 /// Answers questions over snapshots. Clones share the limits.
 #[derive(Clone)]
 pub struct Engine {
-    state: SessionState,
+    queries: Asker,
+    questions: Asker,
     store: ObjectStoreUrl,
+    turn_wait: Duration,
+}
+
+/// One kind of asker: its session settings, its memory, and its turns.
+#[derive(Clone)]
+struct Asker {
+    state: SessionState,
+    turns: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Engine {
@@ -112,25 +140,19 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// An engine over tables whose files are in `store`, the store of `root`'s scheme and host.
     pub fn new(store: Arc<dyn ObjectStore>, root: &Url, config: &EngineConfig) -> Result<Engine, DataFusionError> {
-        let runtime: RuntimeEnv =
-            RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(config.memory_bytes))).build()?;
         let mut base = root.clone();
         base.set_path("");
         let store_url = ObjectStoreUrl::parse(base.as_str())?;
-        runtime.register_object_store(store_url.as_ref(), store);
-        let mut session = SessionConfig::new()
-            .with_target_partitions(config.threads.max(1))
-            .with_information_schema(true)
-            .with_default_catalog_and_schema("argus", "public")
-            .with_create_default_catalog_and_schema(false);
-        session.options_mut().execution.parquet.pushdown_filters = true;
-        session.options_mut().sql_parser.enable_ident_normalization = true;
-        let state = SessionStateBuilder::new()
-            .with_config(session)
-            .with_runtime_env(Arc::new(runtime))
-            .with_default_features()
-            .build();
-        Ok(Engine { state, store: store_url })
+        let asker = |pool: Arc<dyn MemoryPool>, turns, threads| -> Result<Asker, DataFusionError> {
+            let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build()?;
+            runtime.register_object_store(store_url.as_ref(), Arc::clone(&store));
+            Ok(Asker { state: session_state(runtime, threads), turns: Arc::new(Semaphore::new(turns)) })
+        };
+        let queries =
+            asker(Arc::new(FairSpillPool::new(config.query_bytes)), config.queries_max, config.query_threads)?;
+        // Our own questions are small and alike: first come, first served.
+        let questions = asker(Arc::new(GreedyMemoryPool::new(config.question_bytes)), config.questions_max, 1)?;
+        Ok(Engine { queries, questions, store: store_url, turn_wait: config.turn_wait })
     }
 
     /// Answers a user's query with at most `row_limit` rows, within `timeout`.
@@ -141,6 +163,7 @@ impl Engine {
         row_limit: usize,
         timeout: Duration,
     ) -> Result<Answer, QueryError> {
+        let _turn = self.turn(&self.queries).await?;
         let work = async {
             let mut stream = self.stream(snapshot, sql).await?;
             let schema = stream.schema();
@@ -163,8 +186,31 @@ impl Engine {
 
     /// Answers a user's query as it is computed, without limits of its own.
     pub async fn stream(&self, snapshot: &Arc<Snapshot>, sql: &str) -> Result<SendableRecordBatchStream, QueryError> {
+        self.stream_for(&self.queries, snapshot, sql).await
+    }
+
+    /// Answers one of our own questions in full.
+    pub(crate) async fn collect(&self, snapshot: &Arc<Snapshot>, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
+        let _turn = self.turn(&self.questions).await?;
+        let stream = self.stream_for(&self.questions, snapshot, sql).await?;
+        stream.try_collect().await.map_err(QueryError::of)
+    }
+
+    async fn turn<'a>(&self, asker: &'a Asker) -> Result<SemaphorePermit<'a>, QueryError> {
+        match tokio::time::timeout(self.turn_wait, asker.turns.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(QueryError::Busy),
+        }
+    }
+
+    async fn stream_for(
+        &self,
+        asker: &Asker,
+        snapshot: &Arc<Snapshot>,
+        sql: &str,
+    ) -> Result<SendableRecordBatchStream, QueryError> {
         check_is_query(sql)?;
-        let context = self.session(snapshot);
+        let context = self.session(asker, snapshot);
         let plan = context.state().create_logical_plan(sql).await.map_err(QueryError::of)?;
         let nothing_else = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         nothing_else.verify_plan(&plan).map_err(|_| QueryError::NotAQuery)?;
@@ -172,31 +218,36 @@ impl Engine {
         frame.execute_stream().await.map_err(QueryError::of)
     }
 
-    /// Answers one of our own queries in full.
-    pub(crate) async fn collect(&self, snapshot: &Arc<Snapshot>, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
-        let stream = self.stream(snapshot, sql).await?;
-        stream.try_collect().await.map_err(QueryError::of)
-    }
-
-    fn session(&self, snapshot: &Arc<Snapshot>) -> SessionContext {
+    fn session(&self, asker: &Asker, snapshot: &Arc<Snapshot>) -> SessionContext {
         let lake = Arc::new(LakeSchema { snapshot: Arc::clone(snapshot), store: self.store.clone() });
-        let only_lake = self.context(&[("lake", lake.clone())]);
+        let only_lake = context(asker, &[("lake", lake.clone())]);
         let public = Arc::new(PublicSchema { epoch: snapshot.epoch, lake: only_lake });
-        self.context(&[("lake", lake), ("public", public)])
+        context(asker, &[("lake", lake), ("public", public)])
     }
+}
 
-    fn context(&self, schemas: &[(&str, Arc<dyn SchemaProvider>)]) -> SessionContext {
-        let catalog = MemoryCatalogProvider::new();
-        for (name, schema) in schemas {
-            // A new catalog has no schema of that name.
-            let _ = catalog.register_schema(name, Arc::clone(schema));
-        }
-        let catalogs = MemoryCatalogProviderList::new();
-        catalogs.register_catalog("argus".to_owned(), Arc::new(catalog));
-        let state =
-            SessionStateBuilder::new_from_existing(self.state.clone()).with_catalog_list(Arc::new(catalogs)).build();
-        SessionContext::new_with_state(state)
+fn session_state(runtime: RuntimeEnv, threads: usize) -> SessionState {
+    let mut session = SessionConfig::new()
+        .with_target_partitions(threads.max(1))
+        .with_information_schema(true)
+        .with_default_catalog_and_schema("argus", "public")
+        .with_create_default_catalog_and_schema(false);
+    session.options_mut().execution.parquet.pushdown_filters = true;
+    SessionStateBuilder::new().with_config(session).with_runtime_env(Arc::new(runtime)).with_default_features().build()
+}
+
+/// A session that sees these schemas and no others.
+fn context(asker: &Asker, schemas: &[(&str, Arc<dyn SchemaProvider>)]) -> SessionContext {
+    let catalog = MemoryCatalogProvider::new();
+    for (name, schema) in schemas {
+        // A new catalog has no schema of that name.
+        let _ = catalog.register_schema(name, Arc::clone(schema));
     }
+    let catalogs = MemoryCatalogProviderList::new();
+    catalogs.register_catalog("argus".to_owned(), Arc::new(catalog));
+    let state =
+        SessionStateBuilder::new_from_existing(asker.state.clone()).with_catalog_list(Arc::new(catalogs)).build();
+    SessionContext::new_with_state(state)
 }
 
 /// Refuses what is not exactly one query, before anything is planned.

@@ -128,6 +128,7 @@ impl From<QueryError> for Problem {
             QueryError::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-query"),
             QueryError::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "query-timed-out"),
             QueryError::TooLarge => (StatusCode::UNPROCESSABLE_ENTITY, "query-too-large"),
+            QueryError::Busy => return Problem::busy(error.to_string()),
             QueryError::Failed(_) => return Problem::internal(&error),
         };
         Problem::new(status, kind, error.to_string())

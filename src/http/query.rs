@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use metrics::counter;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::http::extract::JsonBody;
 use crate::http::problem::Problem;
@@ -20,9 +20,6 @@ use crate::service::Service;
 
 /// The text of a query may have this many bytes.
 const BODY_BYTES_MAX: usize = 256 << 10;
-/// Queries that run at once; more wait, and are turned away when they waited too long.
-const QUERIES_MAX: usize = 8;
-const TURN_WAIT: Duration = Duration::from_secs(5);
 const ROWS_DEFAULT: usize = 10_000;
 const ROWS_MAX: usize = 1_000_000;
 const TIMEOUT_MS_DEFAULT: u64 = 30_000;
@@ -32,16 +29,11 @@ const TIMEOUT_MS_MAX: u64 = 600_000;
 struct Parts {
     engine: Engine,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    turns: Arc<Semaphore>,
 }
 
 /// `/query`.
 pub fn router(service: &Service) -> Router {
-    let parts = Parts {
-        engine: service.engine.clone(),
-        snapshots: service.snapshots.clone(),
-        turns: Arc::new(Semaphore::new(QUERIES_MAX)),
-    };
+    let parts = Parts { engine: service.engine.clone(), snapshots: service.snapshots.clone() };
     Router::new().route("/query", post(query)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(parts)
 }
 
@@ -60,8 +52,6 @@ async fn query(State(parts): State<Parts>, JsonBody(asked): JsonBody<QueryBody>)
         return Err(Problem::invalid(format!("limit must be at most {ROWS_MAX}")));
     }
     let timeout_ms = asked.timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT).min(TIMEOUT_MS_MAX);
-    let turn = tokio::time::timeout(TURN_WAIT, parts.turns.acquire()).await;
-    let _turn = turn.ok().and_then(Result::ok).ok_or_else(|| Problem::busy("too many queries at once; try again"))?;
     let snapshot = snapshot_at_least(&parts.snapshots, asked.min_epoch, timeout_ms).await?;
     counter!("argus_computed_total", "kind" => "sql").increment(1);
     let answer = parts.engine.sql(&snapshot, &asked.sql, limit, Duration::from_millis(timeout_ms)).await?;
