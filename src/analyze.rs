@@ -133,16 +133,12 @@ fn feed(dataflow: &Dataflow, sources: Vec<Source>, block_bytes: usize, runtime: 
         let version = VersionId::new();
         let row = open(&path)
             .and_then(|input| feed_one(dataflow, runtime, &name, version, &mut bar.wrap_read(input), block_bytes));
-        let fed = match row {
-            Ok(row) => {
-                epoch += 1;
-                dataflow.advance(epoch, vec![Change::Admit(row)])
-            }
-            Err(error) => {
-                failures.push(Failure { name, reason: reason(&error) });
-                dataflow.abandon(version)
-            }
-        };
+        let change = row.map(Change::Admit).unwrap_or_else(|error| {
+            failures.push(Failure { name, reason: reason(&error) });
+            Change::Abandon(version)
+        });
+        epoch += 1;
+        let fed = dataflow.advance(epoch, vec![change]);
         if let Err(error) = fed {
             failures.push(Failure { name: "dataflow".to_owned(), reason: error.to_string() });
             break;

@@ -78,33 +78,29 @@ impl Ingest {
     }
 
     /// Begins an upload. The parts of its body go into the sender; the outcome is there
-    /// when the bytes are durable and every block has been fed.
+    /// when the bytes are durable and every block has been fed. Whatever it is,
+    /// the generation must be accepted or abandoned by the pipeline then.
     pub fn begin(
         &self,
         batch_id: Uuid,
         name: String,
         encoding: Encoding,
         now: i64,
-    ) -> (mpsc::Sender<BodyPart>, impl Future<Output = Result<StoredUpload, IngestError>> + use<>) {
+    ) -> (mpsc::Sender<BodyPart>, VersionId, impl Future<Output = Result<StoredUpload, IngestError>> + use<>) {
         let (sender, body) = mpsc::channel(BODY_PARTS);
+        let version = VersionId::new();
         let ingest = self.clone();
         let runtime = Handle::current();
         let work = tokio::task::spawn_blocking(move || {
-            let version = VersionId::new();
             let limit = ingest.file_bytes_max;
             let body = Body { parts: body, chunk: Bytes::new(), ended: false, limit, left: limit, failure: None };
-            let result = ingest.store_and_feed(&runtime, batch_id, name, encoding, now, version, body);
-            if result.is_err() {
-                ingest.abandon(version);
-            }
-            result
+            ingest.store_and_feed(&runtime, batch_id, name, encoding, now, version, body)
         });
-        (sender, async move { work.await.unwrap_or(Err(IngestError::Stopping)) })
+        (sender, version, async move { work.await.unwrap_or(Err(IngestError::Stopping)) })
     }
 
-    /// Forgets an upload that was not accepted; its stored bytes go too.
-    pub async fn withdraw(&self, upload: &StoredUpload) {
-        self.abandon(upload.version);
+    /// Deletes the bytes of an upload that was not accepted.
+    pub async fn discard(&self, upload: &StoredUpload) {
         if let Err(error) = self.raw.delete(upload.batch_id, upload.version).await {
             tracing::warn!(%error, "bytes that nobody needs stay in the raw store");
         }
@@ -120,11 +116,6 @@ impl Ingest {
             runtime.block_on(self.dataflow.feed(origin, block)).map_err(|_| IngestError::Stopping)?;
         }
         Ok(())
-    }
-
-    fn abandon(&self, version: VersionId) {
-        // A dataflow that has stopped has forgotten it too.
-        let _ = self.dataflow.abandon(version);
     }
 
     #[expect(clippy::too_many_arguments, reason = "the facts of one upload, named at the one call")]

@@ -7,6 +7,7 @@
 //! - [`model`], [`status`]: batches, files, and where a batch stands;
 //! - [`ingest`], [`raw`]: an upload becomes durable bytes and blocks;
 //! - [`pipeline`], [`metadata`]: changes are accepted, at an epoch, durably;
+//! - [`events`]: what happened to batches, for whoever follows;
 //! - [`recovery`]: and are fed again after a restart;
 //! - [`service`]: all of it, tied together;
 //! - [`http`], [`serve`]: the service over HTTP;
@@ -16,6 +17,7 @@
 pub mod analyze;
 pub mod cli;
 pub mod config;
+pub mod events;
 pub mod http;
 pub mod ingest;
 pub mod metadata;

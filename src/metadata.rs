@@ -13,6 +13,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Connection, Row, Sqlite, SqliteConnection, SqlitePool, Transaction};
 use uuid::Uuid;
 
+use crate::events::{Event, EventKind};
 use crate::model::{Batch, Encoding, FileTotals, NewBatch, Receipt, StoredUpload};
 use crate::status::{BatchEvent, BatchStatus, IllegalTransition};
 
@@ -40,6 +41,10 @@ CREATE TABLE IF NOT EXISTS journal (
 CREATE TABLE IF NOT EXISTS idempotency (
     key TEXT PRIMARY KEY, request TEXT NOT NULL, batch_id TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (
+    position INTEGER PRIMARY KEY AUTOINCREMENT, batch_id TEXT NOT NULL, event TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS events_by_batch ON events (batch_id, position);
 CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL) STRICT;
 INSERT OR IGNORE INTO clock VALUES (1, 0);
 ";
@@ -186,6 +191,19 @@ impl Metadata {
         })
     }
 
+    /// The events of a batch behind a position, in order, each with its position.
+    pub async fn events(&self, id: Uuid, after: i64, limit: u32) -> Result<Vec<(i64, Event)>, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT position, event FROM events WHERE batch_id = ? AND position > ? ORDER BY position LIMIT ?",
+        )
+        .bind(id.to_string())
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, from_json(row.try_get(1)?)?))).collect()
+    }
+
     /// The last epoch that was accepted.
     pub async fn last_epoch(&self) -> Result<u64, MetadataError> {
         let row = sqlx::query("SELECT epoch FROM clock").fetch_one(&self.readers).await?;
@@ -208,7 +226,13 @@ impl MetadataWriter {
         let mut transaction = self.connection.begin().await?;
         let row = sqlx::query("SELECT epoch FROM clock").fetch_one(&mut *transaction).await?;
         let epoch = row.try_get::<i64, _>(0)?.max(0) as u64 + 1;
-        Ok(Round { transaction, epoch, entries: Vec::new() })
+        Ok(Round { transaction, epoch, entries: Vec::new(), events: Vec::new() })
+    }
+
+    /// The last epoch that was accepted, as this connection sees it.
+    pub async fn last_epoch(&mut self) -> Result<u64, MetadataError> {
+        let row = sqlx::query("SELECT epoch FROM clock").fetch_one(&mut self.connection).await?;
+        Ok(row.try_get::<i64, _>(0)?.max(0) as u64)
     }
 
     /// Generations that were withdrawn up to `epoch`: their bytes are of no use any more.
@@ -250,6 +274,16 @@ pub struct Round<'c> {
     transaction: Transaction<'c, Sqlite>,
     epoch: u64,
     entries: Vec<JournalEntry>,
+    events: Vec<Event>,
+}
+
+/// What a committed round leaves to do.
+#[derive(Debug)]
+pub struct Committed {
+    /// To feed at the round's epoch. With none, the epoch was not used and the next round has it again.
+    pub changes: Vec<Change>,
+    /// Whether there are new events.
+    pub has_events: bool,
 }
 
 impl Round<'_> {
@@ -302,6 +336,7 @@ impl Round<'_> {
                 .await?;
         }
         self.entries.push(JournalEntry { change: Change::Batch(batch_row(&batch, 1, 0)), encoding: None });
+        self.tell(batch.id, EventKind::BatchCreated, now);
         Ok(batch)
     }
 
@@ -357,7 +392,16 @@ impl Round<'_> {
             sha256: upload.sha256.clone(),
             epoch: self.epoch,
         };
-        Ok(if before.is_some() { Accepted::Replaced(receipt) } else { Accepted::Created(receipt) })
+        let (file, bytes, lines) = (upload.name.clone(), upload.bytes, upload.lines);
+        Ok(if before.is_some() {
+            let replaced = EventKind::FileReplaced { file, generation, bytes, lines };
+            self.tell(upload.batch_id, replaced, upload.uploaded_at);
+            Accepted::Replaced(receipt)
+        } else {
+            let uploaded = EventKind::FileUploaded { file, generation, bytes, lines };
+            self.tell(upload.batch_id, uploaded, upload.uploaded_at);
+            Accepted::Created(receipt)
+        })
     }
 
     /// Completes a pending batch; says the batch, unchanged when it was completed before.
@@ -375,6 +419,7 @@ impl Round<'_> {
             .execute(&mut *self.transaction)
             .await?;
         self.entries.push(JournalEntry { change: Change::Batch(batch_row(&batch, 0, 1)), encoding: None });
+        self.tell(id, EventKind::BatchStatusChanged { from: batch.status, to: status }, now);
         batch.status = status;
         batch.updated_at = now;
         batch.epoch = self.epoch;
@@ -382,13 +427,23 @@ impl Round<'_> {
         Ok(batch)
     }
 
-    /// Passes a batch through the statuses that `events` lead to, one after another.
-    pub async fn pass(&mut self, id: Uuid, events: &[BatchEvent], now: i64) -> Result<(), Refused> {
+    /// Passes a batch through the statuses that `events` lead to, one after
+    /// another. What an event tells beside the status is told with it.
+    pub async fn pass(
+        &mut self,
+        id: Uuid,
+        events: &[(BatchEvent, Option<EventKind>)],
+        now: i64,
+    ) -> Result<(), Refused> {
         let mut status = self.batch(id).await?.status;
-        for event in events {
+        for (event, told) in events {
             let after = status.after(*event)?;
             if after == status {
                 continue;
+            }
+            self.tell(id, EventKind::BatchStatusChanged { from: status, to: after }, now);
+            if let Some(told) = told {
+                self.tell(id, told.clone(), now);
             }
             status = after;
             tracing::debug!(batch.id = %id, %status, "batch status");
@@ -402,9 +457,25 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Makes the round durable. Says the changes to feed at its epoch; with
-    /// none, the epoch was not used and the next round has it again.
-    pub async fn commit(mut self) -> Result<Vec<Change>, MetadataError> {
+    /// Has the dataflow forget a generation, at this round's epoch.
+    pub fn abandon(&mut self, version: VersionId) {
+        self.entries.push(JournalEntry { change: Change::Abandon(version), encoding: None });
+    }
+
+    /// Tells that a generation of a file is counted.
+    pub fn parsed(&mut self, batch_id: Uuid, file: String, generation: u32, now: i64) {
+        self.tell(batch_id, EventKind::FileParsed { file, generation }, now);
+    }
+
+    /// Makes the round durable.
+    pub async fn commit(mut self) -> Result<Committed, MetadataError> {
+        for event in &self.events {
+            sqlx::query("INSERT INTO events (batch_id, event) VALUES (?, ?)")
+                .bind(event.batch_id.to_string())
+                .bind(json(event)?)
+                .execute(&mut *self.transaction)
+                .await?;
+        }
         for (position, entry) in self.entries.iter().enumerate() {
             sqlx::query("INSERT INTO journal VALUES (?, ?, ?, ?)")
                 .bind(self.epoch as i64)
@@ -419,7 +490,12 @@ impl Round<'_> {
             clock.execute(&mut *self.transaction).await?;
         }
         self.transaction.commit().await?;
-        Ok(self.entries.into_iter().map(|entry| entry.change).collect())
+        let changes = self.entries.into_iter().map(|entry| entry.change).collect();
+        Ok(Committed { changes, has_events: !self.events.is_empty() })
+    }
+
+    fn tell(&mut self, batch_id: Uuid, kind: EventKind, now: i64) {
+        self.events.push(Event::new(batch_id, self.epoch, kind, now));
     }
 
     async fn batch(&mut self, id: Uuid) -> Result<Batch, Refused> {

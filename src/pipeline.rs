@@ -8,14 +8,15 @@
 
 use std::sync::Arc;
 
-use argus_dataflow::Dataflow;
+use argus_dataflow::{Dataflow, VersionId};
 use argus_sinks::Snapshot;
 use chrono::Utc;
 use metrics::gauge;
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
-use crate::metadata::{Accepted, MetadataError, MetadataWriter, Refused, Round};
+use crate::events::{EventKind, EventLogWriter};
+use crate::metadata::{Accepted, Committed, MetadataError, MetadataWriter, Refused, Round};
 use crate::model::{Batch, NewBatch, StoredUpload};
 use crate::raw::RawStore;
 use crate::status::BatchEvent;
@@ -60,18 +61,38 @@ enum Request {
         batch_id: Uuid,
         reply: Reply<Batch>,
     },
+    /// Blocks were fed for a generation that nobody will accept.
+    Abandon {
+        version: VersionId,
+    },
     /// The blocks of a completed batch are fed and its epoch is sealed.
     Scattered {
         batch_id: Uuid,
     },
+    /// A closed epoch has the counts of a generation of a file.
+    Parsed {
+        batch_id: Uuid,
+        file: String,
+        generation: u32,
+    },
     /// The frontier has passed the epoch of a completed batch.
     Gathered {
         batch_id: Uuid,
+        totals: Gathered,
     },
     /// The lake holds everything up to an epoch.
     Committed {
         epoch: u64,
     },
+}
+
+/// What a batch came to when it was gathered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gathered {
+    /// Lines of its files.
+    pub total_lines: u64,
+    /// Different codes in them.
+    pub error_codes: u64,
 }
 
 type Reply<T> = oneshot::Sender<Result<T, PipelineError>>;
@@ -90,8 +111,13 @@ pub struct WeakPipeline {
 
 impl WeakPipeline {
     /// The frontier has passed the epoch at which the batch was completed.
-    pub async fn gathered(&self, batch_id: Uuid) {
-        self.tell(Request::Gathered { batch_id }).await;
+    pub async fn gathered(&self, batch_id: Uuid, totals: Gathered) {
+        self.tell(Request::Gathered { batch_id, totals }).await;
+    }
+
+    /// A closed epoch has the counts of a generation of a file.
+    pub async fn parsed(&self, batch_id: Uuid, file: String, generation: u32) {
+        self.tell(Request::Parsed { batch_id, file, generation }).await;
     }
 
     /// The lake holds everything up to `epoch`.
@@ -113,24 +139,29 @@ pub struct Sequencer {
     /// What earlier rounds left to do, before anything that arrives.
     follow_ups: Vec<Request>,
     writer: MetadataWriter,
+    /// The epoch of the last round that changed something.
+    last_epoch: u64,
     dataflow: Dataflow,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    events: EventLogWriter,
     raw: RawStore,
 }
 
 impl Pipeline {
-    /// A pipeline that feeds `dataflow`, whose closed epochs show in
-    /// `snapshots`, and its working end.
+    /// A pipeline that goes on after `last_epoch` and feeds `dataflow`, whose closed epochs show in
+    /// `snapshots`, and its working end. What happens is told to `events`.
     pub fn new(
         writer: MetadataWriter,
+        last_epoch: u64,
         dataflow: Dataflow,
         snapshots: watch::Receiver<Arc<Snapshot>>,
+        events: EventLogWriter,
         raw: RawStore,
     ) -> (Pipeline, Sequencer) {
         let (sender, requests) = mpsc::channel(WAITING_MAX);
         (
             Pipeline { requests: sender },
-            Sequencer { requests, follow_ups: Vec::new(), writer, dataflow, snapshots, raw },
+            Sequencer { requests, follow_ups: Vec::new(), writer, last_epoch, dataflow, snapshots, events, raw },
         )
     }
 
@@ -144,15 +175,19 @@ impl Pipeline {
         self.ask(|reply| Request::AcceptFile { upload, reply }).await
     }
 
+    /// Has the dataflow forget the blocks of a generation that was not accepted.
+    pub async fn abandon(&self, version: VersionId) -> Result<(), PipelineError> {
+        self.tell(Request::Abandon { version }).await
+    }
+
     /// Completes a batch.
     pub async fn complete(&self, batch_id: Uuid) -> Result<Batch, PipelineError> {
         self.ask(|reply| Request::Complete { batch_id, reply }).await
     }
 
-    /// Takes a batch that was completed on: past its feeding, and past its gathering once that is done.
-    pub async fn resume(&self, batch: &Batch) -> Result<(), PipelineError> {
-        self.tell(Request::Scattered { batch_id: batch.id }).await?;
-        self.tell(Request::Gathered { batch_id: batch.id }).await
+    /// Takes on a batch that was completed before a restart and whose epoch has been fed again.
+    pub async fn scattered(&self, batch_id: Uuid) -> Result<(), PipelineError> {
+        self.tell(Request::Scattered { batch_id }).await
     }
 
     /// A way to tell the pipeline something that does not keep it from ending.
@@ -215,20 +250,30 @@ impl Sequencer {
             let epoch = round.epoch();
             Ok::<_, MetadataError>((epoch, round.commit().await?))
         };
-        let (epoch, changes) = match written.await {
+        let (epoch, Committed { changes, has_events }) = match written.await {
             Ok(written) => written,
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a round of changes is not durable");
                 let error = Arc::new(error);
-                answers.into_iter().for_each(|answer: Answer| answer(Err(PipelineError::NotDurable(error.clone()))));
-                return Ok(());
+                let not_durable = || PipelineError::NotDurable(Arc::clone(&error));
+                answers.into_iter().for_each(|answer: Answer| answer(Err(not_durable())));
+                // A commit that failed may have happened. Where the metadata do not say that it
+                // did not, only a restart tells, which feeds whatever did.
+                return match self.writer.last_epoch().await {
+                    Ok(last) if last == self.last_epoch => Ok(()),
+                    _ => Err(not_durable()),
+                };
             }
         };
         if !changes.is_empty() {
             let near_enough = |snapshot: &Arc<Snapshot>| snapshot.epoch + OPEN_EPOCHS_MAX >= epoch;
             self.snapshots.wait_for(near_enough).await.map_err(|_| PipelineError::Stopping)?;
             self.dataflow.advance(epoch, changes).map_err(|_| PipelineError::Stopping)?;
+            self.last_epoch = epoch;
             gauge!("argus_epoch").set(epoch as f64);
+        }
+        if has_events {
+            self.events.written();
         }
         self.follow_ups = follow_ups;
         answers.into_iter().for_each(|answer| answer(Ok(())));
@@ -271,13 +316,30 @@ async fn apply(round: &mut Round<'_>, request: Request) -> Result<Outcome, Metad
             let follow_up = result.is_ok().then_some(Request::Scattered { batch_id });
             Outcome { answer: Some(answer(reply, result)?), follow_up, ..Outcome::default() }
         }
+        Request::Abandon { version } => {
+            round.abandon(version);
+            Outcome::default()
+        }
         Request::Scattered { batch_id } => {
-            let events = [BatchEvent::ScatterBegan, BatchEvent::AllFilesScattered, BatchEvent::GatherBegan];
+            let events = [
+                (BatchEvent::ScatterBegan, None),
+                (BatchEvent::AllFilesScattered, Some(EventKind::AllFilesScattered)),
+                (BatchEvent::GatherBegan, None),
+            ];
             pass(round, batch_id, &events).await?;
             Outcome::default()
         }
-        Request::Gathered { batch_id } => {
-            let events = [BatchEvent::AllFilesGathered, BatchEvent::DiagnosisBegan, BatchEvent::DiagnosisCompleted];
+        Request::Parsed { batch_id, file, generation } => {
+            round.parsed(batch_id, file, generation, now());
+            Outcome::default()
+        }
+        Request::Gathered { batch_id, totals: Gathered { total_lines, error_codes } } => {
+            // Nothing makes a diagnosis yet, so it is done, without one, at once.
+            let events = [
+                (BatchEvent::AllFilesGathered, Some(EventKind::AllFilesGathered { total_lines, error_codes })),
+                (BatchEvent::DiagnosisBegan, None),
+                (BatchEvent::DiagnosisCompleted, None),
+            ];
             pass(round, batch_id, &events).await?;
             Outcome::default()
         }
@@ -296,7 +358,11 @@ fn answer<T: Send + 'static>(reply: Reply<T>, result: Result<T, Refused>) -> Res
     }))
 }
 
-async fn pass(round: &mut Round<'_>, batch_id: Uuid, events: &[BatchEvent]) -> Result<(), MetadataError> {
+async fn pass(
+    round: &mut Round<'_>,
+    batch_id: Uuid,
+    events: &[(BatchEvent, Option<EventKind>)],
+) -> Result<(), MetadataError> {
     match round.pass(batch_id, events, now()).await {
         Ok(()) => Ok(()),
         Err(Refused::Metadata(error)) => Err(error),

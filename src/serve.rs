@@ -91,6 +91,7 @@ impl Server {
     /// Takes no more requests, finishes what was accepted, and closes the service.
     pub async fn stop(self) -> Result<()> {
         tracing::info!("stopping");
+        self.work.begin_stop();
         drop(self.stop);
         let abort = self.http.abort_handle();
         if tokio::time::timeout(STOP_WAIT, self.http).await.is_err() {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use argus_dataflow::{BLOCK_BYTES_DEFAULT, ClosedEpoch, Config, Dataflow, Row, RuleSet};
-use argus_query::{Engine, EngineConfig};
+use argus_query::{Engine, EngineConfig, Report};
 use argus_sinks::durable::DurableFileSystem;
 use argus_sinks::{Lake, LakeConfig, Snapshot};
 use metrics::{counter, gauge};
@@ -23,9 +23,10 @@ use tokio::task::JoinHandle;
 use url::Url;
 use uuid::Uuid;
 
+use crate::events::EventLog;
 use crate::ingest::Ingest;
 use crate::metadata::Metadata;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Gathered, Pipeline, WeakPipeline};
 use crate::raw::RawStore;
 use crate::recovery;
 
@@ -66,6 +67,10 @@ pub struct Service {
     pub engine: Engine,
     /// What readers see.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Says when something happened to batches.
+    pub events: EventLog,
+    /// Turns true when the server stops: requests that would wait for ever end.
+    pub stopping: watch::Receiver<bool>,
     /// The way into the dataflow, for its figures.
     pub dataflow: Dataflow,
     /// What runs behind it.
@@ -77,6 +82,7 @@ pub struct Work {
     sequencer: JoinHandle<Result<()>>,
     lake: JoinHandle<Result<()>>,
     followers: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
     /// One process at a time opens a data directory.
     _lock: File,
 }
@@ -114,9 +120,9 @@ impl Service {
         .context("cannot start the dataflow")?;
         let mut snapshots = lake.snapshots();
         let lake_committed = lake.committed();
-        let (gathered_in, gathered) = mpsc::unbounded_channel();
+        let (published_in, published_out) = mpsc::unbounded_channel();
         let mut lake = tokio::spawn(async move {
-            lake.run(outputs, |closed| published(closed, &gathered_in)).await.context("the lake has stopped")
+            lake.run(outputs, |closed| published(closed, &published_in)).await.context("the lake has stopped")
         });
 
         let ingest = Ingest::new(dataflow.clone(), raw.clone(), config.block_bytes, FILE_BYTES_MAX);
@@ -132,18 +138,29 @@ impl Service {
             tracing::info!(from = committed + 1, to = accepted, "epochs were fed again");
         }
 
-        let (pipeline, sequencer) = Pipeline::new(writer, dataflow.clone(), snapshots.clone(), raw);
+        let (event_writer, events) = EventLog::new();
+        let (pipeline, sequencer) =
+            Pipeline::new(writer, accepted, dataflow.clone(), snapshots.clone(), event_writer, raw);
         let sequencer = tokio::spawn(async move { sequencer.run().await.context("the pipeline has stopped") });
+        let follower =
+            Follower { pipeline: pipeline.downgrade(), engine: engine.clone(), snapshots: snapshots.clone() };
         for batch in metadata.unfinished().await? {
-            pipeline.resume(&batch).await?;
+            pipeline.scattered(batch.id).await?;
+            follower.gathered(batch.id).await;
         }
-        let followers = vec![follow_gathered(&pipeline, gathered), follow_committed(&pipeline, lake_committed)];
-        let work = Work { sequencer, lake, followers, _lock: lock };
-        Ok(Service { ingest, pipeline, metadata, engine, snapshots, dataflow, work })
+        let followers = vec![tokio::spawn(follower.follow(published_out)), follow_committed(&pipeline, lake_committed)];
+        let (stop, stopping) = watch::channel(false);
+        let work = Work { sequencer, lake, followers, stop, _lock: lock };
+        Ok(Service { ingest, pipeline, metadata, engine, snapshots, events, stopping, dataflow, work })
     }
 }
 
 impl Work {
+    /// Ends the requests that would wait for ever.
+    pub fn begin_stop(&self) {
+        self.stop.send_replace(true);
+    }
+
     /// Ends when the work fails, and not before.
     pub async fn failed(&mut self) -> anyhow::Error {
         let ended = tokio::select! {
@@ -178,31 +195,61 @@ fn lock(data: &Path) -> Result<File> {
     }
 }
 
-/// Counts what an epoch brought and passes on which batches it gathered.
-fn published(closed: &ClosedEpoch, gathered: &mpsc::UnboundedSender<Uuid>) {
+/// What an epoch brought, for the pipeline to know.
+enum Published {
+    Parsed { batch_id: Uuid, file: String, generation: u32 },
+    Gathered { batch_id: Uuid },
+}
+
+/// Counts what an epoch brought and passes it on. On the way down nobody
+/// listens any more; the next start takes completed batches on.
+fn published(closed: &ClosedEpoch, follower: &mpsc::UnboundedSender<Published>) {
     for (row, _) in &closed.rows {
-        match row {
+        let published = match row {
             Row::File(file) if file.live > 0 => {
                 counter!("argus_lines_total").increment(file.lines);
                 counter!("argus_bytes_total").increment(file.bytes);
                 counter!("argus_sightings_total").increment(file.sightings);
+                Published::Parsed { batch_id: file.batch_id, file: file.name.clone(), generation: file.generation }
             }
-            Row::Batch(batch) if batch.completed > 0 => {
-                // On the way down nobody listens; the next start takes the batch on.
-                let _ = gathered.send(batch.batch_id);
-            }
-            _ => {}
-        }
+            Row::Batch(batch) if batch.completed > 0 => Published::Gathered { batch_id: batch.batch_id },
+            _ => continue,
+        };
+        let _ = follower.send(published);
     }
 }
 
-fn follow_gathered(pipeline: &Pipeline, mut gathered: mpsc::UnboundedReceiver<Uuid>) -> JoinHandle<()> {
-    let pipeline = pipeline.downgrade();
-    tokio::spawn(async move {
-        while let Some(batch_id) = gathered.recv().await {
-            pipeline.gathered(batch_id).await;
+/// Tells the pipeline what readers see by now.
+struct Follower {
+    pipeline: WeakPipeline,
+    engine: Engine,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Follower {
+    async fn follow(self, mut published: mpsc::UnboundedReceiver<Published>) {
+        while let Some(published) = published.recv().await {
+            match published {
+                Published::Parsed { batch_id, file, generation } => {
+                    self.pipeline.parsed(batch_id, file, generation).await;
+                }
+                Published::Gathered { batch_id } => self.gathered(batch_id).await,
+            }
         }
-    })
+    }
+
+    async fn gathered(&self, batch_id: Uuid) {
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let totals = match Report::totals(&self.engine, &snapshot, batch_id).await {
+            Ok((total_lines, error_codes)) => Gathered { total_lines, error_codes },
+            Err(error) => {
+                // The batch goes on; only its event says nothing of these two.
+                tracing::error!(batch.id = %batch_id, %error, "what a batch came to could not be read");
+                Gathered::default()
+            }
+        };
+        self.pipeline.gathered(batch_id, totals).await;
+    }
 }
 
 fn follow_committed(pipeline: &Pipeline, mut committed: watch::Receiver<u64>) -> JoinHandle<()> {

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::blocks::TextBlock;
 use crate::graph::{self, Block, Inputs};
-use crate::rows::{Change, ClosedEpoch, Origin, VersionId};
+use crate::rows::{Change, ClosedEpoch, Origin};
 use crate::rules::RuleSet;
 use crate::scan::{ScannedBlock, Scanner};
 
@@ -151,11 +151,6 @@ impl Dataflow {
     pub fn advance(&self, epoch: u64, changes: Vec<Change>) -> Result<(), DataflowGone> {
         self.inner.ports[0].send(Command::Changes(changes))?;
         self.inner.ports.iter().try_for_each(|port| port.send(Command::Seal { epoch }))
-    }
-
-    /// Forgets the blocks that were fed for a generation, with the next epoch that is sealed.
-    pub fn abandon(&self, version: VersionId) -> Result<(), DataflowGone> {
-        self.inner.ports[0].send(Command::Changes(vec![Change::Abandon(version)]))
     }
 
     /// Bytes of text between `feed` and the reader of the sightings.

@@ -187,6 +187,17 @@ impl Report {
         Report::assemble(engine, snapshot, Uuid::nil(), &Fleet::default()).await
     }
 
+    /// Lines of a batch and different codes in them.
+    pub async fn totals(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<(u64, u64), QueryError> {
+        let sql = format!(
+            "SELECT coalesce((SELECT sum(lines) FROM files WHERE batch_id = '{id}'), 0), \
+                    (SELECT count(DISTINCT code) FROM error_counts WHERE batch_id = '{id}')"
+        );
+        let rows = engine.collect(snapshot, &sql).await?;
+        let row = rows.iter().find(|batch| batch.num_rows() > 0);
+        Ok(row.map_or((0, 0), |row| (number(row, 0, 0), number(row, 1, 0))))
+    }
+
     /// Keeps the first `top` codes.
     pub fn cut(&mut self, top: usize) {
         self.codes.truncate(top);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use argus_dataflow::VersionId;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Multipart, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -17,7 +18,7 @@ use crate::http::problem::{Problem, batch_id};
 use crate::ingest::{BodyPart, Ingest, IngestError};
 use crate::metadata::{Accepted, Metadata};
 use crate::model::{Encoding, Receipt, StoredUpload, check_name};
-use crate::pipeline::{Pipeline, now};
+use crate::pipeline::{Pipeline, PipelineError, now};
 use crate::service::Service;
 use crate::status::BatchStatus;
 
@@ -147,9 +148,9 @@ impl Parts {
         let turn = tokio::time::timeout(TURN_WAIT, self.turns.acquire()).await;
         let _turn =
             turn.ok().and_then(Result::ok).ok_or_else(|| Problem::busy("too many uploads at once; try again"))?;
-        let (sender, outcome) = self.ingest.begin(batch, name, encoding, now());
+        let (sender, version, outcome) = self.ingest.begin(batch, name, encoding, now());
         // A task of its own: a client that goes away leaves nothing half accepted.
-        let accepted = tokio::spawn(accept_stored(self.ingest.clone(), self.pipeline.clone(), outcome));
+        let accepted = tokio::spawn(accept_stored(self.ingest.clone(), self.pipeline.clone(), version, outcome));
         pin_mut!(body);
         loop {
             let part = match tokio::time::timeout(BODY_PAUSE, body.next()).await {
@@ -172,12 +173,24 @@ impl Parts {
 async fn accept_stored(
     ingest: Ingest,
     pipeline: Pipeline,
+    version: VersionId,
     outcome: impl Future<Output = Result<StoredUpload, IngestError>>,
 ) -> Result<Accepted, Problem> {
-    let stored = outcome.await?;
-    let accepted = pipeline.accept_file(stored.clone()).await;
-    if !matches!(accepted, Ok(Accepted::Created(_) | Accepted::Replaced(_))) {
-        ingest.withdraw(&stored).await;
-    }
-    Ok(accepted?)
+    let accepted = match outcome.await {
+        Ok(stored) => {
+            let accepted = pipeline.accept_file(stored.clone()).await;
+            if matches!(accepted, Ok(Accepted::Created(_) | Accepted::Replaced(_))) {
+                return Ok(accepted?);
+            }
+            // A round that may have become durable after all needs its bytes.
+            if !matches!(accepted, Err(PipelineError::NotDurable(_))) {
+                ingest.discard(&stored).await;
+            }
+            accepted.map_err(Problem::from)
+        }
+        Err(error) => Err(error.into()),
+    };
+    // A pipeline that is stopping takes the dataflow with it.
+    let _ = pipeline.abandon(version).await;
+    accepted
 }

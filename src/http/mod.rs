@@ -2,6 +2,7 @@
 //! Handlers translate; what happens is decided behind them.
 
 pub mod batches;
+pub mod events;
 pub mod extract;
 pub mod files;
 pub mod health;
@@ -20,6 +21,7 @@ use crate::service::Service;
 pub fn router(service: &Service, metrics: PrometheusHandle) -> Router {
     let api = Router::new()
         .merge(batches::router(service))
+        .merge(events::router(service))
         .merge(files::router(service))
         .merge(report::router(service))
         .merge(query::router(service));

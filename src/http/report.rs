@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::http::extract::Parameters;
 use crate::http::problem::{Problem, batch_id};
 use crate::metadata::Metadata;
-use crate::model::Batch;
+use crate::model::{Batch, FileTotals};
 use crate::service::Service;
 use crate::status::BatchStatus;
 
@@ -124,14 +124,19 @@ fn entity_tag(body: &[u8]) -> String {
 
 async fn progress(State(parts): State<Parts>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
     let batch = parts.batch(&id).await?;
-    let snapshot = parts.snapshot();
-    let totals = parts.metadata.file_totals(batch.id, snapshot.epoch).await?;
+    let epoch = parts.snapshot().epoch;
+    let totals = parts.metadata.file_totals(batch.id, epoch).await?;
+    Ok(Json(progress_body(&batch, totals, epoch)))
+}
+
+/// How far a batch is at an epoch.
+pub fn progress_body(batch: &Batch, totals: FileTotals, epoch: u64) -> Value {
     let percent = match (totals.bytes_received, batch.status) {
         (_, BatchStatus::Completed) => 100.0,
         (0, _) => 0.0,
         (received, _) => 100.0 * totals.bytes_parsed as f64 / received as f64,
     };
-    Ok(Json(json!({
+    json!({
         "batch_id": batch.id,
         "status": batch.status.word(),
         "total_files": totals.total_files,
@@ -140,8 +145,8 @@ async fn progress(State(parts): State<Parts>, Path(id): Path<String>) -> Result<
         "bytes_parsed": totals.bytes_parsed,
         "lines": totals.lines,
         "percent": percent,
-        "epoch": snapshot.epoch,
-    })))
+        "epoch": epoch,
+    })
 }
 
 #[derive(Deserialize)]
