@@ -7,6 +7,7 @@
 //! again after a crash.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use argus_dataflow::{Dataflow, VersionId};
 use argus_sinks::Snapshot;
@@ -26,6 +27,9 @@ const ROUND_MAX: usize = 256;
 
 /// Requests that may wait; at the limit, whoever asks waits.
 const WAITING_MAX: usize = 1024;
+
+/// How long the pipeline waits after a round that could not be made durable.
+const RETRY_WAIT: Duration = Duration::from_millis(500);
 
 /// Epochs that may be sealed and not closed; at the limit, rounds wait.
 const OPEN_EPOCHS_MAX: u64 = 1024;
@@ -84,6 +88,22 @@ enum Request {
     Committed {
         epoch: u64,
     },
+}
+
+impl Request {
+    /// The same request, when it is one that nobody outside waits for.
+    fn own(&self) -> Option<Request> {
+        match self {
+            Request::CreateBatch { .. } | Request::AcceptFile { .. } | Request::Complete { .. } => None,
+            Request::Abandon { version } => Some(Request::Abandon { version: *version }),
+            Request::Scattered { batch_id } => Some(Request::Scattered { batch_id: *batch_id }),
+            Request::Parsed { batch_id, file, generation } => {
+                Some(Request::Parsed { batch_id: *batch_id, file: file.clone(), generation: *generation })
+            }
+            Request::Gathered { batch_id, totals } => Some(Request::Gathered { batch_id: *batch_id, totals: *totals }),
+            Request::Committed { epoch } => Some(Request::Committed { epoch: *epoch }),
+        }
+    }
 }
 
 /// What a batch came to when it was gathered.
@@ -218,9 +238,11 @@ struct Outcome {
 }
 
 impl Sequencer {
-    /// Works until every [`Pipeline`] is gone. After an error the process
-    /// must end: what was answered is durable, and a restart feeds it again.
-    pub async fn run(mut self) -> Result<(), PipelineError> {
+    /// Works until `closing` is told, and then until nothing waits any more.
+    /// After an error the process must end: what was answered is durable, and
+    /// a restart feeds it again.
+    pub async fn run(mut self, mut closing: oneshot::Receiver<()>) -> Result<(), PipelineError> {
+        let mut open = true;
         loop {
             let mut round = std::mem::take(&mut self.follow_ups);
             while round.len() < ROUND_MAX
@@ -228,14 +250,28 @@ impl Sequencer {
             {
                 round.push(request);
             }
-            if round.is_empty() && self.requests.recv_many(&mut round, ROUND_MAX).await == 0 {
-                return Ok(());
+            if round.is_empty() {
+                tokio::select! {
+                    biased;
+                    count = self.requests.recv_many(&mut round, ROUND_MAX) => if count == 0 {
+                        return Ok(());
+                    },
+                    // Whoever would tell and is gone has told.
+                    _ = &mut closing, if open => {
+                        open = false;
+                        self.requests.close();
+                    }
+                }
+            }
+            if round.is_empty() {
+                continue;
             }
             self.round(round).await?;
         }
     }
 
     async fn round(&mut self, requests: Vec<Request>) -> Result<(), PipelineError> {
+        let own: Vec<Request> = requests.iter().filter_map(Request::own).collect();
         let mut answers = Vec::new();
         let mut follow_ups = Vec::new();
         let mut committed = None;
@@ -260,7 +296,12 @@ impl Sequencer {
                 // A commit that failed may have happened. Where the metadata do not say that it
                 // did not, only a restart tells, which feeds whatever did.
                 return match self.writer.last_epoch().await {
-                    Ok(last) if last == self.last_epoch => Ok(()),
+                    Ok(last) if last == self.last_epoch => {
+                        // Clients ask again; what we ask of ourselves we keep.
+                        self.follow_ups = own;
+                        tokio::time::sleep(RETRY_WAIT).await;
+                        Ok(())
+                    }
                     _ => Err(not_durable()),
                 };
             }

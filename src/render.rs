@@ -1,5 +1,6 @@
 //! Answers for people and for pipes.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 
 use anyhow::Result;
@@ -34,9 +35,10 @@ pub fn report(out: &mut dyn Write, report: &Report, format: ReportFormat) -> Res
 /// A row for each code in each file.
 fn report_csv(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     writeln!(out, "file,code,count,rule,severity")?;
+    let codes: HashMap<&str, &CodeReport> = report.codes.iter().map(|code| (code.code.as_str(), code)).collect();
     for file in &report.files {
         for (name, count) in &file.codes {
-            let Some(code) = report.codes.iter().find(|code| code.code == *name) else { continue };
+            let Some(code) = codes.get(name.as_str()) else { continue };
             writeln!(
                 out,
                 "{},{},{count},{},{}",

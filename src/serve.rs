@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::ServeArgs;
 use crate::http;
-use crate::service::{Service, ServiceConfig, Work};
+use crate::service::{Service, ServiceConfig, Stopping, Work};
 
 /// How long open requests may go on after the signal to stop.
 const STOP_WAIT: Duration = Duration::from_secs(30);
@@ -29,15 +29,21 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let mut config = ServiceConfig::new(args.data.clone(), rules, args.counting.workers());
     config.block_bytes = args.counting.block_bytes as usize;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(config, &args.listen))?;
-    Ok(ExitCode::SUCCESS)
+    let done = runtime.block_on(serve(config, &args.listen));
+    // What is still waiting on a client or a disk has nothing left to lose.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 async fn serve(config: ServiceConfig, listen: &str) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let metrics = PrometheusBuilder::new().install_recorder().context("cannot keep figures")?;
-    let mut server = Server::start(config, listen, metrics).await?;
+    let mut server = tokio::select! {
+        server = Server::start(config, listen, metrics) => server?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     {
         let mut out = stdout().lock();
         writeln!(out, "argus listening on http://{}", server.address())?;
@@ -91,12 +97,14 @@ impl Server {
     /// Takes no more requests, finishes what was accepted, and closes the service.
     pub async fn stop(self) -> Result<()> {
         tracing::info!("stopping");
-        self.work.begin_stop();
+        self.work.tell(Stopping::Soon);
         drop(self.stop);
-        let abort = self.http.abort_handle();
-        if tokio::time::timeout(STOP_WAIT, self.http).await.is_err() {
-            tracing::warn!("requests that were still open are cut off");
-            abort.abort();
+        let mut http = self.http;
+        if tokio::time::timeout(STOP_WAIT, &mut http).await.is_err() {
+            tracing::warn!("requests that are still open are cut off");
+            self.work.tell(Stopping::Now);
+            // Not reading an answer keeps no server alive.
+            http.abort();
         }
         self.work.finish().await
     }

@@ -18,7 +18,7 @@ use argus_sinks::durable::DurableFileSystem;
 use argus_sinks::{Lake, LakeConfig, Snapshot};
 use metrics::{counter, gauge};
 use object_store::ObjectStore;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use url::Url;
 use uuid::Uuid;
@@ -69,12 +69,23 @@ pub struct Service {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Says when something happened to batches.
     pub events: EventLog,
-    /// Turns true when the server stops: requests that would wait for ever end.
-    pub stopping: watch::Receiver<bool>,
+    /// Tells requests that would go on for long that the server stops.
+    pub stopping: watch::Receiver<Stopping>,
     /// The way into the dataflow, for its figures.
     pub dataflow: Dataflow,
     /// What runs behind it.
     pub work: Work,
+}
+
+/// Whether requests may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopping {
+    /// They may.
+    No,
+    /// Those that only wait end; those that bring something may finish.
+    Soon,
+    /// All end.
+    Now,
 }
 
 /// What runs behind the service, and ends with it.
@@ -82,7 +93,9 @@ pub struct Work {
     sequencer: JoinHandle<Result<()>>,
     lake: JoinHandle<Result<()>>,
     followers: Vec<JoinHandle<()>>,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Stopping>,
+    close_pipeline: oneshot::Sender<()>,
+    dataflow: Dataflow,
     /// One process at a time opens a data directory.
     _lock: File,
 }
@@ -90,6 +103,10 @@ pub struct Work {
 /// Where the lake of a data directory is.
 pub fn lake_url(data: &Path) -> Result<Url> {
     let folder = std::path::absolute(data.join("lake"))?;
+    // Object stores and table formats disagree on what it means in a path.
+    if folder.to_string_lossy().contains('%') {
+        bail!("the path of a data directory must not contain '%': {}", data.display());
+    }
     Url::from_directory_path(&folder).map_err(|()| anyhow::anyhow!("{} is no place for a lake", folder.display()))
 }
 
@@ -98,10 +115,10 @@ impl Service {
     /// when readers see everything that was accepted before.
     pub async fn open(config: ServiceConfig) -> Result<Service> {
         let data = std::path::absolute(&config.data)?;
-        std::fs::create_dir_all(&data).with_context(|| format!("cannot make the data directory {}", data.display()))?;
+        let root = lake_url(&data)?;
+        make_folders(&data).with_context(|| format!("cannot make the data directory {}", data.display()))?;
         let lock = lock(&data)?;
         let store: Arc<dyn ObjectStore> = Arc::new(DurableFileSystem::new());
-        let root = lake_url(&data)?;
         let lake = Lake::open(Arc::clone(&store), &root, config.lake.clone()).await.context("cannot open the lake")?;
         let (metadata, writer) = Metadata::open(&data.join("argus.db")).await.context("cannot open the metadata")?;
         let engine_config = EngineConfig { query_threads: config.workers, ..EngineConfig::default() };
@@ -109,6 +126,12 @@ impl Service {
         let raw_folder = object_store::path::Path::from_absolute_path(data.join("raw"))?;
         let raw = RawStore::new(store, raw_folder);
 
+        for figure in ["argus_lines_total", "argus_bytes_total", "argus_sightings_total"] {
+            counter!(figure).increment(0);
+        }
+        for kind in ["report", "sql"] {
+            counter!("argus_computed_total", "kind" => kind).increment(0);
+        }
         let committed = lake.committed_epoch();
         let (dataflow, outputs) = Dataflow::start(Config {
             workers: config.workers,
@@ -138,10 +161,12 @@ impl Service {
             tracing::info!(from = committed + 1, to = accepted, "epochs were fed again");
         }
 
+        gauge!("argus_epoch").set(accepted as f64);
         let (event_writer, events) = EventLog::new();
         let (pipeline, sequencer) =
             Pipeline::new(writer, accepted, dataflow.clone(), snapshots.clone(), event_writer, raw);
-        let sequencer = tokio::spawn(async move { sequencer.run().await.context("the pipeline has stopped") });
+        let (close_pipeline, closing) = oneshot::channel();
+        let sequencer = tokio::spawn(async move { sequencer.run(closing).await.context("the pipeline has stopped") });
         let follower =
             Follower { pipeline: pipeline.downgrade(), engine: engine.clone(), snapshots: snapshots.clone() };
         for batch in metadata.unfinished().await? {
@@ -149,16 +174,16 @@ impl Service {
             follower.gathered(batch.id).await;
         }
         let followers = vec![tokio::spawn(follower.follow(published_out)), follow_committed(&pipeline, lake_committed)];
-        let (stop, stopping) = watch::channel(false);
-        let work = Work { sequencer, lake, followers, stop, _lock: lock };
+        let (stop, stopping) = watch::channel(Stopping::No);
+        let work = Work { sequencer, lake, followers, stop, close_pipeline, dataflow: dataflow.clone(), _lock: lock };
         Ok(Service { ingest, pipeline, metadata, engine, snapshots, events, stopping, dataflow, work })
     }
 }
 
 impl Work {
-    /// Ends the requests that would wait for ever.
-    pub fn begin_stop(&self) {
-        self.stop.send_replace(true);
+    /// Tells requests whether they may go on.
+    pub fn tell(&self, stopping: Stopping) {
+        self.stop.send_replace(stopping);
     }
 
     /// Ends when the work fails, and not before.
@@ -174,16 +199,29 @@ impl Work {
         }
     }
 
-    /// Waits until everything accepted is in the lake. Every other handle to
-    /// the service must be gone.
+    /// Takes no more changes and returns when everything accepted is in the
+    /// lake. Requests that are still open fail.
     pub async fn finish(self) -> Result<()> {
+        drop(self.close_pipeline);
         self.sequencer.await??;
+        self.dataflow.stop();
         self.lake.await??;
         for follower in self.followers {
             follower.await?;
         }
         Ok(())
     }
+}
+
+/// Makes the data directory and its folders, durably.
+fn make_folders(data: &Path) -> std::io::Result<()> {
+    for folder in [data.join("raw"), data.join("lake")] {
+        std::fs::create_dir_all(folder)?;
+    }
+    for folder in data.ancestors().take(2) {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn lock(data: &Path) -> Result<File> {

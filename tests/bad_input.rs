@@ -56,6 +56,9 @@ async fn unknown_batches_and_paths_are_404_and_bad_parameters_422() {
         problem(server.send(Method::PUT, &format!("/batches/{unknown}/files/a.log"), "x").await, 404).await;
         problem(server.send(Method::POST, &format!("/batches/{unknown}/complete"), "").await, 404).await;
     }
+    problem(server.send(Method::GET, "/batches/%FF/report", "").await, 422).await;
+    problem(server.send(Method::PUT, &format!("/batches/{id}/files/%FF"), "x").await, 422).await;
+    problem(server.send(Method::POST, &format!("/batches/{id}/files"), "no form").await, 400).await;
     problem(server.send(Method::GET, "/nothing", "").await, 404).await;
     problem(server.send(Method::DELETE, "/batches", "").await, 405).await;
     for path in ["/batches?limit=0", "/batches?limit=x", "/batches?cursor=x", "/batches?status=open"] {
@@ -104,6 +107,26 @@ async fn a_completed_batch_takes_no_file() {
     let again = server.send(Method::POST, &format!("/batches/{id}/complete"), "").await;
     assert_eq!(again.status(), StatusCode::ACCEPTED);
     assert_eq!(server.get(&format!("/batches/{id}/report")).await["total_errors"], json!(1));
+}
+
+#[tokio::test]
+async fn a_client_that_only_sends_gets_its_refusal_all_the_same() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch().await;
+    server.complete(&id).await;
+    let body = vec![b'x'; 30_000_000];
+    let mut socket = TcpStream::connect(server.root_url("").trim_start_matches("http://")).expect("connects");
+    let length = body.len();
+    write!(
+        socket,
+        "PUT /api/v1/batches/{id}/files/a.log HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    )
+    .expect("writes");
+    socket.write_all(&body).expect("the server reads all of it");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("reads");
+    assert!(answer.starts_with("HTTP/1.1 409 "), "{answer}");
 }
 
 #[tokio::test]
@@ -191,6 +214,7 @@ async fn only_queries_are_answered() {
         let detail = problem(ask(sql).await, 422).await;
         assert!(!detail.contains("root:"), "{detail}");
     }
+    problem(ask("SELECT repeat('x', 30000000) FROM generate_series(1, 10)").await, 422).await;
     let endless = ask("SELECT count(*) FROM generate_series(1, 1000000000000) a, generate_series(1, 1000) b").await;
     problem(endless, 504).await;
     problem(server.send(Method::POST, "/query", "{\"sq\": 1}").await, 422).await;

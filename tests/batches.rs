@@ -99,6 +99,49 @@ async fn a_completed_batch_comes_to_rest_though_the_server_was_killed() {
 }
 
 #[tokio::test]
+async fn an_upload_that_was_not_accepted_does_not_disturb_a_restart() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let mut server = Server::start(data.path());
+    let id = server.new_batch().await;
+    let path = format!("/batches/{id}/files/a.log");
+    for round in 1..4 {
+        let text = "E_FAIL\n".repeat(round);
+        server.put(&id, "a.log", text.clone()).await;
+        // The same bytes again, and half a file: nothing of either counts.
+        server.put(&id, "a.log", text).await;
+        let mut half = gzip(&b"E_ABORT\n".repeat(10_000));
+        half.truncate(half.len() / 2);
+        let answer = server.send(Method::PUT, &path, half).await;
+        assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        server.stop();
+        server = Server::start(data.path());
+        let report = server.get(&format!("/batches/{id}/report")).await;
+        assert_eq!(counts(&report), json!({ "E_FAIL": round }));
+    }
+}
+
+#[tokio::test]
+async fn a_form_that_is_not_whole_leaves_none_of_its_files() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch().await;
+    let part = |name: &str, text: &str| {
+        format!("--cut\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\r\n{text}\r\n")
+    };
+    let headers = [("Content-Type", "multipart/form-data; boundary=cut")];
+    let path = format!("/batches/{id}/files");
+    for (body, status) in [
+        (part("a.log", "E_FAIL\n") + &part("b.log", "E_FAIL\n"), 400),
+        (part("a.log", "E_FAIL\n") + &part("../b.log", "E_FAIL\n") + "--cut--\r\n", 422),
+    ] {
+        let answer = server.send_with(Method::POST, &path, &headers, body.into_bytes()).await;
+        assert_eq!(answer.status().as_u16(), status);
+    }
+    let report = server.complete(&id).await;
+    assert_eq!((&report["total_files"], &report["total_errors"]), (&json!(0), &json!(0)));
+}
+
+#[tokio::test]
 async fn a_hundred_batches_at_once_each_have_the_right_report() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());

@@ -13,7 +13,9 @@
 //! 3. `close` emits an epoch when its frontier has passed it: never a part of
 //!    one, never one before another.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use differential_dataflow::{AsCollection, VecCollection};
@@ -50,14 +52,21 @@ pub struct Inputs {
 
 type Update = (Row, u64, i64);
 
-/// Builds the dataflow on this worker. The first epoch that closes is `first_epoch`.
-pub fn build(scope: Scope<'_, u64>, scanner: Scanner, first_epoch: u64, outputs: UnboundedSender<Output>) -> Inputs {
+/// Builds the dataflow on this worker. The epochs that close are those behind
+/// `closed`, up to the last that is `sealed`.
+pub fn build(
+    scope: Scope<'_, u64>,
+    scanner: Scanner,
+    closed: u64,
+    sealed: Rc<Cell<u64>>,
+    outputs: UnboundedSender<Output>,
+) -> Inputs {
     let (blocks_in, blocks) = scope.new_input();
     let (changes_in, changes) = scope.new_input();
 
     let folds = scan(blocks, scanner, outputs.clone());
     let rows = admit(folds, changes).as_collection();
-    close(rows.consolidate(), first_epoch, outputs);
+    close(rows.consolidate(), closed, sealed, outputs);
 
     Inputs { blocks: blocks_in, changes: changes_in }
 }
@@ -169,13 +178,13 @@ fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, mut give: impl F
 }
 
 /// Gathers the updates of each epoch and emits the epoch when the frontier has passed it.
-fn close(rows: VecCollection<'_, u64, Row, i64>, first_epoch: u64, outputs: UnboundedSender<Output>) {
+fn close(rows: VecCollection<'_, u64, Row, i64>, closed: u64, sealed: Rc<Cell<u64>>, outputs: UnboundedSender<Output>) {
     // One worker gathers, so that its frontier alone decides.
     let to_first_worker = Exchange::new(|_: &Update| 0);
     let is_first_worker = rows.scope().index() == 0;
     rows.inner.sink(to_first_worker, "Close", {
         let mut gathered: BTreeMap<u64, Vec<(Row, i64)>> = BTreeMap::new();
-        let mut next = first_epoch;
+        let mut next = closed + 1;
         move |(input, frontier)| {
             input.for_each(|_, updates| {
                 for (row, epoch, count) in updates.drain(..) {
@@ -185,11 +194,8 @@ fn close(rows: VecCollection<'_, u64, Row, i64>, first_epoch: u64, outputs: Unbo
             if !is_first_worker {
                 return;
             }
-            // An empty frontier is the end: what was gathered is all there is.
-            let open = match frontier.frontier().first() {
-                Some(&open) => open,
-                None => gathered.keys().last().map_or(next, |last| last + 1),
-            };
+            // At the end the frontier is empty, and what was never sealed never closes.
+            let open = frontier.frontier().first().copied().unwrap_or_else(|| sealed.get() + 1);
             // Empty epochs close too: readers take a gap in the numbers for lost data.
             while next < open {
                 let mut rows = gathered.remove(&next).unwrap_or_default();

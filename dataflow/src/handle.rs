@@ -5,6 +5,8 @@
 //! first, the seal of an epoch to all. The bytes between [`Dataflow::feed`]
 //! and the reader of the sightings are bounded: at the limit, `feed` waits.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -153,6 +155,16 @@ impl Dataflow {
         self.inner.ports.iter().try_for_each(|port| port.send(Command::Seal { epoch }))
     }
 
+    /// Stops the workers once everything that was sealed has left, whoever
+    /// else still has a handle: their calls fail from now on.
+    pub fn stop(&self) {
+        self.inner.room.close();
+        for port in &self.inner.ports {
+            // A worker that has ended needs no stop.
+            let _ = port.send(Command::Stop);
+        }
+    }
+
     /// Bytes of text between `feed` and the reader of the sightings.
     pub fn in_flight_bytes(&self) -> usize {
         self.inner.room_bytes - self.inner.room.available_permits()
@@ -170,7 +182,7 @@ impl Port {
 impl Drop for Inner {
     fn drop(&mut self) {
         for port in &self.ports {
-            // A worker that has ended needs no stop.
+            // Stopped already, mostly.
             let _ = port.send(Command::Stop);
         }
         drop(self.guards.get_mut().unwrap_or_else(PoisonError::into_inner).take());
@@ -196,9 +208,10 @@ fn run(
     first_epoch: u64,
     outputs: &UnboundedSender<Output>,
 ) {
-    let outputs = outputs.clone();
+    let closed = first_epoch.saturating_sub(1);
+    let sealed = Rc::new(Cell::new(closed));
     let Inputs { mut blocks, mut changes } =
-        worker.dataflow(|scope| graph::build(scope, scanner, first_epoch, outputs));
+        worker.dataflow(|scope| graph::build(scope, scanner, closed, Rc::clone(&sealed), outputs.clone()));
     blocks.advance_to(first_epoch);
     changes.advance_to(first_epoch);
     loop {
@@ -211,6 +224,7 @@ fn run(
             }
             Ok(Command::Changes(list)) => list.into_iter().for_each(|change| changes.send(change)),
             Ok(Command::Seal { epoch }) => {
+                sealed.set(epoch);
                 blocks.advance_to(epoch + 1);
                 changes.advance_to(epoch + 1);
             }

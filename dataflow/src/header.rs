@@ -1,9 +1,8 @@
 //! What a line says of itself: its time, level and component.
 //!
 //! Read only from lines with sightings. Each format is a pattern over the
-//! start of the line; the format that fitted last is tried first, because a
-//! file is mostly of one format. What a line does not say is `None`, never a
-//! guess: uptimes are not made into dates.
+//! start of the line. What a line does not say is `None`, never a guess:
+//! uptimes are not made into dates.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -91,25 +90,15 @@ pub struct Header {
     pub component: Option<String>,
 }
 
-/// Reads headers; remembers the format that fitted last.
-#[derive(Debug, Default)]
-pub struct HeaderReader {
-    last: usize,
-}
-
-impl HeaderReader {
-    /// The header of a line. `upload_year` is the year of a time that names none.
-    pub fn read(&mut self, line: &[u8], upload_year: i32) -> Header {
-        let formats = &*FORMATS;
-        let order = std::iter::once(self.last).chain((0..formats.len()).filter(|&index| index != self.last));
-        for index in order {
-            if let Some(captures) = formats[index].pattern.captures(line) {
-                self.last = index;
-                return header(&captures, formats[index].free_text, line, upload_year);
-            }
-        }
-        Header::default()
-    }
+/// The header of a line. `upload_year` is the year of a time that names none.
+///
+/// The formats are tried in one order, whatever was read before: what a line
+/// says must not depend on which worker reads it after which other.
+pub fn read(line: &[u8], upload_year: i32) -> Header {
+    FORMATS
+        .iter()
+        .find_map(|format| Some(header(&format.pattern.captures(line)?, format.free_text, line, upload_year)))
+        .unwrap_or_default()
 }
 
 struct Format {
@@ -130,12 +119,6 @@ static FORMATS: LazyLock<Vec<Format>> = LazyLock::new(|| {
         free_text,
     };
     vec![
-        // RFC 5424: <165>1 2003-10-11T22:14:15.003Z host app 1234 ID47 - text
-        format(format!(r"^{PRIORITY}1 {DATE}T{TIME}{ZONE} \S+ (?P<component>\S+) \S+ \S+ "), false),
-        // ISO 8601 and its variants: 2026-03-01 10:15:30,123 ERROR [main] com.acme.Updater - text
-        format(format!(r"^{PRIORITY}?\[?{DATE}[T ]{TIME}{ZONE}\]?(?P<rest>.*)"), true),
-        // The level before an ISO time: ERROR 2026-03-01 10:15:30,123 [main] com.acme.Updater - text
-        format(format!(r"^\[?{LEVEL}\]?:? +\[?{DATE}[T ]{TIME}{ZONE}\]?(?P<rest>.*)"), true),
         // Android logcat, threadtime: 03-01 10:15:30.123  1234  1250 E UpdateEngine: text
         format(
             format!(
@@ -143,6 +126,12 @@ static FORMATS: LazyLock<Vec<Format>> = LazyLock::new(|| {
             ),
             false,
         ),
+        // RFC 5424: <165>1 2003-10-11T22:14:15.003Z host app 1234 ID47 - text
+        format(format!(r"^{PRIORITY}1 {DATE}T{TIME}{ZONE} \S+ (?P<component>\S+) \S+ \S+ "), false),
+        // ISO 8601 and its variants: 2026-03-01 10:15:30,123 ERROR [main] com.acme.Updater - text
+        format(format!(r"^{PRIORITY}?\[?{DATE}[T ]{TIME}{ZONE}\]?(?P<rest>.*)"), true),
+        // The level before an ISO time: ERROR 2026-03-01 10:15:30,123 [main] com.acme.Updater - text
+        format(format!(r"^\[?{LEVEL}\]?:? +\[?{DATE}[T ]{TIME}{ZONE}\]?(?P<rest>.*)"), true),
         // RFC 3164: <34>Oct 11 22:14:15 host app[123]: text
         format(
             format!(
@@ -314,7 +303,7 @@ mod tests {
     use super::*;
 
     fn check(line: &str, expected: &str) {
-        let header = HeaderReader::default().read(line.as_bytes(), 2026);
+        let header = read(line.as_bytes(), 2026);
         let actual = format!(
             "{} {} {}",
             header.observed_at.map_or("-".into(), rfc3339),
@@ -352,6 +341,7 @@ mod tests {
     #[test]
     fn logcat_gives_its_letter_and_tag() {
         check("03-01 10:15:30.123  1234  1250 E UpdateEngine: x", "2026-03-01T10:15:30.123Z error UpdateEngine");
+        check("2026-03-01 10:15:30.123  1234  1250 F T: x", "2026-03-01T10:15:30.123Z critical T");
         check("03-01 10:15:30.123  1234  1250 F libc    : x", "2026-03-01T10:15:30.123Z critical libc");
     }
 

@@ -31,7 +31,10 @@ impl StringSet {
         (self.0.iter().map(Vec::len).min().unwrap_or(0), std::cmp::Reverse(self.0.len()))
     }
 
+    /// The set, where it is worth a search. A string with a line feed is in no
+    /// line; a set of such strings says nothing, so that nothing is left out.
     fn useful(mut self) -> Option<StringSet> {
+        self.0.retain(|string| !string.contains(&b'\n'));
         self.0.sort();
         self.0.dedup();
         (!self.0.is_empty() && self.0.len() <= STRINGS_MAX && self.rank().0 >= STRING_BYTES_MIN).then_some(self)
@@ -151,8 +154,14 @@ mod tests {
     }
 
     #[test]
+    fn no_string_reaches_over_a_line_end() {
+        check(r"unit\s(?P<code>[0-9]+)", &["unit\t", "unit\u{b}", "unit\u{c}", "unit\r", "unit "]);
+        check(r"(?:^|[\s,])rc=(?P<code>[0-9]+)", &["\trc=", "\u{b}rc=", "\u{c}rc=", "\rrc=", " rc=", ",rc=", "rc="]);
+    }
+
+    #[test]
     fn a_pattern_that_can_match_without_any_fixed_text_has_no_set() {
-        for pattern in [r"\b(?P<code>[0-9]+)\b", "(?:abc)?", "abc|[0-9]+", "x", ".*"] {
+        for pattern in [r"\b(?P<code>[0-9]+)\b", "(?:abc)?", "abc|[0-9]+", "x", ".*", r"ab\nc"] {
             check(pattern, &[]);
         }
     }

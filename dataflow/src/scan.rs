@@ -7,7 +7,7 @@
 //! tried alone with every pattern; [`Scanner::codes_of_line`] says what that
 //! means.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blocks::TextBlock;
 use crate::handle::InFlight;
-use crate::header::{HeaderReader, Level};
+use crate::header::{self, Level};
 use crate::literals;
 use crate::rows::Origin;
 use crate::rules::{Pattern, Rule, RuleSet, Severity};
@@ -155,7 +155,6 @@ pub struct Scanner {
     /// The first pattern of each rule, numbered through all rules.
     first_pattern: Vec<usize>,
     pattern_count: usize,
-    headers: HeaderReader,
 }
 
 /// A set of patterns, numbered through all rules.
@@ -218,15 +217,7 @@ impl Scanner {
         if finder.is_none() {
             (0..count).for_each(|number| unfiltered.insert(number));
         }
-        Scanner {
-            rules,
-            finder,
-            patterns_by_string,
-            unfiltered,
-            first_pattern,
-            pattern_count: count,
-            headers: HeaderReader::default(),
-        }
+        Scanner { rules, finder, patterns_by_string, unfiltered, first_pattern, pattern_count: count }
     }
 
     /// Searches a block. `upload_year` is the year of times that name none.
@@ -245,7 +236,7 @@ impl Scanner {
             }
             line_number += memchr::memchr_iter(b'\n', &block.text[counted_to..start]).count() as u64;
             counted_to = start;
-            let header = self.headers.read(line, upload_year);
+            let header = header::read(line, upload_year);
             let component = header.component.map(Arc::from);
             let text: Arc<str> = cut_text(line).into();
             fold.error_lines += 1;
@@ -311,7 +302,8 @@ impl Scanner {
     }
 
     fn search_line(&self, line: &[u8], only: Option<&PatternSet>, found: &mut Vec<Found>) {
-        let mut taken: Vec<(usize, usize)> = Vec::new();
+        let mut taken = Spans::default();
+        let mut known = HashSet::new();
         for (rule_index, rule) in self.rules.rules().iter().enumerate() {
             let first = self.first_pattern[rule_index];
             let tried = |index: usize| only.is_none_or(|set| set.contains(first + index));
@@ -322,7 +314,7 @@ impl Scanner {
             }
             for index in (0..rule.patterns.len()).filter(|&index| tried(index)) {
                 search_pattern(rule, &rule.patterns[index], line, &mut taken, |code| {
-                    if found.iter().all(|earlier| earlier.code != code) {
+                    if known.insert(code.clone()) {
                         found.push(Found { code, rule_index });
                     }
                 });
@@ -331,14 +323,29 @@ impl Scanner {
     }
 }
 
+/// The spans of a line that accepted matches have taken, by their starts. No
+/// two overlap, so a line of any length is searched in little more than linear time.
+#[derive(Default)]
+struct Spans(BTreeMap<usize, usize>);
+
+impl Spans {
+    fn overlap(&self, start: usize, end: usize) -> bool {
+        self.0.range(..end).next_back().is_some_and(|(_, &to)| start < to)
+    }
+
+    /// Takes a span, together with those that it overlaps.
+    fn take(&mut self, mut start: usize, mut end: usize) {
+        while let Some((&from, &to)) = self.0.range(..end).next_back().filter(|&(_, &to)| start < to) {
+            self.0.remove(&from);
+            (start, end) = (start.min(from), end.max(to));
+        }
+        let to = self.0.entry(start).or_insert(end);
+        *to = end.max(*to);
+    }
+}
+
 /// Runs one pattern over a line, left to right, and yields the codes that count.
-fn search_pattern(
-    rule: &Rule,
-    pattern: &Pattern,
-    line: &[u8],
-    taken: &mut Vec<(usize, usize)>,
-    mut counts: impl FnMut(String),
-) {
+fn search_pattern(rule: &Rule, pattern: &Pattern, line: &[u8], taken: &mut Spans, mut counts: impl FnMut(String)) {
     // Most lines do not match, and finding that out needs no groups.
     if !pattern.regex.is_match(line) {
         return;
@@ -346,7 +353,7 @@ fn search_pattern(
     for captures in pattern.regex.captures_iter(line) {
         let Some(code_group) = captures.name("code") else { continue };
         let (start, end) = (code_group.start(), code_group.end());
-        if taken.iter().any(|&(from, to)| start < to && from < end) {
+        if taken.overlap(start, end) {
             continue;
         }
         let code = match &pattern.fixed {
@@ -354,11 +361,11 @@ fn search_pattern(
             None => rule.form.code(&captures),
         };
         let Some(code) = code else { continue };
-        taken.push((start, end));
+        taken.take(start, end);
         if pattern.has_sym
             && let Some(symbol) = captures.name("sym").filter(|symbol| !symbol.is_empty())
         {
-            taken.push((symbol.start(), symbol.end()));
+            taken.take(symbol.start(), symbol.end());
         }
         if !rule.deny.as_ref().is_some_and(|deny| deny.is_match(code.as_bytes())) {
             counts(code);

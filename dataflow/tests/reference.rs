@@ -209,6 +209,88 @@ proptest! {
     }
 }
 
+/// Texts of pieces that patterns like, with line ends in all the wrong places.
+fn pieces() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "\n",
+        "\r\n",
+        "\r",
+        " ",
+        "\t",
+        "(",
+        "\"GET",
+        "\"",
+        " 404",
+        "rc",
+        "=",
+        ":",
+        "5",
+        "-5",
+        "error",
+        "code",
+        "signal",
+        "11",
+        "exit",
+        "status=7/",
+        "Oops",
+        "ErrorCode::kBad",
+        "EIO",
+        "SPN 91",
+        "FMI 3",
+        "DTC ",
+        "P0301",
+        "0x80070005",
+        "hr=",
+        "Exception",
+        "java.io.IO",
+        "7F 31 22",
+        "negative response ",
+        "Domain=A ",
+        "Code=3",
+        "rst:0x1 (SW)",
+        "bus-off",
+    ]);
+    prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn any_rules_find_in_a_block_what_they_find_line_by_line(
+        text in pieces(),
+        chosen in prop::collection::btree_set(0usize..18, 1..4),
+        block_bytes in prop_oneof![Just(1usize), Just(7), Just(4096)],
+    ) {
+        let each: Vec<&str> = argus_dataflow::rules::DEFAULT_RULES.split("[[rule]]").skip(1).collect();
+        let file: String = chosen.iter().map(|&index| format!("[[rule]]{}", each[index])).collect();
+        let rules = RuleSet::parse(&[&file]).expect("a part of the built-in rules holds");
+        let mut scanner = Scanner::new(rules);
+        let mut expected: Vec<(u64, String)> = Vec::new();
+        for (line, number) in text.split_inclusive('\n').zip(1..) {
+            let line = line.strip_suffix('\n').unwrap_or(line);
+            let found = scanner.codes_of_line(line.strip_suffix('\r').unwrap_or(line).as_bytes());
+            expected.extend(found.into_iter().map(|found| (number, found.code)));
+        }
+        let mut blocks = BlockReader::new(text.as_bytes(), block_bytes);
+        let mut seen = Vec::new();
+        while let Some(block) = blocks.next_block().expect("memory reads") {
+            let (_, sightings) = scanner.scan(&block, 2026);
+            seen.extend(sightings.into_iter().map(|sighting| (sighting.line, sighting.code.to_string())));
+        }
+        prop_assert_eq!(seen, expected);
+    }
+}
+
+#[test]
+fn a_line_full_of_codes_takes_time_in_proportion_to_its_length() {
+    let mut scanner = Scanner::new(rules());
+    let line = argus_dataflow::TextBlock { text: b"EIO E_FAIL ".repeat(90_000), first_line: 1, offset: 0 };
+    let codes: Vec<String> =
+        scanner.scan(&line, 2026).1.into_iter().map(|sighting| sighting.code.to_string()).collect();
+    assert_eq!(codes, ["E_FAIL", "EIO"]);
+}
+
 #[test]
 fn a_replaced_file_changes_places_with_its_successor_in_one_epoch() {
     let (dataflow, mut outputs) = start(2, 1 << 20);

@@ -35,6 +35,9 @@ use url::Url;
 use crate::provider::Differences;
 use crate::views::{VIEWS, View};
 
+/// The rows of an answer may take this much memory (32 MiB).
+const ANSWER_BYTES_MAX: usize = 32 << 20;
+
 /// The limits of the engine. Users' queries and our own questions (reports,
 /// lines with codes) have limits of their own, so that neither starves the other.
 #[derive(Debug, Clone)]
@@ -76,7 +79,7 @@ pub enum QueryError {
     Invalid(Box<DataFusionError>),
     #[error("the query took longer than {} ms", .0.as_millis())]
     TimedOut(Duration),
-    #[error("the query needs more memory than it may use; select less or group by less")]
+    #[error("the query or its answer needs more memory than it may use; select less or group by less")]
     TooLarge,
     #[error("too many questions at once; try again")]
     Busy,
@@ -168,7 +171,7 @@ impl Engine {
             let mut stream = self.stream(snapshot, sql).await?;
             let schema = stream.schema();
             let mut batches = Vec::new();
-            let mut rows = 0;
+            let (mut rows, mut bytes) = (0, 0);
             while let Some(batch) = stream.next().await {
                 let batch = batch.map_err(QueryError::of)?;
                 let room = row_limit - rows;
@@ -177,6 +180,10 @@ impl Engine {
                     return Ok(Answer { schema, batches, epoch: snapshot.epoch, truncated: true });
                 }
                 rows += batch.num_rows();
+                bytes += batch.get_array_memory_size();
+                if bytes > ANSWER_BYTES_MAX {
+                    return Err(QueryError::TooLarge);
+                }
                 batches.push(batch);
             }
             Ok(Answer { schema, batches, epoch: snapshot.epoch, truncated: false })

@@ -114,11 +114,15 @@ impl Lake {
     pub async fn read(store: Arc<dyn ObjectStore>, root: &Url) -> Result<Snapshot, LakeError> {
         let mut snapshots: [TableSnapshot; 4] = Default::default();
         let mut epoch = 0;
-        for table in Table::ALL {
+        // What makes rows visible is read first: beside a server that commits,
+        // the other tables may then be ahead of it and never behind.
+        for table in Table::ALL.into_iter().rev() {
             let opened = LakeTable::open_read_only(Arc::clone(&store), root, table).await;
             if let Some(opened) = opened.map_err(|source| failed(table, source))? {
                 snapshots[table as usize].committed = opened.files().map_err(|source| failed(table, source))?;
-                epoch = opened.committed_epoch();
+                if table == Table::Files {
+                    epoch = opened.committed_epoch();
+                }
             }
         }
         Ok(Snapshot::new(epoch, snapshots))
@@ -156,7 +160,8 @@ impl Lake {
                 (tables, result) = finished(&mut commit), if !idle => {
                     commit = None;
                     let retry = self.finish_commit(tables, result)?;
-                    due = (retry || !self.open.is_empty()).then(|| Instant::now() + self.config.commit_interval);
+                    let wait = if retry || self.open.bytes() < self.config.group_bytes { self.config.commit_interval } else { Duration::ZERO };
+                    due = (retry || !self.open.is_empty()).then(|| Instant::now() + wait);
                 }
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if idle && due.is_some() => {
                     due = None;

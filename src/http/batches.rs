@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use argus_query::rows::rfc3339;
 use argus_sinks::Snapshot;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::http::extract::{JsonBody, Parameters};
+use crate::http::extract::{JsonBody, Parameters, Segments};
 use crate::http::problem::{Problem, batch_id};
 use crate::metadata::{BatchFilter, Metadata};
 use crate::model::{Batch, FileTotals, NewBatch};
@@ -150,7 +150,7 @@ async fn list(
     Ok(Json(json!({"batches": bodies, "next_cursor": next_cursor})))
 }
 
-async fn show(State(parts): State<Parts>, Path(id): Path<String>) -> Result<Json<BatchBody>, Problem> {
+async fn show(State(parts): State<Parts>, Segments(id): Segments<String>) -> Result<Json<BatchBody>, Problem> {
     let id = batch_id(&id)?;
     let batch = parts.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
     Ok(Json(parts.body(batch).await?))
@@ -158,7 +158,7 @@ async fn show(State(parts): State<Parts>, Path(id): Path<String>) -> Result<Json
 
 async fn complete(
     State(parts): State<Parts>,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
 ) -> Result<(StatusCode, Json<BatchBody>), Problem> {
     let batch = parts.pipeline.complete(batch_id(&id)?).await?;
     Ok((StatusCode::ACCEPTED, Json(parts.body(batch).await?)))

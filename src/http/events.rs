@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use argus_sinks::Snapshot;
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{Event as SseEvent, KeepAlive};
@@ -22,10 +22,11 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::events::{Event, EventKind, EventLog};
+use crate::http::extract::Segments;
 use crate::http::problem::{Problem, batch_id};
 use crate::http::report::progress_body;
 use crate::metadata::{Metadata, MetadataError};
-use crate::service::Service;
+use crate::service::{Service, Stopping};
 
 /// A comment goes out when there was nothing else for so long.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -37,7 +38,7 @@ struct Parts {
     metadata: Metadata,
     events: EventLog,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<Stopping>,
 }
 
 /// `/batches/{id}/events`.
@@ -71,7 +72,7 @@ impl Place {
 
 async fn follow(
     State(parts): State<Parts>,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
     let id = batch_id(&id)?;
@@ -115,7 +116,7 @@ impl Follower {
                 tokio::select! {
                     more = events.changed() => more.then_some(())?,
                     seen = snapshots.changed() => seen.ok()?,
-                    _ = stopping.wait_for(|stopping| *stopping) => return None,
+                    _ = stopping.wait_for(|stopping| *stopping != Stopping::No) => return None,
                 }
             }
         }

@@ -5,21 +5,23 @@ use std::time::Duration;
 
 use argus_dataflow::VersionId;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Multipart, Path, State};
+use axum::extract::multipart::{MultipartError, MultipartRejection};
+use axum::extract::{DefaultBodyLimit, Multipart, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{post, put};
 use axum::{Json, Router};
-use futures::{Stream, StreamExt, pin_mut};
-use tokio::sync::Semaphore;
+use futures::{Stream, StreamExt};
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
+use crate::http::extract::Segments;
 use crate::http::problem::{Problem, batch_id};
-use crate::ingest::{BodyPart, Ingest, IngestError};
+use crate::ingest::{BodyPart, Ingest};
 use crate::metadata::{Accepted, Metadata};
 use crate::model::{Encoding, Receipt, StoredUpload, check_name};
 use crate::pipeline::{Pipeline, PipelineError, now};
-use crate::service::Service;
+use crate::service::{Service, Stopping};
 use crate::status::BatchStatus;
 
 /// Uploads that are taken in at once; more wait.
@@ -28,6 +30,9 @@ const UPLOADS_MAX: usize = 32;
 const TURN_WAIT: Duration = Duration::from_secs(30);
 /// How long a body may pause.
 const BODY_PAUSE: Duration = Duration::from_secs(60);
+/// What is read of a refused body before the answer: so many bytes, for so long.
+const DRAIN_BYTES: usize = 256 << 20;
+const DRAIN_WAIT: Duration = Duration::from_secs(10);
 /// Files in one form.
 const FORM_FILES_MAX: usize = 1000;
 
@@ -37,6 +42,7 @@ struct Parts {
     pipeline: Pipeline,
     metadata: Metadata,
     turns: Arc<Semaphore>,
+    stopping: watch::Receiver<Stopping>,
 }
 
 /// Paths below `/batches/{id}/files`.
@@ -46,6 +52,7 @@ pub fn router(service: &Service) -> Router {
         pipeline: service.pipeline.clone(),
         metadata: service.metadata.clone(),
         turns: Arc::new(Semaphore::new(UPLOADS_MAX)),
+        stopping: service.stopping.clone(),
     };
     Router::new()
         .route("/batches/{id}/files", post(upload_form))
@@ -62,50 +69,73 @@ async fn no_name() -> Problem {
 
 async fn upload(
     State(parts): State<Parts>,
-    Path((id, name)): Path<(String, String)>,
+    Segments((id, name)): Segments<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let batch = parts.pending_batch(&id).await?;
-    let encoding = content_encoding(&headers)?;
-    let body = body.into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
-    let accepted = parts.accept(batch, name, encoding, body).await?;
-    let (status, receipt) = match accepted {
+    let mut body = body.into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
+    // A task of its own: a client that goes away leaves nothing half accepted.
+    let work = tokio::spawn(async move {
+        let accepted = async {
+            let batch = parts.pending_batch(&id).await?;
+            let encoding = content_encoding(&headers)?;
+            let stored = parts.store(batch, name, encoding, &mut body).await?;
+            parts.accept(stored).await
+        };
+        let accepted = accepted.await;
+        if accepted.is_err() {
+            drain(&mut body).await;
+        }
+        accepted
+    });
+    let (status, receipt) = match work.await.map_err(|error| Problem::internal(&error))?? {
         Accepted::Created(receipt) => (StatusCode::CREATED, receipt),
         Accepted::Replaced(receipt) | Accepted::Unchanged(receipt) => (StatusCode::OK, receipt),
     };
     Ok((status, Json(receipt)).into_response())
 }
 
+/// Reads what still comes, within limits: a client that is sending does not
+/// read an answer, and a connection that is closed on it takes the answer along.
+async fn drain(body: &mut (impl Stream<Item = Result<Bytes, String>> + Unpin)) {
+    let mut left = DRAIN_BYTES;
+    let read = async {
+        while let Some(Ok(chunk)) = body.next().await {
+            left = left.saturating_sub(chunk.len());
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // A client that is still sending then gets no answer, which it must expect.
+    let _ = tokio::time::timeout(DRAIN_WAIT, read).await;
+}
+
 async fn upload_form(
     State(parts): State<Parts>,
-    Path(id): Path<String>,
-    mut form: Multipart,
+    Segments(id): Segments<String>,
+    form: Result<Multipart, MultipartRejection>,
 ) -> Result<(StatusCode, Json<Vec<Receipt>>), Problem> {
-    let batch = parts.pending_batch(&id).await?;
-    let mut receipts: Vec<Receipt> = Vec::new();
-    let broken = |error: axum::extract::multipart::MultipartError| {
-        Problem::new(StatusCode::BAD_REQUEST, "bad-form", format!("the form is not whole: {}", error.body_text()))
-    };
-    while let Some(field) = form.next_field().await.map_err(broken)? {
-        if field.name() != Some("file") {
-            continue;
+    let form = form.map_err(|rejection| Problem::new(rejection.status(), "bad-form", rejection.body_text()))?;
+    // A task of its own: a client that goes away leaves nothing half accepted.
+    let work = tokio::spawn(async move {
+        let batch = parts.pending_batch(&id).await?;
+        let mut stored = Vec::new();
+        if let Err(problem) = parts.store_form(batch, form, &mut stored).await {
+            for upload in &stored {
+                parts.discard(upload).await;
+            }
+            return Err(problem);
         }
-        if receipts.len() == FORM_FILES_MAX {
-            return Err(Problem::invalid(format!(
-                "a form may have at most {FORM_FILES_MAX} files; send the rest in another"
-            )));
+        let mut receipts = Vec::with_capacity(stored.len());
+        for upload in stored {
+            let (Accepted::Created(receipt) | Accepted::Replaced(receipt) | Accepted::Unchanged(receipt)) =
+                parts.accept(upload).await?;
+            receipts.push(receipt);
         }
-        let name = field.file_name().unwrap_or_default().to_owned();
-        let body = field.map(|chunk| chunk.map_err(|error| error.body_text()));
-        let (Accepted::Created(receipt) | Accepted::Replaced(receipt) | Accepted::Unchanged(receipt)) =
-            parts.accept(batch, name, Encoding::Identity, body).await?;
-        receipts.push(receipt);
-    }
-    if receipts.is_empty() {
-        return Err(Problem::invalid("the form has no part that is named \"file\""));
-    }
-    Ok((StatusCode::CREATED, Json(receipts)))
+        Ok((StatusCode::CREATED, Json(receipts)))
+    });
+    work.await.map_err(|error| Problem::internal(&error))?
 }
 
 fn content_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
@@ -137,27 +167,61 @@ impl Parts {
         }
     }
 
-    async fn accept(
+    /// Stores the files of a form; none is accepted before all are whole.
+    async fn store_form(
+        &self,
+        batch: Uuid,
+        mut form: Multipart,
+        stored: &mut Vec<StoredUpload>,
+    ) -> Result<(), Problem> {
+        let broken = |error: MultipartError| {
+            Problem::new(StatusCode::BAD_REQUEST, "bad-form", format!("the form is not whole: {}", error.body_text()))
+        };
+        while let Some(field) = form.next_field().await.map_err(broken)? {
+            if field.name() != Some("file") {
+                continue;
+            }
+            if stored.len() == FORM_FILES_MAX {
+                let detail = format!("a form may have at most {FORM_FILES_MAX} files; send the rest in another");
+                return Err(Problem::invalid(detail));
+            }
+            let name = field.file_name().unwrap_or_default().to_owned();
+            let mut body = field.map(|chunk| chunk.map_err(|error| error.body_text()));
+            stored.push(self.store(batch, name, Encoding::Identity, &mut body).await?);
+        }
+        if stored.is_empty() {
+            return Err(Problem::invalid("the form has no part that is named \"file\""));
+        }
+        Ok(())
+    }
+
+    /// Makes a body durable and has its blocks scanned. The upload must be accepted or discarded then.
+    async fn store(
         &self,
         batch: Uuid,
         name: String,
         encoding: Encoding,
-        body: impl Stream<Item = Result<Bytes, String>>,
-    ) -> Result<Accepted, Problem> {
+        body: &mut (impl Stream<Item = Result<Bytes, String>> + Unpin),
+    ) -> Result<StoredUpload, Problem> {
         check_name(&name)?;
         let turn = tokio::time::timeout(TURN_WAIT, self.turns.acquire()).await;
         let _turn =
             turn.ok().and_then(Result::ok).ok_or_else(|| Problem::busy("too many uploads at once; try again"))?;
         let (sender, version, outcome) = self.ingest.begin(batch, name, encoding, now());
-        // A task of its own: a client that goes away leaves nothing half accepted.
-        let accepted = tokio::spawn(accept_stored(self.ingest.clone(), self.pipeline.clone(), version, outcome));
-        pin_mut!(body);
+        let mut stopping = self.stopping.clone();
         loop {
-            let part = match tokio::time::timeout(BODY_PAUSE, body.next()).await {
-                Ok(Some(Ok(bytes))) => BodyPart::Bytes(bytes),
-                Ok(Some(Err(reason))) => BodyPart::BrokeOff(reason),
-                Ok(None) => BodyPart::End,
-                Err(_) => BodyPart::BrokeOff(format!("nothing came for {} s", BODY_PAUSE.as_secs())),
+            let part = tokio::select! {
+                chunk = body.next() => match chunk {
+                    Some(Ok(bytes)) => BodyPart::Bytes(bytes),
+                    Some(Err(reason)) => BodyPart::BrokeOff(reason),
+                    None => BodyPart::End,
+                },
+                () = tokio::time::sleep(BODY_PAUSE) => {
+                    BodyPart::BrokeOff(format!("nothing came for {} s", BODY_PAUSE.as_secs()))
+                }
+                _ = stopping.wait_for(|stopping| *stopping == Stopping::Now) => {
+                    BodyPart::BrokeOff("the server is stopping".to_owned())
+                }
             };
             let ends = !matches!(part, BodyPart::Bytes(_));
             // A closed channel means that the upload has failed already.
@@ -165,32 +229,35 @@ impl Parts {
                 break;
             }
         }
-        accepted.await.map_err(|error| Problem::internal(&error))?
-    }
-}
-
-/// Has the pipeline accept what was stored; what it does not accept goes again.
-async fn accept_stored(
-    ingest: Ingest,
-    pipeline: Pipeline,
-    version: VersionId,
-    outcome: impl Future<Output = Result<StoredUpload, IngestError>>,
-) -> Result<Accepted, Problem> {
-    let accepted = match outcome.await {
-        Ok(stored) => {
-            let accepted = pipeline.accept_file(stored.clone()).await;
-            if matches!(accepted, Ok(Accepted::Created(_) | Accepted::Replaced(_))) {
-                return Ok(accepted?);
+        match outcome.await {
+            Ok(stored) => Ok(stored),
+            Err(error) => {
+                self.abandon(version).await;
+                Err(error.into())
             }
-            // A round that may have become durable after all needs its bytes.
-            if !matches!(accepted, Err(PipelineError::NotDurable(_))) {
-                ingest.discard(&stored).await;
-            }
-            accepted.map_err(Problem::from)
         }
-        Err(error) => Err(error.into()),
-    };
-    // A pipeline that is stopping takes the dataflow with it.
-    let _ = pipeline.abandon(version).await;
-    accepted
+    }
+
+    /// Has the pipeline accept what was stored.
+    async fn accept(&self, stored: StoredUpload) -> Result<Accepted, Problem> {
+        let accepted = self.pipeline.accept_file(stored.clone()).await;
+        match &accepted {
+            Ok(Accepted::Created(_) | Accepted::Replaced(_)) => {}
+            Ok(Accepted::Unchanged(_)) | Err(PipelineError::Refused(_)) => self.discard(&stored).await,
+            // It may have been accepted all the same, and then a restart needs its bytes.
+            Err(PipelineError::NotDurable(_) | PipelineError::Stopping) => self.abandon(stored.version).await,
+        }
+        Ok(accepted?)
+    }
+
+    /// Leaves nothing of an upload that was stored and is not accepted.
+    async fn discard(&self, stored: &StoredUpload) {
+        self.ingest.discard(stored).await;
+        self.abandon(stored.version).await;
+    }
+
+    async fn abandon(&self, version: VersionId) {
+        // A pipeline that is stopping takes the dataflow with it.
+        let _ = self.pipeline.abandon(version).await;
+    }
 }

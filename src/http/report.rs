@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use argus_query::{BatchFacts, Engine, ErrorsPage, ErrorsRequest, Report};
 use argus_sinks::Snapshot;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::http::extract::Parameters;
+use crate::http::extract::{Parameters, Segments};
 use crate::http::problem::{Problem, batch_id};
 use crate::metadata::Metadata;
 use crate::model::{Batch, FileTotals};
@@ -88,7 +88,7 @@ struct ReportParameters {
 
 async fn report(
     State(parts): State<Parts>,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
     Parameters(wanted): Parameters<ReportParameters>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -107,7 +107,9 @@ async fn report(
         report.cut(top);
     }
     let body = serde_json::to_vec(&report).map_err(|error| Problem::internal(&error))?;
-    let tag = entity_tag(&body);
+    // The epoch moves with every batch's changes; the rest of a report only with what it says.
+    report.batch.iter_mut().for_each(|facts| facts.epoch = 0);
+    let tag = entity_tag(&serde_json::to_vec(&report).map_err(|error| Problem::internal(&error))?);
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     if known.is_some_and(|known| known.split(',').any(|one| matches!(one.trim(), "*") || one.trim() == tag)) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
@@ -122,7 +124,7 @@ fn entity_tag(body: &[u8]) -> String {
     format!("\"{half}\"")
 }
 
-async fn progress(State(parts): State<Parts>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+async fn progress(State(parts): State<Parts>, Segments(id): Segments<String>) -> Result<Json<Value>, Problem> {
     let batch = parts.batch(&id).await?;
     let epoch = parts.snapshot().epoch;
     let totals = parts.metadata.file_totals(batch.id, epoch).await?;
@@ -159,7 +161,7 @@ struct ErrorsParameters {
 
 async fn errors(
     State(parts): State<Parts>,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
     Parameters(wanted): Parameters<ErrorsParameters>,
 ) -> Result<Json<Value>, Problem> {
     let Batch { id: batch_id, .. } = parts.batch(&id).await?;
