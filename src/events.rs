@@ -38,6 +38,7 @@ pub enum EventKind {
     BatchStatusChanged { from: BatchStatus, to: BatchStatus },
     FileUploaded { file: String, generation: u32, bytes: u64, lines: u64 },
     FileReplaced { file: String, generation: u32, bytes: u64, lines: u64 },
+    FileDeleted { file: String, generation: u32 },
     FileParsed { file: String, generation: u32 },
     AllFilesScattered,
     AllFilesGathered { total_lines: u64, error_codes: u64 },

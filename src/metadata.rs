@@ -65,8 +65,10 @@ pub enum MetadataError {
 pub enum Refused {
     #[error("there is no batch {0}")]
     BatchNotFound(Uuid),
-    #[error("batch {batch} is {status}, so no file can be added; make a new batch, or reopen this one")]
+    #[error("batch {batch} is {status}, so its files cannot change; reopen it (POST …/reopen), or make a new batch")]
     NotPending { batch: Uuid, status: BatchStatus },
+    #[error("batch {batch} has no file {name:?}")]
+    FileNotFound { batch: Uuid, name: String },
     #[error("the idempotency key was used with another request")]
     KeyReused,
     #[error(transparent)]
@@ -343,10 +345,7 @@ impl Round<'_> {
     /// Accepts an upload into a pending batch. The generation before it, where
     /// there is one, goes at the same epoch.
     pub async fn accept_file(&mut self, upload: &StoredUpload) -> Result<Accepted, Refused> {
-        let batch = self.batch(upload.batch_id).await?;
-        if batch.status != BatchStatus::Pending {
-            return Err(Refused::NotPending { batch: batch.id, status: batch.status });
-        }
+        self.pending(upload.batch_id).await?;
         let before = sqlx::query("SELECT * FROM files WHERE batch_id = ? AND name = ?")
             .bind(upload.batch_id.to_string())
             .bind(&upload.name)
@@ -361,10 +360,7 @@ impl Round<'_> {
             }
             file_id = current.file_id;
             generation = current.generation + 1;
-            let version = VersionId(uuid(row.try_get("version")?)?);
-            let withdrawn = FileRow { live: -1, ..file_row(upload, version, file_id, current.generation) };
-            let withdrawn = FileRow { bytes: 0, lines: 0, long_lines: 0, ..withdrawn };
-            self.entries.push(JournalEntry { change: Change::Withdraw(withdrawn), encoding: None });
+            self.withdraw(upload.batch_id, row)?;
         }
         sqlx::query("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
             .bind(upload.batch_id.to_string())
@@ -381,7 +377,7 @@ impl Round<'_> {
             .execute(&mut *self.transaction)
             .await?;
         self.touch(upload.batch_id, upload.uploaded_at).await?;
-        let admitted = file_row(upload, upload.version, file_id, generation);
+        let admitted = file_row(upload, file_id, generation);
         self.entries.push(JournalEntry { change: Change::Admit(admitted), encoding: Some(upload.encoding) });
         let receipt = Receipt {
             file_id,
@@ -402,6 +398,66 @@ impl Round<'_> {
             self.tell(upload.batch_id, uploaded, upload.uploaded_at);
             Accepted::Created(receipt)
         })
+    }
+
+    /// Takes a file out of a pending batch.
+    pub async fn delete_file(&mut self, batch_id: Uuid, name: &str, now: i64) -> Result<(), Refused> {
+        self.pending(batch_id).await?;
+        let row = sqlx::query("DELETE FROM files WHERE batch_id = ? AND name = ? RETURNING *")
+            .bind(batch_id.to_string())
+            .bind(name)
+            .fetch_optional(&mut *self.transaction)
+            .await?
+            .ok_or_else(|| Refused::FileNotFound { batch: batch_id, name: name.to_owned() })?;
+        let Receipt { generation, .. } = self.withdraw(batch_id, &row)?;
+        self.touch(batch_id, now).await?;
+        self.tell(batch_id, EventKind::FileDeleted { file: name.to_owned(), generation }, now);
+        Ok(())
+    }
+
+    /// Takes a batch with all its files out, and what was told of it.
+    pub async fn delete_batch(&mut self, id: Uuid) -> Result<(), Refused> {
+        let batch = self.batch(id).await?;
+        let files = sqlx::query("DELETE FROM files WHERE batch_id = ? RETURNING *")
+            .bind(id.to_string())
+            .fetch_all(&mut *self.transaction)
+            .await?;
+        for row in &files {
+            self.withdraw(id, row)?;
+        }
+        for forget in [
+            "DELETE FROM batches WHERE id = ?",
+            "DELETE FROM events WHERE batch_id = ?",
+            "DELETE FROM idempotency WHERE batch_id = ?",
+        ] {
+            sqlx::query(forget).bind(id.to_string()).execute(&mut *self.transaction).await?;
+        }
+        self.events.retain(|event| event.batch_id != id);
+        let completed = if batch.completed_epoch.is_some() { -1 } else { 0 };
+        self.entries.push(JournalEntry { change: Change::Batch(batch_row(&batch, -1, completed)), encoding: None });
+        Ok(())
+    }
+
+    /// Opens a completed batch again; says the batch, unchanged when it is open.
+    pub async fn reopen(&mut self, id: Uuid, now: i64) -> Result<Batch, Refused> {
+        let mut batch = self.batch(id).await?;
+        let status = batch.status.after(BatchEvent::Reopen)?;
+        if status == batch.status {
+            return Ok(batch);
+        }
+        self.touch(id, now).await?;
+        sqlx::query("UPDATE batches SET status = ?, completed_epoch = NULL WHERE id = ?")
+            .bind(status.word())
+            .bind(id.to_string())
+            .execute(&mut *self.transaction)
+            .await?;
+        self.entries.push(JournalEntry { change: Change::Batch(batch_row(&batch, 0, -1)), encoding: None });
+        self.tell(id, EventKind::BatchStatusChanged { from: batch.status, to: status }, now);
+        batch.status = status;
+        batch.updated_at = now;
+        batch.epoch = self.epoch;
+        batch.completed_epoch = None;
+        Ok(batch)
     }
 
     /// Completes a pending batch; says the batch, unchanged when it was completed before.
@@ -462,9 +518,20 @@ impl Round<'_> {
         self.entries.push(JournalEntry { change: Change::Abandon(version), encoding: None });
     }
 
-    /// Tells that a generation of a file is counted.
-    pub fn parsed(&mut self, batch_id: Uuid, file: String, generation: u32, now: i64) {
-        self.tell(batch_id, EventKind::FileParsed { file, generation }, now);
+    /// Tells that a generation of a file is counted, unless its batch is gone by now.
+    pub async fn parsed(
+        &mut self,
+        batch_id: Uuid,
+        file: String,
+        generation: u32,
+        now: i64,
+    ) -> Result<(), MetadataError> {
+        match self.batch(batch_id).await {
+            Ok(_) => self.tell(batch_id, EventKind::FileParsed { file, generation }, now),
+            Err(Refused::Metadata(error)) => return Err(error),
+            Err(_) => {}
+        }
+        Ok(())
     }
 
     /// Makes the round durable.
@@ -504,6 +571,35 @@ impl Round<'_> {
         Ok(read_batch(&row)?)
     }
 
+    async fn pending(&mut self, id: Uuid) -> Result<(), Refused> {
+        match self.batch(id).await?.status {
+            BatchStatus::Pending => Ok(()),
+            status => Err(Refused::NotPending { batch: id, status }),
+        }
+    }
+
+    /// The generation of a row of `files` is live no more; says what it was.
+    fn withdraw(&mut self, batch_id: Uuid, row: &SqliteRow) -> Result<Receipt, MetadataError> {
+        let receipt = read_receipt(row)?;
+        let withdrawn = FileRow {
+            batch_id,
+            file_id: receipt.file_id,
+            version: VersionId(uuid(row.try_get("version")?)?),
+            name: receipt.name.clone(),
+            generation: receipt.generation,
+            live: -1,
+            // What it measured goes with it, so nothing is taken back piece by piece.
+            bytes: 0,
+            lines: 0,
+            long_lines: 0,
+            error_lines: 0,
+            sightings: 0,
+            uploaded_at: row.try_get("uploaded_at")?,
+        };
+        self.entries.push(JournalEntry { change: Change::Withdraw(withdrawn), encoding: None });
+        Ok(receipt)
+    }
+
     async fn touch(&mut self, id: Uuid, now: i64) -> Result<(), sqlx::Error> {
         sqlx::query("UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?")
             .bind(now)
@@ -528,11 +624,11 @@ fn batch_row(batch: &Batch, live: i8, completed: i8) -> BatchRow {
     }
 }
 
-fn file_row(upload: &StoredUpload, version: VersionId, file_id: Uuid, generation: u32) -> FileRow {
+fn file_row(upload: &StoredUpload, file_id: Uuid, generation: u32) -> FileRow {
     FileRow {
         batch_id: upload.batch_id,
         file_id,
-        version,
+        version: upload.version,
         name: upload.name.clone(),
         generation,
         live: 1,

@@ -65,6 +65,19 @@ enum Request {
         batch_id: Uuid,
         reply: Reply<Batch>,
     },
+    Reopen {
+        batch_id: Uuid,
+        reply: Reply<Batch>,
+    },
+    DeleteFile {
+        batch_id: Uuid,
+        name: String,
+        reply: Reply<u64>,
+    },
+    DeleteBatch {
+        batch_id: Uuid,
+        reply: Reply<u64>,
+    },
     /// Blocks were fed for a generation that nobody will accept.
     Abandon {
         version: VersionId,
@@ -94,7 +107,12 @@ impl Request {
     /// The same request, when it is one that nobody outside waits for.
     fn own(&self) -> Option<Request> {
         match self {
-            Request::CreateBatch { .. } | Request::AcceptFile { .. } | Request::Complete { .. } => None,
+            Request::CreateBatch { .. }
+            | Request::AcceptFile { .. }
+            | Request::Complete { .. }
+            | Request::Reopen { .. }
+            | Request::DeleteFile { .. }
+            | Request::DeleteBatch { .. } => None,
             Request::Abandon { version } => Some(Request::Abandon { version: *version }),
             Request::Scattered { batch_id } => Some(Request::Scattered { batch_id: *batch_id }),
             Request::Parsed { batch_id, file, generation } => {
@@ -193,6 +211,21 @@ impl Pipeline {
     /// Accepts an upload whose bytes are durable and whose blocks are fed.
     pub async fn accept_file(&self, upload: StoredUpload) -> Result<Accepted, PipelineError> {
         self.ask(|reply| Request::AcceptFile { upload, reply }).await
+    }
+
+    /// Opens a completed batch again.
+    pub async fn reopen(&self, batch_id: Uuid) -> Result<Batch, PipelineError> {
+        self.ask(|reply| Request::Reopen { batch_id, reply }).await
+    }
+
+    /// Takes a file out of a pending batch; says the epoch from which no reader sees it.
+    pub async fn delete_file(&self, batch_id: Uuid, name: String) -> Result<u64, PipelineError> {
+        self.ask(|reply| Request::DeleteFile { batch_id, name, reply }).await
+    }
+
+    /// Takes a batch with all its files out; says the epoch from which no reader sees it.
+    pub async fn delete_batch(&self, batch_id: Uuid) -> Result<u64, PipelineError> {
+        self.ask(|reply| Request::DeleteBatch { batch_id, reply }).await
     }
 
     /// Has the dataflow forget the blocks of a generation that was not accepted.
@@ -357,6 +390,18 @@ async fn apply(round: &mut Round<'_>, request: Request) -> Result<Outcome, Metad
             let follow_up = result.is_ok().then_some(Request::Scattered { batch_id });
             Outcome { answer: Some(answer(reply, result)?), follow_up, ..Outcome::default() }
         }
+        Request::Reopen { batch_id, reply } => {
+            let result = round.reopen(batch_id, now()).await;
+            Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
+        }
+        Request::DeleteFile { batch_id, name, reply } => {
+            let result = round.delete_file(batch_id, &name, now()).await.map(|()| round.epoch());
+            Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
+        }
+        Request::DeleteBatch { batch_id, reply } => {
+            let result = round.delete_batch(batch_id).await.map(|()| round.epoch());
+            Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
+        }
         Request::Abandon { version } => {
             round.abandon(version);
             Outcome::default()
@@ -371,7 +416,7 @@ async fn apply(round: &mut Round<'_>, request: Request) -> Result<Outcome, Metad
             Outcome::default()
         }
         Request::Parsed { batch_id, file, generation } => {
-            round.parsed(batch_id, file, generation, now());
+            round.parsed(batch_id, file, generation, now()).await?;
             Outcome::default()
         }
         Request::Gathered { batch_id, totals: Gathered { total_lines, error_codes } } => {

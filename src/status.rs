@@ -48,6 +48,8 @@ pub enum BatchEvent {
     DiagnosisCompleted,
     /// Something went wrong.
     Failed,
+    /// Its owner wants to change it again.
+    Reopen,
 }
 
 /// An event that cannot happen in this status.
@@ -78,6 +80,10 @@ impl BatchStatus {
             BatchEvent::DiagnosisCompleted => (Diagnosing, Completed),
             BatchEvent::Failed => match self {
                 Scattering | Gathering | Diagnosing | Failed => return Ok(Failed),
+                _ => return Err(IllegalTransition { status: self, event }),
+            },
+            BatchEvent::Reopen => match self {
+                Pending | Completed | Failed => return Ok(Pending),
                 _ => return Err(IllegalTransition { status: self, event }),
             },
         };
@@ -179,6 +185,13 @@ mod tests {
             assert_eq!(status.after(BatchEvent::Failed).is_ok(), fails, "{status}");
         }
         assert!(Failed.after(BatchEvent::Complete).is_err());
+    }
+
+    #[test]
+    fn only_a_batch_at_rest_can_be_opened_again() {
+        for status in BatchStatus::ALL {
+            assert_eq!(status.after(BatchEvent::Reopen).is_ok(), status.is_at_rest(), "{status}");
+        }
     }
 
     #[test]

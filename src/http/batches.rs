@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use argus_query::rows::rfc3339;
 use argus_sinks::Snapshot;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -16,13 +16,12 @@ use uuid::Uuid;
 
 use crate::http::extract::{JsonBody, Parameters, Segments};
 use crate::http::problem::{Problem, batch_id};
+use crate::http::report::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::metadata::{BatchFilter, Metadata};
 use crate::model::{Batch, FileTotals, NewBatch};
 use crate::pipeline::Pipeline;
 use crate::service::Service;
 
-/// The body of a new batch may have this many bytes.
-const BODY_BYTES_MAX: usize = 64 << 10;
 /// An `Idempotency-Key` may have this many bytes.
 const KEY_BYTES_MAX: usize = 255;
 const LIMIT_DEFAULT: u32 = 50;
@@ -44,9 +43,9 @@ pub fn router(service: &Service) -> Router {
     };
     Router::new()
         .route("/batches", post(create).get(list))
-        .route("/batches/{id}", get(show))
+        .route("/batches/{id}", get(show).delete(delete))
+        .route("/batches/{id}/reopen", post(reopen))
         .route("/batches/{id}/complete", post(complete))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(parts)
 }
 
@@ -162,4 +161,16 @@ async fn complete(
 ) -> Result<(StatusCode, Json<BatchBody>), Problem> {
     let batch = parts.pipeline.complete(batch_id(&id)?).await?;
     Ok((StatusCode::ACCEPTED, Json(parts.body(batch).await?)))
+}
+
+async fn reopen(State(parts): State<Parts>, Segments(id): Segments<String>) -> Result<Json<BatchBody>, Problem> {
+    let batch = parts.pipeline.reopen(batch_id(&id)?).await?;
+    Ok(Json(parts.body(batch).await?))
+}
+
+/// Answers when no reader sees the batch any more.
+async fn delete(State(parts): State<Parts>, Segments(id): Segments<String>) -> Result<StatusCode, Problem> {
+    let epoch = parts.pipeline.delete_batch(batch_id(&id)?).await?;
+    snapshot_at_least(&parts.snapshots, Some(epoch), WAIT_MS_DEFAULT).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

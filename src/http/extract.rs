@@ -1,13 +1,21 @@
 //! What requests carry, with problems in our own words when it does not hold.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use futures::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
 
 use crate::http::problem::Problem;
+
+/// A body of JSON may have this many bytes (256 KiB).
+const JSON_BYTES_MAX: usize = 256 << 10;
+/// What is read of a refused body before the answer: so many bytes, for so long.
+const DRAIN_BYTES: usize = 256 << 20;
+const DRAIN_WAIT: Duration = Duration::from_secs(10);
 
 /// A body of JSON; bad JSON is 422.
 pub struct JsonBody<T>(pub T);
@@ -15,14 +23,39 @@ pub struct JsonBody<T>(pub T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection: BytesRejection| {
-            Problem::new(rejection.status(), "unreadable-body", rejection.body_text())
-        })?;
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        let mut body = request.into_body().into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
+        let mut bytes = Vec::new();
+        while let Some(chunk) = body.next().await {
+            bytes.extend_from_slice(&chunk.map_err(|reason| {
+                Problem::new(StatusCode::BAD_REQUEST, "unreadable-body", format!("the body broke off: {reason}"))
+            })?);
+            if bytes.len() > JSON_BYTES_MAX {
+                drain(&mut body).await;
+                let detail = format!("the body may have at most {JSON_BYTES_MAX} bytes");
+                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", detail));
+            }
+        }
         let value = serde_json::from_slice(&bytes)
             .map_err(|error| Problem::invalid(format!("not the JSON expected: {error}")))?;
         Ok(JsonBody(value))
     }
+}
+
+/// Reads what still comes, within limits: a client that is sending does not
+/// read an answer, and a connection that is closed on it takes the answer along.
+pub async fn drain(body: &mut (impl Stream<Item = Result<Bytes, String>> + Unpin)) {
+    let mut left = DRAIN_BYTES;
+    let read = async {
+        while let Some(Ok(chunk)) = body.next().await {
+            left = left.saturating_sub(chunk.len());
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // A client that is still sending then gets no answer, which it must expect.
+    let _ = tokio::time::timeout(DRAIN_WAIT, read).await;
 }
 
 /// The named segments of a path; ones that are no text name nothing that could be there.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argus_dataflow::VersionId;
+use argus_sinks::Snapshot;
 use axum::body::{Body, Bytes};
 use axum::extract::multipart::{MultipartError, MultipartRejection};
 use axum::extract::{DefaultBodyLimit, Multipart, State};
@@ -15,10 +16,11 @@ use futures::{Stream, StreamExt};
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
-use crate::http::extract::Segments;
+use crate::http::extract::{Segments, drain};
 use crate::http::problem::{Problem, batch_id};
+use crate::http::report::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::ingest::{BodyPart, Ingest};
-use crate::metadata::{Accepted, Metadata};
+use crate::metadata::{Accepted, Metadata, Refused};
 use crate::model::{Encoding, Receipt, StoredUpload, check_name};
 use crate::pipeline::{Pipeline, PipelineError, now};
 use crate::service::{Service, Stopping};
@@ -30,9 +32,6 @@ const UPLOADS_MAX: usize = 32;
 const TURN_WAIT: Duration = Duration::from_secs(30);
 /// How long a body may pause.
 const BODY_PAUSE: Duration = Duration::from_secs(60);
-/// What is read of a refused body before the answer: so many bytes, for so long.
-const DRAIN_BYTES: usize = 256 << 20;
-const DRAIN_WAIT: Duration = Duration::from_secs(10);
 /// Files in one form.
 const FORM_FILES_MAX: usize = 1000;
 
@@ -41,6 +40,7 @@ struct Parts {
     ingest: Ingest,
     pipeline: Pipeline,
     metadata: Metadata,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
     turns: Arc<Semaphore>,
     stopping: watch::Receiver<Stopping>,
 }
@@ -51,13 +51,14 @@ pub fn router(service: &Service) -> Router {
         ingest: service.ingest.clone(),
         pipeline: service.pipeline.clone(),
         metadata: service.metadata.clone(),
+        snapshots: service.snapshots.clone(),
         turns: Arc::new(Semaphore::new(UPLOADS_MAX)),
         stopping: service.stopping.clone(),
     };
     Router::new()
         .route("/batches/{id}/files", post(upload_form))
         .route("/batches/{id}/files/", put(no_name))
-        .route("/batches/{id}/files/{name}", put(upload))
+        .route("/batches/{id}/files/{name}", put(upload).delete(delete))
         // Bodies have a limit of their own, counted as they are read.
         .layer(DefaultBodyLimit::disable())
         .with_state(parts)
@@ -95,20 +96,14 @@ async fn upload(
     Ok((status, Json(receipt)).into_response())
 }
 
-/// Reads what still comes, within limits: a client that is sending does not
-/// read an answer, and a connection that is closed on it takes the answer along.
-async fn drain(body: &mut (impl Stream<Item = Result<Bytes, String>> + Unpin)) {
-    let mut left = DRAIN_BYTES;
-    let read = async {
-        while let Some(Ok(chunk)) = body.next().await {
-            left = left.saturating_sub(chunk.len());
-            if left == 0 {
-                return;
-            }
-        }
-    };
-    // A client that is still sending then gets no answer, which it must expect.
-    let _ = tokio::time::timeout(DRAIN_WAIT, read).await;
+/// Answers when no reader sees the file any more.
+async fn delete(
+    State(parts): State<Parts>,
+    Segments((id, name)): Segments<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let epoch = parts.pipeline.delete_file(batch_id(&id)?, name).await?;
+    snapshot_at_least(&parts.snapshots, Some(epoch), WAIT_MS_DEFAULT).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn upload_form(
@@ -159,11 +154,7 @@ impl Parts {
         let batch = self.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
         match batch.status {
             BatchStatus::Pending => Ok(id),
-            status => Err(Problem::new(
-                StatusCode::CONFLICT,
-                "batch-not-pending",
-                format!("batch {id} is {status}, so no file can be added; make a new batch, or reopen this one"),
-            )),
+            status => Err(PipelineError::Refused(Refused::NotPending { batch: id, status }).into()),
         }
     }
 

@@ -86,6 +86,9 @@ impl From<PipelineError> for Problem {
     fn from(error: PipelineError) -> Problem {
         match error {
             PipelineError::Refused(Refused::BatchNotFound(id)) => Problem::no_batch(id),
+            PipelineError::Refused(refused @ Refused::FileNotFound { .. }) => {
+                Problem::new(StatusCode::NOT_FOUND, "file-not-found", refused.to_string())
+            }
             PipelineError::Refused(Refused::Metadata(error)) => Problem::internal(&error),
             PipelineError::Refused(Refused::KeyReused) => Problem::new(
                 StatusCode::UNPROCESSABLE_ENTITY,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use argus_query::{Engine, rows};
 use argus_sinks::Snapshot;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::routing::post;
 use axum::{Json, Router};
 use metrics::counter;
@@ -18,8 +18,6 @@ use crate::http::problem::Problem;
 use crate::http::report::snapshot_at_least;
 use crate::service::Service;
 
-/// The text of a query may have this many bytes.
-const BODY_BYTES_MAX: usize = 256 << 10;
 const ROWS_DEFAULT: usize = 10_000;
 const ROWS_MAX: usize = 1_000_000;
 const TIMEOUT_MS_DEFAULT: u64 = 30_000;
@@ -34,7 +32,7 @@ struct Parts {
 /// `/query`.
 pub fn router(service: &Service) -> Router {
     let parts = Parts { engine: service.engine.clone(), snapshots: service.snapshots.clone() };
-    Router::new().route("/query", post(query)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(parts)
+    Router::new().route("/query", post(query)).with_state(parts)
 }
 
 #[derive(Deserialize)]

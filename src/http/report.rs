@@ -23,7 +23,8 @@ use crate::model::{Batch, FileTotals};
 use crate::service::Service;
 use crate::status::BatchStatus;
 
-const WAIT_MS_DEFAULT: u64 = 5_000;
+/// How long a request waits for an epoch when it does not say.
+pub const WAIT_MS_DEFAULT: u64 = 5_000;
 const WAIT_MS_MAX: u64 = 60_000;
 const ERRORS_LIMIT_DEFAULT: usize = 100;
 const ERRORS_LIMIT_MAX: usize = 10_000;

@@ -1,0 +1,121 @@
+//! What was uploaded is taken back: replaced, deleted, opened again.
+
+mod common;
+
+use common::{Server, counts};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+/// Waits until the raw store holds so many objects, which follows the commit of the deletion.
+async fn raw_objects_become(data: &std::path::Path, wanted: usize) {
+    let count = || {
+        let batches = std::fs::read_dir(data.join("raw")).expect("the raw store is there");
+        batches.flatten().flat_map(|batch| std::fs::read_dir(batch.path())).flatten().count()
+    };
+    while count() != wanted {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_file_leaves_no_trace_in_any_answer_and_its_bytes_go() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch().await;
+    server.put(&id, "a.log", "E_FAIL\nE_FAIL\n").await;
+    server.put(&id, "b.log", "E_ABORT\n").await;
+    let path = format!("/batches/{id}/files/a.log");
+    assert_eq!(server.send(Method::DELETE, &path, "").await.status(), StatusCode::NO_CONTENT);
+    // The answer came when no reader saw the file any more.
+    let report = server.get(&format!("/batches/{id}/report")).await;
+    assert_eq!(counts(&report), json!({"E_ABORT": 1}));
+    assert_eq!((&report["total_files"], &report["total_lines"]), (&json!(1), &json!(1)));
+    assert_eq!(server.sql("SELECT file, code FROM errors").await, json!([["b.log", "E_ABORT"]]));
+    assert_eq!(server.send(Method::DELETE, &path, "").await.status(), StatusCode::NOT_FOUND);
+    raw_objects_become(data.path(), 1).await;
+    // The name is free again, and begins anew.
+    let again = server.put(&id, "a.log", "E_TIMEOUT\n").await;
+    assert_eq!(again["generation"], json!(1));
+    server.kill();
+    let server = Server::start(data.path());
+    assert_eq!(counts(&server.complete(&id).await), json!({"E_ABORT": 1, "E_TIMEOUT": 1}));
+}
+
+#[tokio::test]
+async fn a_deleted_batch_is_gone_everywhere_and_stays_so() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let (gone, kept) = (server.new_batch().await, server.new_batch().await);
+    for id in [&gone, &kept] {
+        server.put(id, "a.log", "E_FAIL\n").await;
+        server.complete(id).await;
+    }
+    assert_eq!(server.send(Method::DELETE, &format!("/batches/{gone}"), "").await.status(), StatusCode::NO_CONTENT);
+    let check = async |server: &Server| {
+        for path in ["", "/report", "/progress", "/errors", "/events"] {
+            let answer = server.send(Method::GET, &format!("/batches/{gone}{path}"), "").await;
+            assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
+        }
+        for table in ["batches", "files", "error_counts", "errors"] {
+            let rows = server.sql(&format!("SELECT DISTINCT batch_id FROM {table}")).await;
+            assert_eq!(rows, json!([[kept]]), "{table}");
+        }
+    };
+    check(&server).await;
+    assert_eq!(server.send(Method::DELETE, &format!("/batches/{gone}"), "").await.status(), StatusCode::NOT_FOUND);
+    raw_objects_become(data.path(), 1).await;
+    server.stop();
+    check(&Server::start(data.path())).await;
+}
+
+#[tokio::test]
+async fn a_batch_is_opened_again_changed_and_completed_again() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch().await;
+    server.put(&id, "a.log", "E_FAIL\n").await;
+    server.complete(&id).await;
+    let file = format!("/batches/{id}/files/a.log");
+    assert_eq!(server.send(Method::DELETE, &file, "").await.status(), StatusCode::CONFLICT);
+    for _ in 0..2 {
+        let answer = server.send(Method::POST, &format!("/batches/{id}/reopen"), "").await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.json::<Value>().await.expect("JSON")["status"], "pending");
+    }
+    assert_eq!(server.sql("SELECT status FROM batches").await, json!([["pending"]]));
+    server.put(&id, "a.log", "E_ABORT\n").await;
+    let report = server.complete(&id).await;
+    assert_eq!(counts(&report), json!({"E_ABORT": 1}));
+    assert_eq!(server.sql("SELECT status FROM batches").await, json!([["completed"]]));
+    let unknown = server.send(Method::POST, "/batches/00000000-0000-7000-8000-000000000000/reopen", "").await;
+    assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn no_reader_ever_sees_a_file_and_its_successor_or_neither() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch().await;
+    let texts = ["E_FAIL\n".repeat(100), "E_ABORT\n".repeat(100)];
+    let first = server.put(&id, "a.log", texts[0].clone()).await;
+    server.get(&format!("/batches/{id}/report?min_epoch={}", first["epoch"])).await;
+    let write = async {
+        for round in 1..40 {
+            server.put(&id, "a.log", texts[round % 2].clone()).await;
+        }
+    };
+    let read = async {
+        let mut epoch = 0;
+        for _ in 0..60 {
+            let report = server.get(&format!("/batches/{id}/report")).await;
+            assert_eq!(report["total_errors"], json!(100));
+            assert_eq!(report["codes"].as_array().map(Vec::len), Some(1), "{report}");
+            let seen = report["epoch"].as_u64().expect("an epoch");
+            assert!(seen >= epoch, "never back in time");
+            epoch = seen;
+            let rows = server.sql("SELECT count(*), count(DISTINCT code) FROM errors").await;
+            assert_eq!(rows, json!([[100, 1]]));
+        }
+    };
+    tokio::join!(write, read);
+}
