@@ -35,7 +35,7 @@ fn print(what: &str, peak: u64, seconds: f64, bytes: u64) -> Result<()> {
 fn argus_binary() -> Result<PathBuf> {
     let beside = std::env::current_exe()?.with_file_name("argus");
     if !beside.is_file() {
-        bail!("build argus first, with the same profile: cargo build --release");
+        bail!("build argus first, with the same profile: cargo build --release --workspace");
     }
     Ok(beside)
 }

@@ -1,7 +1,9 @@
 //! The tables that users see, as SQL over the differences.
 //!
 //! A generation of a file is live when its differences up to the epoch sum to
-//! more than nothing; counts and sightings are those of live generations.
+//! more than nothing; counts and sightings are those of live generations. The
+//! generations stand on the left of each join, for a hash join keeps its left
+//! side in memory and streams its right.
 
 /// A table that users see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,14 +46,14 @@ pub const VIEWS: [View; 4] = [
               min(c.first_seen) AS first_seen, max(c.last_seen) AS last_seen, \
               min(c.example_line) AS example_line, \
               first_value(c.example_text ORDER BY c.example_line) AS example_text \
-              FROM lake.error_counts c JOIN ({live}) f ON c.batch_id = f.batch_id AND c.version = f.version \
+              FROM ({live}) f JOIN lake.error_counts c ON c.batch_id = f.batch_id AND c.version = f.version \
               WHERE c.epoch <= {epoch} GROUP BY c.batch_id, c.file, c.code",
     },
     View {
         name: "errors",
         about: "a row for each code in each line",
         sql: "SELECT e.batch_id, e.file, e.line, e.\"offset\", e.ts, e.level, e.component, e.code, e.rule, e.severity, e.text \
-              FROM lake.errors e JOIN ({live}) f ON e.batch_id = f.batch_id AND e.version = f.version \
+              FROM ({live}) f JOIN lake.errors e ON e.batch_id = f.batch_id AND e.version = f.version \
               WHERE e.line <= f.lines",
     },
 ];
