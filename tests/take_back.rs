@@ -80,7 +80,10 @@ async fn a_batch_is_opened_again_changed_and_completed_again() {
     for _ in 0..2 {
         let answer = server.send(Method::POST, &format!("/batches/{id}/reopen"), "").await;
         assert_eq!(answer.status(), StatusCode::OK);
-        assert_eq!(answer.json::<Value>().await.expect("JSON")["status"], "pending");
+        let opened: Value = answer.json().await.expect("JSON");
+        assert_eq!(opened["status"], "pending");
+        let report = server.get(&format!("/batches/{id}/report?min_epoch={}", opened["epoch"])).await;
+        assert_eq!(report["final"], json!(false));
     }
     assert_eq!(server.sql("SELECT status FROM batches").await, json!([["pending"]]));
     server.put(&id, "a.log", "E_ABORT\n").await;
