@@ -83,6 +83,7 @@ pub async fn snapshot_at_least(
 #[derive(Deserialize)]
 struct ReportParameters {
     top: Option<usize>,
+    as_of: Option<u64>,
     min_epoch: Option<u64>,
     timeout_ms: Option<u64>,
 }
@@ -94,6 +95,12 @@ async fn report(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id = parts.batch(&id).await?.id;
+    if let Some(epoch) = wanted.as_of {
+        // An answer of today to a question about the past would be a wrong one.
+        let detail =
+            format!("reports of the past are not kept, so none is there as of epoch {epoch}; ask without as_of");
+        return Err(Problem::new(StatusCode::GONE, "past-not-kept", detail));
+    }
     let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
     snapshot_at_least(&parts.snapshots, wanted.min_epoch, timeout_ms).await?;
     // The status first, then what readers see: a status that says "gathered" is never ahead of its counts.
