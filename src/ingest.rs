@@ -14,19 +14,17 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use argus_dataflow::text::{self, Compression};
-use argus_dataflow::{BlockReader, Dataflow, Origin, VersionId};
+use argus_dataflow::{BlockReader, Dataflow, DataflowGone, FileRow, LINE_BYTES_MAX, Origin, VersionId};
 use bytes::Bytes;
 use chrono::{DateTime, Datelike};
-use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::model::{Encoding, StoredUpload};
-use crate::raw::{RawStore, RawWriter};
-
-/// The level at which plain bytes are compressed for the raw store: the fastest.
-const ZSTD_LEVEL: i32 = 1;
+use crate::digest::Digest;
+use crate::metadata::Text;
+use crate::model::{Encoding, OpenLine, StoredUpload, Versions};
+use crate::raw::{RawStore, RawWriter, ZSTD_LEVEL};
 
 /// The text of a file may be this many times as long as a body may be.
 const TEXT_EXPANSION_MAX: u64 = 64;
@@ -79,24 +77,24 @@ impl Ingest {
 
     /// Begins an upload. The parts of its body go into the sender; the outcome is there
     /// when the bytes are durable and every block has been fed. Whatever it is,
-    /// the generation must be accepted or abandoned by the pipeline then.
+    /// its versions must be accepted or abandoned by the pipeline then.
     pub fn begin(
         &self,
         batch_id: Uuid,
         name: String,
         encoding: Encoding,
         now: i64,
-    ) -> (mpsc::Sender<BodyPart>, VersionId, impl Future<Output = Result<StoredUpload, IngestError>> + use<>) {
+    ) -> (mpsc::Sender<BodyPart>, Versions, impl Future<Output = Result<StoredUpload, IngestError>> + use<>) {
         let (sender, body) = mpsc::channel(BODY_PARTS);
-        let version = VersionId::new();
+        let versions = Versions { whole_lines: VersionId::new(), open_line: VersionId::new() };
         let ingest = self.clone();
         let runtime = Handle::current();
         let work = tokio::task::spawn_blocking(move || {
             let limit = ingest.file_bytes_max;
             let body = Body { parts: body, chunk: Bytes::new(), ended: false, limit, left: limit, failure: None };
-            ingest.store_and_feed(&runtime, batch_id, name, encoding, now, version, body)
+            ingest.store_and_feed(&runtime, batch_id, name, encoding, now, versions, body)
         });
-        (sender, version, async move { work.await.unwrap_or(Err(IngestError::Stopping)) })
+        (sender, versions, async move { work.await.unwrap_or(Err(IngestError::Stopping)) })
     }
 
     /// Deletes the bytes of an upload that was not accepted.
@@ -106,14 +104,28 @@ impl Ingest {
         }
     }
 
-    /// Feeds a stored generation again, in the same blocks' order, after a restart.
+    /// Feeds the whole lines of a stored version again, after a restart. A
+    /// last line without its line feed is of another version.
     pub fn feed_again(&self, origin: &Arc<Origin>, encoding: Encoding) -> Result<(), IngestError> {
         let runtime = Handle::current();
         let stored = self.raw.reader(&runtime, origin.batch_id, origin.version).map_err(IngestError::Store)?;
         let file = compression(encoding).reader(stored).map_err(IngestError::Corrupt)?;
         let mut blocks = BlockReader::new(text::text(file).map_err(IngestError::Corrupt)?, self.block_bytes);
         while let Some(block) = blocks.next_block().map_err(IngestError::Corrupt)? {
-            runtime.block_on(self.dataflow.feed(origin, block)).map_err(|_| IngestError::Stopping)?;
+            if !blocks.ends_in_open_line() {
+                runtime.block_on(self.dataflow.feed(origin, block)).map_err(|_| IngestError::Stopping)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds a few lines of a file.
+    pub async fn feed_text(&self, origin: Origin, text: &Text) -> Result<(), DataflowGone> {
+        let origin = Arc::new(origin);
+        let mut blocks = BlockReader::behind(text.lines_before, text.bytes_before, &text.text[..], self.block_bytes);
+        // Memory is read without error.
+        while let Ok(Some(block)) = blocks.next_block() {
+            self.dataflow.feed(&origin, block).await?;
         }
         Ok(())
     }
@@ -126,21 +138,27 @@ impl Ingest {
         name: String,
         encoding: Encoding,
         now: i64,
-        version: VersionId,
+        versions: Versions,
         mut body: Body,
     ) -> Result<StoredUpload, IngestError> {
         let uploaded_at = DateTime::from_timestamp_micros(now).unwrap_or_default();
-        let origin = Arc::new(Origin { batch_id, file: name.clone(), version, upload_year: uploaded_at.year() });
-        let raw = self.raw.writer(runtime, batch_id, version);
+        let whole_lines = Arc::new(Origin {
+            batch_id,
+            file: name.clone(),
+            version: versions.whole_lines,
+            upload_year: uploaded_at.year(),
+        });
+        let raw = self.raw.writer(runtime, batch_id, versions.whole_lines);
         let mut first = Vec::with_capacity(4);
         let peeked = body.by_ref().take(4).read_to_end(&mut first);
         let arrives_plain = encoding == Encoding::Identity && Compression::sniff(&first) == Compression::Identity;
         let stored_as = if arrives_plain { Encoding::Zstd } else { encoding };
         let mut raw = Sink::new(raw, arrives_plain).map_err(IngestError::Store)?;
-        let mut digest = Sha256::new();
+        let mut digest = Digest::default();
 
         let text_bytes_max = self.file_bytes_max.saturating_mul(TEXT_EXPANSION_MAX);
         let mut text_is_too_long = false;
+        let mut open_line = None;
 
         let counted = peeked.and_then(|_| {
             let arriving = Tee { input: io::Cursor::new(first).chain(&mut body), output: &mut raw };
@@ -151,9 +169,19 @@ impl Ingest {
                     text_is_too_long = true;
                     return Err(io::Error::other("the text is too long"));
                 }
+                let mut origin = Arc::clone(&whole_lines);
+                if blocks.ends_in_open_line() {
+                    origin = Arc::new(Origin { version: versions.open_line, ..Origin::clone(&origin) });
+                    let line = OpenLine { text: block.text.clone(), bytes: blocks.bytes() - block.offset };
+                    open_line = Some((versions.open_line, line));
+                }
                 runtime.block_on(self.dataflow.feed(&origin, block)).map_err(io::Error::other)?;
             }
-            let totals = (blocks.bytes(), blocks.lines(), blocks.long_lines());
+            let (open_lines, long_open_lines) = match &open_line {
+                Some((_, line)) => (1, u64::from(line.bytes > LINE_BYTES_MAX as u64)),
+                None => (0, 0),
+            };
+            let totals = (blocks.bytes(), blocks.lines() - open_lines, blocks.long_lines() - long_open_lines);
             drop(blocks);
             // What stands behind the text's end belongs to the file all the same.
             io::copy(&mut file, &mut io::sink())?;
@@ -175,22 +203,29 @@ impl Ingest {
             }
         };
         raw.finish().map_err(IngestError::Store)?;
-        let sha256 = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(StoredUpload {
             batch_id,
+            version: versions.whole_lines,
             name,
-            version,
             encoding: stored_as,
             bytes,
             lines,
             long_lines,
-            sha256,
+            open_line,
+            digest,
             uploaded_at: now,
         })
     }
 }
 
-fn compression(encoding: Encoding) -> Compression {
+/// Where the lines are from that a row admits.
+pub fn origin(file: &FileRow) -> Origin {
+    let uploaded_at = DateTime::from_timestamp_micros(file.uploaded_at).unwrap_or_default();
+    Origin { batch_id: file.batch_id, file: file.name.clone(), version: file.version, upload_year: uploaded_at.year() }
+}
+
+/// How bytes of that encoding are read.
+pub fn compression(encoding: Encoding) -> Compression {
     match encoding {
         Encoding::Identity => Compression::Identity,
         Encoding::Gzip => Compression::Gzip,
@@ -285,7 +320,7 @@ impl Write for Sink {
     }
 }
 
-struct Hash<'d>(&'d mut Sha256);
+struct Hash<'d>(&'d mut Digest);
 
 impl Write for Hash<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -5,7 +5,7 @@
 //!
 //! - [`cli`], [`config`]: what may be said on the command line, in variables and in a file;
 //! - [`model`], [`status`]: batches, files, and where a batch stands;
-//! - [`ingest`], [`raw`]: an upload becomes durable bytes and blocks;
+//! - [`ingest`], [`digest`], [`raw`]: an upload becomes durable bytes and blocks;
 //! - [`pipeline`], [`metadata`]: changes are accepted, at an epoch, durably;
 //! - [`events`]: what happened to batches, for whoever follows;
 //! - [`recovery`]: and are fed again after a restart;
@@ -17,6 +17,7 @@
 pub mod analyze;
 pub mod cli;
 pub mod config;
+pub mod digest;
 pub mod events;
 pub mod http;
 pub mod ingest;

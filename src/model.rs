@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use argus_dataflow::VersionId;
+use argus_dataflow::{LINE_BYTES_MAX, VersionId};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::digest::Digest;
 use crate::status::BatchStatus;
 
 /// A file's name may have this many bytes.
@@ -130,6 +132,15 @@ pub enum Encoding {
     Zstd,
 }
 
+/// The versions that an upload's lines have.
+#[derive(Debug, Clone, Copy)]
+pub struct Versions {
+    /// Its whole lines, and its bytes.
+    pub whole_lines: VersionId,
+    /// Its last line, where that lacks its line feed.
+    pub open_line: VersionId,
+}
+
 /// An upload whose bytes are durable, on its way to be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredUpload {
@@ -143,18 +154,70 @@ pub struct StoredUpload {
     pub encoding: Encoding,
     /// Bytes of text.
     pub bytes: u64,
-    /// Lines.
+    /// Whole lines.
     pub lines: u64,
-    /// Lines of which only the beginning was searched.
+    /// Whole lines of which only the beginning was searched.
     pub long_lines: u64,
-    /// Of the file as its owner has it, in hexadecimal.
-    pub sha256: String,
+    /// The last line, where it lacks its line feed, and the version that its sightings have.
+    pub open_line: Option<(VersionId, OpenLine)>,
+    /// Of the file as its owner has it.
+    pub digest: Digest,
     /// Microseconds since 1970.
     pub uploaded_at: i64,
 }
 
+impl StoredUpload {
+    /// The versions that its lines have.
+    pub fn versions(&self) -> Versions {
+        let open_line = self.open_line.as_ref().map(|(version, _)| *version);
+        Versions { whole_lines: self.version, open_line: open_line.unwrap_or_default() }
+    }
+}
+
+/// More of a file, to be appended to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The batch.
+    pub batch_id: Uuid,
+    /// The file's name.
+    pub name: String,
+    /// What comes behind what is there.
+    pub bytes: Bytes,
+    /// Microseconds since 1970.
+    pub uploaded_at: i64,
+}
+
+/// The last line of a file, which lacks its line feed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OpenLine {
+    /// Its first [`LINE_BYTES_MAX`] bytes.
+    pub text: Vec<u8>,
+    /// How many bytes it has.
+    pub bytes: u64,
+}
+
+impl OpenLine {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// What more bytes make of it: whole lines, and the open line behind them.
+    /// `None` when one of the two open lines is longer than [`LINE_BYTES_MAX`].
+    pub fn go_on(&self, more: &[u8]) -> Option<(Vec<u8>, OpenLine)> {
+        if self.bytes > self.text.len() as u64 {
+            return None;
+        }
+        let mut whole = [&self.text[..], more].concat();
+        let end = memchr::memrchr(b'\n', &whole).map_or(0, |last| last + 1);
+        let text = whole.split_off(end);
+        let bytes = text.len() as u64;
+        (text.len() <= LINE_BYTES_MAX).then_some((whole, OpenLine { text, bytes }))
+    }
+}
+
 /// The receipt for a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The file, the same through all generations.
     pub file_id: Uuid,

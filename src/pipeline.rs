@@ -17,8 +17,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use crate::events::{EventKind, EventLogWriter};
-use crate::metadata::{Accepted, Committed, MetadataError, MetadataWriter, Refused, Round};
-use crate::model::{Batch, NewBatch, StoredUpload};
+use crate::ingest::{Ingest, origin};
+use crate::metadata::{Accepted, Committed, MetadataError, MetadataWriter, Refused, Round, UploadKey};
+use crate::model::{Batch, NewBatch, Part, StoredUpload};
 use crate::raw::RawStore;
 use crate::status::BatchEvent;
 
@@ -59,6 +60,13 @@ enum Request {
     },
     AcceptFile {
         upload: StoredUpload,
+        key: Option<UploadKey>,
+        reply: Reply<Accepted>,
+    },
+    Append {
+        part: Part,
+        offset: Option<u64>,
+        key: Option<UploadKey>,
         reply: Reply<Accepted>,
     },
     Complete {
@@ -109,6 +117,7 @@ impl Request {
         match self {
             Request::CreateBatch { .. }
             | Request::AcceptFile { .. }
+            | Request::Append { .. }
             | Request::Complete { .. }
             | Request::Reopen { .. }
             | Request::DeleteFile { .. }
@@ -182,24 +191,36 @@ pub struct Sequencer {
     dataflow: Dataflow,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     events: EventLogWriter,
+    ingest: Ingest,
     raw: RawStore,
 }
 
 impl Pipeline {
-    /// A pipeline that goes on after `last_epoch` and feeds `dataflow`, whose closed epochs show in
-    /// `snapshots`, and its working end. What happens is told to `events`.
+    /// A pipeline that goes on after `last_epoch` and feeds `dataflow`, appended lines by `ingest`, whose
+    /// closed epochs show in `snapshots`, and its working end. What happens is told to `events`.
     pub fn new(
         writer: MetadataWriter,
         last_epoch: u64,
         dataflow: Dataflow,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         events: EventLogWriter,
+        ingest: Ingest,
         raw: RawStore,
     ) -> (Pipeline, Sequencer) {
         let (sender, requests) = mpsc::channel(WAITING_MAX);
         (
             Pipeline { requests: sender },
-            Sequencer { requests, follow_ups: Vec::new(), writer, last_epoch, dataflow, snapshots, events, raw },
+            Sequencer {
+                requests,
+                follow_ups: Vec::new(),
+                writer,
+                last_epoch,
+                dataflow,
+                snapshots,
+                events,
+                ingest,
+                raw,
+            },
         )
     }
 
@@ -209,8 +230,18 @@ impl Pipeline {
     }
 
     /// Accepts an upload whose bytes are durable and whose blocks are fed.
-    pub async fn accept_file(&self, upload: StoredUpload) -> Result<Accepted, PipelineError> {
-        self.ask(|reply| Request::AcceptFile { upload, reply }).await
+    pub async fn accept_file(&self, upload: StoredUpload, key: Option<UploadKey>) -> Result<Accepted, PipelineError> {
+        self.ask(|reply| Request::AcceptFile { upload, key, reply }).await
+    }
+
+    /// Appends to a file, at `offset` where that is said.
+    pub async fn append(
+        &self,
+        part: Part,
+        offset: Option<u64>,
+        key: Option<UploadKey>,
+    ) -> Result<Accepted, PipelineError> {
+        self.ask(|reply| Request::Append { part, offset, key, reply }).await
     }
 
     /// Opens a completed batch again.
@@ -319,7 +350,7 @@ impl Sequencer {
             let epoch = round.epoch();
             Ok::<_, MetadataError>((epoch, round.commit().await?))
         };
-        let (epoch, Committed { changes, has_events }) = match written.await {
+        let (epoch, Committed { changes, lines, has_events }) = match written.await {
             Ok(written) => written,
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a round of changes is not durable");
@@ -342,6 +373,9 @@ impl Sequencer {
         if !changes.is_empty() {
             let near_enough = |snapshot: &Arc<Snapshot>| snapshot.epoch + OPEN_EPOCHS_MAX >= epoch;
             self.snapshots.wait_for(near_enough).await.map_err(|_| PipelineError::Stopping)?;
+            for (file, text) in &lines {
+                self.ingest.feed_text(origin(file), text).await.map_err(|_| PipelineError::Stopping)?;
+            }
             self.dataflow.advance(epoch, changes).map_err(|_| PipelineError::Stopping)?;
             self.last_epoch = epoch;
             gauge!("argus_epoch").set(epoch as f64);
@@ -362,8 +396,13 @@ impl Sequencer {
     async fn forget(&mut self, epoch: u64) {
         let forgotten = async {
             for (batch_id, version) in self.writer.withdrawn(epoch).await? {
-                if let Err(error) = self.raw.delete(batch_id, version).await {
-                    tracing::warn!(%error, "bytes of a replaced file stay in the raw store");
+                let mut gone = self.raw.delete(batch_id, version).await;
+                for start in self.writer.appended_objects(version).await? {
+                    gone = gone.and(self.raw.delete_part(batch_id, version, start).await);
+                }
+                match gone {
+                    Ok(()) => self.writer.forget_appended(version).await?,
+                    Err(error) => tracing::warn!(%error, "bytes of a replaced file stay in the raw store"),
                 }
             }
             self.writer.forget_journal(epoch).await
@@ -381,8 +420,12 @@ async fn apply(round: &mut Round<'_>, request: Request) -> Result<Outcome, Metad
             let result = round.create_batch(described, key.as_deref(), now()).await;
             Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
         }
-        Request::AcceptFile { upload, reply } => {
-            let result = round.accept_file(&upload).await;
+        Request::AcceptFile { upload, key, reply } => {
+            let result = round.accept_file(&upload, key.as_ref()).await;
+            Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
+        }
+        Request::Append { part, offset, key, reply } => {
+            let result = round.append(&part, offset, key.as_ref()).await;
             Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
         }
         Request::Complete { batch_id, reply } => {

@@ -17,6 +17,9 @@ use uuid::Uuid;
 /// An object smaller than this is put at once, a larger one in parts of this size (1 MiB).
 const PART_BYTES: usize = 1 << 20;
 
+/// The level at which plain bytes are compressed: the fastest.
+pub const ZSTD_LEVEL: i32 = 1;
+
 /// Where raw bytes are.
 #[derive(Debug, Clone)]
 pub struct RawStore {
@@ -32,6 +35,29 @@ impl RawStore {
 
     fn path(&self, batch_id: Uuid, version: VersionId) -> Path {
         self.folder.clone().join(batch_id.to_string()).join(version.0.to_string())
+    }
+
+    /// Where bytes are that were appended to a version, from `start` on.
+    fn part_path(&self, batch_id: Uuid, version: VersionId, start: u64) -> Path {
+        self.folder.clone().join(batch_id.to_string()).join(format!("{}.{start:016}", version.0))
+    }
+
+    /// Makes bytes durable that were appended to a version, compressed with zstd.
+    pub async fn put_part(
+        &self,
+        batch_id: Uuid,
+        version: VersionId,
+        start: u64,
+        bytes: &[u8],
+    ) -> object_store::Result<()> {
+        let failed = |source| object_store::Error::Generic { store: "zstd", source: Box::new(source) };
+        let compressed = zstd::encode_all(bytes, ZSTD_LEVEL).map_err(failed)?;
+        self.store.put(&self.part_path(batch_id, version, start), compressed.into()).await.map(drop)
+    }
+
+    /// Deletes bytes that were appended to a version; no error when they are gone already.
+    pub async fn delete_part(&self, batch_id: Uuid, version: VersionId, start: u64) -> object_store::Result<()> {
+        self.delete_path(&self.part_path(batch_id, version, start)).await
     }
 
     /// A writer for a generation's bytes, to be used on a thread that may wait.
@@ -54,7 +80,11 @@ impl RawStore {
 
     /// Deletes a generation's bytes; no error when they are gone already.
     pub async fn delete(&self, batch_id: Uuid, version: VersionId) -> object_store::Result<()> {
-        match self.store.delete(&self.path(batch_id, version)).await {
+        self.delete_path(&self.path(batch_id, version)).await
+    }
+
+    async fn delete_path(&self, path: &Path) -> object_store::Result<()> {
+        match self.store.delete(path).await {
             Err(object_store::Error::NotFound { .. }) => Ok(()),
             other => other,
         }

@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use argus_dataflow::{Change, Dataflow, Origin};
-use chrono::{DateTime, Datelike};
+use argus_dataflow::{Change, Dataflow};
 
-use crate::ingest::{Ingest, IngestError};
-use crate::metadata::{JournalEntry, Metadata, MetadataError};
+use crate::ingest::{Ingest, IngestError, origin};
+use crate::metadata::{JournalEntry, Lines, Metadata, MetadataError};
 
 /// Why the accepted changes could not be fed again.
 #[derive(Debug, thiserror::Error)]
@@ -47,15 +46,15 @@ pub async fn feed_again(
 }
 
 async fn feed_entry(ingest: &Ingest, epoch: u64, entry: &JournalEntry) -> Result<(), RecoveryError> {
-    let (Change::Admit(file), Some(encoding)) = (&entry.change, entry.encoding) else { return Ok(()) };
-    let uploaded_at = DateTime::from_timestamp_micros(file.uploaded_at).unwrap_or_default();
-    let origin = Origin {
-        batch_id: file.batch_id,
-        file: file.name.clone(),
-        version: file.version,
-        upload_year: uploaded_at.year(),
+    let Change::Admit(file) = &entry.change else { return Ok(()) };
+    let encoding = match &entry.lines {
+        Lines::None => return Ok(()),
+        Lines::Here(text) => {
+            return ingest.feed_text(origin(file), text).await.map_err(|_| RecoveryError::Stopped);
+        }
+        Lines::Stored(encoding) => *encoding,
     };
-    let ingest = ingest.clone();
+    let (ingest, origin) = (ingest.clone(), origin(file));
     let fed = tokio::task::spawn_blocking(move || ingest.feed_again(&Arc::new(origin), encoding)).await;
     let raw = |source| RecoveryError::Raw { epoch, file: file.name.clone(), source };
     fed.map_err(|_| RecoveryError::Stopped)?.map_err(raw)

@@ -164,7 +164,7 @@ impl Service {
         gauge!("argus_epoch").set(accepted as f64);
         let (event_writer, events) = EventLog::new();
         let (pipeline, sequencer) =
-            Pipeline::new(writer, accepted, dataflow.clone(), snapshots.clone(), event_writer, raw);
+            Pipeline::new(writer, accepted, dataflow.clone(), snapshots.clone(), event_writer, ingest.clone(), raw);
         let (close_pipeline, closing) = oneshot::channel();
         let sequencer = tokio::spawn(async move { sequencer.run(closing).await.context("the pipeline has stopped") });
         let follower =

@@ -156,8 +156,13 @@ mod tests {
         while let Some(block) = blocks.next_block().expect("reads") {
             fold.merge(scanner.scan(&block, 2026).0);
         }
-        let codes = fold.codes.into_iter().map(|(code, seen)| (code, seen.count)).collect();
-        let counted = Truth { bytes: blocks.bytes(), lines: blocks.lines(), error_lines: fold.error_lines, codes };
+        let mut counted = Truth {
+            bytes: blocks.bytes(),
+            lines: blocks.lines(),
+            error_lines: fold.error_lines,
+            codes: BTreeMap::new(),
+        };
+        fold.codes().for_each(|(_, code, seen)| *counted.codes.entry(code).or_default() += seen.count);
         assert_eq!(counted, truth);
     }
 }

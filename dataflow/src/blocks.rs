@@ -34,13 +34,20 @@ pub struct BlockReader<R> {
     lines: u64,
     bytes: u64,
     long_lines: u64,
+    open_line: bool,
 }
 
 impl<R: Read> BlockReader<R> {
     /// Cuts `input` into blocks of `block_bytes`, held between 1 byte and [`LINE_BYTES_MAX`].
     pub fn new(input: R, block_bytes: usize) -> Self {
+        BlockReader::behind(0, 0, input, block_bytes)
+    }
+
+    /// The same for text that stands behind `lines` lines of `bytes` bytes.
+    pub fn behind(lines: u64, bytes: u64, input: R, block_bytes: usize) -> Self {
         let block_bytes = block_bytes.clamp(1, LINE_BYTES_MAX);
-        BlockReader { input, block_bytes, pending: Vec::new(), at_end: false, lines: 0, bytes: 0, long_lines: 0 }
+        let (pending, at_end, long_lines, open_line) = (Vec::new(), false, 0, false);
+        BlockReader { input, block_bytes, pending, at_end, lines, bytes, long_lines, open_line }
     }
 
     /// Lines handed on so far: line feeds, plus one for a last line without one.
@@ -56,6 +63,12 @@ impl<R: Read> BlockReader<R> {
     /// Lines longer than [`LINE_BYTES_MAX`] so far.
     pub fn long_lines(&self) -> u64 {
         self.long_lines
+    }
+
+    /// Whether the last block is the text's last line and lacks its line feed.
+    /// Such a line is a block of its own.
+    pub fn ends_in_open_line(&self) -> bool {
+        self.open_line
     }
 
     /// The next block; `None` at the end of the input.
@@ -114,7 +127,8 @@ impl<R: Read> BlockReader<R> {
         text.truncate(length);
         let block = TextBlock { first_line: self.lines + 1, offset: self.bytes, text };
         let feeds = memchr::memchr_iter(b'\n', &block.text).count() as u64;
-        self.lines += feeds + u64::from(block.text.last() != Some(&b'\n'));
+        self.open_line = block.text.last() != Some(&b'\n');
+        self.lines += feeds + u64::from(self.open_line);
         self.bytes += length as u64;
         block
     }
@@ -134,6 +148,7 @@ impl<R: Read> BlockReader<R> {
             self.bytes += self.pending.len() as u64;
             self.pending.clear();
             if self.at_end {
+                self.open_line = true;
                 return Ok(block);
             }
             self.fill(self.block_bytes)?;

@@ -155,13 +155,15 @@ fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, mut give: impl F
         Change::Admit(mut file) => {
             let fold = held.remove(&file.version).unwrap_or_default();
             file.error_lines = fold.error_lines;
-            file.sightings = fold.codes.values().map(|code| code.count).sum();
             let FileRow { batch_id, version, name, .. } = &file;
-            for (code, seen) in fold.codes {
+            let mut sightings = 0;
+            for (component, code, seen) in fold.codes() {
+                sightings += seen.count;
                 let row = CountRow {
                     batch_id: *batch_id,
                     version: *version,
                     file: name.clone(),
+                    component,
                     code,
                     rule: seen.rule,
                     severity: seen.severity,
@@ -172,6 +174,7 @@ fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, mut give: impl F
                 };
                 give(Row::Count(row), seen.count as i64);
             }
+            file.sightings = sightings;
             give(Row::File(file), 1);
         }
     }

@@ -11,8 +11,10 @@ use uuid::Uuid;
 
 use crate::rules::Severity;
 
-/// One generation of a file, named before it has a number. Counts and
-/// sightings carry it, so they live and die with it.
+/// Lines of a file that come and go together, named before they count: a
+/// generation's whole lines with all that is appended to them, or its last line
+/// while that lacks its line feed. Counts and sightings carry it, so they live
+/// and die with it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct VersionId(pub Uuid);
 
@@ -69,7 +71,7 @@ pub struct BatchRow {
     pub completed: i8,
 }
 
-/// What is said of a generation of a file. Summed by `version`.
+/// What is said of a version. Summed by `version`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FileRow {
     /// The batch it belongs to.
@@ -82,14 +84,18 @@ pub struct FileRow {
     pub name: String,
     /// The generation's number, from 1.
     pub generation: u32,
-    /// +1 when it goes live, -1 when it is replaced or deleted.
+    /// +1 when it goes live, 0 when more is appended, -1 when it is replaced or deleted.
     pub live: i8,
+    /// +1 when the file is deleted: no trace of any of its generations may stay.
+    pub erased: i8,
     /// Bytes of text.
     pub bytes: u64,
     /// Lines.
     pub lines: u64,
     /// Lines longer than [`crate::LINE_BYTES_MAX`].
     pub long_lines: u64,
+    /// The number of the last line that belongs to it; an appended part says by how much it grows.
+    pub last_line: u64,
     /// Lines with at least one sighting.
     pub error_lines: u64,
     /// Sightings.
@@ -98,7 +104,7 @@ pub struct FileRow {
     pub uploaded_at: i64,
 }
 
-/// A code in a generation of a file; the multiplicity is the number of sightings.
+/// A code of a component in a version; the multiplicity is the number of sightings.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CountRow {
     /// The batch.
@@ -107,6 +113,8 @@ pub struct CountRow {
     pub version: VersionId,
     /// The file's name.
     pub file: String,
+    /// The process, tag or logger that its lines name.
+    pub component: Option<String>,
     /// The code.
     pub code: String,
     /// The rule that found it first.
@@ -130,7 +138,7 @@ pub enum Row {
     Batch(BatchRow),
     File(FileRow),
     Count(CountRow),
-    /// The generation will never be admitted: what waits for it can go.
+    /// The version will never be admitted: what waits for it can go.
     Abandoned(VersionId),
 }
 
@@ -139,17 +147,17 @@ pub enum Row {
 pub enum Change {
     /// Something is said of a batch.
     Batch(BatchRow),
-    /// The blocks that were fed for `version` now count. Their error lines and
-    /// sightings are added to the row.
+    /// The blocks that were fed for `version` since it was last admitted now
+    /// count. Their error lines and sightings are added to the row.
     Admit(FileRow),
-    /// The generation is live no more.
+    /// The version is live no more.
     Withdraw(FileRow),
-    /// The blocks that were fed for this generation never count.
+    /// The blocks that were fed for this version never count.
     Abandon(VersionId),
 }
 
 impl Change {
-    /// The generation whose blocks this change is about.
+    /// The version whose blocks this change is about.
     pub fn version(&self) -> Option<VersionId> {
         match self {
             Change::Batch(_) => None,

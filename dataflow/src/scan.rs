@@ -64,11 +64,11 @@ pub struct ScannedBlock {
 pub struct Fold {
     /// Lines with at least one sighting.
     pub error_lines: u64,
-    /// What was seen of each code.
-    pub codes: HashMap<String, CodeFold>,
+    /// What was seen of each code, by component; lines that name none are under the empty name.
+    pub components: HashMap<String, HashMap<String, CodeFold>>,
 }
 
-/// What was seen of one code.
+/// What was seen of one code in one component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodeFold {
     /// Sightings.
@@ -90,7 +90,12 @@ pub struct CodeFold {
 impl Fold {
     fn add(&mut self, sighting: &Sighting) {
         let seen = sighting.observed_at;
-        match self.codes.get_mut(&*sighting.code) {
+        let component = sighting.component.as_deref().unwrap_or_default();
+        let codes = match self.components.get_mut(component) {
+            Some(codes) => codes,
+            None => self.components.entry(component.to_owned()).or_default(),
+        };
+        match codes.get_mut(&*sighting.code) {
             Some(code) => {
                 code.count += 1;
                 code.severity = code.severity.max(sighting.severity);
@@ -107,7 +112,7 @@ impl Fold {
                     example_line: sighting.line,
                     example_text: sighting.text.to_string(),
                 };
-                self.codes.insert(sighting.code.to_string(), code);
+                codes.insert(sighting.code.to_string(), code);
             }
         }
     }
@@ -115,23 +120,38 @@ impl Fold {
     /// Adds another block of the same generation; the order of blocks does not matter.
     pub fn merge(&mut self, other: Fold) {
         self.error_lines += other.error_lines;
-        for (name, more) in other.codes {
-            match self.codes.get_mut(&name) {
-                Some(code) => {
-                    code.count += more.count;
-                    code.severity = code.severity.max(more.severity);
-                    code.first_seen = earliest(code.first_seen, more.first_seen);
-                    code.last_seen = code.last_seen.max(more.last_seen);
-                    if more.example_line < code.example_line {
-                        code.rule = more.rule;
-                        code.example_line = more.example_line;
-                        code.example_text = more.example_text;
+        for (component, codes) in other.components {
+            let mine = self.components.entry(component).or_default();
+            for (name, more) in codes {
+                match mine.get_mut(&name) {
+                    Some(code) => code.merge(more),
+                    None => {
+                        mine.insert(name, more);
                     }
                 }
-                None => {
-                    self.codes.insert(name, more);
-                }
             }
+        }
+    }
+
+    /// Every code of every component, with what was seen of it.
+    pub fn codes(self) -> impl Iterator<Item = (Option<String>, String, CodeFold)> {
+        self.components.into_iter().flat_map(|(component, codes)| {
+            let component = (!component.is_empty()).then_some(component);
+            codes.into_iter().map(move |(code, seen)| (component.clone(), code, seen))
+        })
+    }
+}
+
+impl CodeFold {
+    fn merge(&mut self, more: CodeFold) {
+        self.count += more.count;
+        self.severity = self.severity.max(more.severity);
+        self.first_seen = earliest(self.first_seen, more.first_seen);
+        self.last_seen = self.last_seen.max(more.last_seen);
+        if more.example_line < self.example_line {
+            self.rule = more.rule;
+            self.example_line = more.example_line;
+            self.example_text = more.example_text;
         }
     }
 }

@@ -16,27 +16,30 @@ pub struct View {
 }
 
 /// Live generations; `{epoch}` is the last epoch that is seen.
-const LIVE: &str = "SELECT batch_id, version, sum(lines) AS lines FROM lake.files WHERE epoch <= {epoch} \
+const LIVE: &str = "SELECT batch_id, version, sum(last_line) AS last_line FROM lake.files WHERE epoch <= {epoch} \
                     GROUP BY batch_id, version HAVING sum(live) > 0";
 
+/// Live batches.
+const BATCHES: &str = "SELECT batch_id, vehicle_id, vin, platform, firmware, \
+                       CASE WHEN sum(completed) > 0 THEN 'completed' ELSE 'pending' END AS status, created_at, \
+                       max(epoch) AS epoch FROM lake.batches WHERE epoch <= {epoch} \
+                       GROUP BY batch_id, vehicle_id, vin, platform, firmware, created_at HAVING sum(live) > 0";
+
 /// All views.
-pub const VIEWS: [View; 4] = [
-    View {
-        name: "batches",
-        about: "a row for each batch",
-        sql: "SELECT batch_id, vehicle_id, vin, platform, firmware, \
-              CASE WHEN sum(completed) > 0 THEN 'completed' ELSE 'pending' END AS status, created_at, max(epoch) AS epoch \
-              FROM lake.batches WHERE epoch <= {epoch} \
-              GROUP BY batch_id, vehicle_id, vin, platform, firmware, created_at HAVING sum(live) > 0",
-    },
+pub const VIEWS: [View; 5] = [
+    View { name: "batches", about: "a row for each batch", sql: BATCHES },
     View {
         name: "files",
         about: "a row for each file, as its current generation is",
-        sql: "SELECT batch_id, file_id, version, name, generation, sum(bytes) AS bytes, sum(lines) AS lines, \
-              sum(long_lines) AS long_lines, sum(error_lines) AS error_lines, sum(sightings) AS errors, \
-              max(uploaded_at) AS uploaded_at, max(epoch) AS epoch \
-              FROM lake.files WHERE epoch <= {epoch} \
-              GROUP BY batch_id, file_id, version, name, generation HAVING sum(live) > 0",
+        sql: "SELECT batch_id, file_id, name, max(generation) AS generation, sum(bytes) AS bytes, sum(lines) AS lines, \
+              sum(long_lines) AS long_lines, sum(error_lines) AS error_lines, sum(errors) AS errors, \
+              max(uploaded_at) AS uploaded_at, max(epoch) AS epoch FROM \
+              (SELECT batch_id, file_id, name, max(generation) AS generation, sum(bytes) AS bytes, \
+               sum(lines) AS lines, sum(long_lines) AS long_lines, sum(error_lines) AS error_lines, \
+               sum(sightings) AS errors, max(uploaded_at) AS uploaded_at, max(epoch) AS epoch \
+               FROM lake.files WHERE epoch <= {epoch} \
+               GROUP BY batch_id, file_id, version, name HAVING sum(live) > 0) \
+              GROUP BY batch_id, file_id, name",
     },
     View {
         name: "error_counts",
@@ -54,7 +57,17 @@ pub const VIEWS: [View; 4] = [
         about: "a row for each code in each line",
         sql: "SELECT e.batch_id, e.file, e.line, e.\"offset\", e.ts, e.level, e.component, e.code, e.rule, e.severity, e.text \
               FROM ({live}) f JOIN lake.errors e ON e.batch_id = f.batch_id AND e.version = f.version \
-              WHERE e.line <= f.lines",
+              WHERE e.line <= f.last_line",
+    },
+    View {
+        name: "fleet_codes",
+        about: "each code over the fleet, by firmware, platform, vehicle and component",
+        sql: "SELECT b.firmware, b.platform, b.vehicle_id, b.vin, c.component, c.code, min(c.severity) AS severity, \
+              sum(c.count) AS count, count(DISTINCT c.batch_id) AS batches, count(DISTINCT b.vin) AS vehicles, \
+              min(c.first_seen) AS first_seen, max(c.last_seen) AS last_seen \
+              FROM ({batches}) b JOIN (({live}) f JOIN lake.error_counts c ON c.batch_id = f.batch_id AND c.version = f.version) \
+              ON c.batch_id = b.batch_id WHERE c.epoch <= {epoch} \
+              GROUP BY b.firmware, b.platform, b.vehicle_id, b.vin, c.component, c.code",
     },
 ];
 
@@ -66,6 +79,6 @@ impl View {
 
     /// The query that it stands for, as of `epoch`.
     pub fn sql(&self, epoch: u64) -> String {
-        self.sql.replace("{live}", LIVE).replace("{epoch}", &epoch.to_string())
+        self.sql.replace("{batches}", BATCHES).replace("{live}", LIVE).replace("{epoch}", &epoch.to_string())
     }
 }

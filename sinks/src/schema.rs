@@ -14,11 +14,11 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 pub enum Table {
     /// A row for each sighting.
     Errors,
-    /// Sightings of a code in a generation of a file: sum `count`.
+    /// Sightings of a code of a component in a version of a file: sum `count`.
     ErrorCounts,
     /// Batches: sum `live` and `completed`.
     Batches,
-    /// Generations of files: sum `live` and the measures.
+    /// Versions of files: sum `live` and the measures.
     Files,
 }
 
@@ -86,6 +86,7 @@ fn fields(table: Table) -> Vec<Field> {
             text("batch_id"),
             text("version"),
             text("file"),
+            text_or_null("component"),
             text("code"),
             text("rule"),
             text("severity"),
@@ -114,9 +115,11 @@ fn fields(table: Table) -> Vec<Field> {
             text("name"),
             int("generation"),
             int("live"),
+            int("erased"),
             long("bytes"),
             long("lines"),
             long("long_lines"),
+            long("last_line"),
             long("error_lines"),
             long("sightings"),
             time("uploaded_at"),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::http::extract::{JsonBody, Parameters, Segments};
+use crate::http::extract::{JsonBody, Parameters, Segments, idempotency_key};
 use crate::http::problem::{Problem, batch_id};
 use crate::http::report::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::metadata::{BatchFilter, Metadata};
@@ -22,8 +22,6 @@ use crate::model::{Batch, FileTotals, NewBatch};
 use crate::pipeline::Pipeline;
 use crate::service::Service;
 
-/// An `Idempotency-Key` may have this many bytes.
-const KEY_BYTES_MAX: usize = 255;
 const LIMIT_DEFAULT: u32 = 50;
 const LIMIT_MAX: u32 = 1000;
 
@@ -97,14 +95,6 @@ async fn create(
     let location = format!("/api/v1/batches/{}", batch.id);
     let body = parts.body(batch).await?;
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
-    match key.to_str() {
-        Ok(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => Ok(Some(key.to_owned())),
-        _ => Err(Problem::invalid(format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} visible ASCII characters"))),
-    }
 }
 
 #[derive(Deserialize)]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use futures::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
 
@@ -13,6 +13,8 @@ use crate::http::problem::Problem;
 
 /// A body of JSON may have this many bytes (256 KiB).
 const JSON_BYTES_MAX: usize = 256 << 10;
+/// An `Idempotency-Key` may have this many bytes.
+const KEY_BYTES_MAX: usize = 255;
 /// What is read of a refused body before the answer: so many bytes, for so long.
 const DRAIN_BYTES: usize = 256 << 20;
 const DRAIN_WAIT: Duration = Duration::from_secs(10);
@@ -56,6 +58,15 @@ pub async fn drain(body: &mut (impl Stream<Item = Result<Bytes, String>> + Unpin
     };
     // A client that is still sending then gets no answer, which it must expect.
     let _ = tokio::time::timeout(DRAIN_WAIT, read).await;
+}
+
+/// The `Idempotency-Key` of a request.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    match key.to_str() {
+        Ok(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => Ok(Some(key.to_owned())),
+        _ => Err(Problem::invalid(format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} visible ASCII characters"))),
+    }
 }
 
 /// The named segments of a path; ones that are no text name nothing that could be there.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use argus_dataflow::VersionId;
 use argus_sinks::Snapshot;
 use axum::body::{Body, Bytes};
 use axum::extract::multipart::{MultipartError, MultipartRejection};
@@ -16,12 +15,12 @@ use futures::{Stream, StreamExt};
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
-use crate::http::extract::{Segments, drain};
+use crate::http::extract::{Segments, drain, idempotency_key};
 use crate::http::problem::{Problem, batch_id};
 use crate::http::report::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::ingest::{BodyPart, Ingest};
-use crate::metadata::{Accepted, Metadata, Refused};
-use crate::model::{Encoding, Receipt, StoredUpload, check_name};
+use crate::metadata::{Accepted, Metadata, Refused, UploadKey};
+use crate::model::{Encoding, Receipt, StoredUpload, Versions, check_name};
 use crate::pipeline::{Pipeline, PipelineError, now};
 use crate::service::{Service, Stopping};
 use crate::status::BatchStatus;
@@ -29,9 +28,9 @@ use crate::status::BatchStatus;
 /// Uploads that are taken in at once; more wait.
 const UPLOADS_MAX: usize = 32;
 /// How long an upload waits for its turn before it is told to come again.
-const TURN_WAIT: Duration = Duration::from_secs(30);
+pub const TURN_WAIT: Duration = Duration::from_secs(30);
 /// How long a body may pause.
-const BODY_PAUSE: Duration = Duration::from_secs(60);
+pub const BODY_PAUSE: Duration = Duration::from_secs(60);
 /// Files in one form.
 const FORM_FILES_MAX: usize = 1000;
 
@@ -78,22 +77,31 @@ async fn upload(
     // A task of its own: a client that goes away leaves nothing half accepted.
     let work = tokio::spawn(async move {
         let accepted = async {
-            let batch = parts.pending_batch(&id).await?;
             let encoding = content_encoding(&headers)?;
+            let key = upload_key(&headers, &format!("PUT {id}/{name}"))?;
+            if let Some(answer) = parts.answered(key.as_ref()).await? {
+                return Ok((answer, true));
+            }
+            let batch = parts.pending_batch(&id).await?;
             let stored = parts.store(batch, name, encoding, &mut body).await?;
-            parts.accept(stored).await
+            Ok::<_, Problem>((parts.accept(stored, key).await?, false))
         };
         let accepted = accepted.await;
-        if accepted.is_err() {
+        if !matches!(accepted, Ok((_, false))) {
             drain(&mut body).await;
         }
         accepted
     });
-    let (status, receipt) = match work.await.map_err(|error| Problem::internal(&error))?? {
-        Accepted::Created(receipt) => (StatusCode::CREATED, receipt),
-        Accepted::Replaced(receipt) | Accepted::Unchanged(receipt) => (StatusCode::OK, receipt),
+    let (accepted, _) = work.await.map_err(|error| Problem::internal(&error))??;
+    let status = match &accepted {
+        Accepted::Created(_) => StatusCode::CREATED,
+        Accepted::Replaced(_) | Accepted::Grown(_) | Accepted::Unchanged(_) => StatusCode::OK,
     };
-    Ok((status, Json(receipt)).into_response())
+    Ok((status, Json(accepted.receipt())).into_response())
+}
+
+fn upload_key(headers: &HeaderMap, request: &str) -> Result<Option<UploadKey>, Problem> {
+    Ok(idempotency_key(headers)?.map(|key| UploadKey { key, request: request.to_owned() }))
 }
 
 /// Answers when no reader sees the file any more.
@@ -109,6 +117,7 @@ async fn delete(
 async fn upload_form(
     State(parts): State<Parts>,
     Segments(id): Segments<String>,
+    headers: HeaderMap,
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<(StatusCode, Json<Vec<Receipt>>), Problem> {
     let form = form.map_err(|rejection| Problem::new(rejection.status(), "bad-form", rejection.body_text()))?;
@@ -124,16 +133,19 @@ async fn upload_form(
         }
         let mut receipts = Vec::with_capacity(stored.len());
         for upload in stored {
-            let (Accepted::Created(receipt) | Accepted::Replaced(receipt) | Accepted::Unchanged(receipt)) =
-                parts.accept(upload).await?;
-            receipts.push(receipt);
+            // Each file of the form is remembered on its own: a retry goes on where the form broke off.
+            let key = upload_key(&headers, &format!("POST {id}/{}", upload.name))?;
+            let key =
+                key.map(|UploadKey { key, request }| UploadKey { key: format!("{key}/{}", upload.name), request });
+            receipts.push(parts.accept(upload, key).await?.receipt().clone());
         }
         Ok((StatusCode::CREATED, Json(receipts)))
     });
     work.await.map_err(|error| Problem::internal(&error))?
 }
 
-fn content_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
+/// How a body is encoded.
+pub fn content_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(Encoding::Identity) };
     match value.as_bytes().to_ascii_lowercase().as_slice() {
         b"" | b"identity" => Ok(Encoding::Identity),
@@ -148,6 +160,12 @@ fn content_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
 }
 
 impl Parts {
+    /// What was answered to this upload before.
+    async fn answered(&self, key: Option<&UploadKey>) -> Result<Option<Accepted>, Problem> {
+        let Some(UploadKey { key, request }) = key else { return Ok(None) };
+        Ok(self.metadata.answered(key, request).await.map_err(PipelineError::Refused)?)
+    }
+
     /// Says early what accepting would say late, before a long body is read.
     async fn pending_batch(&self, id: &str) -> Result<Uuid, Problem> {
         let id = batch_id(id)?;
@@ -198,7 +216,7 @@ impl Parts {
         let turn = tokio::time::timeout(TURN_WAIT, self.turns.acquire()).await;
         let _turn =
             turn.ok().and_then(Result::ok).ok_or_else(|| Problem::busy("too many uploads at once; try again"))?;
-        let (sender, version, outcome) = self.ingest.begin(batch, name, encoding, now());
+        let (sender, versions, outcome) = self.ingest.begin(batch, name, encoding, now());
         let mut stopping = self.stopping.clone();
         loop {
             let part = tokio::select! {
@@ -223,32 +241,37 @@ impl Parts {
         match outcome.await {
             Ok(stored) => Ok(stored),
             Err(error) => {
-                self.abandon(version).await;
+                self.abandon(versions).await;
                 Err(error.into())
             }
         }
     }
 
     /// Has the pipeline accept what was stored.
-    async fn accept(&self, stored: StoredUpload) -> Result<Accepted, Problem> {
-        let accepted = self.pipeline.accept_file(stored.clone()).await;
+    async fn accept(&self, stored: StoredUpload, key: Option<UploadKey>) -> Result<Accepted, Problem> {
+        let accepted = self.pipeline.accept_file(stored.clone(), key).await;
         match &accepted {
-            Ok(Accepted::Created(_) | Accepted::Replaced(_)) => {}
+            Ok(Accepted::Created(_) | Accepted::Replaced(_) | Accepted::Grown(_)) => {}
             Ok(Accepted::Unchanged(_)) | Err(PipelineError::Refused(_)) => self.discard(&stored).await,
             // It may have been accepted all the same, and then a restart needs its bytes.
-            Err(PipelineError::NotDurable(_) | PipelineError::Stopping) => self.abandon(stored.version).await,
+            Err(PipelineError::NotDurable(_) | PipelineError::Stopping) => self.abandon(stored.versions()).await,
         }
-        Ok(accepted?)
+        match accepted {
+            Err(PipelineError::Refused(Refused::AnsweredBefore(answer))) => Ok(answer),
+            accepted => Ok(accepted?),
+        }
     }
 
     /// Leaves nothing of an upload that was stored and is not accepted.
     async fn discard(&self, stored: &StoredUpload) {
         self.ingest.discard(stored).await;
-        self.abandon(stored.version).await;
+        self.abandon(stored.versions()).await;
     }
 
-    async fn abandon(&self, version: VersionId) {
-        // A pipeline that is stopping takes the dataflow with it.
-        let _ = self.pipeline.abandon(version).await;
+    async fn abandon(&self, versions: Versions) {
+        for version in [versions.whole_lines, versions.open_line] {
+            // A pipeline that is stopping takes the dataflow with it.
+            let _ = self.pipeline.abandon(version).await;
+        }
     }
 }

@@ -6,6 +6,7 @@ pub mod events;
 pub mod extract;
 pub mod files;
 pub mod health;
+pub mod lines;
 pub mod problem;
 pub mod query;
 pub mod report;
@@ -23,6 +24,7 @@ pub fn router(service: &Service, metrics: PrometheusHandle) -> Router {
         .merge(batches::router(service))
         .merge(events::router(service))
         .merge(files::router(service))
+        .merge(lines::router(service))
         .merge(report::router(service))
         .merge(query::router(service));
     Router::new()

@@ -22,12 +22,14 @@ pub struct Problem {
     /// The last part of the problem's type.
     kind: &'static str,
     detail: String,
+    /// Where the client should go on.
+    upload_offset: Option<u64>,
 }
 
 impl Problem {
     /// A problem of a kind, with what to do about it.
     pub fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Problem {
-        Problem { status, kind, detail: detail.into() }
+        Problem { status, kind, detail: detail.into(), upload_offset: None }
     }
 
     /// Something the client sent does not hold.
@@ -54,14 +56,20 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = json!({
+        let mut body = json!({
             "type": format!("urn:argus:problem:{}", self.kind),
             "title": self.status.canonical_reason().unwrap_or("Error"),
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
+        if let Some(offset) = self.upload_offset {
+            body["upload_offset"] = json!(offset);
+        }
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
+        if let Some(offset) = self.upload_offset {
+            headers.insert("upload-offset", offset.into());
+        }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
@@ -95,8 +103,18 @@ impl From<PipelineError> for Problem {
                 "idempotency-key-reused",
                 "this Idempotency-Key was used with another request; use a new one",
             ),
+            PipelineError::Refused(ref refused @ Refused::OffsetDiffers { actual, .. }) => {
+                let problem = Problem::new(StatusCode::CONFLICT, "offset-differs", refused.to_string());
+                Problem { upload_offset: Some(actual), ..problem }
+            }
+            PipelineError::Refused(refused @ Refused::OpenLineTooLong { .. }) => {
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "line-too-long", refused.to_string())
+            }
             PipelineError::Refused(refused @ (Refused::NotPending { .. } | Refused::Transition(_))) => {
                 Problem::new(StatusCode::CONFLICT, "batch-not-pending", refused.to_string())
+            }
+            PipelineError::Refused(refused @ Refused::AnsweredBefore(_)) => {
+                Problem::new(StatusCode::CONFLICT, "answered-before", refused.to_string())
             }
             PipelineError::NotDurable(_) => Problem::new(
                 StatusCode::INTERNAL_SERVER_ERROR,

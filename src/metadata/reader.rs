@@ -1,0 +1,135 @@
+//! What is asked of the metadata.
+
+use sqlx::{Row, SqlitePool};
+use uuid::Uuid;
+
+use crate::events::Event;
+use crate::metadata::round::Accepted;
+use crate::metadata::rows::{from_json, read_answer, read_batch, read_entry};
+use crate::metadata::{JournalEntry, MetadataError, Refused};
+use crate::model::{Batch, FileTotals};
+use crate::status::BatchStatus;
+
+/// Which batches a listing wants.
+#[derive(Debug, Clone, Default)]
+pub struct BatchFilter {
+    /// Only of this status.
+    pub status: Option<BatchStatus>,
+    /// Only of this vehicle identification number.
+    pub vin: Option<String>,
+    /// Only of this vehicle.
+    pub vehicle_id: Option<String>,
+    /// Only with this firmware.
+    pub firmware: Option<String>,
+    /// Only batches made before this one.
+    pub before: Option<Uuid>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Reads metadata. Clones share connections.
+#[derive(Debug, Clone)]
+pub struct Metadata {
+    pub(super) readers: SqlitePool,
+}
+
+impl Metadata {
+    /// A batch by its id.
+    pub async fn batch(&self, id: Uuid) -> Result<Option<Batch>, MetadataError> {
+        let row = sqlx::query("SELECT * FROM batches WHERE id = ?").bind(id.to_string());
+        row.fetch_optional(&self.readers).await?.as_ref().map(read_batch).transpose()
+    }
+
+    /// Batches, newest first.
+    pub async fn batches(&self, filter: &BatchFilter) -> Result<Vec<Batch>, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT * FROM batches WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR vin = ?2) \
+             AND (?3 IS NULL OR vehicle_id = ?3) AND (?4 IS NULL OR firmware = ?4) AND (?5 IS NULL OR id < ?5) \
+             ORDER BY id DESC LIMIT ?6",
+        )
+        .bind(filter.status.map(BatchStatus::word))
+        .bind(filter.vin.as_deref())
+        .bind(filter.vehicle_id.as_deref())
+        .bind(filter.firmware.as_deref())
+        .bind(filter.before.map(|id| id.to_string()))
+        .bind(filter.limit)
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(read_batch).collect()
+    }
+
+    /// Batches that something has yet to happen to by itself.
+    pub async fn unfinished(&self) -> Result<Vec<Batch>, MetadataError> {
+        let mut all = Vec::new();
+        for status in BatchStatus::ALL.into_iter().filter(|status| !status.is_at_rest()) {
+            let row = sqlx::query("SELECT * FROM batches WHERE status = ? ORDER BY id").bind(status.word());
+            for row in row.fetch_all(&self.readers).await? {
+                all.push(read_batch(&row)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// How the files of a batch stand when `epoch` is what readers see.
+    pub async fn file_totals(&self, id: Uuid, epoch: u64) -> Result<FileTotals, MetadataError> {
+        let row = sqlx::query(
+            "SELECT count(*), coalesce(sum(epoch <= ?2), 0), coalesce(sum(bytes), 0), \
+             coalesce(sum(bytes * (epoch <= ?2)), 0), \
+             coalesce(sum((lines + (open_version IS NOT NULL)) * (epoch <= ?2)), 0) \
+             FROM files WHERE batch_id = ?1",
+        )
+        .bind(id.to_string())
+        .bind(epoch as i64)
+        .fetch_one(&self.readers)
+        .await?;
+        let number = |index| row.try_get::<i64, _>(index).map(|value| value.max(0) as u64);
+        Ok(FileTotals {
+            total_files: number(0)?,
+            parsed_files: number(1)?,
+            bytes_received: number(2)?,
+            bytes_parsed: number(3)?,
+            lines: number(4)?,
+        })
+    }
+
+    /// The events of a batch behind a position, in order, each with its position.
+    pub async fn events(&self, id: Uuid, after: i64, limit: u32) -> Result<Vec<(i64, Event)>, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT position, event FROM events WHERE batch_id = ? AND position > ? ORDER BY position LIMIT ?",
+        )
+        .bind(id.to_string())
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, from_json(row.try_get(1)?)?))).collect()
+    }
+
+    /// The last epoch that was accepted.
+    pub async fn last_epoch(&self) -> Result<u64, MetadataError> {
+        let row = sqlx::query("SELECT epoch FROM clock").fetch_one(&self.readers).await?;
+        Ok(row.try_get::<i64, _>(0)?.max(0) as u64)
+    }
+
+    /// What was accepted at an epoch, in order; empty once it is in the lake.
+    pub async fn journal(&self, epoch: u64) -> Result<Vec<JournalEntry>, MetadataError> {
+        let rows = sqlx::query("SELECT * FROM journal WHERE epoch = ? ORDER BY position")
+            .bind(epoch as i64)
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(read_entry).collect()
+    }
+
+    /// What was answered to an upload with this key; an error when the key was used with another request.
+    pub async fn answered(&self, key: &str, request: &str) -> Result<Option<Accepted>, Refused> {
+        let row = sqlx::query("SELECT request, answer FROM idempotency WHERE key = ?").bind(key);
+        let Some(row) = row.fetch_optional(&self.readers).await? else { return Ok(None) };
+        read_answer(&row, request).map(Some)
+    }
+
+    /// The last epoch that was accepted before a time (microseconds since 1970); 0 when there is none.
+    pub async fn epoch_before(&self, time: i64) -> Result<u64, MetadataError> {
+        let row = sqlx::query("SELECT coalesce(max(epoch), 0) FROM epochs WHERE at < ?").bind(time);
+        Ok(row.fetch_one(&self.readers).await?.try_get::<i64, _>(0)?.max(0) as u64)
+    }
+}

@@ -1,0 +1,154 @@
+//! Rows of the database as values.
+
+use std::str::FromStr;
+
+use argus_dataflow::{BatchRow, FileRow, VersionId};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+use crate::digest::Digest;
+use crate::metadata::round::Accepted;
+use crate::metadata::{JournalEntry, Lines, MetadataError, Refused, Text};
+use crate::model::{Batch, OpenLine, Receipt};
+
+/// A file as it stands: all that was accepted of its current generation.
+#[derive(Debug, Clone)]
+pub struct FileRecord {
+    pub batch_id: Uuid,
+    pub file_id: Uuid,
+    pub name: String,
+    pub generation: u32,
+    /// Of its whole lines.
+    pub version: VersionId,
+    /// With those of the open line.
+    pub bytes: u64,
+    /// Without the open line.
+    pub whole_lines: u64,
+    pub digest: Digest,
+    pub open_line: OpenLine,
+    /// Of the open line, where that counts as one.
+    pub open_version: Option<VersionId>,
+    pub uploaded_at: i64,
+    pub epoch: u64,
+}
+
+impl FileRecord {
+    /// What its owner is told of it.
+    pub fn receipt(&self) -> Receipt {
+        Receipt {
+            file_id: self.file_id,
+            name: self.name.clone(),
+            generation: self.generation,
+            bytes: self.bytes,
+            lines: self.whole_lines + u64::from(self.open_version.is_some()),
+            sha256: self.digest.hex(),
+            epoch: self.epoch,
+        }
+    }
+
+    /// A row about one of its versions that measures nothing.
+    pub fn row(&self, version: VersionId, live: i8) -> FileRow {
+        FileRow {
+            batch_id: self.batch_id,
+            file_id: self.file_id,
+            version,
+            name: self.name.clone(),
+            generation: self.generation,
+            live,
+            erased: 0,
+            bytes: 0,
+            lines: 0,
+            long_lines: 0,
+            last_line: 0,
+            error_lines: 0,
+            sightings: 0,
+            uploaded_at: self.uploaded_at,
+        }
+    }
+}
+
+/// What the lake is told of a batch.
+pub fn batch_row(batch: &Batch, live: i8, completed: i8) -> BatchRow {
+    BatchRow {
+        batch_id: batch.id,
+        vehicle_id: batch.described.vehicle_id.clone(),
+        vin: batch.described.vin.clone(),
+        platform: batch.described.platform.clone(),
+        firmware: batch.described.firmware.clone(),
+        created_at: batch.created_at,
+        live,
+        completed,
+    }
+}
+
+pub fn json<T: serde::Serialize>(value: &T) -> Result<String, MetadataError> {
+    serde_json::to_string(value).map_err(|error| MetadataError::Unreadable(error.to_string()))
+}
+
+pub fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, MetadataError> {
+    serde_json::from_str(text).map_err(|error| MetadataError::Unreadable(error.to_string()))
+}
+
+pub fn uuid(text: &str) -> Result<Uuid, MetadataError> {
+    Uuid::from_str(text).map_err(|error| MetadataError::Unreadable(error.to_string()))
+}
+
+pub fn read_batch(row: &SqliteRow) -> Result<Batch, MetadataError> {
+    let status: &str = row.try_get("status")?;
+    Ok(Batch {
+        id: uuid(row.try_get("id")?)?,
+        described: from_json(row.try_get("described")?)?,
+        status: status.parse().map_err(|_| MetadataError::Unreadable(format!("status {status:?}")))?,
+        created_at: row.try_get("created_at")?,
+        updated_at: row.try_get("updated_at")?,
+        epoch: row.try_get::<i64, _>("epoch")?.max(0) as u64,
+        completed_epoch: row.try_get::<Option<i64>, _>("completed_epoch")?.map(|epoch| epoch.max(0) as u64),
+    })
+}
+
+/// A column that holds a count.
+pub fn count(row: &SqliteRow, column: &str) -> Result<u64, sqlx::Error> {
+    Ok(row.try_get::<i64, _>(column)?.max(0) as u64)
+}
+
+pub fn read_file(row: &SqliteRow) -> Result<FileRecord, MetadataError> {
+    let digest = Digest::taken_up(row.try_get("digest")?);
+    let open_version: Option<&str> = row.try_get("open_version")?;
+    Ok(FileRecord {
+        batch_id: uuid(row.try_get("batch_id")?)?,
+        file_id: uuid(row.try_get("file_id")?)?,
+        name: row.try_get("name")?,
+        generation: row.try_get("generation")?,
+        version: VersionId(uuid(row.try_get("version")?)?),
+        bytes: count(row, "bytes")?,
+        whole_lines: count(row, "lines")?,
+        digest: digest.ok_or_else(|| MetadataError::Unreadable("a digest".to_owned()))?,
+        open_line: OpenLine { text: row.try_get("open_text")?, bytes: count(row, "open_bytes")? },
+        open_version: open_version.map(uuid).transpose()?.map(VersionId),
+        uploaded_at: row.try_get("uploaded_at")?,
+        epoch: count(row, "epoch")?,
+    })
+}
+
+pub fn read_entry(row: &SqliteRow) -> Result<JournalEntry, MetadataError> {
+    let encoding: Option<&str> = row.try_get("encoding")?;
+    let text: Option<Vec<u8>> = row.try_get("text")?;
+    let lines = match (encoding, text) {
+        (Some(encoding), _) => Lines::Stored(from_json(encoding)?),
+        (None, Some(text)) => {
+            let (lines_before, bytes_before) = (count(row, "lines_before")?, count(row, "bytes_before")?);
+            Lines::Here(Text { text, lines_before, bytes_before })
+        }
+        (None, None) => Lines::None,
+    };
+    Ok(JournalEntry { change: from_json(row.try_get("change")?)?, lines })
+}
+
+/// What was answered to a request, from a row with both; an error when it was another request.
+pub fn read_answer(row: &SqliteRow, request: &str) -> Result<Accepted, Refused> {
+    match row.try_get::<Option<&str>, _>("answer")? {
+        Some(answer) if row.try_get::<&str, _>("request")? == request => Ok(from_json(answer)?),
+        _ => Err(Refused::KeyReused),
+    }
+}
