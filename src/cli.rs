@@ -15,7 +15,7 @@ use argus_dataflow::RuleSet;
 use argus_dataflow::rules::DEFAULT_RULES;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::{analyze, config, serve, sql};
+use crate::{analyze, config, maintain, serve, sql};
 
 /// Fleet update logs become answers.
 #[derive(Debug, Parser)]
@@ -38,6 +38,8 @@ pub enum Command {
     Analyze(AnalyzeArgs),
     /// Ask a question in SQL about a data directory.
     Sql(SqlArgs),
+    /// Compact, erase and tidy a data directory that no server has open.
+    Maintain(MaintainArgs),
 }
 
 /// Flags of `argus serve`.
@@ -49,9 +51,37 @@ pub struct ServeArgs {
     /// The data directory.
     #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
     pub data: PathBuf,
+    /// How often the tables are compacted, and what was deleted is erased.
+    #[arg(long, env = "ARGUS_MAINTAIN_EVERY", default_value = "10m", value_name = "DURATION")]
+    pub maintain_every: humantime::Duration,
+    /// For how long the past can be asked for.
+    #[command(flatten)]
+    pub retention: RetentionArgs,
     /// What is counted and how.
     #[command(flatten)]
     pub counting: CountingArgs,
+}
+
+/// Flags of `argus maintain`.
+#[derive(Debug, Args)]
+pub struct MaintainArgs {
+    /// The data directory.
+    #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// For how long the past can be asked for.
+    #[command(flatten)]
+    pub retention: RetentionArgs,
+    /// What is counted and how, for what a crash left to be counted.
+    #[command(flatten)]
+    pub counting: CountingArgs,
+}
+
+/// For how long the past can be asked for.
+#[derive(Debug, Args)]
+pub struct RetentionArgs {
+    /// For how long the past can be asked for, as in 12h or 7d.
+    #[arg(long, env = "ARGUS_RETENTION", default_value = "7d", value_name = "DURATION")]
+    pub retention: humantime::Duration,
 }
 
 /// Flags of `argus analyze`.
@@ -79,6 +109,9 @@ pub struct SqlArgs {
     /// The data directory, which is only read.
     #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
     pub data: PathBuf,
+    /// The tables as they were at this epoch.
+    #[arg(long, env = "ARGUS_AS_OF", value_name = "EPOCH")]
+    pub as_of: Option<u64>,
     /// How the rows are printed; a table on a terminal, else CSV.
     #[arg(long, env = "ARGUS_FORMAT")]
     pub format: Option<RowsFormat>,
@@ -154,6 +187,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Analyze(args) => analyze::run(&args),
         Command::Sql(args) => sql::run(&args),
+        Command::Maintain(args) => maintain::run(&args),
     };
     match done {
         Ok(code) => code,

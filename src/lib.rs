@@ -9,6 +9,7 @@
 //! - [`pipeline`], [`metadata`]: changes are accepted, at an epoch, durably;
 //! - [`events`]: what happened to batches, for whoever follows;
 //! - [`recovery`]: and are fed again after a restart;
+//! - [`maintain`]: the upkeep of a data directory;
 //! - [`service`]: all of it, tied together;
 //! - [`http`], [`serve`]: the service over HTTP;
 //! - [`analyze`], [`sql`]: the same without a server;
@@ -21,6 +22,7 @@ pub mod digest;
 pub mod events;
 pub mod http;
 pub mod ingest;
+pub mod maintain;
 pub mod metadata;
 pub mod model;
 pub mod pipeline;

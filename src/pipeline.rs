@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argus_dataflow::{Dataflow, VersionId};
-use argus_sinks::Snapshot;
+use argus_sinks::{Snapshot, crash};
 use chrono::Utc;
 use metrics::gauge;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -108,6 +108,19 @@ enum Request {
     /// The lake holds everything up to an epoch.
     Committed {
         epoch: u64,
+        forgotten: Option<oneshot::Sender<()>>,
+    },
+    /// The raw store holds what was appended to a version between two offsets; says whether it is still wanted.
+    PartsAreStored {
+        version: VersionId,
+        start: u64,
+        last_start: u64,
+        reply: Reply<bool>,
+    },
+    /// Nobody needs keys and times of epochs from before these times.
+    ForgetBefore {
+        keys: i64,
+        epochs: i64,
     },
 }
 
@@ -121,14 +134,16 @@ impl Request {
             | Request::Complete { .. }
             | Request::Reopen { .. }
             | Request::DeleteFile { .. }
-            | Request::DeleteBatch { .. } => None,
+            | Request::DeleteBatch { .. }
+            | Request::PartsAreStored { .. } => None,
             Request::Abandon { version } => Some(Request::Abandon { version: *version }),
             Request::Scattered { batch_id } => Some(Request::Scattered { batch_id: *batch_id }),
             Request::Parsed { batch_id, file, generation } => {
                 Some(Request::Parsed { batch_id: *batch_id, file: file.clone(), generation: *generation })
             }
             Request::Gathered { batch_id, totals } => Some(Request::Gathered { batch_id: *batch_id, totals: *totals }),
-            Request::Committed { epoch } => Some(Request::Committed { epoch: *epoch }),
+            Request::Committed { epoch, .. } => Some(Request::Committed { epoch: *epoch, forgotten: None }),
+            Request::ForgetBefore { keys, epochs } => Some(Request::ForgetBefore { keys: *keys, epochs: *epochs }),
         }
     }
 }
@@ -169,7 +184,29 @@ impl WeakPipeline {
 
     /// The lake holds everything up to `epoch`.
     pub async fn committed(&self, epoch: u64) {
-        self.tell(Request::Committed { epoch }).await;
+        self.tell(Request::Committed { epoch, forgotten: None }).await;
+    }
+
+    /// The lake holds everything up to `epoch`; returns when the bytes of what was taken back by then are gone.
+    pub async fn forget_committed(&self, epoch: u64) {
+        let (forgotten, done) = oneshot::channel();
+        self.tell(Request::Committed { epoch, forgotten: Some(forgotten) }).await;
+        // A round that failed is done again, without telling.
+        let _ = done.await;
+    }
+
+    /// The raw store holds what was appended to a version from `start` to the part at `last_start`.
+    /// Says whether it is still wanted.
+    pub async fn parts_are_stored(&self, version: VersionId, start: u64, last_start: u64) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Request::PartsAreStored { version, start, last_start, reply }).await;
+        // Without an answer it may be wanted.
+        !matches!(answer.await, Ok(Ok(false)))
+    }
+
+    /// Forgets idempotency keys and times of epochs from before these times (microseconds since 1970).
+    pub async fn forget_before(&self, keys: i64, epochs: i64) {
+        self.tell(Request::ForgetBefore { keys, epochs }).await;
     }
 
     async fn tell(&self, request: Request) {
@@ -299,6 +336,8 @@ struct Outcome {
     answer: Option<Answer>,
     follow_up: Option<Request>,
     committed: Option<u64>,
+    /// Told when what is committed has been forgotten.
+    forgotten: Option<oneshot::Sender<()>>,
 }
 
 impl Sequencer {
@@ -339,6 +378,7 @@ impl Sequencer {
         let mut answers = Vec::new();
         let mut follow_ups = Vec::new();
         let mut committed = None;
+        let mut forgotten = Vec::new();
         let written = async {
             let mut round = self.writer.begin().await?;
             for request in requests {
@@ -346,6 +386,7 @@ impl Sequencer {
                 answers.extend(outcome.answer);
                 follow_ups.extend(outcome.follow_up);
                 committed = committed.max(outcome.committed);
+                forgotten.extend(outcome.forgotten);
             }
             let epoch = round.epoch();
             Ok::<_, MetadataError>((epoch, round.commit().await?))
@@ -370,6 +411,7 @@ impl Sequencer {
                 };
             }
         };
+        crash::point("metadata written");
         if !changes.is_empty() {
             let near_enough = |snapshot: &Arc<Snapshot>| snapshot.epoch + OPEN_EPOCHS_MAX >= epoch;
             self.snapshots.wait_for(near_enough).await.map_err(|_| PipelineError::Stopping)?;
@@ -377,6 +419,7 @@ impl Sequencer {
                 self.ingest.feed_text(origin(file), text).await.map_err(|_| PipelineError::Stopping)?;
             }
             self.dataflow.advance(epoch, changes).map_err(|_| PipelineError::Stopping)?;
+            crash::point("fed");
             self.last_epoch = epoch;
             gauge!("argus_epoch").set(epoch as f64);
         }
@@ -385,8 +428,13 @@ impl Sequencer {
         }
         self.follow_ups = follow_ups;
         answers.into_iter().for_each(|answer| answer(Ok(())));
+        crash::point("acknowledged");
         if let Some(epoch) = committed {
             self.forget(epoch).await;
+        }
+        for reply in forgotten {
+            // Whoever waited may have gone away.
+            let _ = reply.send(());
         }
         Ok(())
     }
@@ -472,7 +520,15 @@ async fn apply(round: &mut Round<'_>, request: Request) -> Result<Outcome, Metad
             pass(round, batch_id, &events).await?;
             Outcome::default()
         }
-        Request::Committed { epoch } => Outcome { committed: Some(epoch), ..Outcome::default() },
+        Request::Committed { epoch, forgotten } => Outcome { committed: Some(epoch), forgotten, ..Outcome::default() },
+        Request::PartsAreStored { version, start, last_start, reply } => {
+            let result = round.parts_are_stored(version, start, last_start).await;
+            Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
+        }
+        Request::ForgetBefore { keys, epochs } => {
+            round.forget_before(keys, epochs).await?;
+            Outcome::default()
+        }
     })
 }
 

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use argus_dataflow::VersionId;
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
@@ -60,6 +61,19 @@ impl RawStore {
         self.delete_path(&self.part_path(batch_id, version, start)).await
     }
 
+    /// All objects, those of a batch one after another.
+    pub fn list(&self) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.store.list(Some(&self.folder))
+    }
+
+    /// The batch and the version that an object is of.
+    pub fn named(path: &Path) -> Option<(Uuid, VersionId)> {
+        let mut parts: Vec<_> = path.parts().collect();
+        let name = parts.pop()?;
+        let version = name.as_ref().split('.').next()?.parse().ok()?;
+        Some((parts.pop()?.as_ref().parse().ok()?, VersionId(version)))
+    }
+
     /// A writer for a generation's bytes, to be used on a thread that may wait.
     pub fn writer(&self, runtime: &Handle, batch_id: Uuid, version: VersionId) -> RawWriter {
         RawWriter {
@@ -102,7 +116,13 @@ pub struct RawWriter {
 
 impl RawWriter {
     /// Makes the object durable.
-    pub fn finish(mut self) -> io::Result<()> {
+    pub fn finish(self) -> io::Result<()> {
+        self.put_rest()?;
+        argus_sinks::crash::point("raw written");
+        Ok(())
+    }
+
+    fn put_rest(mut self) -> io::Result<()> {
         let rest = PutPayload::from(std::mem::take(&mut self.part));
         let (store, path) = (Arc::clone(&self.store), self.path.clone());
         let upload = self.upload.take();

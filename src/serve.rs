@@ -28,6 +28,8 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let rules = args.counting.rules()?;
     let mut config = ServiceConfig::new(args.data.clone(), rules, args.counting.workers());
     config.block_bytes = args.counting.block_bytes as usize;
+    config.retention = args.retention.retention.into();
+    config.maintain_every = args.maintain_every.into();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(serve(config, &args.listen));
     // What is still waiting on a client or a disk has nothing left to lose.
@@ -76,7 +78,8 @@ impl Server {
         let address = listener.local_addr()?;
         let service = Service::open(config).await?;
         let router = http::router(&service, metrics);
-        let work = service.work;
+        let mut work = service.work;
+        work.accompany(service.maintainer.schedule(service.stopping));
         let (stop, stopped) = oneshot::channel::<()>();
         // Whoever would tell it to stop and is gone has told it.
         let told = async move { drop(stopped.await) };

@@ -10,12 +10,14 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use argus_dataflow::{BLOCK_BYTES_DEFAULT, ClosedEpoch, Config, Dataflow, Row, RuleSet};
 use argus_query::{Engine, EngineConfig, Report};
 use argus_sinks::durable::DurableFileSystem;
 use argus_sinks::{Lake, LakeConfig, Snapshot};
+use chrono::Utc;
 use metrics::{counter, gauge};
 use object_store::ObjectStore;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,10 +27,17 @@ use uuid::Uuid;
 
 use crate::events::EventLog;
 use crate::ingest::Ingest;
+use crate::maintain::{Leftovers, Maintainer};
 use crate::metadata::Metadata;
 use crate::pipeline::{Gathered, Pipeline, WeakPipeline};
 use crate::raw::RawStore;
 use crate::recovery;
+
+/// For how long the past can be asked for when nobody says: 7 days.
+const RETENTION_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How often a server keeps its data directory in order when nobody says: every 10 minutes.
+const MAINTAIN_EVERY_DEFAULT: Duration = Duration::from_secs(600);
 
 /// The longest body of one file: 16 GiB.
 const FILE_BYTES_MAX: u64 = 16 << 30;
@@ -46,12 +55,18 @@ pub struct ServiceConfig {
     pub block_bytes: usize,
     /// How the lake commits.
     pub lake: LakeConfig,
+    /// For how long the past can be asked for.
+    pub retention: Duration,
+    /// How often a server keeps its data directory in order.
+    pub maintain_every: Duration,
 }
 
 impl ServiceConfig {
     /// The defaults for a data directory.
     pub fn new(data: PathBuf, rules: RuleSet, workers: usize) -> ServiceConfig {
-        ServiceConfig { data, rules, workers, block_bytes: BLOCK_BYTES_DEFAULT, lake: LakeConfig::default() }
+        let (block_bytes, lake) = (BLOCK_BYTES_DEFAULT, LakeConfig::default());
+        let (retention, maintain_every) = (RETENTION_DEFAULT, MAINTAIN_EVERY_DEFAULT);
+        ServiceConfig { data, rules, workers, block_bytes, lake, retention, maintain_every }
     }
 }
 
@@ -73,6 +88,8 @@ pub struct Service {
     pub stopping: watch::Receiver<Stopping>,
     /// The way into the dataflow, for its figures.
     pub dataflow: Dataflow,
+    /// Keeps the data directory in order.
+    pub maintainer: Maintainer,
     /// What runs behind it.
     pub work: Work,
 }
@@ -110,21 +127,27 @@ pub fn lake_url(data: &Path) -> Result<Url> {
     Url::from_directory_path(&folder).map_err(|()| anyhow::anyhow!("{} is no place for a lake", folder.display()))
 }
 
+/// Where the metadata of a data directory are.
+pub fn metadata_path(data: &Path) -> PathBuf {
+    data.join("argus.db")
+}
+
 impl Service {
     /// Opens the data directory and feeds again what the lake lacks. Returns
     /// when readers see everything that was accepted before.
     pub async fn open(config: ServiceConfig) -> Result<Service> {
+        let started = Utc::now();
         let data = std::path::absolute(&config.data)?;
         let root = lake_url(&data)?;
         make_folders(&data).with_context(|| format!("cannot make the data directory {}", data.display()))?;
         let lock = lock(&data)?;
         let store: Arc<dyn ObjectStore> = Arc::new(DurableFileSystem::new());
         let lake = Lake::open(Arc::clone(&store), &root, config.lake.clone()).await.context("cannot open the lake")?;
-        let (metadata, writer) = Metadata::open(&data.join("argus.db")).await.context("cannot open the metadata")?;
+        let (metadata, writer) = Metadata::open(&metadata_path(&data)).await.context("cannot open the metadata")?;
         let engine_config = EngineConfig { query_threads: config.workers, ..EngineConfig::default() };
         let engine = Engine::new(Arc::clone(&store), &root, &engine_config)?;
         let raw_folder = object_store::path::Path::from_absolute_path(data.join("raw"))?;
-        let raw = RawStore::new(store, raw_folder);
+        let raw = RawStore::new(Arc::clone(&store), raw_folder);
 
         for figure in ["argus_lines_total", "argus_bytes_total", "argus_sightings_total"] {
             counter!(figure).increment(0);
@@ -142,6 +165,7 @@ impl Service {
         .map_err(anyhow::Error::msg)
         .context("cannot start the dataflow")?;
         let mut snapshots = lake.snapshots();
+        let upkeep = lake.upkeep();
         let lake_committed = lake.committed();
         let (published_in, published_out) = mpsc::unbounded_channel();
         let mut lake = tokio::spawn(async move {
@@ -163,8 +187,28 @@ impl Service {
 
         gauge!("argus_epoch").set(accepted as f64);
         let (event_writer, events) = EventLog::new();
-        let (pipeline, sequencer) =
-            Pipeline::new(writer, accepted, dataflow.clone(), snapshots.clone(), event_writer, ingest.clone(), raw);
+        let (pipeline, sequencer) = Pipeline::new(
+            writer,
+            accepted,
+            dataflow.clone(),
+            snapshots.clone(),
+            event_writer,
+            ingest.clone(),
+            raw.clone(),
+        );
+        let maintainer = Maintainer {
+            store,
+            engine: engine.clone(),
+            upkeep,
+            snapshots: snapshots.clone(),
+            metadata: metadata.clone(),
+            pipeline: pipeline.downgrade(),
+            raw,
+            retention: config.retention,
+            every: config.maintain_every,
+            started,
+            leftovers: Leftovers::default(),
+        };
         let (close_pipeline, closing) = oneshot::channel();
         let sequencer = tokio::spawn(async move { sequencer.run(closing).await.context("the pipeline has stopped") });
         let follower =
@@ -176,11 +220,16 @@ impl Service {
         let followers = vec![tokio::spawn(follower.follow(published_out)), follow_committed(&pipeline, lake_committed)];
         let (stop, stopping) = watch::channel(Stopping::No);
         let work = Work { sequencer, lake, followers, stop, close_pipeline, dataflow: dataflow.clone(), _lock: lock };
-        Ok(Service { ingest, pipeline, metadata, engine, snapshots, events, stopping, dataflow, work })
+        Ok(Service { ingest, pipeline, metadata, engine, snapshots, events, stopping, dataflow, maintainer, work })
     }
 }
 
 impl Work {
+    /// Runs something beside it that ends when the server stops.
+    pub fn accompany(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        self.followers.push(tokio::spawn(work));
+    }
+
     /// Tells requests whether they may go on.
     pub fn tell(&self, stopping: Stopping) {
         self.stop.send_replace(stopping);

@@ -37,7 +37,10 @@ async fn ask(args: &SqlArgs) -> Result<Vec<RecordBatch>> {
     }
     let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
     let root = lake_url(&args.data)?;
-    let snapshot = Lake::read(Arc::clone(&store), &root).await.context("cannot read the lake")?;
+    let mut snapshot = Lake::read(Arc::clone(&store), &root).await.context("cannot read the lake")?;
+    if let Some(epoch) = args.as_of {
+        snapshot = snapshot.as_of(epoch)?;
+    }
     let engine = Engine::new(store, &root, &EngineConfig::default())?;
     let stream = engine.stream(&Arc::new(snapshot), &args.query).await?;
     let schema = stream.schema();

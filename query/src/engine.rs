@@ -52,6 +52,8 @@ pub struct EngineConfig {
     pub question_bytes: usize,
     /// Our own questions that run at once.
     pub questions_max: usize,
+    /// Memory for the compaction of tables.
+    pub upkeep_bytes: usize,
     /// How long either may wait for its turn.
     pub turn_wait: Duration,
 }
@@ -64,6 +66,7 @@ impl Default for EngineConfig {
             query_threads: 2,
             question_bytes: 64 << 20,
             questions_max: 8,
+            upkeep_bytes: 128 << 20,
             turn_wait: Duration::from_secs(10),
         }
     }
@@ -94,7 +97,7 @@ fn reason(error: &DataFusionError) -> String {
 }
 
 impl QueryError {
-    fn of(error: DataFusionError) -> QueryError {
+    pub(crate) fn of(error: DataFusionError) -> QueryError {
         match error.find_root() {
             DataFusionError::ResourcesExhausted(_) => QueryError::TooLarge,
             DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) | DataFusionError::ParquetError(_) => {
@@ -123,6 +126,7 @@ pub struct Answer {
 pub struct Engine {
     queries: Asker,
     questions: Asker,
+    upkeep: Asker,
     store: ObjectStoreUrl,
     turn_wait: Duration,
 }
@@ -155,7 +159,8 @@ impl Engine {
             asker(Arc::new(FairSpillPool::new(config.query_bytes)), config.queries_max, config.query_threads)?;
         // Our own questions are small and alike: first come, first served.
         let questions = asker(Arc::new(GreedyMemoryPool::new(config.question_bytes)), config.questions_max, 1)?;
-        Ok(Engine { queries, questions, store: store_url, turn_wait: config.turn_wait })
+        let upkeep = asker(Arc::new(FairSpillPool::new(config.upkeep_bytes)), 1, 1)?;
+        Ok(Engine { queries, questions, upkeep, store: store_url, turn_wait: config.turn_wait })
     }
 
     /// Answers a user's query with at most `row_limit` rows, within `timeout`.
@@ -201,6 +206,19 @@ impl Engine {
         let _turn = self.turn(&self.questions).await?;
         let stream = self.stream_for(&self.questions, snapshot, sql).await?;
         stream.try_collect().await.map_err(QueryError::of)
+    }
+
+    /// Rows of a query of ours for the lake's upkeep, which sees some tables more in the schema `upkeep`.
+    pub(crate) async fn stream_with(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        sql: &str,
+        more: Arc<dyn SchemaProvider>,
+    ) -> Result<SendableRecordBatchStream, QueryError> {
+        let lake = Arc::new(LakeSchema { snapshot: Arc::clone(snapshot), store: self.store.clone() });
+        let context = context(&self.upkeep, &[("lake", lake), ("upkeep", more)]);
+        let frame = context.sql(sql).await.map_err(QueryError::of)?;
+        frame.execute_stream().await.map_err(QueryError::of)
     }
 
     async fn turn<'a>(&self, asker: &'a Asker) -> Result<SemaphorePermit<'a>, QueryError> {

@@ -10,8 +10,10 @@
 //! - [`engine`]: sessions, limits, and what may be asked;
 //! - [`report`]: the report of a batch, as queries;
 //! - [`errors`]: the lines with codes, page by page;
+//! - [`compact`]: what the tables' files become when they are compacted;
 //! - [`rows`]: answers as JSON.
 
+pub mod compact;
 pub mod engine;
 pub mod errors;
 pub mod provider;
@@ -19,6 +21,7 @@ pub mod report;
 pub mod rows;
 pub mod views;
 
+pub use compact::Gone;
 pub use engine::{Answer, Engine, EngineConfig, QueryError};
 pub use errors::{ErrorLine, ErrorsPage, ErrorsRequest};
 pub use report::{BatchFacts, Report};

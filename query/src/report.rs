@@ -13,6 +13,9 @@ use uuid::Uuid;
 use crate::engine::{Engine, QueryError};
 use crate::rows::rfc3339;
 
+/// The word of the table `batches` for a batch that its owner has completed.
+const COMPLETED: &str = "completed";
+
 /// What the tables do not know of a batch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BatchFacts {
@@ -201,6 +204,22 @@ impl Report {
     /// Keeps the first `top` codes.
     pub fn cut(&mut self, top: usize) {
         self.codes.truncate(top);
+    }
+
+    /// The report of a batch in a snapshot of the past, which alone says how
+    /// the batch stood then; `None` when there was no such batch.
+    pub async fn of_past_batch(
+        engine: &Engine,
+        snapshot: &Arc<Snapshot>,
+        id: Uuid,
+    ) -> Result<Option<Report>, QueryError> {
+        let rows = engine.collect(snapshot, &format!("SELECT status FROM batches WHERE batch_id = '{id}'")).await?;
+        let Some(row) = rows.iter().find(|rows| rows.num_rows() > 0) else { return Ok(None) };
+        let facts = BatchFacts { id, status: text(row, 0, 0), epoch: snapshot.epoch };
+        let is_final = facts.status == COMPLETED;
+        let mut report = Report::of_batch(engine, snapshot, facts, 0, is_final).await?;
+        report.total_files = report.parsed_files;
+        Ok(Some(report))
     }
 
     async fn assemble(

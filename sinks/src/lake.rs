@@ -15,26 +15,29 @@
 //!    its files join the lake in the same snapshot.
 //! 3. `files` is committed last and with every group. What it does not hold is
 //!    fed again after a crash; a table that was further already takes nothing twice.
-//! 4. While the rows in memory are at their limit, no output is taken, which
+//! 4. What else is asked of the tables ([`crate::upkeep`]) is done between commits.
+//! 5. While the rows in memory are at their limit, no output is taken, which
 //!    stops the dataflow's feeders.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use argus_dataflow::{ClosedEpoch, Output, Row};
 use deltalake_core::DeltaTableError;
 use object_store::ObjectStore;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use url::Url;
 
+use crate::crash;
 use crate::group::Group;
 use crate::schema::Table;
-use crate::snapshot::{DataFile, Snapshot, TableSnapshot};
+use crate::snapshot::{DataFile, Lease, Snapshot, TableSnapshot};
 use crate::staging::Staging;
 use crate::table::LakeTable;
+use crate::upkeep::{Request, Upkeep, What};
 
 /// How the lake commits.
 #[derive(Debug, Clone)]
@@ -66,8 +69,12 @@ pub enum LakeError {
 /// The lake of a server, open for writing by this process alone.
 pub struct Lake {
     config: LakeConfig,
-    /// Away while a commit runs.
+    /// Away while something is done to them.
     tables: Option<Tables>,
+    upkeep: Upkeep,
+    requests: mpsc::Receiver<Request>,
+    /// Who waits until an epoch is committed.
+    waiting: Vec<(u64, Reply)>,
     /// The epoch that each table held when the lake was opened.
     held_epochs: [u64; 4],
     committed_files: [Arc<[DataFile]>; 4],
@@ -75,6 +82,8 @@ pub struct Lake {
     open: Group,
     frozen: Option<Arc<Group>>,
     epoch: u64,
+    horizon: u64,
+    lease: Lease,
     snapshots: watch::Sender<Arc<Snapshot>>,
     committed: watch::Sender<u64>,
 }
@@ -82,7 +91,18 @@ pub struct Lake {
 /// The Delta tables in the order of their commits.
 struct Tables([LakeTable; 4]);
 
-type Commit = JoinHandle<(Tables, Result<(), LakeError>)>;
+type Reply = oneshot::Sender<Result<Weak<()>, LakeError>>;
+
+/// Something that is being done to the tables.
+type Doing = JoinHandle<(Tables, Done)>;
+
+/// What was done to the tables, and how it went.
+enum Done {
+    /// The frozen group was committed.
+    Commit(Result<(), LakeError>),
+    /// Something was asked.
+    Request(Result<(), LakeError>, Reply),
+}
 
 impl Lake {
     /// Opens the lake at `root`, making its tables where they are not there.
@@ -94,8 +114,14 @@ impl Lake {
         }
         let tables = Tables(tables.try_into().unwrap_or_else(|_| unreachable!("a table for each name")));
         let epoch = tables.committed_epoch();
+        let (upkeep, requests) = Upkeep::new(tables.0.clone());
         let lake = Lake {
             config,
+            upkeep,
+            requests,
+            waiting: Vec::new(),
+            horizon: tables.horizon(),
+            lease: Lease::default(),
             held_epochs: tables.0.each_ref().map(LakeTable::committed_epoch),
             committed_files: tables.files()?,
             staging: Staging::new(tables.0[Table::Errors as usize].clone()),
@@ -113,7 +139,7 @@ impl Lake {
     /// What the lake at `root` held at its last commit; writes nothing.
     pub async fn read(store: Arc<dyn ObjectStore>, root: &Url) -> Result<Snapshot, LakeError> {
         let mut snapshots: [TableSnapshot; 4] = Default::default();
-        let mut epoch = 0;
+        let (mut epoch, mut horizon) = (0, 0);
         // What makes rows visible is read first: beside a server that commits,
         // the other tables may then be ahead of it and never behind.
         for table in Table::ALL.into_iter().rev() {
@@ -122,10 +148,11 @@ impl Lake {
                 snapshots[table as usize].committed = opened.files().map_err(|source| failed(table, source))?;
                 if table == Table::Files {
                     epoch = opened.committed_epoch();
+                    horizon = opened.horizon();
                 }
             }
         }
-        Ok(Snapshot::new(epoch, snapshots))
+        Ok(Snapshot::new(epoch, snapshots).since(horizon, Lease::default()))
     }
 
     /// The last epoch that every table holds: what comes after it must be fed again.
@@ -136,6 +163,11 @@ impl Lake {
     /// What readers see; changes with every closed epoch.
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshots.subscribe()
+    }
+
+    /// A way to ask for what is done beside commits.
+    pub fn upkeep(&self) -> Upkeep {
+        self.upkeep.clone()
     }
 
     /// The last committed epoch.
@@ -150,23 +182,34 @@ impl Lake {
         mut outputs: UnboundedReceiver<Output>,
         mut published: impl FnMut(&ClosedEpoch),
     ) -> Result<(), LakeError> {
-        let mut commit: Option<Commit> = None;
+        let mut doing: Option<Doing> = None;
         let mut due: Option<Instant> = None;
         loop {
             let has_room = self.open.bytes() < 2 * self.config.group_bytes;
-            let idle = commit.is_none();
+            let idle = doing.is_none();
             tokio::select! {
                 biased;
-                (tables, result) = finished(&mut commit), if !idle => {
-                    commit = None;
-                    let retry = self.finish_commit(tables, result)?;
-                    let wait = if retry || self.open.bytes() < self.config.group_bytes { self.config.commit_interval } else { Duration::ZERO };
-                    due = (retry || !self.open.is_empty()).then(|| Instant::now() + wait);
+                (tables, done) = finished(&mut doing), if !idle => {
+                    doing = None;
+                    let retry = self.finish(tables, done)?;
+                    let full = self.open.bytes() >= self.config.group_bytes;
+                    let now = !retry && (full || !self.waiting.is_empty());
+                    let wait = if now { Duration::ZERO } else { self.config.commit_interval };
+                    due = (self.frozen.is_some() || !self.open.is_empty()).then(|| Instant::now() + wait);
                 }
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if idle && due.is_some() => {
                     due = None;
-                    commit = self.begin_commit();
+                    doing = self.begin_commit();
                 }
+                // A group that is committed in part and will be tried again comes first.
+                Some(request) = self.requests.recv(), if idle && self.frozen.is_none() => match request.what {
+                    What::Commit if self.open.is_empty() => self.reply(request.reply),
+                    What::Commit => {
+                        self.waiting.push((self.epoch, request.reply));
+                        due = Some(Instant::now());
+                    }
+                    what => doing = self.begin_request(what, request.reply),
+                },
                 output = outputs.recv(), if has_room => match output {
                     Some(Output::Scanned(block)) => self.staging.add(&block).await.map_err(|source| {
                         LakeError::Sightings { file: block.origin.file.clone(), source: Box::new(source) }
@@ -187,23 +230,25 @@ impl Lake {
                 },
             }
         }
-        self.commit_rest(commit).await
+        self.commit_rest(doing).await
     }
 
     /// Commits what is left. A failure here is final: the caller ends, and a restart feeds it again.
-    async fn commit_rest(mut self, mut commit: Option<Commit>) -> Result<(), LakeError> {
+    async fn commit_rest(mut self, mut doing: Option<Doing>) -> Result<(), LakeError> {
+        self.requests.close();
         loop {
-            if commit.is_none() {
-                commit = self.begin_commit();
+            if doing.is_none() {
+                doing = self.begin_commit();
             }
-            if commit.is_none() {
+            if doing.is_none() {
                 return Ok(());
             }
-            let (tables, result) = finished(&mut commit).await;
-            commit = None;
-            self.tables = Some(tables);
-            result?;
-            self.finish_commit_files()?;
+            let (tables, done) = finished(&mut doing).await;
+            doing = None;
+            match done {
+                Done::Commit(Err(error)) => return Err(error),
+                done => drop(self.finish(tables, done)?),
+            }
         }
     }
 
@@ -230,6 +275,7 @@ impl Lake {
                 _ => {}
             }
         }
+        crash::point("closed");
         self.epoch = closed.epoch;
         self.publish();
         Ok(())
@@ -249,11 +295,12 @@ impl Lake {
             }
             snapshot
         });
-        self.snapshots.send_replace(Arc::new(Snapshot::new(self.epoch, tables)));
+        let snapshot = Snapshot::new(self.epoch, tables).since(self.horizon, Arc::clone(&self.lease));
+        self.snapshots.send_replace(Arc::new(snapshot));
     }
 
     /// Freezes the open group, unless one is frozen still, and begins its commit.
-    fn begin_commit(&mut self) -> Option<Commit> {
+    fn begin_commit(&mut self) -> Option<Doing> {
         if self.frozen.is_none() {
             if self.open.is_empty() {
                 return None;
@@ -264,41 +311,66 @@ impl Lake {
         let mut tables = self.tables.take()?;
         Some(tokio::spawn(async move {
             let result = tables.commit(&group).await;
-            (tables, result)
+            (tables, Done::Commit(result))
         }))
     }
 
-    /// Takes the outcome of a commit; says whether it must be tried again.
-    fn finish_commit(&mut self, tables: Tables, result: Result<(), LakeError>) -> Result<bool, LakeError> {
+    /// Begins what was asked of the tables.
+    fn begin_request(&mut self, what: What, reply: Reply) -> Option<Doing> {
+        let mut tables = self.tables.take()?;
+        Some(tokio::spawn(async move {
+            let result = what.run(&mut tables.0).await;
+            (tables, Done::Request(result, reply))
+        }))
+    }
+
+    /// Takes the outcome of what was done to the tables; says whether a commit must be tried again.
+    fn finish(&mut self, tables: Tables, done: Done) -> Result<bool, LakeError> {
+        let files = tables.files()?;
+        let (horizon, committed) = (tables.horizon(), tables.committed_epoch());
         self.tables = Some(tables);
-        if let Err(error) = result {
-            // The group stays frozen and readable, and the input stops when the next one is full.
-            tracing::error!(error = &error as &dyn std::error::Error, "commit failed; it will be tried again");
-            return Ok(true);
-        }
-        self.finish_commit_files()?;
+        let asked = match done {
+            Done::Commit(Err(error)) => {
+                // The group stays frozen and readable, and the input stops when the next one is full.
+                // What some tables may have of it by now is not shown beside it.
+                tracing::error!(error = &error as &dyn std::error::Error, "commit failed; it will be tried again");
+                return Ok(true);
+            }
+            Done::Commit(Ok(())) => None,
+            Done::Request(result, reply) => Some((result, reply)),
+        };
+        self.committed_files = files;
+        self.horizon = horizon;
+        self.frozen = None;
+        // Snapshots from now on do not name what a request has replaced.
+        let lease = if asked.is_some() { std::mem::take(&mut self.lease) } else { Lease::default() };
         self.publish();
+        self.committed.send_replace(committed);
+        if let Some((result, reply)) = asked {
+            // Whoever asked may have gone away.
+            let _ = reply.send(result.map(|()| Arc::downgrade(&lease)));
+        }
+        for (epoch, reply) in std::mem::take(&mut self.waiting) {
+            match epoch <= committed {
+                true => self.reply(reply),
+                false => self.waiting.push((epoch, reply)),
+            }
+        }
         Ok(false)
     }
 
-    /// The frozen group has become part of the lake.
-    fn finish_commit_files(&mut self) -> Result<(), LakeError> {
-        if let Some(tables) = &self.tables {
-            self.committed_files = tables.files()?;
-            self.committed.send_replace(tables.committed_epoch());
-        }
-        self.frozen = None;
-        Ok(())
+    fn reply(&self, reply: Reply) {
+        let _ = reply.send(Ok(Arc::downgrade(&self.lease)));
     }
 }
 
-async fn finished(commit: &mut Option<Commit>) -> (Tables, Result<(), LakeError>) {
-    match commit {
+async fn finished(doing: &mut Option<Doing>) -> (Tables, Done) {
+    match doing {
         Some(task) => match task.await {
             Ok(outcome) => outcome,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => unreachable!("a commit is never cancelled"),
+                Err(_) => unreachable!("what is done to the tables is never cancelled"),
             },
         },
         None => std::future::pending().await,
@@ -317,12 +389,17 @@ impl Tables {
                 continue;
             }
             opened.commit(group.last_epoch, rows, spilled).await.map_err(|source| failed(table, source))?;
+            crash::point("delta committed");
         }
         Ok(())
     }
 
     fn committed_epoch(&self) -> u64 {
         self.0[Table::Files as usize].committed_epoch()
+    }
+
+    fn horizon(&self) -> u64 {
+        self.0[Table::Files as usize].horizon()
     }
 
     fn files(&self) -> Result<[Arc<[DataFile]>; 4], LakeError> {
@@ -334,6 +411,6 @@ impl Tables {
     }
 }
 
-fn failed(table: Table, source: DeltaTableError) -> LakeError {
+pub(crate) fn failed(table: Table, source: DeltaTableError) -> LakeError {
     LakeError::Table { table: table.name(), source: Box::new(source) }
 }

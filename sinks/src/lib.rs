@@ -12,8 +12,11 @@
 //! - [`table`]: one Delta table and its exactly-once commit;
 //! - [`snapshot`]: what a reader sees, at one epoch;
 //! - [`lake`]: the four together;
-//! - [`durable`]: a directory as an object store that survives power loss.
+//! - [`upkeep`]: what is asked of it beside commits;
+//! - [`durable`]: a directory as an object store that survives power loss;
+//! - [`crash`]: named points at which a test can have the process die.
 
+pub mod crash;
 pub mod durable;
 pub mod encode;
 pub mod group;
@@ -22,7 +25,10 @@ pub mod schema;
 pub mod snapshot;
 pub mod staging;
 pub mod table;
+pub mod upkeep;
 
 pub use lake::{Lake, LakeConfig, LakeError};
 pub use schema::Table;
-pub use snapshot::{DataFile, Snapshot, TableSnapshot};
+pub use snapshot::{DataFile, PastError, Snapshot, TableSnapshot};
+pub use table::NewFile;
+pub use upkeep::{FileWriter, Upkeep, UpkeepError};

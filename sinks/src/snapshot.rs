@@ -34,13 +34,62 @@ pub struct TableSnapshot {
 pub struct Snapshot {
     /// The last epoch that readers see.
     pub epoch: u64,
+    /// The oldest epoch that the differences still tell apart.
+    pub horizon: u64,
     tables: [Arc<TableSnapshot>; 4],
+    _lease: Lease,
+}
+
+/// Held by every snapshot that may name files which compaction has replaced:
+/// while one is, they stay.
+pub type Lease = Arc<()>;
+
+/// Why the past cannot be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what each variant means")]
+pub enum PastError {
+    #[error("epoch {epoch} is past what is kept; the oldest epoch that can be asked for is {horizon}")]
+    Gone { epoch: u64, horizon: u64 },
+    #[error("epoch {epoch} is not there yet; the last one is {last}")]
+    NotYet { epoch: u64, last: u64 },
 }
 
 impl Snapshot {
     /// The tables, given in the order of [`Table::ALL`], at `epoch`.
     pub fn new(epoch: u64, tables: [TableSnapshot; 4]) -> Snapshot {
-        Snapshot { epoch, tables: tables.map(Arc::new) }
+        Snapshot { epoch, horizon: 0, tables: tables.map(Arc::new), _lease: Lease::default() }
+    }
+
+    /// The same, telling epochs apart from `horizon` on, and holding `lease`.
+    pub fn since(self, horizon: u64, lease: Lease) -> Snapshot {
+        Snapshot { horizon, _lease: lease, ..self }
+    }
+
+    /// The same tables as they were at an epoch. Files that were deleted since
+    /// are gone from the past too once their rows have been erased.
+    pub fn as_of(&self, epoch: u64) -> Result<Snapshot, PastError> {
+        if epoch < self.horizon {
+            return Err(PastError::Gone { epoch, horizon: self.horizon });
+        }
+        if epoch > self.epoch {
+            return Err(PastError::NotYet { epoch, last: self.epoch });
+        }
+        Ok(Snapshot { epoch, ..self.clone() })
+    }
+
+    /// Only some committed files of one table, and nothing of the others.
+    pub fn of_files(&self, table: Table, files: &[DataFile]) -> Snapshot {
+        let mut tables: [Arc<TableSnapshot>; 4] = Default::default();
+        tables[table as usize] = Arc::new(TableSnapshot { committed: files.into(), ..TableSnapshot::default() });
+        Snapshot { tables, ..self.clone() }
+    }
+
+    /// What is committed, without what is in memory only.
+    pub fn committed_only(&self) -> Snapshot {
+        let committed = |table: &Arc<TableSnapshot>| {
+            Arc::new(TableSnapshot { committed: Arc::clone(&table.committed), ..TableSnapshot::default() })
+        };
+        Snapshot { tables: self.tables.each_ref().map(committed), ..self.clone() }
     }
 
     /// One table's rows.

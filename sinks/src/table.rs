@@ -4,28 +4,37 @@
 //! transaction. delta-rs commits the same transaction twice without complaint,
 //! so we look before we commit; there is one committer, so looking is enough.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use chrono::Utc;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TableReference};
 use deltalake_core::kernel::{Action, Add, StructType, Transaction};
 use deltalake_core::operations::create::CreateBuilder;
+use deltalake_core::protocol::checkpoints::{cleanup_expired_logs_for, create_checkpoint};
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake_core::{DeltaTable, DeltaTableBuilder, DeltaTableError};
-use object_store::ObjectStore;
+use futures::TryStreamExt;
 use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use url::Url;
 
+use crate::crash;
 use crate::encode;
 use crate::schema::Table;
 use crate::snapshot::DataFile;
 
 /// The application that our transactions are under.
 const APPLICATION: &str = "argus";
+
+/// The application whose transaction says the oldest epoch that can be told apart.
+const HORIZON: &str = "argus-horizon";
 
 /// Rows in a row group: small enough that a writer's memory stays in the tens of MiB.
 const ROW_GROUP_ROWS: usize = 64 * 1024;
@@ -37,7 +46,11 @@ pub struct LakeTable {
     delta: DeltaTable,
     folder: Path,
     committed_epoch: u64,
+    horizon: u64,
 }
+
+/// A file that is written and not part of its table yet.
+pub type NewFile = Add;
 
 impl LakeTable {
     /// Opens the table in its folder below `lake`, made when it is not there.
@@ -56,8 +69,9 @@ impl LakeTable {
                 .with_columns(schema.fields().cloned())
                 .await?;
         }
-        let version = delta.snapshot()?.transaction_version(&*delta.log_store(), APPLICATION).await?;
-        Ok(LakeTable { table, delta, folder, committed_epoch: version.unwrap_or(0).max(0) as u64 })
+        let mut table = LakeTable { table, delta, folder, committed_epoch: 0, horizon: 0 };
+        table.read_transactions().await?;
+        Ok(table)
     }
 
     /// Opens the table for reading; `None` when there is none.
@@ -77,6 +91,11 @@ impl LakeTable {
     /// The last epoch whose rows the table holds; 0 before the first.
     pub fn committed_epoch(&self) -> u64 {
         self.committed_epoch
+    }
+
+    /// The oldest epoch that the tables tell apart, where this table says so.
+    pub fn horizon(&self) -> u64 {
+        self.horizon
     }
 
     /// The files of the table's current version.
@@ -120,24 +139,98 @@ impl LakeTable {
             writer.write(encode::sorted(self.table, &together)?).await?;
             adds.extend(writer.flush().await?);
         }
+        crash::point("delta staged");
         let transaction = Transaction::new(APPLICATION, epoch as i64);
-        let properties = CommitProperties::default().with_application_transaction(transaction);
         let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
+        self.log(adds.into_iter().map(Action::Add).collect(), Some(transaction), operation).await?;
+        self.committed_epoch = epoch;
+        Ok(())
+    }
+
+    /// Says that epochs before `horizon` cannot be told apart any more, before rows are folded.
+    pub async fn close_past(&mut self, horizon: u64) -> Result<(), DeltaTableError> {
+        self.refresh().await?;
+        if self.horizon >= horizon {
+            return Ok(());
+        }
+        let transaction = Transaction::new(HORIZON, horizon as i64);
+        let operation = DeltaOperation::Optimize { predicate: None, target_size: 0 };
+        self.log(Vec::new(), Some(transaction), operation).await?;
+        self.horizon = horizon;
+        Ok(())
+    }
+
+    /// Puts `added` in the place of the files of `removed`, in one version of
+    /// the table. Readers of older versions still find the removed files,
+    /// until they are deleted.
+    pub async fn replace(&mut self, removed: &HashSet<Path>, added: Vec<NewFile>) -> Result<(), DeltaTableError> {
+        self.refresh().await?;
+        let mut actions: Vec<Action> = added.into_iter().map(Action::Add).collect();
+        for file in self.delta.snapshot()?.log_data().iter() {
+            if removed.contains(&self.data_file(&file.path(), file.size()).path) {
+                actions.push(Action::Remove(file.remove_action(true)));
+            }
+        }
+        let operation = DeltaOperation::Optimize { predicate: None, target_size: 0 };
+        self.log(actions, None, operation).await
+    }
+
+    /// Writes the table's state down as one file and deletes the log before
+    /// it, as far as it is older than `age`.
+    pub async fn shorten_log(&mut self, age: Duration) -> Result<(), DeltaTableError> {
+        self.refresh().await?;
+        let Some(version) = self.delta.version() else { return Ok(()) };
+        create_checkpoint(&self.delta, None).await?;
+        let before = Utc::now().timestamp_millis() - age.as_millis() as i64;
+        cleanup_expired_logs_for(version, &*self.delta.log_store(), before, None).await?;
+        Ok(())
+    }
+
+    /// Files in the table's folder that its current version does not have.
+    pub async fn unnamed_files(&mut self, store: &dyn ObjectStore) -> Result<Vec<ObjectMeta>, DeltaTableError> {
+        self.refresh().await?;
+        let named: HashSet<Path> = self.files()?.iter().map(|file| file.path.clone()).collect();
+        let all: Vec<ObjectMeta> = store.list(Some(&self.folder)).try_collect().await?;
+        let is_data = |file: &ObjectMeta| file.location.extension() == Some("parquet");
+        let log = self.folder.clone().join("_delta_log");
+        Ok(all
+            .into_iter()
+            .filter(|file| is_data(file) && !file.location.prefix_matches(&log) && !named.contains(&file.location))
+            .collect())
+    }
+
+    async fn log(
+        &mut self,
+        actions: Vec<Action>,
+        transaction: Option<Transaction>,
+        operation: DeltaOperation,
+    ) -> Result<(), DeltaTableError> {
+        let properties = CommitProperties::default();
+        let properties = match transaction {
+            Some(transaction) => properties.with_application_transaction(transaction),
+            None => properties,
+        };
         let state = self.delta.snapshot()?.clone();
         let commit = CommitBuilder::from(properties)
-            .with_actions(adds.into_iter().map(Action::Add).collect())
+            .with_actions(actions)
             .build(Some(&state as &dyn TableReference), self.delta.log_store(), operation)
             .await?;
         self.delta.state = Some(commit.snapshot());
-        self.committed_epoch = epoch;
         Ok(())
     }
 
     /// Reads what the log says of the last commit, which may have happened though its answer got lost.
     async fn refresh(&mut self) -> Result<(), DeltaTableError> {
         self.delta.update_state().await?;
-        let version = self.delta.snapshot()?.transaction_version(&*self.delta.log_store(), APPLICATION).await?;
-        self.committed_epoch = version.unwrap_or(0).max(0) as u64;
+        self.read_transactions().await
+    }
+
+    async fn read_transactions(&mut self) -> Result<(), DeltaTableError> {
+        let (snapshot, log) = (self.delta.snapshot()?, self.delta.log_store());
+        let committed = snapshot.transaction_version(&*log, APPLICATION).await?;
+        let horizon = snapshot.transaction_version(&*log, HORIZON).await?;
+        self.committed_epoch = committed.unwrap_or(0).max(0) as u64;
+        self.horizon = horizon.unwrap_or(0).max(0) as u64;
         Ok(())
     }
 }

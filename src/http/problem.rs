@@ -1,6 +1,7 @@
 //! What went wrong, as RFC 9457 `application/problem+json`.
 
 use argus_query::QueryError;
+use argus_sinks::PastError;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -139,6 +140,16 @@ impl From<IngestError> for Problem {
             IngestError::Store(error) => Problem::internal(&error),
             IngestError::Stopping => Problem::busy("the server is stopping; try again"),
         }
+    }
+}
+
+impl From<PastError> for Problem {
+    fn from(error: PastError) -> Problem {
+        let (status, kind) = match error {
+            PastError::Gone { .. } => (StatusCode::GONE, "past-not-kept"),
+            PastError::NotYet { .. } => (StatusCode::GATEWAY_TIMEOUT, "epoch-not-there"),
+        };
+        Problem::new(status, kind, error.to_string())
     }
 }
 

@@ -42,6 +42,7 @@ struct QueryBody {
     limit: Option<usize>,
     timeout_ms: Option<u64>,
     min_epoch: Option<u64>,
+    as_of: Option<u64>,
 }
 
 async fn query(State(parts): State<Parts>, JsonBody(asked): JsonBody<QueryBody>) -> Result<Json<Value>, Problem> {
@@ -50,7 +51,10 @@ async fn query(State(parts): State<Parts>, JsonBody(asked): JsonBody<QueryBody>)
         return Err(Problem::invalid(format!("limit must be at most {ROWS_MAX}")));
     }
     let timeout_ms = asked.timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT).min(TIMEOUT_MS_MAX);
-    let snapshot = snapshot_at_least(&parts.snapshots, asked.min_epoch, timeout_ms).await?;
+    let mut snapshot = snapshot_at_least(&parts.snapshots, asked.min_epoch.max(asked.as_of), timeout_ms).await?;
+    if let Some(epoch) = asked.as_of {
+        snapshot = Arc::new(snapshot.as_of(epoch)?);
+    }
     counter!("argus_computed_total", "kind" => "sql").increment(1);
     let answer = parts.engine.sql(&snapshot, &asked.sql, limit, Duration::from_millis(timeout_ms)).await?;
     let body = rows::answer(&answer).map_err(|error| Problem::internal(&error))?;

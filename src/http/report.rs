@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::http::extract::{Parameters, Segments};
 use crate::http::problem::{Problem, batch_id};
@@ -59,6 +60,27 @@ impl Parts {
     fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshots.borrow())
     }
+
+    async fn present_report(&self, id: Uuid) -> Result<Report, Problem> {
+        // The status first, then what readers see: a status that says "gathered" is never ahead of its counts.
+        let batch = self.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
+        let snapshot = self.snapshot();
+        let totals = self.metadata.file_totals(id, snapshot.epoch).await?;
+        let facts = BatchFacts { id, status: batch.status.word().to_owned(), epoch: snapshot.epoch };
+        counter!("argus_computed_total", "kind" => "report").increment(1);
+        let is_final = batch.status.is_gathered();
+        Ok(Report::of_batch(&self.engine, &snapshot, facts, totals.total_files, is_final).await?)
+    }
+
+    async fn past_report(&self, id: Uuid, epoch: u64) -> Result<Report, Problem> {
+        let past = Arc::new(self.snapshot().as_of(epoch)?);
+        counter!("argus_computed_total", "kind" => "report").increment(1);
+        let report = Report::of_past_batch(&self.engine, &past, id).await?;
+        report.ok_or_else(|| {
+            let detail = format!("there was no batch {id} at epoch {epoch}");
+            Problem::new(StatusCode::NOT_FOUND, "batch-not-found", detail)
+        })
+    }
 }
 
 /// Waits until readers see `min_epoch`.
@@ -95,22 +117,12 @@ async fn report(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id = parts.batch(&id).await?.id;
-    if let Some(epoch) = wanted.as_of {
-        // An answer of today to a question about the past would be a wrong one.
-        let detail =
-            format!("reports of the past are not kept, so none is there as of epoch {epoch}; ask without as_of");
-        return Err(Problem::new(StatusCode::GONE, "past-not-kept", detail));
-    }
     let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
-    snapshot_at_least(&parts.snapshots, wanted.min_epoch, timeout_ms).await?;
-    // The status first, then what readers see: a status that says "gathered" is never ahead of its counts.
-    let batch = parts.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
-    let snapshot = parts.snapshot();
-    let totals = parts.metadata.file_totals(id, snapshot.epoch).await?;
-    let facts = BatchFacts { id, status: batch.status.word().to_owned(), epoch: snapshot.epoch };
-    counter!("argus_computed_total", "kind" => "report").increment(1);
-    let is_final = batch.status.is_gathered();
-    let mut report = Report::of_batch(&parts.engine, &snapshot, facts, totals.total_files, is_final).await?;
+    snapshot_at_least(&parts.snapshots, wanted.min_epoch.max(wanted.as_of), timeout_ms).await?;
+    let mut report = match wanted.as_of {
+        Some(epoch) => parts.past_report(id, epoch).await?,
+        None => parts.present_report(id).await?,
+    };
     if let Some(top) = wanted.top {
         report.cut(top);
     }

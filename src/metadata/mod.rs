@@ -148,17 +148,35 @@ pub struct Text {
 impl Metadata {
     /// Opens the database at `path`, made when it is not there.
     pub async fn open(path: &Path) -> Result<(Metadata, MetadataWriter), MetadataError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            // What is deleted is overwritten, so that nothing of it can be found in the file.
-            .pragma("secure_delete", "ON")
-            .busy_timeout(Duration::from_secs(10));
+        let options = options(path);
         let mut connection = SqliteConnection::connect_with(&options).await?;
         sqlx::raw_sql(SCHEMA).execute(&mut connection).await?;
         let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
         Ok((Metadata { readers }, MetadataWriter { connection }))
     }
+
+    /// Lets the database go. Whoever still reads gets an error.
+    pub async fn close(&self) {
+        self.readers.close().await;
+    }
+}
+
+/// Writes the database at `path` anew, which nobody has open: what was deleted
+/// leaves no byte in it, as overwriting alone cannot promise.
+pub async fn write_anew(path: &Path) -> Result<(), MetadataError> {
+    let mut connection = SqliteConnection::connect_with(&options(path)).await?;
+    sqlx::raw_sql("VACUUM").execute(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        // What is deleted is overwritten.
+        .pragma("secure_delete", "ON")
+        .busy_timeout(Duration::from_secs(10))
 }

@@ -1,11 +1,15 @@
 //! What is asked of the metadata.
 
+use std::collections::HashSet;
+
+use argus_dataflow::VersionId;
+use futures::TryStreamExt;
 use sqlx::{Row, SqlitePool};
 use uuid::Uuid;
 
 use crate::events::Event;
 use crate::metadata::round::Accepted;
-use crate::metadata::rows::{from_json, read_answer, read_batch, read_entry};
+use crate::metadata::rows::{count, from_json, read_answer, read_batch, read_entry, uuid};
 use crate::metadata::{JournalEntry, MetadataError, Refused};
 use crate::model::{Batch, FileTotals};
 use crate::status::BatchStatus;
@@ -132,4 +136,57 @@ impl Metadata {
         let row = sqlx::query("SELECT coalesce(max(epoch), 0) FROM epochs WHERE at < ?").bind(time);
         Ok(row.fetch_one(&self.readers).await?.try_get::<i64, _>(0)?.max(0) as u64)
     }
+
+    /// The versions of a batch's files.
+    pub async fn versions(&self, batch_id: Uuid) -> Result<HashSet<VersionId>, MetadataError> {
+        let rows = sqlx::query("SELECT version FROM files WHERE batch_id = ?").bind(batch_id.to_string());
+        rows.fetch_all(&self.readers).await?.iter().map(|row| Ok(VersionId(uuid(row.try_get(0)?)?))).collect()
+    }
+
+    /// Versions whose appended bytes should leave the metadata: `enough` of them, or of a batch that is not open.
+    pub async fn versions_with_parts(&self, enough: u64) -> Result<Vec<(Uuid, VersionId)>, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT a.batch_id, a.version FROM appended a LEFT JOIN batches b ON b.id = a.batch_id \
+             WHERE a.bytes IS NOT NULL GROUP BY a.batch_id, a.version \
+             HAVING sum(length(a.bytes)) >= ? OR max(b.status) <> 'pending'",
+        )
+        .bind(enough as i64)
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(|row| Ok((uuid(row.try_get(0)?)?, VersionId(uuid(row.try_get(1)?)?)))).collect()
+    }
+
+    /// The first bytes that were appended to a version up to an epoch and are
+    /// in the metadata, up to about `enough`.
+    pub async fn parts(&self, version: VersionId, epoch: u64, enough: u64) -> Result<Option<Parts>, MetadataError> {
+        let mut rows = sqlx::query(
+            "SELECT start, bytes FROM appended WHERE version = ? AND epoch <= ? AND bytes IS NOT NULL ORDER BY start",
+        )
+        .bind(version.0.to_string())
+        .bind(epoch as i64)
+        .fetch(&self.readers);
+        let mut parts: Option<Parts> = None;
+        while let Some(row) = rows.try_next().await? {
+            let start = count(&row, "start")?;
+            let bytes: &[u8] = row.try_get("bytes")?;
+            let parts = parts.get_or_insert(Parts { start, last_start: start, bytes: Vec::new() });
+            parts.last_start = start;
+            parts.bytes.extend_from_slice(bytes);
+            if parts.bytes.len() as u64 >= enough {
+                break;
+            }
+        }
+        Ok(parts)
+    }
+}
+
+/// Bytes that were appended one after another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parts {
+    /// Where the first begins.
+    pub start: u64,
+    /// Where the last begins.
+    pub last_start: u64,
+    /// All of them.
+    pub bytes: Vec<u8>,
 }

@@ -412,6 +412,31 @@ impl<'c> Round<'c> {
         Ok(())
     }
 
+    /// The raw store holds what was appended to a version from `start` to the part at
+    /// `last_start`; says whether the version is still known.
+    pub async fn parts_are_stored(&mut self, version: VersionId, start: u64, last_start: u64) -> Result<bool, Refused> {
+        let stored = sqlx::query("DELETE FROM appended WHERE version = ?1 AND start > ?2 AND start <= ?3")
+            .bind(version.0.to_string())
+            .bind(start as i64)
+            .bind(last_start as i64);
+        stored.execute(&mut *self.transaction).await?;
+        let first = sqlx::query("UPDATE appended SET bytes = NULL WHERE version = ? AND start = ?")
+            .bind(version.0.to_string())
+            .bind(start as i64);
+        Ok(first.execute(&mut *self.transaction).await?.rows_affected() > 0)
+    }
+
+    /// Forgets idempotency keys and times of epochs from before these times.
+    pub async fn forget_before(&mut self, keys: i64, epochs: i64) -> Result<(), MetadataError> {
+        sqlx::query("DELETE FROM idempotency WHERE at < ?").bind(keys).execute(&mut *self.transaction).await?;
+        // The last one before the time still says what the horizon is.
+        sqlx::query("DELETE FROM epochs WHERE epoch < (SELECT max(epoch) FROM epochs WHERE at < ?)")
+            .bind(epochs)
+            .execute(&mut *self.transaction)
+            .await?;
+        Ok(())
+    }
+
     /// Makes the round durable.
     pub async fn commit(mut self) -> Result<Committed, MetadataError> {
         for event in &self.events {
@@ -439,15 +464,18 @@ impl<'c> Round<'c> {
                 .await?;
         }
         if !self.entries.is_empty() {
-            // A row a second is enough to find the epoch of a time.
-            let now = Utc::now().timestamp_micros();
+            // The last epoch has its time, and of those before a row a second is enough.
             sqlx::query(
-                "INSERT INTO epochs SELECT ?1, ?2 WHERE ?2 - 1000000 >= coalesce((SELECT max(at) FROM epochs), 0)",
+                "DELETE FROM epochs WHERE epoch = (SELECT max(epoch) FROM epochs) \
+                 AND at < (SELECT at FROM epochs ORDER BY epoch DESC LIMIT 1 OFFSET 1) + 1000000",
             )
-            .bind(self.epoch as i64)
-            .bind(now)
             .execute(&mut *self.transaction)
             .await?;
+            sqlx::query("INSERT INTO epochs VALUES (?, ?)")
+                .bind(self.epoch as i64)
+                .bind(Utc::now().timestamp_micros())
+                .execute(&mut *self.transaction)
+                .await?;
             let clock = sqlx::query("UPDATE clock SET epoch = ?").bind(self.epoch as i64);
             clock.execute(&mut *self.transaction).await?;
         }

@@ -1,0 +1,244 @@
+//! Compaction, retention and erasure: on the command line, and beside a server at work.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use arrow::array::AsArray;
+use common::{Server, argus, counts};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+fn maintain(data: &Path, flags: &[&str]) {
+    let output = argus(&[&["maintain", "--data", data.to_str().expect("text")], flags].concat(), b"");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// All files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("the folder is there").flatten();
+    entries.flat_map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { vec![entry.path()] }).collect()
+}
+
+/// The data files of a table of the lake.
+fn data_files(data: &Path, table: &str) -> Vec<PathBuf> {
+    let mut files = files(&data.join("lake").join(table));
+    files.retain(|file| {
+        file.extension().is_some_and(|end| end == "parquet") && !file.to_string_lossy().contains("_delta_log")
+    });
+    files
+}
+
+/// Every text in every row of every data file of the lake, read by nobody's rules but Parquet's.
+fn texts_in_lake(data: &Path) -> BTreeSet<String> {
+    let mut texts = BTreeSet::new();
+    for path in ["batches", "files", "error_counts", "errors"].into_iter().flat_map(|table| data_files(data, table)) {
+        let rows = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).expect("opens")).expect("is Parquet");
+        for rows in rows.build().expect("reads") {
+            for column in rows.expect("reads").columns() {
+                if let Some(column) = column.as_string_opt::<i32>() {
+                    texts.extend(column.iter().flatten().map(str::to_owned));
+                }
+            }
+        }
+    }
+    texts
+}
+
+#[tokio::test]
+async fn what_was_deleted_leaves_no_row_in_any_parquet_file_and_no_byte_anywhere() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let kept = server.new_batch().await;
+    let gone = server.new_batch_of(json!({"vehicle_id": "veh-gone", "vin": "WVWZZZ1JZXW000666"})).await;
+    for id in [&kept, &gone] {
+        server.put(id, "stays.log", "E_FAIL stays\n").await;
+        server.put(id, "goes.log", "E_OLD of-a-generation-before\n").await;
+        server.put(id, "goes.log", "E_GONE of-a-deleted-file\nE_OPEN in-a-last-line").await;
+    }
+    let stream = format!("/batches/{kept}/files/stream.log/lines");
+    server.send(Method::POST, &stream, "E_STREAM of-a-deleted-stream\n").await;
+    // Their rows are in the lake, not in memory only, before they are deleted.
+    server.stop();
+    let server = Server::start(data.path());
+    for path in [format!("{kept}/files/goes.log"), format!("{kept}/files/stream.log"), gone.clone()] {
+        let answer = server.send(Method::DELETE, &format!("/batches/{path}"), "").await;
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    }
+    let before = server.complete(&kept).await;
+    server.stop();
+    assert!(texts_in_lake(data.path()).iter().any(|text| text.contains("of-a-deleted-file")), "it was there");
+    maintain(data.path(), &[]);
+    let texts = texts_in_lake(data.path());
+    // A batch that stays remembers in its events that it had the file, and nothing of what was in it.
+    for trace in ["goes.log", "stream.log"] {
+        assert!(!texts.contains(trace), "{trace} is in the lake");
+    }
+    let traces = [
+        "of-a-generation-before",
+        "of-a-deleted-file",
+        "in-a-last-line",
+        "of-a-deleted-stream",
+        "E_GONE",
+        "E_OLD",
+        "veh-gone",
+        "WVWZZZ1JZXW000666",
+        &gone,
+    ];
+    for trace in traces {
+        assert!(!texts.iter().any(|text| text.contains(trace)), "{trace} is in the lake");
+        for file in files(data.path()) {
+            let bytes = std::fs::read(&file).expect("reads");
+            assert!(memchr::memmem::find(&bytes, trace.as_bytes()).is_none(), "{trace} is in {}", file.display());
+        }
+    }
+    assert!(texts.iter().any(|text| text.contains("E_FAIL stays")));
+    let server = Server::start(data.path());
+    let after = server.get(&format!("/batches/{kept}/report")).await;
+    assert_eq!((counts(&after), &after["files"]), (json!({"E_FAIL": 1}), &before["files"]));
+}
+
+#[tokio::test]
+async fn many_small_files_become_few_and_say_the_same() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let mut ids = Vec::new();
+    for number in 0..5 {
+        let server = Server::start(data.path());
+        let id = server.new_batch().await;
+        for part in 0..3 {
+            let path = format!("/batches/{id}/files/a.log/lines");
+            server.send(Method::POST, &path, format!("2026-03-01 10:15:3{part} ERROR ota: E_FAIL\n")).await;
+        }
+        server.put(&id, "b.log", "E_ABORT\n".repeat(number)).await;
+        server.complete(&id).await;
+        ids.push(id);
+        server.stop();
+    }
+    let questions = ["batches", "files", "error_counts", "errors", "fleet_codes"]
+        .map(|table| format!("SELECT * FROM {table} ORDER BY 1, 2, 3, 4, 5"));
+    let ask = async |server: &Server| {
+        let mut answers = Vec::new();
+        for id in &ids {
+            let mut report = server.get(&format!("/batches/{id}/report")).await;
+            report["epoch"].take();
+            answers.push(report);
+        }
+        for question in &questions {
+            answers.push(server.sql(question).await);
+        }
+        answers
+    };
+    let server = Server::start(data.path());
+    let before = ask(&server).await;
+    server.stop();
+    assert_eq!(data_files(data.path(), "error_counts").len(), 5);
+    maintain(data.path(), &["--retention", "0s"]);
+    for table in ["batches", "files", "error_counts", "errors"] {
+        assert_eq!(data_files(data.path(), table).len(), 1, "{table}");
+    }
+    // Old differences are one row for each thing that they are about.
+    let rows =
+        argus(&["sql", "--data", data.path().to_str().expect("text"), "SELECT count(*) FROM lake.error_counts"], b"");
+    assert_eq!(String::from_utf8_lossy(&rows.stdout), "count(*)\n9\n");
+    let server = Server::start(data.path());
+    assert_eq!(ask(&server).await, before);
+    maintain_twice_changes_nothing(data.path(), server).await;
+}
+
+async fn maintain_twice_changes_nothing(data: &Path, server: Server) {
+    server.stop();
+    let before: BTreeSet<PathBuf> = data_files(data, "error_counts").into_iter().collect();
+    maintain(data, &["--retention", "0s"]);
+    assert_eq!(data_files(data, "error_counts").into_iter().collect::<BTreeSet<_>>(), before);
+}
+
+#[tokio::test]
+async fn a_report_as_of_an_epoch_is_the_report_that_was_given_then() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch().await;
+    let mut then = Vec::new();
+    for (name, text) in
+        [("a.log", "E_FAIL\n"), ("b.log", "E_ABORT\n"), ("a.log", "E_TIMEOUT\nE_FAIL\n"), ("a.log", "ok\n")]
+    {
+        let receipt = server.put(&id, name, text).await;
+        then.push(server.get(&format!("/batches/{id}/report?min_epoch={}", receipt["epoch"])).await);
+    }
+    then.push(server.complete(&id).await);
+    let check = async |server: &Server| {
+        for report in &then {
+            let epoch = &report["epoch"];
+            assert_eq!(&server.get(&format!("/batches/{id}/report?as_of={epoch}")).await, report);
+            let asked = json!({"sql": "SELECT coalesce(sum(count), 0) FROM error_counts", "as_of": epoch}).to_string();
+            let answer = server.send(Method::POST, "/query", asked).await;
+            let answer: Value = answer.json().await.expect("JSON");
+            assert_eq!((&answer["rows"][0][0], &answer["epoch"]), (&report["total_errors"], epoch));
+        }
+    };
+    check(&server).await;
+    let status = async |server: &Server, path: &str| server.send(Method::GET, path, "").await.status();
+    let early = format!("/batches/{id}/report?as_of=0");
+    assert_eq!(status(&server, &early).await, StatusCode::NOT_FOUND, "there was no batch");
+    let late = format!("/batches/{id}/report?as_of=1000&timeout_ms=1");
+    assert_eq!(status(&server, &late).await, StatusCode::GATEWAY_TIMEOUT);
+    server.stop();
+    // Within the retention, compaction keeps the past.
+    maintain(data.path(), &[]);
+    let server = Server::start(data.path());
+    check(&server).await;
+    server.stop();
+    maintain(data.path(), &["--retention", "0s"]);
+    let server = Server::start(data.path());
+    let first = format!("/batches/{id}/report?as_of={}", then[0]["epoch"]);
+    assert_eq!(status(&server, &first).await, StatusCode::GONE);
+    let asked = json!({"sql": "SELECT 1", "as_of": 1}).to_string();
+    assert_eq!(server.send(Method::POST, "/query", asked).await.status(), StatusCode::GONE);
+    assert_eq!(counts(&server.get(&format!("/batches/{id}/report")).await), json!({"E_ABORT": 1}));
+}
+
+#[tokio::test]
+async fn a_server_keeps_itself_in_order_while_it_is_read() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start_with(data.path(), &["--maintain-every", "20ms", "--retention", "0s"]);
+    let id = server.new_batch().await;
+    server.put(&id, "keeps.log", "E_FAIL\n").await;
+    for _ in 0..3 {
+        server.put(&id, "goes.log", "E_GONE of-a-deleted-file\n").await;
+        // Committed and maybe compacted before it is deleted, or not.
+        let rows = server.sql("SELECT count(*) FROM errors WHERE code = 'E_GONE'").await;
+        assert!(rows == json!([[1]]) || rows == json!([[0]]));
+        let path = format!("/batches/{id}/files/goes.log");
+        assert_eq!(server.send(Method::DELETE, &path, "").await.status(), StatusCode::NO_CONTENT);
+    }
+    let has_trace = || texts_in_lake_while_it_changes(data.path(), "of-a-deleted-file");
+    // A commit follows within its interval, and the upkeep that follows the commit erases.
+    while server.sql("SELECT count(*) FROM lake.files WHERE name = 'goes.log'").await != json!([[0]]) || has_trace() {
+        assert_eq!(server.sql("SELECT code FROM errors").await, json!([["E_FAIL"]]));
+    }
+    assert_eq!(counts(&server.complete(&id).await), json!({"E_FAIL": 1}));
+}
+
+/// Whether some file of the lake has the text; files may go while they are read.
+fn texts_in_lake_while_it_changes(data: &Path, trace: &str) -> bool {
+    data_files(data, "errors").into_iter().any(|path| {
+        let Ok(file) = File::open(path) else { return false };
+        let rows = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|rows| rows.build());
+        rows.is_ok_and(|rows| rows.flatten().any(|rows| format!("{rows:?}").contains(trace)))
+    })
+}
+
+#[test]
+fn a_folder_without_data_and_one_that_is_open_are_refused() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let path = data.path().to_str().expect("text");
+    let output = argus(&["maintain", "--data", path], b"");
+    assert_eq!(output.status.code(), Some(1));
+    let _server = Server::start(data.path());
+    let output = argus(&["maintain", "--data", path], b"");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another argus"), "{output:?}");
+    assert_eq!(argus(&["maintain", "--retention", "soon"], b"").status.code(), Some(2));
+}
