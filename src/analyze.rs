@@ -183,6 +183,7 @@ fn feed_one(
         generation: 1,
         live: 1,
         erased: 0,
+        open_line: false,
         bytes: blocks.bytes(),
         lines: blocks.lines(),
         long_lines: blocks.long_lines(),

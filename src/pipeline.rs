@@ -6,10 +6,12 @@
 //! then is the epoch fed and sealed, so whatever the dataflow knows can be fed
 //! again after a crash.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argus_dataflow::{Dataflow, VersionId};
+use argus_dataflow::{Dataflow, Recall, VersionId};
+use argus_query::{Engine, cells};
 use argus_sinks::{Snapshot, crash};
 use chrono::Utc;
 use metrics::gauge;
@@ -18,10 +20,11 @@ use uuid::Uuid;
 
 use crate::events::{EventKind, EventLogWriter};
 use crate::ingest::{Ingest, origin};
-use crate::metadata::{Accepted, Committed, MetadataError, MetadataWriter, Refused, Round, UploadKey};
+use crate::metadata::{Accepted, Committed, Metadata, MetadataError, MetadataWriter, Refused, Round, UploadKey};
 use crate::model::{Batch, NewBatch, Part, StoredUpload};
 use crate::raw::RawStore;
-use crate::status::BatchEvent;
+use crate::recovery::follow_warmth;
+use crate::status::{BatchEvent, BatchStatus};
 
 /// Requests that form one round at the most.
 const ROUND_MAX: usize = 256;
@@ -48,7 +51,7 @@ pub enum PipelineError {
     Refused(#[from] Refused),
     #[error("the change could not be made durable; it may be sent again")]
     NotDurable(#[source] Arc<MetadataError>),
-    #[error("the server is stopping")]
+    #[error("the change was not taken; it may be sent again")]
     Stopping,
 }
 
@@ -125,6 +128,18 @@ enum Request {
 }
 
 impl Request {
+    /// The batch whose counts it may change, and whether only while that is pending.
+    fn changes(&self) -> Option<(Uuid, bool)> {
+        match self {
+            Request::AcceptFile { upload: StoredUpload { batch_id, .. }, .. }
+            | Request::Append { part: Part { batch_id, .. }, .. }
+            | Request::DeleteFile { batch_id, .. }
+            | Request::Complete { batch_id, .. } => Some((*batch_id, true)),
+            Request::Reopen { batch_id, .. } | Request::DeleteBatch { batch_id, .. } => Some((*batch_id, false)),
+            _ => None,
+        }
+    }
+
     /// The same request, when it is one that nobody outside waits for.
     fn own(&self) -> Option<Request> {
         match self {
@@ -225,40 +240,41 @@ pub struct Sequencer {
     writer: MetadataWriter,
     /// The epoch of the last round that changed something.
     last_epoch: u64,
-    dataflow: Dataflow,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    events: EventLogWriter,
-    ingest: Ingest,
-    raw: RawStore,
+    /// The batches that the dataflow holds; others are recalled before something happens to them.
+    warm: HashSet<Uuid>,
+    downstream: Downstream,
+}
+
+/// What the pipeline feeds, and what it asks.
+pub struct Downstream {
+    /// Is fed.
+    pub dataflow: Dataflow,
+    /// Feeds appended lines.
+    pub ingest: Ingest,
+    /// Holds the bytes that are deleted with what was taken back.
+    pub raw: RawStore,
+    /// Knows what batches had that are recalled.
+    pub engine: Engine,
+    /// Knows how batches stand.
+    pub metadata: Metadata,
+    /// Shows the epochs that the dataflow has closed.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Is told what happened.
+    pub events: EventLogWriter,
 }
 
 impl Pipeline {
-    /// A pipeline that goes on after `last_epoch` and feeds `dataflow`, appended lines by `ingest`, whose
-    /// closed epochs show in `snapshots`, and its working end. What happens is told to `events`.
+    /// A pipeline that goes on after `last_epoch`, when the dataflow holds the batches that are `warm`,
+    /// and its working end.
     pub fn new(
         writer: MetadataWriter,
         last_epoch: u64,
-        dataflow: Dataflow,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
-        events: EventLogWriter,
-        ingest: Ingest,
-        raw: RawStore,
+        warm: HashSet<Uuid>,
+        downstream: Downstream,
     ) -> (Pipeline, Sequencer) {
         let (sender, requests) = mpsc::channel(WAITING_MAX);
-        (
-            Pipeline { requests: sender },
-            Sequencer {
-                requests,
-                follow_ups: Vec::new(),
-                writer,
-                last_epoch,
-                dataflow,
-                snapshots,
-                events,
-                ingest,
-                raw,
-            },
-        )
+        let sequencer = Sequencer { requests, follow_ups: Vec::new(), writer, last_epoch, warm, downstream };
+        (Pipeline { requests: sender }, sequencer)
     }
 
     /// Makes a batch; a key that was used before answers the batch made then.
@@ -374,13 +390,25 @@ impl Sequencer {
     }
 
     async fn round(&mut self, requests: Vec<Request>) -> Result<(), PipelineError> {
+        let (requests, later) = until_completions(requests);
         let own: Vec<Request> = requests.iter().filter_map(Request::own).collect();
+        let recalls = match self.recalls(&requests).await {
+            Ok(recalls) => recalls,
+            Err(error) => {
+                // Whoever asked is told to ask again.
+                tracing::error!(error = &*error as &dyn std::error::Error, "what a batch had could not be read");
+                self.follow_ups = own.into_iter().chain(later).collect();
+                tokio::time::sleep(RETRY_WAIT).await;
+                return Ok(());
+            }
+        };
         let mut answers = Vec::new();
         let mut follow_ups = Vec::new();
         let mut committed = None;
         let mut forgotten = Vec::new();
         let written = async {
             let mut round = self.writer.begin().await?;
+            recalls.into_iter().for_each(|recall| round.recall(recall));
             for request in requests {
                 let outcome = apply(&mut round, request).await?;
                 answers.extend(outcome.answer);
@@ -403,7 +431,7 @@ impl Sequencer {
                 return match self.writer.last_epoch().await {
                     Ok(last) if last == self.last_epoch => {
                         // Clients ask again; what we ask of ourselves we keep.
-                        self.follow_ups = own;
+                        self.follow_ups = own.into_iter().chain(later).collect();
                         tokio::time::sleep(RETRY_WAIT).await;
                         Ok(())
                     }
@@ -414,19 +442,21 @@ impl Sequencer {
         crash::point("metadata written");
         if !changes.is_empty() {
             let near_enough = |snapshot: &Arc<Snapshot>| snapshot.epoch + OPEN_EPOCHS_MAX >= epoch;
-            self.snapshots.wait_for(near_enough).await.map_err(|_| PipelineError::Stopping)?;
+            self.downstream.snapshots.wait_for(near_enough).await.map_err(|_| PipelineError::Stopping)?;
             for (file, text) in &lines {
-                self.ingest.feed_text(origin(file), text).await.map_err(|_| PipelineError::Stopping)?;
+                let fed = self.downstream.ingest.feed_text(origin(file), text).await;
+                fed.map_err(|_| PipelineError::Stopping)?;
             }
-            self.dataflow.advance(epoch, changes).map_err(|_| PipelineError::Stopping)?;
+            changes.iter().for_each(|change| follow_warmth(&mut self.warm, change));
+            self.downstream.dataflow.advance(epoch, changes).map_err(|_| PipelineError::Stopping)?;
             crash::point("fed");
             self.last_epoch = epoch;
             gauge!("argus_epoch").set(epoch as f64);
         }
         if has_events {
-            self.events.written();
+            self.downstream.events.written();
         }
-        self.follow_ups = follow_ups;
+        self.follow_ups = follow_ups.into_iter().chain(later).collect();
         answers.into_iter().for_each(|answer| answer(Ok(())));
         crash::point("acknowledged");
         if let Some(epoch) = committed {
@@ -439,14 +469,38 @@ impl Sequencer {
         Ok(())
     }
 
+    /// What batches had that something happens to now and that the dataflow does not hold.
+    async fn recalls(&mut self, requests: &[Request]) -> Result<Vec<Recall>, Box<dyn std::error::Error + Send + Sync>> {
+        let mut recalls = Vec::new();
+        let mut recalled = HashSet::new();
+        for (batch_id, only_pending) in requests.iter().filter_map(Request::changes) {
+            if self.warm.contains(&batch_id) || recalled.contains(&batch_id) {
+                continue;
+            }
+            match self.downstream.metadata.batch(batch_id).await? {
+                Some(batch) if batch.status == BatchStatus::Pending || !only_pending => {}
+                _ => continue,
+            }
+            // What was accepted before must be among what is read.
+            let seen = |snapshot: &Arc<Snapshot>| snapshot.epoch >= self.last_epoch;
+            let snapshot = Arc::clone(&*self.downstream.snapshots.wait_for(seen).await?);
+            let warm = |id: &Uuid| self.warm.contains(id) || recalled.contains(id);
+            if let Some(recall) = cells::recall(&self.downstream.engine, &snapshot, batch_id, warm).await? {
+                recalled.insert(batch_id);
+                recalls.push(recall);
+            }
+        }
+        Ok(recalls)
+    }
+
     /// Lets go of what a restart would not need any more. What cannot be let
     /// go now is let go with a later commit.
     async fn forget(&mut self, epoch: u64) {
         let forgotten = async {
             for (batch_id, version) in self.writer.withdrawn(epoch).await? {
-                let mut gone = self.raw.delete(batch_id, version).await;
+                let mut gone = self.downstream.raw.delete(batch_id, version).await;
                 for start in self.writer.appended_objects(version).await? {
-                    gone = gone.and(self.raw.delete_part(batch_id, version, start).await);
+                    gone = gone.and(self.downstream.raw.delete_part(batch_id, version, start).await);
                 }
                 match gone {
                     Ok(()) => self.writer.forget_appended(version).await?,
@@ -459,6 +513,20 @@ impl Sequencer {
             tracing::warn!(error = &error as &dyn std::error::Error, "the journal keeps epochs that the lake holds");
         }
     }
+}
+
+/// The requests of one round, and those that must wait for the next: a batch
+/// is at rest from its completion on, and comes back between two rounds only.
+fn until_completions(requests: Vec<Request>) -> (Vec<Request>, Vec<Request>) {
+    let mut completed = HashSet::new();
+    requests.into_iter().partition(|request| {
+        let id = request.changes().map(|(id, _)| id);
+        let now = id.is_none_or(|id| !completed.contains(&id));
+        if let Request::Complete { batch_id, .. } = request {
+            completed.insert(*batch_id);
+        }
+        now
+    })
 }
 
 /// Applies a request to the round. An error is the round's: nothing of it will be durable.

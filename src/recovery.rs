@@ -1,9 +1,14 @@
 //! After a restart, what was accepted and is not in the lake is fed again, at
 //! the epochs that were promised; what is in the lake is not.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use argus_dataflow::{Change, Dataflow};
+use argus_query::{Engine, QueryError, cells};
+use argus_sinks::Snapshot;
+use futures::TryStreamExt;
+use uuid::Uuid;
 
 use crate::ingest::{Ingest, IngestError, origin};
 use crate::metadata::{JournalEntry, Lines, Metadata, MetadataError};
@@ -18,31 +23,52 @@ pub enum RecoveryError {
     Raw { epoch: u64, file: String, source: IngestError },
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    #[error("what the fleet came to could not be read")]
+    Cells(#[from] QueryError),
     #[error("the dataflow has stopped")]
     Stopped,
 }
 
+/// Tells the dataflow at which cells it goes on: those of the snapshot, at its epoch.
+pub async fn load(engine: &Engine, snapshot: &Arc<Snapshot>, dataflow: &Dataflow) -> Result<(), RecoveryError> {
+    let cells = cells::cells(engine, snapshot).await?;
+    let loads: Vec<Change> = cells.map_ok(Change::Load).try_collect().await?;
+    dataflow.advance(snapshot.epoch, loads).map_err(|_| RecoveryError::Stopped)
+}
+
+/// Whether the dataflow holds what a batch has: from its making or its recall on until nothing happens to it any more.
+pub fn follow_warmth(warm: &mut HashSet<Uuid>, change: &Change) {
+    match change {
+        Change::Batch(batch) if batch.live > 0 => drop(warm.insert(batch.batch_id)),
+        Change::Recall(recall) => drop(warm.insert(recall.batch.batch_id)),
+        Change::Batch(batch) if batch.live < 0 || batch.completed > 0 => drop(warm.remove(&batch.batch_id)),
+        _ => {}
+    }
+}
+
 /// Feeds the epochs after `committed`. Says the last one, which readers must
-/// see before they see anything.
+/// see before they see anything, and the batches that are warm then.
 pub async fn feed_again(
     metadata: &Metadata,
     ingest: &Ingest,
     dataflow: &Dataflow,
     committed: u64,
-) -> Result<u64, RecoveryError> {
+) -> Result<(u64, HashSet<Uuid>), RecoveryError> {
     let accepted = metadata.last_epoch().await?;
     if accepted < committed {
         return Err(RecoveryError::MetadataBehindLake { committed, accepted });
     }
+    let mut warm = HashSet::new();
     for epoch in committed + 1..=accepted {
         let mut changes = Vec::new();
         for entry in metadata.journal(epoch).await? {
             feed_entry(ingest, epoch, &entry).await?;
+            follow_warmth(&mut warm, &entry.change);
             changes.push(entry.change);
         }
         dataflow.advance(epoch, changes).map_err(|_| RecoveryError::Stopped)?;
     }
-    Ok(accepted)
+    Ok((accepted, warm))
 }
 
 async fn feed_entry(ingest: &Ingest, epoch: u64, entry: &JournalEntry) -> Result<(), RecoveryError> {

@@ -29,7 +29,7 @@ use crate::events::EventLog;
 use crate::ingest::Ingest;
 use crate::maintain::{Leftovers, Maintainer};
 use crate::metadata::Metadata;
-use crate::pipeline::{Gathered, Pipeline, WeakPipeline};
+use crate::pipeline::{Downstream, Gathered, Pipeline, WeakPipeline};
 use crate::raw::RawStore;
 use crate::recovery;
 
@@ -152,30 +152,41 @@ impl Service {
         for figure in ["argus_lines_total", "argus_bytes_total", "argus_sightings_total"] {
             counter!(figure).increment(0);
         }
-        for kind in ["report", "sql"] {
+        for kind in ["report", "fleet", "sql"] {
             counter!("argus_computed_total", "kind" => kind).increment(0);
         }
         let committed = lake.committed_epoch();
         let (dataflow, outputs) = Dataflow::start(Config {
             workers: config.workers,
             rules: config.rules,
-            first_epoch: committed + 1,
+            // The last epoch that is in the lake comes again, with the cells that it left.
+            first_epoch: committed.max(1),
             in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
         })
         .map_err(anyhow::Error::msg)
         .context("cannot start the dataflow")?;
-        let mut snapshots = lake.snapshots();
+        let snapshots = lake.snapshots();
         let upkeep = lake.upkeep();
         let lake_committed = lake.committed();
         let (published_in, published_out) = mpsc::unbounded_channel();
+        let (closed_in, mut closed) = watch::channel(0);
+        let restored = Arc::clone(&snapshots.borrow());
         let mut lake = tokio::spawn(async move {
-            lake.run(outputs, |closed| published(closed, &published_in)).await.context("the lake has stopped")
+            let published = |epoch: &ClosedEpoch| {
+                published(epoch, &published_in);
+                closed_in.send_replace(epoch.epoch);
+            };
+            lake.run(outputs, published).await.context("the lake has stopped")
         });
 
         let ingest = Ingest::new(dataflow.clone(), raw.clone(), config.block_bytes, FILE_BYTES_MAX);
-        let accepted = recovery::feed_again(&metadata, &ingest, &dataflow, committed).await?;
+        if committed > 0 {
+            recovery::load(&engine, &restored, &dataflow).await?;
+        }
+        drop(restored);
+        let (accepted, warm) = recovery::feed_again(&metadata, &ingest, &dataflow, committed).await?;
         tokio::select! {
-            seen = snapshots.wait_for(|snapshot| snapshot.epoch >= accepted) => drop(seen?),
+            seen = closed.wait_for(|closed| *closed >= accepted) => drop(seen?),
             ended = &mut lake => {
                 ended??;
                 bail!("the lake has stopped");
@@ -187,15 +198,16 @@ impl Service {
 
         gauge!("argus_epoch").set(accepted as f64);
         let (event_writer, events) = EventLog::new();
-        let (pipeline, sequencer) = Pipeline::new(
-            writer,
-            accepted,
-            dataflow.clone(),
-            snapshots.clone(),
-            event_writer,
-            ingest.clone(),
-            raw.clone(),
-        );
+        let downstream = Downstream {
+            dataflow: dataflow.clone(),
+            ingest: ingest.clone(),
+            raw: raw.clone(),
+            engine: engine.clone(),
+            metadata: metadata.clone(),
+            snapshots: snapshots.clone(),
+            events: event_writer,
+        };
+        let (pipeline, sequencer) = Pipeline::new(writer, accepted, warm, downstream);
         let maintainer = Maintainer {
             store,
             engine: engine.clone(),
@@ -293,10 +305,13 @@ enum Published {
 fn published(closed: &ClosedEpoch, follower: &mpsc::UnboundedSender<Published>) {
     for (row, _) in &closed.rows {
         let published = match row {
-            Row::File(file) if file.live > 0 => {
+            Row::File(file) if file.live >= 0 => {
                 counter!("argus_lines_total").increment(file.lines);
                 counter!("argus_bytes_total").increment(file.bytes);
                 counter!("argus_sightings_total").increment(file.sightings);
+                if file.live == 0 || file.open_line {
+                    continue;
+                }
                 Published::Parsed { batch_id: file.batch_id, file: file.name.clone(), generation: file.generation }
             }
             Row::Batch(batch) if batch.completed > 0 => Published::Gathered { batch_id: batch.batch_id },

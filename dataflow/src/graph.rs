@@ -1,8 +1,8 @@
 //! The dataflow.
 //!
 //! ```text
-//!  blocks ──► scan ──(version, fold)──► admit ──(row, epoch, n)──► consolidate ──► close ──► closed epochs
-//!              │                          ▲                                          whole, in order
+//!  blocks ──► scan ──(version, fold)──► admit ──(row, epoch, n)──┬────────► consolidate ──► close ──► closed epochs
+//!              │                          ▲                      └► fleet ──────┘                     whole, in order
 //!              └─► sightings          changes
 //! ```
 //!
@@ -10,7 +10,8 @@
 //!    admits its generation; `admit` holds folded counts and no lines.
 //! 2. `admit` handles the changes of an epoch when no block of that epoch can
 //!    arrive any more: everything that was fed before the change is in the fold.
-//! 3. `close` emits an epoch when its frontier has passed it: never a part of
+//! 3. `fleet` keeps what all batches together say, and adds what changes of it.
+//! 4. `close` emits an epoch when its frontier has passed it: never a part of
 //!    one, never one before another.
 
 use std::cell::Cell;
@@ -27,6 +28,7 @@ use timely::dataflow::{InputHandle, Scope, StreamVec};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::blocks::TextBlock;
+use crate::fleet;
 use crate::handle::{InFlight, Output};
 use crate::rows::{Change, ClosedEpoch, CountRow, FileRow, Origin, Row, VersionId};
 use crate::scan::{Fold, ScannedBlock, Scanner};
@@ -65,8 +67,10 @@ pub fn build(
     let (changes_in, changes) = scope.new_input();
 
     let folds = scan(blocks, scanner, outputs.clone());
-    let rows = admit(folds, changes).as_collection();
-    close(rows.consolidate(), closed, sealed, outputs);
+    let rows = admit(folds, changes);
+    let fleet = fleet::fleet(rows.clone());
+    let rows = rows.as_collection().filter(|row| !matches!(row, Row::Recalled(_) | Row::Loaded(_)));
+    close(rows.concat(fleet).consolidate(), closed, sealed, outputs);
 
     Inputs { blocks: blocks_in, changes: changes_in }
 }
@@ -148,6 +152,8 @@ fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, mut give: impl F
     match change {
         Change::Batch(row) => give(Row::Batch(row), 1),
         Change::Withdraw(row) => give(Row::File(row), 1),
+        Change::Recall(recall) => give(Row::Recalled(recall), 1),
+        Change::Load(cells) => cells.into_iter().for_each(|cell| give(Row::Loaded(cell), 1)),
         Change::Abandon(version) => {
             held.remove(&version);
             give(Row::Abandoned(version), 1);

@@ -11,13 +11,14 @@
 //! - [`scan`]: a block becomes sightings and folded counts, reading line
 //!   headers with [`header`];
 //! - [`rows`]: what enters and leaves the counting;
-//! - [`graph`]: the dataflow itself, on one screen;
+//! - [`graph`]: the dataflow itself, on one screen; [`fleet`] is its part for all batches together;
 //! - [`handle`]: the way in and out, and the workers behind it.
 //!
 //! Nothing here knows Arrow, HTTP or a runtime. The handle waits on
 //! runtime-free primitives, so any executor can drive it.
 
 pub mod blocks;
+pub mod fleet;
 pub mod form;
 pub mod graph;
 pub mod handle;
@@ -29,6 +30,7 @@ pub mod scan;
 pub mod text;
 
 pub use blocks::{BLOCK_BYTES_DEFAULT, BlockReader, LINE_BYTES_MAX, TextBlock};
+pub use fleet::{CellRow, FleetRow, Group, Recall, RecalledCount, Seen, Subject, Totals, Vehicle};
 pub use handle::{Config, Dataflow, DataflowGone, Output};
 pub use header::Level;
 pub use rows::{BatchRow, Change, ClosedEpoch, CountRow, FileRow, Origin, Row, VersionId};

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::fleet::{CellRow, FleetRow, Recall};
 use crate::rules::Severity;
 
 /// Lines of a file that come and go together, named before they count: a
@@ -88,6 +89,8 @@ pub struct FileRow {
     pub live: i8,
     /// +1 when the file is deleted: no trace of any of its generations may stay.
     pub erased: i8,
+    /// Whether the version is a last line that lacks its line feed.
+    pub open_line: bool,
     /// Bytes of text.
     pub bytes: u64,
     /// Lines.
@@ -140,6 +143,12 @@ pub enum Row {
     Count(CountRow),
     /// The version will never be admitted: what waits for it can go.
     Abandoned(VersionId),
+    Cell(CellRow),
+    Fleet(FleetRow),
+    /// A batch comes back to the fleet's cells; leaves nobody.
+    Recalled(Box<Recall>),
+    /// A cell as the lake has it; leaves nobody.
+    Loaded(CellRow),
 }
 
 /// Something accepted, that happens at an epoch.
@@ -154,13 +163,17 @@ pub enum Change {
     Withdraw(FileRow),
     /// The blocks that were fed for this version never count.
     Abandon(VersionId),
+    /// A batch that nothing happened to for a while comes back, before something happens to it.
+    Recall(Box<Recall>),
+    /// Cells as the lake has them, before anything else happens.
+    Load(Vec<CellRow>),
 }
 
 impl Change {
     /// The version whose blocks this change is about.
     pub fn version(&self) -> Option<VersionId> {
         match self {
-            Change::Batch(_) => None,
+            Change::Batch(_) | Change::Recall(_) | Change::Load(_) => None,
             Change::Admit(file) | Change::Withdraw(file) => Some(file.version),
             Change::Abandon(version) => Some(*version),
         }

@@ -52,6 +52,7 @@ fn file_row(name: &str, version: VersionId, live: i8) -> FileRow {
         generation: 1,
         live,
         erased: 0,
+        open_line: false,
         bytes: 0,
         lines: 0,
         long_lines: 0,

@@ -24,6 +24,8 @@ pub struct Gone {
     versions: RecordBatch,
     /// `batch_id` of what was deleted.
     batches: RecordBatch,
+    /// `vin` of the vehicles that something was deleted of: nothing older is told apart of their cells.
+    vins: RecordBatch,
 }
 
 /// Replaced before the horizon, or of a deleted file or batch: those leave at once,
@@ -36,10 +38,17 @@ const GONE_VERSIONS: &str = "
 
 const GONE_BATCHES: &str = "SELECT DISTINCT batch_id FROM lake.batches WHERE live < 0";
 
+const GONE_VINS: &str = "
+    SELECT DISTINCT vin FROM lake.batches
+    WHERE batch_id IN (SELECT batch_id FROM lake.batches WHERE live < 0)
+       OR batch_id IN (SELECT batch_id FROM lake.files WHERE erased > 0)";
+
 /// Rows of one file that are of something gone.
 const HOLDS_GONE: &str = "
     SELECT 1 AS one FROM upkeep.gone_versions g JOIN lake.{table} t ON t.batch_id = g.batch_id AND t.version = g.version
     LIMIT 1";
+
+const HOLDS_GONE_VIN: &str = "SELECT 1 AS one FROM upkeep.gone_vins g JOIN lake.fleet t ON t.vin = g.vin LIMIT 1";
 
 const HOLDS_GONE_BATCH: &str =
     "SELECT 1 AS one FROM upkeep.gone_batches g JOIN lake.batches t ON t.batch_id = g.batch_id LIMIT 1";
@@ -66,6 +75,15 @@ fn compacted_sql(table: Table) -> &'static str {
              FROM lake.batches t LEFT ANTI JOIN upkeep.gone_batches g ON t.batch_id = g.batch_id \
              GROUP BY t.batch_id, vehicle_id, vin, platform, firmware, created_at, {epochs} ORDER BY batch_id, epoch"
         }
+        Table::Fleet => {
+            "SELECT max(epoch) AS epoch, firmware, platform, vehicle_id, t.vin, subject, component, code, \
+             sum(live) AS live, count, batches, first_seen, last_seen, first_batch \
+             FROM upkeep.gone_vins g RIGHT JOIN lake.fleet t ON t.vin = g.vin \
+             GROUP BY firmware, platform, vehicle_id, t.vin, subject, component, code, count, batches, \
+             first_seen, last_seen, first_batch, \
+             CASE WHEN epoch <= {horizon} OR g.vin IS NOT NULL THEN 0 ELSE epoch END \
+             HAVING sum(live) <> 0 ORDER BY t.vin, code"
+        }
         Table::Files => {
             "SELECT max(epoch) AS epoch, batch_id, file_id, version, name, generation, sum(live) AS live, \
              sum(erased) AS erased, sum(bytes) AS bytes, sum(lines) AS lines, sum(long_lines) AS long_lines, \
@@ -91,6 +109,7 @@ impl Gone {
         Ok(Gone {
             versions: ids(GONE_VERSIONS, vec![text("batch_id"), text("version")]).await?,
             batches: ids(GONE_BATCHES, vec![text("batch_id")]).await?,
+            vins: ids(GONE_VINS, vec![text("vin")]).await?,
         })
     }
 
@@ -109,6 +128,7 @@ impl Gone {
     ) -> Result<bool, QueryError> {
         let sql = match table {
             Table::Batches => HOLDS_GONE_BATCH.to_owned(),
+            Table::Fleet => HOLDS_GONE_VIN.to_owned(),
             _ => HOLDS_GONE.replace("{table}", table.name()),
         };
         let one = Arc::new(snapshot.of_files(table, std::slice::from_ref(file)));
@@ -138,7 +158,9 @@ impl Gone {
 
     fn schema(&self) -> Result<Arc<dyn SchemaProvider>, QueryError> {
         let schema = MemorySchemaProvider::new();
-        for (name, rows) in [("gone_versions", &self.versions), ("gone_batches", &self.batches)] {
+        for (name, rows) in
+            [("gone_versions", &self.versions), ("gone_batches", &self.batches), ("gone_vins", &self.vins)]
+        {
             let table = MemTable::try_new(rows.schema(), vec![vec![rows.clone()]]).map_err(QueryError::of)?;
             schema.register_table(name.to_owned(), Arc::new(table)).map_err(QueryError::of)?;
         }

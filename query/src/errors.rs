@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::engine::{Engine, QueryError};
 use crate::rows::rfc3339;
+use crate::views::literal;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -104,9 +105,4 @@ impl ErrorsPage {
         errors.truncate(request.limit);
         Ok(ErrorsPage { errors, more })
     }
-}
-
-/// A text as an SQL literal.
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }

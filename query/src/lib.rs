@@ -9,13 +9,17 @@
 //! - [`views`]: the tables that users see, as SQL over the differences;
 //! - [`engine`]: sessions, limits, and what may be asked;
 //! - [`report`]: the report of a batch, as queries;
+//! - [`fleet`]: codes over the fleet, by one dimension;
 //! - [`errors`]: the lines with codes, page by page;
+//! - [`cells`]: what the dataflow is told of the past;
 //! - [`compact`]: what the tables' files become when they are compacted;
 //! - [`rows`]: answers as JSON.
 
+pub mod cells;
 pub mod compact;
 pub mod engine;
 pub mod errors;
+pub mod fleet;
 pub mod provider;
 pub mod report;
 pub mod rows;
@@ -24,4 +28,5 @@ pub mod views;
 pub use compact::Gone;
 pub use engine::{Answer, Engine, EngineConfig, QueryError};
 pub use errors::{ErrorLine, ErrorsPage, ErrorsRequest};
+pub use fleet::{FleetCode, FleetRequest, GroupBy};
 pub use report::{BatchFacts, Report};

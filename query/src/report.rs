@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use argus_sinks::Snapshot;
+use argus_dataflow::Group;
+use argus_sinks::{FleetView, Snapshot};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,12 @@ pub struct BatchFacts {
     /// The batch; nil where files were read without one.
     #[serde(rename = "batch_id")]
     pub id: Uuid,
+    /// The vehicle it is from.
+    #[serde(skip)]
+    pub vin: String,
+    /// The vehicle's platform.
+    #[serde(skip)]
+    pub platform: Option<String>,
     /// The word for its status.
     pub status: String,
     /// The epoch that the report covers.
@@ -172,12 +179,16 @@ impl Report {
         total_files: u64,
         is_final: bool,
     ) -> Result<Report, QueryError> {
-        let id = facts.id;
-        let fleet = fleet(engine, snapshot, id).await?;
-        let mut report = Report::assemble(engine, snapshot, id, &fleet).await?;
-        // The vehicle's first batch shows new codes only; without a vehicle nothing is new.
+        let mut report = Report::assemble(engine, snapshot, facts.id).await?;
+        let fleet = match &snapshot.fleet {
+            Some(view) => Fleet::kept(view, &facts, &report),
+            None => Fleet::counted(engine, snapshot, facts.id).await?,
+        };
         for code in &mut report.codes {
+            // The vehicle's first batch shows new codes only; without a vehicle nothing is new.
             code.new_for_vehicle = !fleet.known_for_vehicle.contains(&code.code);
+            code.fleet_ratio =
+                fleet.per_line.get(&code.code).map(|others| code.count as f64 / report.total_lines as f64 / others);
         }
         report.batch = Some(facts);
         report.total_files = total_files.max(report.parsed_files);
@@ -187,7 +198,7 @@ impl Report {
 
     /// The report of files that belong to no vehicle, all of them counted.
     pub async fn of_files(engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Report, QueryError> {
-        Report::assemble(engine, snapshot, Uuid::nil(), &Fleet::default()).await
+        Report::assemble(engine, snapshot, Uuid::nil()).await
     }
 
     /// Lines of a batch and different codes in them.
@@ -213,21 +224,19 @@ impl Report {
         snapshot: &Arc<Snapshot>,
         id: Uuid,
     ) -> Result<Option<Report>, QueryError> {
-        let rows = engine.collect(snapshot, &format!("SELECT status FROM batches WHERE batch_id = '{id}'")).await?;
+        let rows = engine
+            .collect(snapshot, &format!("SELECT status, vin, platform FROM batches WHERE batch_id = '{id}'"))
+            .await?;
         let Some(row) = rows.iter().find(|rows| rows.num_rows() > 0) else { return Ok(None) };
-        let facts = BatchFacts { id, status: text(row, 0, 0), epoch: snapshot.epoch };
+        let platform = row.column(2).is_valid(0).then(|| text(row, 2, 0));
+        let facts = BatchFacts { id, vin: text(row, 1, 0), platform, status: text(row, 0, 0), epoch: snapshot.epoch };
         let is_final = facts.status == COMPLETED;
         let mut report = Report::of_batch(engine, snapshot, facts, 0, is_final).await?;
         report.total_files = report.parsed_files;
         Ok(Some(report))
     }
 
-    async fn assemble(
-        engine: &Engine,
-        snapshot: &Arc<Snapshot>,
-        id: Uuid,
-        fleet: &Fleet,
-    ) -> Result<Report, QueryError> {
+    async fn assemble(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<Report, QueryError> {
         let mut files = files(engine, snapshot, id).await?;
         let counts = counts(engine, snapshot, id).await?;
         let by_name: HashMap<String, usize> =
@@ -247,14 +256,14 @@ impl Report {
             total_lines,
             error_lines: files.iter().map(|file| file.error_lines).sum(),
             total_errors: files.iter().map(|file| file.errors).sum(),
-            codes: codes(counts, total_lines, fleet),
+            codes: codes(counts),
             files,
         })
     }
 }
 
 /// Folds the counts of all files, which come by file.
-fn codes(counts: Vec<CountLine>, total_lines: u64, fleet: &Fleet) -> Vec<CodeReport> {
+fn codes(counts: Vec<CountLine>) -> Vec<CodeReport> {
     let mut seen: BTreeMap<String, (CodeReport, Option<i64>, Option<i64>)> = BTreeMap::new();
     for line in counts {
         match seen.get_mut(&line.code) {
@@ -287,8 +296,6 @@ fn codes(counts: Vec<CountLine>, total_lines: u64, fleet: &Fleet) -> Vec<CodeRep
         .map(|(mut code, first, last)| {
             code.first_seen = first.map_or(Value::Null, rfc3339);
             code.last_seen = last.map_or(Value::Null, rfc3339);
-            code.fleet_ratio =
-                fleet.per_line.get(&code.code).map(|elsewhere| code.count as f64 / total_lines as f64 / elsewhere);
             code
         })
         .collect();
@@ -344,30 +351,63 @@ async fn counts(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<V
     Ok(counts)
 }
 
-async fn fleet(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<Fleet, QueryError> {
-    // Batch ids are in order of their making, so an earlier batch has a smaller one.
-    let known = format!(
-        "SELECT DISTINCT c.code FROM error_counts c JOIN batches b ON c.batch_id = b.batch_id \
-         JOIN batches this ON b.vin = this.vin WHERE this.batch_id = '{id}' AND b.batch_id < '{id}'"
-    );
-    let rates = format!(
-        "WITH others AS (SELECT b.batch_id FROM batches b JOIN batches this ON b.platform = this.platform \
-                         WHERE this.batch_id = '{id}' AND b.batch_id <> '{id}') \
-         SELECT c.code, sum(c.count) AS count, \
-                (SELECT sum(f.lines) FROM files f JOIN others o ON f.batch_id = o.batch_id) AS lines \
-         FROM error_counts c JOIN others o ON c.batch_id = o.batch_id GROUP BY c.code"
-    );
-    let mut fleet = Fleet::default();
-    for batch in engine.collect(snapshot, &known).await? {
-        fleet.known_for_vehicle.extend((0..batch.num_rows()).map(|row| text(&batch, 0, row)));
-    }
-    for batch in engine.collect(snapshot, &rates).await? {
-        for row in 0..batch.num_rows() {
-            let rate = number(&batch, 1, row) as f64 / number(&batch, 2, row) as f64;
-            fleet.per_line.insert(text(&batch, 0, row), rate);
+impl Fleet {
+    /// Read off what is kept of the fleet at the snapshot's epoch.
+    fn kept(view: &FleetView, facts: &BatchFacts, report: &Report) -> Fleet {
+        let mut fleet = Fleet::default();
+        let vehicle = Group::Vehicle { vin: facts.vin.clone(), vehicle_id: String::new() };
+        for (group, code, totals) in view.from(vehicle) {
+            // Batch ids are in order of their making, so an earlier batch has a smaller one.
+            match (group, code) {
+                (Group::Vehicle { vin, .. }, _) if *vin != facts.vin => break,
+                (Group::Vehicle { .. }, Some(code)) if totals.seen.first_batch < facts.id => {
+                    fleet.known_for_vehicle.insert(code.to_owned());
+                }
+                (Group::Vehicle { .. }, _) => {}
+                _ => break,
+            }
         }
+        if facts.platform.is_none() {
+            return fleet;
+        }
+        let platform = Group::Platform(facts.platform.clone());
+        let others = |code, own: u64| view.totals(&platform, code).map_or(0, |totals| totals.count.saturating_sub(own));
+        let lines = others(None, report.total_lines);
+        for code in &report.codes {
+            let count = others(Some(&code.code), code.count);
+            if count > 0 && lines > 0 {
+                fleet.per_line.insert(code.code.clone(), count as f64 / lines as f64);
+            }
+        }
+        fleet
     }
-    Ok(fleet)
+
+    /// Counted over all tables, where nothing is kept: in the past.
+    async fn counted(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<Fleet, QueryError> {
+        // Batch ids are in order of their making, so an earlier batch has a smaller one.
+        let known = format!(
+            "SELECT DISTINCT c.code FROM error_counts c JOIN batches b ON c.batch_id = b.batch_id \
+             JOIN batches this ON b.vin = this.vin WHERE this.batch_id = '{id}' AND b.batch_id < '{id}'"
+        );
+        let rates = format!(
+            "WITH others AS (SELECT b.batch_id FROM batches b JOIN batches this ON b.platform = this.platform \
+                             WHERE this.batch_id = '{id}' AND b.batch_id <> '{id}') \
+             SELECT c.code, sum(c.count) AS count, \
+                    (SELECT sum(f.lines) FROM files f JOIN others o ON f.batch_id = o.batch_id) AS lines \
+             FROM error_counts c JOIN others o ON c.batch_id = o.batch_id GROUP BY c.code"
+        );
+        let mut fleet = Fleet::default();
+        for batch in engine.collect(snapshot, &known).await? {
+            fleet.known_for_vehicle.extend((0..batch.num_rows()).map(|row| text(&batch, 0, row)));
+        }
+        for batch in engine.collect(snapshot, &rates).await? {
+            for row in 0..batch.num_rows() {
+                let rate = number(&batch, 1, row) as f64 / number(&batch, 2, row) as f64;
+                fleet.per_line.insert(text(&batch, 0, row), rate);
+            }
+        }
+        Ok(fleet)
+    }
 }
 
 fn text(batch: &RecordBatch, column: usize, row: usize) -> String {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use argus_dataflow::{BatchRow, CountRow, FileRow, Level, ScannedBlock, Severity};
+use argus_dataflow::{BatchRow, CellRow, CountRow, FileRow, Level, ScannedBlock, Severity, Subject};
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::compute::{SortColumn, lexsort_to_indices, take_record_batch};
 use arrow::error::ArrowError;
@@ -82,6 +82,47 @@ pub fn files(epoch: u64, rows: &[(FileRow, i64)]) -> Result<RecordBatch, ArrowEr
             measure(|row| row.error_lines),
             measure(|row| row.sightings),
             time(each().map(|row| Some(row.uploaded_at))),
+        ],
+    )
+}
+
+/// The word that the table `fleet` uses for what a cell counts.
+pub fn subject_word(subject: &Subject) -> &'static str {
+    match subject {
+        Subject::Lines => "lines",
+        Subject::Code(_) => "code",
+        Subject::CodeOf { .. } => "component",
+    }
+}
+
+/// Rows of `fleet` at `epoch`; the multiplicity is whether the cell stands so.
+pub fn fleet(epoch: u64, rows: &[(CellRow, i64)]) -> Result<RecordBatch, ArrowError> {
+    let each = || rows.iter().map(|(row, _)| row);
+    let component = |row| match row {
+        &CellRow { subject: Subject::CodeOf { ref component, .. }, .. } => component.as_deref(),
+        _ => None,
+    };
+    let code = |row| match row {
+        &CellRow { subject: Subject::CodeOf { ref code, .. } | Subject::Code(ref code), .. } => Some(code.as_str()),
+        _ => None,
+    };
+    batch(
+        Table::Fleet,
+        vec![
+            epochs(epoch, rows.len()),
+            text_or_null(each().map(|row| row.vehicle.firmware.as_deref())),
+            text_or_null(each().map(|row| row.vehicle.platform.as_deref())),
+            text(each().map(|row| row.vehicle.vehicle_id.as_str())),
+            text(each().map(|row| row.vehicle.vin.as_str())),
+            text(each().map(|row| subject_word(&row.subject))),
+            text_or_null(each().map(component)),
+            text_or_null(each().map(code)),
+            int(rows.iter().map(|(_, n)| *n as i32)),
+            long(each().map(|row| row.count as i64)),
+            long(each().map(|row| row.batches as i64)),
+            time(each().map(|row| row.seen.first)),
+            time(each().map(|row| row.seen.last)),
+            text(each().map(|row| row.seen.first_batch.to_string())),
         ],
     )
 }

@@ -16,7 +16,7 @@ pub struct Group {
     /// The last epoch in it.
     pub last_epoch: u64,
     /// Rows in memory, by table in the order of [`Table::ALL`].
-    batches: [Vec<RecordBatch>; 4],
+    batches: [Vec<RecordBatch>; 5],
     /// Files of `errors` that were written before their epoch, with what their commit needs.
     spilled: Vec<(DataFile, Add)>,
     bytes: usize,
@@ -26,18 +26,20 @@ impl Group {
     /// Adds the rows of `closed`, except to the tables that hold its epoch
     /// already, as `has` says.
     pub fn append(&mut self, closed: &ClosedEpoch, has: impl Fn(Table) -> bool) -> Result<(), ArrowError> {
-        let (mut batches, mut files, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut batches, mut files, mut counts, mut cells) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (row, count) in &closed.rows {
             match row {
                 Row::Batch(row) => batches.push((row.clone(), *count)),
                 Row::File(row) => files.push((row.clone(), *count)),
                 Row::Count(row) => counts.push((row.clone(), *count)),
-                Row::Abandoned(_) => {}
+                Row::Cell(row) => cells.push((row.clone(), *count)),
+                Row::Abandoned(_) | Row::Fleet(_) | Row::Recalled(_) | Row::Loaded(_) => {}
             }
         }
         self.last_epoch = closed.epoch;
         let rows = [
             (Table::Batches, encode::batches(closed.epoch, &batches)?),
+            (Table::Fleet, encode::fleet(closed.epoch, &cells)?),
             (Table::Files, encode::files(closed.epoch, &files)?),
             (Table::ErrorCounts, encode::error_counts(closed.epoch, &counts)?),
         ];

@@ -32,6 +32,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::crash;
+use crate::fleet::FleetView;
 use crate::group::Group;
 use crate::schema::Table;
 use crate::snapshot::{DataFile, Lease, Snapshot, TableSnapshot};
@@ -76,20 +77,21 @@ pub struct Lake {
     /// Who waits until an epoch is committed.
     waiting: Vec<(u64, Reply)>,
     /// The epoch that each table held when the lake was opened.
-    held_epochs: [u64; 4],
-    committed_files: [Arc<[DataFile]>; 4],
+    held_epochs: [u64; 5],
+    committed_files: [Arc<[DataFile]>; 5],
     staging: Staging,
     open: Group,
     frozen: Option<Arc<Group>>,
     epoch: u64,
     horizon: u64,
     lease: Lease,
+    fleet: FleetView,
     snapshots: watch::Sender<Arc<Snapshot>>,
     committed: watch::Sender<u64>,
 }
 
 /// The Delta tables in the order of their commits.
-struct Tables([LakeTable; 4]);
+struct Tables([LakeTable; 5]);
 
 type Reply = oneshot::Sender<Result<Weak<()>, LakeError>>;
 
@@ -122,6 +124,7 @@ impl Lake {
             waiting: Vec::new(),
             horizon: tables.horizon(),
             lease: Lease::default(),
+            fleet: FleetView::default(),
             held_epochs: tables.0.each_ref().map(LakeTable::committed_epoch),
             committed_files: tables.files()?,
             staging: Staging::new(tables.0[Table::Errors as usize].clone()),
@@ -138,7 +141,7 @@ impl Lake {
 
     /// What the lake at `root` held at its last commit; writes nothing.
     pub async fn read(store: Arc<dyn ObjectStore>, root: &Url) -> Result<Snapshot, LakeError> {
-        let mut snapshots: [TableSnapshot; 4] = Default::default();
+        let mut snapshots: [TableSnapshot; 5] = Default::default();
         let (mut epoch, mut horizon) = (0, 0);
         // What makes rows visible is read first: beside a server that commits,
         // the other tables may then be ahead of it and never behind.
@@ -275,6 +278,10 @@ impl Lake {
                 _ => {}
             }
         }
+        self.fleet.apply(closed.rows.iter().filter_map(|(row, count)| match row {
+            Row::Fleet(row) => Some((row, *count)),
+            _ => None,
+        }));
         crash::point("closed");
         self.epoch = closed.epoch;
         self.publish();
@@ -296,6 +303,7 @@ impl Lake {
             snapshot
         });
         let snapshot = Snapshot::new(self.epoch, tables).since(self.horizon, Arc::clone(&self.lease));
+        let snapshot = snapshot.with_fleet(self.fleet.clone());
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 
@@ -402,8 +410,8 @@ impl Tables {
         self.0[Table::Files as usize].horizon()
     }
 
-    fn files(&self) -> Result<[Arc<[DataFile]>; 4], LakeError> {
-        let mut files: [Arc<[DataFile]>; 4] = Default::default();
+    fn files(&self) -> Result<[Arc<[DataFile]>; 5], LakeError> {
+        let mut files: [Arc<[DataFile]>; 5] = Default::default();
         for (table, opened) in Table::ALL.into_iter().zip(&self.0) {
             files[table as usize] = opened.files().map_err(|source| failed(table, source))?;
         }

@@ -10,6 +10,7 @@
 //! - [`staging`]: sightings wait for their generation to be admitted, spilled when they are many;
 //! - [`group`]: epochs that wait for their commit, readable meanwhile;
 //! - [`table`]: one Delta table and its exactly-once commit;
+//! - [`fleet`]: what the fleet's groups come to, in memory;
 //! - [`snapshot`]: what a reader sees, at one epoch;
 //! - [`lake`]: the four together;
 //! - [`upkeep`]: what is asked of it beside commits;
@@ -19,6 +20,7 @@
 pub mod crash;
 pub mod durable;
 pub mod encode;
+pub mod fleet;
 pub mod group;
 pub mod lake;
 pub mod schema;
@@ -27,6 +29,7 @@ pub mod staging;
 pub mod table;
 pub mod upkeep;
 
+pub use fleet::FleetView;
 pub use lake::{Lake, LakeConfig, LakeError};
 pub use schema::Table;
 pub use snapshot::{DataFile, PastError, Snapshot, TableSnapshot};

@@ -18,13 +18,15 @@ pub enum Table {
     ErrorCounts,
     /// Batches: sum `live` and `completed`.
     Batches,
+    /// What each vehicle says of each code: rows whose `live` sums to one.
+    Fleet,
     /// Versions of files: sum `live` and the measures.
     Files,
 }
 
 impl Table {
     /// All tables, in the order of commits.
-    pub const ALL: [Table; 4] = [Table::Errors, Table::ErrorCounts, Table::Batches, Table::Files];
+    pub const ALL: [Table; 5] = [Table::Errors, Table::ErrorCounts, Table::Batches, Table::Fleet, Table::Files];
 
     /// The folder of the Delta table, and its name in SQL.
     pub fn name(self) -> &'static str {
@@ -32,6 +34,7 @@ impl Table {
             Table::Errors => "errors",
             Table::ErrorCounts => "error_counts",
             Table::Batches => "batches",
+            Table::Fleet => "fleet",
             Table::Files => "files",
         }
     }
@@ -46,6 +49,7 @@ impl Table {
         match self {
             Table::Errors => &["batch_id", "file", "line"],
             Table::ErrorCounts => &["batch_id", "code"],
+            Table::Fleet => &["vin", "code"],
             Table::Batches | Table::Files => &["batch_id", "epoch"],
         }
     }
@@ -56,7 +60,7 @@ pub fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-static SCHEMAS: LazyLock<[SchemaRef; 4]> =
+static SCHEMAS: LazyLock<[SchemaRef; 5]> =
     LazyLock::new(|| Table::ALL.map(|table| Arc::new(Schema::new(fields(table)))));
 
 fn fields(table: Table) -> Vec<Field> {
@@ -106,6 +110,23 @@ fn fields(table: Table) -> Vec<Field> {
             time("created_at"),
             int("live"),
             int("completed"),
+        ],
+        Table::Fleet => vec![
+            long("epoch"),
+            text_or_null("firmware"),
+            text_or_null("platform"),
+            text("vehicle_id"),
+            text("vin"),
+            // lines: of all components, without a code; code: of all components; component: of one, or of none.
+            text("subject"),
+            text_or_null("component"),
+            text_or_null("code"),
+            int("live"),
+            long("count"),
+            long("batches"),
+            time_or_null("first_seen"),
+            time_or_null("last_seen"),
+            text("first_batch"),
         ],
         Table::Files => vec![
             long("epoch"),

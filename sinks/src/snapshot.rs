@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use object_store::path::Path;
 
+use crate::fleet::FleetView;
 use crate::schema::Table;
 
 /// A Parquet file with rows of a table.
@@ -36,7 +37,9 @@ pub struct Snapshot {
     pub epoch: u64,
     /// The oldest epoch that the differences still tell apart.
     pub horizon: u64,
-    tables: [Arc<TableSnapshot>; 4],
+    /// What the fleet comes to; none in a snapshot of the past or of part of the lake.
+    pub fleet: Option<FleetView>,
+    tables: [Arc<TableSnapshot>; 5],
     _lease: Lease,
 }
 
@@ -56,13 +59,18 @@ pub enum PastError {
 
 impl Snapshot {
     /// The tables, given in the order of [`Table::ALL`], at `epoch`.
-    pub fn new(epoch: u64, tables: [TableSnapshot; 4]) -> Snapshot {
-        Snapshot { epoch, horizon: 0, tables: tables.map(Arc::new), _lease: Lease::default() }
+    pub fn new(epoch: u64, tables: [TableSnapshot; 5]) -> Snapshot {
+        Snapshot { epoch, tables: tables.map(Arc::new), ..Snapshot::default() }
     }
 
     /// The same, telling epochs apart from `horizon` on, and holding `lease`.
     pub fn since(self, horizon: u64, lease: Lease) -> Snapshot {
         Snapshot { horizon, _lease: lease, ..self }
+    }
+
+    /// The same, with what the fleet comes to at this epoch.
+    pub fn with_fleet(self, fleet: FleetView) -> Snapshot {
+        Snapshot { fleet: Some(fleet), ..self }
     }
 
     /// The same tables as they were at an epoch. Files that were deleted since
@@ -74,12 +82,13 @@ impl Snapshot {
         if epoch > self.epoch {
             return Err(PastError::NotYet { epoch, last: self.epoch });
         }
-        Ok(Snapshot { epoch, ..self.clone() })
+        let fleet = self.fleet.clone().filter(|_| epoch == self.epoch);
+        Ok(Snapshot { epoch, fleet, ..self.clone() })
     }
 
     /// Only some committed files of one table, and nothing of the others.
     pub fn of_files(&self, table: Table, files: &[DataFile]) -> Snapshot {
-        let mut tables: [Arc<TableSnapshot>; 4] = Default::default();
+        let mut tables: [Arc<TableSnapshot>; 5] = Default::default();
         tables[table as usize] = Arc::new(TableSnapshot { committed: files.into(), ..TableSnapshot::default() });
         Snapshot { tables, ..self.clone() }
     }

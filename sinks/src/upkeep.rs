@@ -29,7 +29,7 @@ const FILE_BYTES: usize = 64 << 20;
 #[derive(Clone)]
 pub struct Upkeep {
     requests: mpsc::Sender<Request>,
-    tables: [LakeTable; 4],
+    tables: [LakeTable; 5],
 }
 
 /// Why something that was asked of the lake did not happen.
@@ -65,7 +65,7 @@ pub(crate) enum What {
 }
 
 impl Upkeep {
-    pub(crate) fn new(tables: [LakeTable; 4]) -> (Upkeep, mpsc::Receiver<Request>) {
+    pub(crate) fn new(tables: [LakeTable; 5]) -> (Upkeep, mpsc::Receiver<Request>) {
         let (requests, receiver) = mpsc::channel(WAITING_MAX);
         (Upkeep { requests, tables }, receiver)
     }
@@ -152,7 +152,7 @@ impl FileWriter {
 
 impl What {
     /// Does it on the tables.
-    pub(crate) async fn run(self, tables: &mut [LakeTable; 4]) -> Result<(), LakeError> {
+    pub(crate) async fn run(self, tables: &mut [LakeTable; 5]) -> Result<(), LakeError> {
         let done = |table: Table, result: Result<(), DeltaTableError>| result.map_err(|source| failed(table, source));
         match self {
             What::Commit => Ok(()),

@@ -5,6 +5,7 @@ pub mod batches;
 pub mod events;
 pub mod extract;
 pub mod files;
+pub mod fleet;
 pub mod health;
 pub mod lines;
 pub mod problem;
@@ -24,6 +25,7 @@ pub fn router(service: &Service, metrics: PrometheusHandle) -> Router {
         .merge(batches::router(service))
         .merge(events::router(service))
         .merge(files::router(service))
+        .merge(fleet::router(service))
         .merge(lines::router(service))
         .merge(report::router(service))
         .merge(query::router(service));

@@ -66,7 +66,13 @@ impl Parts {
         let batch = self.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
         let snapshot = self.snapshot();
         let totals = self.metadata.file_totals(id, snapshot.epoch).await?;
-        let facts = BatchFacts { id, status: batch.status.word().to_owned(), epoch: snapshot.epoch };
+        let facts = BatchFacts {
+            id,
+            vin: batch.described.vin,
+            platform: batch.described.platform,
+            status: batch.status.word().to_owned(),
+            epoch: snapshot.epoch,
+        };
         counter!("argus_computed_total", "kind" => "report").increment(1);
         let is_final = batch.status.is_gathered();
         Ok(Report::of_batch(&self.engine, &snapshot, facts, totals.total_files, is_final).await?)

@@ -1,6 +1,6 @@
 //! Changes that are accepted together, at one epoch.
 
-use argus_dataflow::{Change, FileRow, LINE_BYTES_MAX, VersionId};
+use argus_dataflow::{Change, FileRow, LINE_BYTES_MAX, Recall, VersionId};
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, Sqlite, Transaction};
@@ -262,6 +262,11 @@ impl<'c> Round<'c> {
         };
         self.remember(key, part.batch_id, &answer, part.uploaded_at).await?;
         Ok(answer)
+    }
+
+    /// Tells the dataflow of a batch that nothing happened to for a while, before something does.
+    pub fn recall(&mut self, recall: Recall) {
+        self.enter(Change::Recall(Box::new(recall)), Lines::None);
     }
 
     /// Takes a file out of a pending batch.
@@ -554,6 +559,7 @@ impl<'c> Round<'c> {
         record.open_version = Some(version);
         let OpenLine { text, bytes } = record.open_line.clone();
         let row = FileRow {
+            open_line: true,
             bytes,
             lines: 1,
             long_lines: u64::from(bytes > LINE_BYTES_MAX as u64),

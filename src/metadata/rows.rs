@@ -57,6 +57,7 @@ impl FileRecord {
             generation: self.generation,
             live,
             erased: 0,
+            open_line: false,
             bytes: 0,
             lines: 0,
             long_lines: 0,

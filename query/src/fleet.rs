@@ -1,0 +1,200 @@
+//! Codes over the fleet, by one dimension.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use argus_dataflow::Group;
+use argus_sinks::{FleetView, Snapshot};
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use serde::Serialize;
+
+use crate::engine::{Engine, QueryError};
+
+/// What batches, or lines, are grouped by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the meaning")]
+pub enum GroupBy {
+    Firmware,
+    Platform,
+    Vehicle,
+    Component,
+}
+
+/// A word that names no dimension.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is nothing to group by: firmware, platform, vehicle or component")]
+pub struct UnknownDimension(String);
+
+impl FromStr for GroupBy {
+    type Err = UnknownDimension;
+
+    fn from_str(word: &str) -> Result<GroupBy, UnknownDimension> {
+        let all = [GroupBy::Firmware, GroupBy::Platform, GroupBy::Vehicle, GroupBy::Component];
+        all.into_iter().find(|by| by.to_string() == word).ok_or_else(|| UnknownDimension(word.to_owned()))
+    }
+}
+
+impl fmt::Display for GroupBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            GroupBy::Firmware => "firmware",
+            GroupBy::Platform => "platform",
+            GroupBy::Vehicle => "vehicle",
+            GroupBy::Component => "component",
+        })
+    }
+}
+
+impl GroupBy {
+    /// The first group of the dimension, in the order of groups.
+    fn first(self) -> Group {
+        match self {
+            GroupBy::Firmware => Group::Firmware(None),
+            GroupBy::Platform => Group::Platform(None),
+            GroupBy::Vehicle => Group::Vehicle { vin: String::new(), vehicle_id: String::new() },
+            GroupBy::Component => Group::Component(None),
+        }
+    }
+
+    /// The name and the VIN of a group of this dimension.
+    fn names(self, group: &Group) -> Option<(Option<&str>, Option<&str>)> {
+        match (self, group) {
+            (GroupBy::Firmware, Group::Firmware(name))
+            | (GroupBy::Platform, Group::Platform(name))
+            | (GroupBy::Component, Group::Component(name)) => Some((name.as_deref(), None)),
+            (GroupBy::Vehicle, Group::Vehicle { vin, vehicle_id }) => Some((Some(vehicle_id), Some(vin))),
+            _ => None,
+        }
+    }
+
+    /// The columns of name and VIN, where `b` are batches and `e` sightings.
+    fn columns(self) -> &'static str {
+        match self {
+            GroupBy::Firmware => "b.firmware, ''",
+            GroupBy::Platform => "b.platform, ''",
+            GroupBy::Vehicle => "b.vehicle_id, b.vin",
+            GroupBy::Component => "e.component, ''",
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct FleetRequest {
+    /// The dimension.
+    pub group_by: GroupBy,
+    /// Only lines that name a time from this on, microseconds since 1970.
+    pub since: Option<i64>,
+    /// Only lines that name a time before this.
+    pub until: Option<i64>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A code in a group. In order of count, highest first, then of code and group.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct FleetCode {
+    /// Sightings.
+    pub count: Reverse<u64>,
+    /// The code.
+    pub code: String,
+    /// The group's name; null for what has none.
+    pub group: Option<String>,
+    /// Its vehicle identification number, of a vehicle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vin: Option<String>,
+    /// Different batches with the code.
+    pub batches: u64,
+    /// Different vehicles with it.
+    pub vehicles: u64,
+    /// The earliest time of a line with it, microseconds since 1970.
+    #[serde(serialize_with = "as_rfc3339")]
+    pub first_seen: Option<i64>,
+    /// The latest.
+    #[serde(serialize_with = "as_rfc3339")]
+    pub last_seen: Option<i64>,
+}
+
+fn as_rfc3339<S: serde::Serializer>(time: &Option<i64>, to: S) -> Result<S::Ok, S::Error> {
+    time.map(crate::rows::rfc3339).serialize(to)
+}
+
+impl FleetRequest {
+    /// The most frequent codes of the groups, and whether there are more. Without a span of time, they are
+    /// read off what is kept of the fleet; with one, the lines are counted that name a time in it.
+    pub async fn read(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<(Vec<FleetCode>, bool), QueryError> {
+        let mut codes = match &snapshot.fleet {
+            Some(fleet) if self.since.is_none() && self.until.is_none() => self.read_kept(fleet),
+            _ => self.count(engine, snapshot).await?,
+        };
+        let more = codes.len() > self.limit;
+        codes.truncate(self.limit);
+        Ok((codes, more))
+    }
+
+    fn read_kept(&self, fleet: &FleetView) -> Vec<FleetCode> {
+        // The best so far, the least of them on top.
+        let mut best = BinaryHeap::new();
+        for (group, code, totals) in fleet.from(self.group_by.first()) {
+            let Some((name, vin)) = self.group_by.names(group) else { break };
+            let Some(code) = code else { continue };
+            best.push(FleetCode {
+                count: Reverse(totals.count),
+                code: code.to_owned(),
+                group: name.map(str::to_owned),
+                vin: vin.map(str::to_owned),
+                batches: totals.batches,
+                vehicles: totals.vehicles,
+                first_seen: totals.seen.first,
+                last_seen: totals.seen.last,
+            });
+            if best.len() > self.limit + 1 {
+                best.pop();
+            }
+        }
+        best.into_sorted_vec()
+    }
+
+    /// Counts the lines with codes, one by one.
+    async fn count(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Vec<FleetCode>, QueryError> {
+        let time = |micros: i64| format!("arrow_cast({micros}, 'Timestamp(Microsecond, Some(\"UTC\"))')");
+        let mut wanted = vec!["true".to_owned()];
+        wanted.extend(self.since.map(|since| format!("e.ts >= {}", time(since))));
+        wanted.extend(self.until.map(|until| format!("e.ts < {}", time(until))));
+        let sql = format!(
+            "SELECT {columns}, e.code, count(*) AS n, count(DISTINCT e.batch_id), count(DISTINCT b.vin), \
+             min(e.ts), max(e.ts) FROM batches b JOIN errors e ON e.batch_id = b.batch_id WHERE {wanted} \
+             GROUP BY {columns}, e.code ORDER BY n DESC, e.code, 1 NULLS FIRST, 2 LIMIT {limit}",
+            columns = self.group_by.columns(),
+            wanted = wanted.join(" AND "),
+            limit = self.limit + 1,
+        );
+        let mut codes = Vec::new();
+        for rows in engine.collect(snapshot, &sql).await? {
+            let text = |column: usize, row| {
+                let texts = rows.column(column).as_string::<i32>();
+                texts.is_valid(row).then(|| texts.value(row).to_owned())
+            };
+            let number = |column: usize, row| rows.column(column).as_primitive::<Int64Type>().value(row).max(0) as u64;
+            let time = |column: usize, row| {
+                let times = rows.column(column).as_primitive::<TimestampMicrosecondType>();
+                times.is_valid(row).then(|| times.value(row))
+            };
+            codes.extend((0..rows.num_rows()).map(|row| FleetCode {
+                count: Reverse(number(3, row)),
+                code: text(2, row).unwrap_or_default(),
+                group: text(0, row),
+                vin: text(1, row).filter(|_| self.group_by == GroupBy::Vehicle),
+                batches: number(4, row),
+                vehicles: number(5, row),
+                first_seen: time(6, row),
+                last_seen: time(7, row),
+            }));
+        }
+        Ok(codes)
+    }
+}
