@@ -68,6 +68,7 @@ pub struct Maintainer {
     pub(crate) engine: Engine,
     pub(crate) upkeep: Upkeep,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(crate) committed: watch::Receiver<u64>,
     pub(crate) metadata: Metadata,
     pub(crate) pipeline: WeakPipeline,
     pub(crate) raw: RawStore,
@@ -139,11 +140,13 @@ impl Maintainer {
             self.leftovers.looked = true;
         }
         self.upkeep.commit().await?;
+        // Readers may see more by now than is committed.
+        let committed = *self.committed.borrow();
         let snapshot = Arc::clone(&self.snapshots.borrow());
-        self.pipeline.forget_committed(snapshot.epoch).await;
+        self.pipeline.forget_committed(committed).await;
         let now = Utc::now();
         let horizon = self.metadata.epoch_before(before(now, self.retention)).await?;
-        let horizon = horizon.clamp(snapshot.horizon, snapshot.epoch.max(snapshot.horizon));
+        let horizon = horizon.clamp(snapshot.horizon, committed.max(snapshot.horizon));
         let gone = Gone::find(&self.engine, &snapshot, horizon).await?;
         let mut closed = snapshot.horizon >= horizon;
         for table in Table::ALL {
@@ -163,7 +166,7 @@ impl Maintainer {
             self.leftovers.replaced.push_back((lease, removed));
         }
         self.upkeep.shorten_logs(if thoroughness == Thoroughness::Full { Duration::ZERO } else { LOG_AGE }).await?;
-        self.gather_parts(snapshot.epoch).await?;
+        self.gather_parts(committed).await?;
         self.pipeline.forget_before(before(now, KEYS_KNOWN), before(now, self.retention)).await;
         drop(snapshot);
         done.files_deleted += self.delete_replaced().await?;

@@ -128,14 +128,15 @@ enum Request {
 }
 
 impl Request {
-    /// The batch whose counts it may change, and whether only while that is pending.
-    fn changes(&self) -> Option<(Uuid, bool)> {
+    /// The batch whose counts it changes, and in which statuses of it that is possible.
+    fn changes(&self) -> Option<(Uuid, fn(BatchStatus) -> bool)> {
         match self {
             Request::AcceptFile { upload: StoredUpload { batch_id, .. }, .. }
             | Request::Append { part: Part { batch_id, .. }, .. }
             | Request::DeleteFile { batch_id, .. }
-            | Request::Complete { batch_id, .. } => Some((*batch_id, true)),
-            Request::Reopen { batch_id, .. } | Request::DeleteBatch { batch_id, .. } => Some((*batch_id, false)),
+            | Request::Complete { batch_id, .. } => Some((*batch_id, |status| status == BatchStatus::Pending)),
+            Request::Reopen { batch_id, .. } => Some((*batch_id, BatchStatus::is_at_rest)),
+            Request::DeleteBatch { batch_id, .. } => Some((*batch_id, |_| true)),
             _ => None,
         }
     }
@@ -473,12 +474,15 @@ impl Sequencer {
     async fn recalls(&mut self, requests: &[Request]) -> Result<Vec<Recall>, Box<dyn std::error::Error + Send + Sync>> {
         let mut recalls = Vec::new();
         let mut recalled = HashSet::new();
-        for (batch_id, only_pending) in requests.iter().filter_map(Request::changes) {
+        let mut changes: Vec<(Uuid, fn(BatchStatus) -> bool)> = requests.iter().filter_map(Request::changes).collect();
+        // The dataflow takes them in this order, each read beside those before it.
+        changes.sort_by_key(|(batch_id, _)| *batch_id);
+        for (batch_id, is_possible) in changes {
             if self.warm.contains(&batch_id) || recalled.contains(&batch_id) {
                 continue;
             }
             match self.downstream.metadata.batch(batch_id).await? {
-                Some(batch) if batch.status == BatchStatus::Pending || !only_pending => {}
+                Some(batch) if is_possible(batch.status) => {}
                 _ => continue,
             }
             // What was accepted before must be among what is read.

@@ -29,11 +29,31 @@ pub enum RecoveryError {
     Stopped,
 }
 
-/// Tells the dataflow at which cells it goes on: those of the snapshot, at its epoch.
-pub async fn load(engine: &Engine, snapshot: &Arc<Snapshot>, dataflow: &Dataflow) -> Result<(), RecoveryError> {
+/// Tells the dataflow where it goes on, at the snapshot's epoch: the fleet's
+/// cells, and the open batches whose cells the journal is about. Those may have
+/// been warm before the restart, and what was recalled beside them counts on it.
+/// Says which batches are warm now.
+pub async fn restore(
+    metadata: &Metadata,
+    engine: &Engine,
+    snapshot: &Arc<Snapshot>,
+    dataflow: &Dataflow,
+) -> Result<HashSet<Uuid>, RecoveryError> {
     let cells = cells::cells(engine, snapshot).await?;
-    let loads: Vec<Change> = cells.map_ok(Change::Load).try_collect().await?;
-    dataflow.advance(snapshot.epoch, loads).map_err(|_| RecoveryError::Stopped)
+    let mut changes: Vec<Change> = cells.map_ok(Change::Load).try_collect().await?;
+    let mut touched = HashSet::new();
+    for epoch in snapshot.epoch + 1..=metadata.last_epoch().await? {
+        touched.extend(metadata.journal(epoch).await?.iter().filter_map(|entry| entry.change.batch_id()));
+    }
+    let mut warm = HashSet::new();
+    for batch_id in cells::open_batches_beside(engine, snapshot, &touched).await? {
+        if let Some(recall) = cells::recall(engine, snapshot, batch_id, |id| warm.contains(id)).await? {
+            changes.push(Change::Recall(Box::new(recall)));
+            warm.insert(batch_id);
+        }
+    }
+    dataflow.advance(snapshot.epoch, changes).map_err(|_| RecoveryError::Stopped)?;
+    Ok(warm)
 }
 
 /// Whether the dataflow holds what a batch has: from its making or its recall on until nothing happens to it any more.
@@ -46,29 +66,29 @@ pub fn follow_warmth(warm: &mut HashSet<Uuid>, change: &Change) {
     }
 }
 
-/// Feeds the epochs after `committed`. Says the last one, which readers must
-/// see before they see anything, and the batches that are warm then.
+/// Feeds the epochs after `committed`, when some batches are `warm`. Says the last one, which
+/// readers must see before they see anything; `warm` are then those that are warm at its end.
 pub async fn feed_again(
     metadata: &Metadata,
     ingest: &Ingest,
     dataflow: &Dataflow,
     committed: u64,
-) -> Result<(u64, HashSet<Uuid>), RecoveryError> {
+    warm: &mut HashSet<Uuid>,
+) -> Result<u64, RecoveryError> {
     let accepted = metadata.last_epoch().await?;
     if accepted < committed {
         return Err(RecoveryError::MetadataBehindLake { committed, accepted });
     }
-    let mut warm = HashSet::new();
     for epoch in committed + 1..=accepted {
         let mut changes = Vec::new();
         for entry in metadata.journal(epoch).await? {
             feed_entry(ingest, epoch, &entry).await?;
-            follow_warmth(&mut warm, &entry.change);
+            follow_warmth(warm, &entry.change);
             changes.push(entry.change);
         }
         dataflow.advance(epoch, changes).map_err(|_| RecoveryError::Stopped)?;
     }
-    Ok((accepted, warm))
+    Ok(accepted)
 }
 
 async fn feed_entry(ingest: &Ingest, epoch: u64, entry: &JournalEntry) -> Result<(), RecoveryError> {

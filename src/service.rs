@@ -7,6 +7,7 @@
 //!  RawStore   Pipeline ──► Metadata
 //! ```
 
+use std::collections::HashSet;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -180,11 +181,12 @@ impl Service {
         });
 
         let ingest = Ingest::new(dataflow.clone(), raw.clone(), config.block_bytes, FILE_BYTES_MAX);
-        if committed > 0 {
-            recovery::load(&engine, &restored, &dataflow).await?;
-        }
+        let mut warm = match committed {
+            0 => HashSet::new(),
+            _ => recovery::restore(&metadata, &engine, &restored, &dataflow).await?,
+        };
         drop(restored);
-        let (accepted, warm) = recovery::feed_again(&metadata, &ingest, &dataflow, committed).await?;
+        let accepted = recovery::feed_again(&metadata, &ingest, &dataflow, committed, &mut warm).await?;
         tokio::select! {
             seen = closed.wait_for(|closed| *closed >= accepted) => drop(seen?),
             ended = &mut lake => {
@@ -213,6 +215,7 @@ impl Service {
             engine: engine.clone(),
             upkeep,
             snapshots: snapshots.clone(),
+            committed: lake_committed.clone(),
             metadata: metadata.clone(),
             pipeline: pipeline.downgrade(),
             raw,

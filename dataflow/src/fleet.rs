@@ -320,14 +320,15 @@ impl Cells {
     /// Applies the rows of an epoch, whatever their order. Rows of batches
     /// that are neither new nor recalled are of no vehicle.
     fn apply(&mut self, rows: impl Iterator<Item = (Row, i64)>, mut give: impl FnMut(CellRow, bool, i64)) {
-        let (mut begun, mut ended, mut counts, mut files) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut recalled, mut begun, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut counts, mut files) = (Vec::new(), Vec::new());
         for (row, count) in rows {
             match row {
                 Row::Loaded(cell) => {
                     self.load(&cell);
                     give(cell, false, 1);
                 }
-                Row::Recalled(recall) => self.recall(*recall),
+                Row::Recalled(recall) => recalled.push(*recall),
                 Row::Batch(batch) if batch.live > 0 => begun.push(batch),
                 Row::Batch(batch) if batch.live < 0 || batch.completed > 0 => ended.push(batch),
                 Row::Count(row) => counts.push((row, count)),
@@ -335,6 +336,9 @@ impl Cells {
                 Row::Batch(_) | Row::Abandoned(_) | Row::Cell(_) | Row::Fleet(_) => {}
             }
         }
+        // Each was read when those with earlier ids were warm, or in an epoch of its own.
+        recalled.sort_by_key(|recall| recall.batch.batch_id);
+        recalled.into_iter().for_each(|recall| self.recall(recall));
         for batch in begun {
             let vehicle = Vehicle::of(&batch);
             let made = Batch { vehicle, versions: HashMap::new(), contribution: HashMap::new() };
@@ -387,6 +391,7 @@ impl Cells {
             for (subject, contribution) in &batch.contribution {
                 if let Some(cell) = cells.get_mut(subject) {
                     cell.cold = rest.remove(subject);
+                    cell.warm.retain(|(warm, _)| warm != batch_id);
                     cell.warm.push((*batch_id, contribution.seen));
                 }
             }

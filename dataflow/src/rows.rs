@@ -170,6 +170,16 @@ pub enum Change {
 }
 
 impl Change {
+    /// The batch that it is about.
+    pub fn batch_id(&self) -> Option<Uuid> {
+        match self {
+            Change::Batch(batch) => Some(batch.batch_id),
+            Change::Admit(file) | Change::Withdraw(file) => Some(file.batch_id),
+            Change::Recall(recall) => Some(recall.batch.batch_id),
+            Change::Abandon(_) | Change::Load(_) => None,
+        }
+    }
+
     /// The version whose blocks this change is about.
     pub fn version(&self) -> Option<VersionId> {
         match self {

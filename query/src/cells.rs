@@ -1,7 +1,7 @@
 //! What the dataflow is told of the past: cells when it starts, and a batch
 //! that something happens to after a while.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use argus_dataflow::{BatchRow, CellRow, Recall, RecalledCount, Seen, Subject, Vehicle, VersionId};
@@ -97,6 +97,28 @@ pub async fn recall(
     }
     let rest = rest(engine, snapshot, &batch, warm).await?;
     Ok(Some(Recall { batch, versions, counts, rest }))
+}
+
+/// The open batches of the vehicles that some batches are of, in order of their ids.
+pub async fn open_batches_beside(
+    engine: &Engine,
+    snapshot: &Arc<Snapshot>,
+    batches: &HashSet<Uuid>,
+) -> Result<Vec<Uuid>, QueryError> {
+    if batches.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<String> = batches.iter().map(|id| format!("'{id}'")).collect();
+    let sql = format!(
+        "SELECT batch_id FROM batches WHERE status = 'pending' \
+         AND vin IN (SELECT vin FROM batches WHERE batch_id IN ({})) ORDER BY batch_id",
+        ids.join(", ")
+    );
+    let mut open = Vec::new();
+    for rows in engine.collect(snapshot, &sql).await? {
+        open.extend((0..rows.num_rows()).map(|row| id(&rows, 0, row)));
+    }
+    Ok(open)
 }
 
 /// When the vehicle's other batches that are not warm saw what they count.

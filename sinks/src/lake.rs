@@ -262,7 +262,7 @@ impl Lake {
         self.open.append(closed, has)?;
         for (row, _) in &closed.rows {
             match row {
-                Row::File(file) if file.live > 0 => {
+                Row::File(file) if file.live >= 0 => {
                     let taken = self.staging.take(file.version).await?;
                     if has(Table::Errors) {
                         continue;
