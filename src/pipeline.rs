@@ -35,6 +35,9 @@ const WAITING_MAX: usize = 1024;
 /// How long the pipeline waits after a round that could not be made durable.
 const RETRY_WAIT: Duration = Duration::from_millis(500);
 
+/// How often the pipeline tries to open the metadata again before it gives up.
+const REOPEN_TRIES: u32 = 20;
+
 /// Epochs that may be sealed and not closed; at the limit, rounds wait.
 const OPEN_EPOCHS_MAX: u64 = 1024;
 
@@ -429,7 +432,7 @@ impl Sequencer {
                 answers.into_iter().for_each(|answer: Answer| answer(Err(not_durable())));
                 // A commit that failed may have happened. Where the metadata do not say that it
                 // did not, only a restart tells, which feeds whatever did.
-                return match self.writer.last_epoch().await {
+                return match self.reopen().await {
                     Ok(last) if last == self.last_epoch => {
                         // Clients ask again; what we ask of ourselves we keep.
                         self.follow_ups = own.into_iter().chain(later).collect();
@@ -468,6 +471,22 @@ impl Sequencer {
             let _ = reply.send(());
         }
         Ok(())
+    }
+
+    /// Begins anew with the metadata after an error; says the last epoch that they hold.
+    async fn reopen(&mut self) -> Result<u64, MetadataError> {
+        let mut tries = REOPEN_TRIES;
+        loop {
+            let reopened = match self.writer.reopen().await {
+                Ok(()) => self.writer.last_epoch().await,
+                Err(error) => Err(error),
+            };
+            tries -= 1;
+            match reopened {
+                Err(_) if tries > 0 => tokio::time::sleep(RETRY_WAIT).await,
+                reopened => return reopened,
+            }
+        }
     }
 
     /// What batches had that something happens to now and that the dataflow does not hold.

@@ -12,7 +12,7 @@ use arrow::array::RecordBatch;
 use chrono::Utc;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TableReference};
-use deltalake_core::kernel::{Action, Add, StructType, Transaction};
+use deltalake_core::kernel::{Action, Add, StructType, Transaction, Version};
 use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::checkpoints::{cleanup_expired_logs_for, create_checkpoint};
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
@@ -36,6 +36,9 @@ const APPLICATION: &str = "argus";
 /// The application whose transaction says the oldest epoch that can be told apart.
 const HORIZON: &str = "argus-horizon";
 
+/// A log that others may read is shortened when it has so many versions more.
+const LOG_VERSIONS: Version = 50;
+
 /// Rows in a row group: small enough that a writer's memory stays in the tens of MiB.
 const ROW_GROUP_ROWS: usize = 64 * 1024;
 
@@ -47,6 +50,8 @@ pub struct LakeTable {
     folder: Path,
     committed_epoch: u64,
     horizon: u64,
+    /// The version that was last written down as a whole.
+    written_down: Version,
 }
 
 /// A file that is written and not part of its table yet.
@@ -69,7 +74,7 @@ impl LakeTable {
                 .with_columns(schema.fields().cloned())
                 .await?;
         }
-        let mut table = LakeTable { table, delta, folder, committed_epoch: 0, horizon: 0 };
+        let mut table = LakeTable { table, delta, folder, committed_epoch: 0, horizon: 0, written_down: 0 };
         table.read_transactions().await?;
         Ok(table)
     }
@@ -180,9 +185,16 @@ impl LakeTable {
     pub async fn shorten_log(&mut self, age: Duration) -> Result<(), DeltaTableError> {
         self.refresh().await?;
         let Some(version) = self.delta.version() else { return Ok(()) };
+        if version < self.written_down + if age.is_zero() { 1 } else { LOG_VERSIONS } {
+            return Ok(());
+        }
         create_checkpoint(&self.delta, None).await?;
         let before = Utc::now().timestamp_millis() - age.as_millis() as i64;
         cleanup_expired_logs_for(version, &*self.delta.log_store(), before, None).await?;
+        // What was read before refers to parts of the log that are gone.
+        self.delta.state = None;
+        self.delta.load().await?;
+        self.written_down = version;
         Ok(())
     }
 

@@ -151,8 +151,9 @@ impl Metadata {
         let options = options(path);
         let mut connection = SqliteConnection::connect_with(&options).await?;
         sqlx::raw_sql(SCHEMA).execute(&mut connection).await?;
-        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
-        Ok((Metadata { readers }, MetadataWriter { connection }))
+        let readers = SqlitePoolOptions::new().max_connections(READERS);
+        let readers = readers.connect_with(options.clone().read_only(true)).await?;
+        Ok((Metadata { readers }, MetadataWriter { options, connection }))
     }
 
     /// Lets the database go. Whoever still reads gets an error.

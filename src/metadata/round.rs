@@ -226,14 +226,16 @@ impl<'c> Round<'c> {
         }
         let (lines, long_lines) = count_lines(&whole);
         let bytes_before = record.bytes - open_bytes;
-        sqlx::query("INSERT INTO appended VALUES (?, ?, ?, ?, ?)")
-            .bind(record.batch_id.to_string())
-            .bind(record.version.0.to_string())
-            .bind(record.bytes as i64)
-            .bind(self.epoch as i64)
-            .bind(&part.bytes[..])
-            .execute(&mut *self.transaction)
-            .await?;
+        if !part.bytes.is_empty() {
+            sqlx::query("INSERT INTO appended VALUES (?, ?, ?, ?, ?)")
+                .bind(record.batch_id.to_string())
+                .bind(record.version.0.to_string())
+                .bind(record.bytes as i64)
+                .bind(self.epoch as i64)
+                .bind(&part.bytes[..])
+                .execute(&mut *self.transaction)
+                .await?;
+        }
         let lines_before = record.whole_lines;
         record.bytes += part.bytes.len() as u64;
         record.digest.update(&part.bytes);

@@ -1,6 +1,7 @@
 //! The one who writes metadata.
 
 use argus_dataflow::{Change, VersionId};
+use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, Row, SqliteConnection};
 use uuid::Uuid;
 
@@ -11,6 +12,7 @@ use crate::metadata::{JournalEntry, MetadataError};
 /// The one writer of metadata.
 #[derive(Debug)]
 pub struct MetadataWriter {
+    pub(super) options: SqliteConnectOptions,
     pub(super) connection: SqliteConnection,
 }
 
@@ -21,6 +23,13 @@ impl MetadataWriter {
         let row = sqlx::query("SELECT epoch FROM clock").fetch_one(&mut *transaction).await?;
         let epoch = row.try_get::<i64, _>(0)?.max(0) as u64 + 1;
         Ok(Round::new(transaction, epoch))
+    }
+
+    /// Begins anew after an error, which may have left a transaction open that
+    /// later ones would be a part of: they would be answered and never durable.
+    pub async fn reopen(&mut self) -> Result<(), MetadataError> {
+        self.connection = SqliteConnection::connect_with(&self.options).await?;
+        Ok(())
     }
 
     /// The last epoch that was accepted, as this connection sees it.

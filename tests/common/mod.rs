@@ -31,18 +31,39 @@ impl Server {
 
     /// Starts with more flags.
     pub fn start_with(data: &Path, flags: &[&str]) -> Server {
+        Server::try_start(data, flags, &[]).expect("argus listens")
+    }
+
+    /// Starts with more flags and variables; `None` when it ends before it listens.
+    pub fn try_start(data: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Option<Server> {
         let mut child = Command::new(ARGUS)
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(flags)
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .expect("argus starts");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("argus says a line");
-        let base =
-            line.trim().strip_prefix("argus listening on ").unwrap_or_else(|| panic!("it said {line:?}")).to_owned();
-        Server { child, base, client: Client::new() }
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("its output is text");
+        let Some(base) = line.trim().strip_prefix("argus listening on ") else {
+            child.wait().expect("argus ends");
+            return None;
+        };
+        Some(Server { child, base: base.to_owned(), client: Client::new() })
+    }
+
+    /// Sends a request; `None` when the server dies on it.
+    pub async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Option<Response> {
+        let request = self.client.request(method, self.url(path)).body(body);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        request.send().await.ok()
     }
 
     /// A path below the API.

@@ -1,0 +1,191 @@
+//! `kill -9` at every named point of the way, and a disk that fails: what was
+//! answered is there once, nothing is there twice, and no answer is false.
+//!
+//! `ARGUS_CRASHES=100 cargo test --test crash` dies so often at each point.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use argus_sinks::crash;
+use common::{Server, argus};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+/// What the client was told: bytes of the file for each batch that stands for certain, and what may be.
+#[derive(Default)]
+struct Told {
+    batches: BTreeMap<String, Batch>,
+}
+
+#[derive(Default, Clone)]
+struct Batch {
+    /// What the last successful answer says is there.
+    sure: u64,
+    /// What an unanswered request may have made of it.
+    maybe: Option<u64>,
+    deleted: bool,
+}
+
+/// A round of work that ends when the server dies, or is done. Each batch has one file of `E_FAIL` lines.
+async fn work(server: &Server, told: &mut Told, seed: u64) -> Option<()> {
+    for number in 0..6 {
+        let described = json!({"vehicle_id": "v", "vin": common::VIN, "platform": "p"}).to_string();
+        let answer = server.try_send(Method::POST, "/batches", &[], described).await?;
+        let batch: Value = answer.json().await.ok()?;
+        let id = batch["id"].as_str()?.to_owned();
+        told.batches.insert(id.clone(), Batch::default());
+        for step in 0..4 {
+            let (now, wanted, request) = {
+                let sure = told.batches[&id].sure;
+                match (seed + number + step) % 4 {
+                    0 => (sure, 3 + step, (Method::PUT, format!("/batches/{id}/files/a.log"), 3 + step)),
+                    3 if sure > 0 => (sure, 0, (Method::DELETE, format!("/batches/{id}/files/a.log"), 0)),
+                    _ => (sure, sure + 2, (Method::POST, format!("/batches/{id}/files/a.log/lines"), 2)),
+                }
+            };
+            let (method, path, lines) = request;
+            told.batches.get_mut(&id)?.maybe = Some(wanted);
+            let body = "E_FAIL\n".repeat(lines as usize);
+            let offset = (now * 7).to_string();
+            let headers: &[(&str, &str)] = if path.ends_with("/lines") { &[("Upload-Offset", &offset)] } else { &[] };
+            let answer = server.try_send(method, &path, headers, body).await?;
+            assert!(answer.status().is_success(), "{path}: {}", answer.status());
+            // The whole answer, not only that there is one.
+            answer.bytes().await.ok()?;
+            *told.batches.get_mut(&id)? = Batch { sure: wanted, ..Batch::default() };
+        }
+        server.try_send(Method::POST, &format!("/batches/{id}/complete"), &[], String::new()).await?;
+        if number % 3 == 2 {
+            told.batches.get_mut(&id)?.deleted = true;
+            server.try_send(Method::DELETE, &format!("/batches/{id}"), &[], String::new()).await?;
+            told.batches.remove(&id);
+        }
+    }
+    Some(())
+}
+
+/// Every view agrees with what was told, and with the others.
+async fn check(server: &Server, told: &mut Told) {
+    let mut sum = 0;
+    for (id, batch) in &mut told.batches {
+        let answer = server.send(Method::GET, &format!("/batches/{id}/report"), "").await;
+        if batch.deleted && answer.status() == StatusCode::NOT_FOUND {
+            continue;
+        }
+        assert_eq!(answer.status(), StatusCode::OK, "{id} was answered");
+        let report: Value = answer.json().await.expect("JSON");
+        let lines = report["total_errors"].as_u64().expect("a number");
+        assert!(lines == batch.sure || batch.maybe == Some(lines), "{id}: {lines} of {:?}", (batch.sure, batch.maybe));
+        assert_eq!(report["total_lines"], report["total_errors"]);
+        *batch = Batch { sure: lines, maybe: None, deleted: batch.deleted };
+        sum += lines;
+    }
+    for sql in [
+        "SELECT coalesce(sum(count), 0) FROM error_counts",
+        "SELECT count(*) FROM errors",
+        "SELECT coalesce(sum(lines), 0) FROM files",
+        "SELECT coalesce(sum(count), 0) FROM fleet_codes",
+    ] {
+        // A batch whose making was not answered has no file.
+        assert_eq!(server.sql(sql).await, json!([[sum]]), "{sql}");
+    }
+    let fleet = server.get("/fleet/codes?group_by=platform").await;
+    assert_eq!(fleet["codes"][0]["count"].as_u64().unwrap_or(0), sum);
+}
+
+#[tokio::test]
+async fn what_was_answered_survives_a_death_at_every_point() {
+    let deaths: u64 = std::env::var("ARGUS_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    for point in crash::POINTS {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let mut told = Told::default();
+        let mut died = 0;
+        for round in 0..deaths {
+            let at = format!("{point}:{}", 1 + round % 13 * 3);
+            if ["compacting", "vacuuming"].contains(&point) {
+                let server = Server::start(data.path());
+                work(&server, &mut told, round).await.expect("nothing dies");
+                server.stop();
+                let at = format!("{point}:{}", 1 + round % 5);
+                let mut maintain = Command::new(common::ARGUS);
+                maintain.args(["maintain", "--retention", "0s", "--data"]).arg(data.path());
+                died += u64::from(!maintain.env("ARGUS_CRASH_AT", at).status().expect("argus starts").success());
+            } else {
+                let flags = ["--maintain-every", "40ms", "--retention", "0s"];
+                // It may die before it listens, in what a death before left to be done.
+                match Server::try_start(data.path(), &flags, &[("ARGUS_CRASH_AT", &at)]) {
+                    Some(server) => died += u64::from(work(&server, &mut told, round).await.is_none()),
+                    None => died += 1,
+                }
+            }
+            let server = Server::start(data.path());
+            check(&server, &mut told).await;
+            server.kill();
+        }
+        assert!(died > 0, "nothing ever died at {point:?}");
+        let output = argus(&["maintain", "--data", data.path().to_str().expect("text"), "--retention", "0s"], b"");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        check(&Server::start(data.path()), &mut told).await;
+    }
+}
+
+/// Builds the library that makes writes fail, once.
+fn failing_disk() -> std::path::PathBuf {
+    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("failing_disk-{}.so", std::process::id()));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/failing_disk.c");
+    let built =
+        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+    assert!(built.expect("a C compiler runs").success());
+    library
+}
+
+#[tokio::test]
+async fn a_failing_disk_makes_errors_and_no_false_answer() {
+    let library = failing_disk();
+    for mode in ["enospc", "short", "fsync"] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (data, switch) = (folder.path().join("data"), folder.path().join("mode"));
+        std::fs::create_dir(&data).expect("makes a folder");
+        let text = |path: &Path| path.to_str().expect("text").to_owned();
+        let variables =
+            [("LD_PRELOAD", text(&library)), ("FAILING_DISK_DIR", text(&data)), ("FAILING_DISK_MODE", text(&switch))];
+        let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let server = Server::try_start(&data, &[], &variables).expect("it starts on a good disk");
+        let id = server.new_batch().await;
+        let mut sure = 0;
+        let lines = format!("/batches/{id}/files/stream.log/lines");
+        let mut refused = 0;
+        for round in 0..12 {
+            // Good, then bad, then good again.
+            match round {
+                4 => std::fs::write(&switch, mode).expect("writes"),
+                8 => std::fs::remove_file(&switch).expect("removes"),
+                _ => {}
+            }
+            let path = format!("/batches/{id}/files/{round}.log");
+            for (method, path) in [(Method::PUT, &path), (Method::POST, &lines)] {
+                match server.try_send(method, path, &[], "E_FAIL\n".to_owned()).await {
+                    Some(answer) if answer.status().is_success() => sure += 1,
+                    Some(answer) => {
+                        assert!(answer.status().is_server_error(), "{mode}: {}", answer.status());
+                        refused += 1;
+                    }
+                    // It may end rather than say what it cannot know.
+                    None => refused += 1,
+                }
+            }
+        }
+        assert!(refused > 0, "{mode}: nothing failed");
+        drop(server);
+        let server = Server::start(&data);
+        let report = server.get(&format!("/batches/{id}/report")).await;
+        let found = report["total_errors"].as_u64().expect("a number");
+        // What was refused may have become durable all the same; what was answered must have.
+        assert!((sure..=sure + refused).contains(&found), "{mode}: {found} of {sure} and {refused}");
+        assert_eq!(server.sql("SELECT count(*) FROM errors").await, json!([[found]]));
+    }
+    std::fs::remove_file(library).expect("removes");
+}
