@@ -1,10 +1,12 @@
 //! Measures Argus and shows it at work.
 //!
 //! - [`demo`]: a small fleet, uploaded and reported;
+//! - [`fleet`]: what the fleet's view costs as batches close;
 //! - [`generate`]: logs of any size with known counts;
 //! - [`memory`]: how much memory the largest file takes.
 
 mod demo;
+mod fleet;
 mod generate;
 mod memory;
 
@@ -42,6 +44,15 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Close many batches and print what the fleet's view costs: memory, updates, reads.
+    Fleet {
+        /// How many batches.
+        #[arg(long, default_value_t = 1_000_000)]
+        batches: u64,
+        /// Timely workers.
+        #[arg(long, default_value_t = 2)]
+        workers: u16,
+    },
     /// Print the peak memory of `argus analyze` and of an upload on one large file.
     Memory {
         /// About how many bytes the file has.
@@ -57,6 +68,7 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match Cli::parse().command {
         Command::Demo { listen, once } => runtime.block_on(demo::run(&listen, once)),
+        Command::Fleet { batches, workers } => runtime.block_on(fleet::run(batches, workers)),
         Command::Generate { file, bytes, seed } => generate::run(&file, bytes, seed),
         Command::Memory { bytes, workers } => runtime.block_on(memory::run(bytes, workers)),
     }

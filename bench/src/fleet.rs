@@ -1,0 +1,176 @@
+//! What the fleet's maintained view costs as batches close: memory, the time
+//! from a batch's completion to a view that shows it, and the time to read the top codes.
+
+use std::io::{Write, stdout};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use argus_dataflow::{BatchRow, Change, Config, Dataflow, FileRow, Origin, Output, Row, RuleSet, TextBlock, VersionId};
+use argus_query::{Engine, EngineConfig, FleetRequest, GroupBy};
+use argus_sinks::{FleetView, Snapshot};
+use tokio::sync::mpsc::UnboundedReceiver;
+use url::Url;
+use uuid::Uuid;
+
+/// The vehicles of the fleet; each has every firmware once in a while.
+const VEHICLES: u64 = 200;
+const FIRMWARES: u64 = 4;
+/// The codes that batches have, five each.
+const CODES: [&str; 12] = [
+    "E_FAIL",
+    "E_ABORT",
+    "E_TIMEOUT",
+    "SIGSEGV",
+    "SIGBUS",
+    "EIO",
+    "ENOSPC",
+    "DTC P0301-07",
+    "DTC P0A1F-87",
+    "errno: 5",
+    "rc=-110",
+    "DTC U0100-00",
+];
+/// Batches that close at one epoch on the way to a milestone.
+const TOGETHER: u64 = 200;
+/// Batches that are measured one by one at a milestone.
+const ALONE: usize = 200;
+
+struct Fleet {
+    dataflow: Dataflow,
+    outputs: UnboundedReceiver<Output>,
+    view: FleetView,
+    epoch: u64,
+    closed: u64,
+}
+
+/// Closes batches up to `most`, and prints what the view costs at each power of ten.
+pub async fn run(most: u64, workers: u16) -> Result<()> {
+    let rules = RuleSet::built_in()?;
+    let in_flight_bytes = Config::IN_FLIGHT_BYTES_DEFAULT;
+    let config = Config { workers: usize::from(workers), rules, first_epoch: 1, in_flight_bytes };
+    let (dataflow, outputs) = Dataflow::start(config).map_err(anyhow::Error::msg)?;
+    let mut fleet = Fleet { dataflow, outputs, view: FleetView::default(), epoch: 0, closed: 0 };
+    let engine = Engine::new(Arc::new(object_store()), &Url::parse("file:///")?, &EngineConfig::default())?;
+    writeln!(stdout(), "closed batches   memory   one batch shows after      top 20 codes read in")?;
+    let mut milestone = 1_000;
+    while milestone <= most {
+        while fleet.closed < milestone - ALONE as u64 {
+            fleet.close(TOGETHER.min(milestone - fleet.closed)).await?;
+        }
+        let mut times = Vec::with_capacity(ALONE);
+        for _ in 0..ALONE {
+            let begun = Instant::now();
+            fleet.close(1).await?;
+            times.push(begun.elapsed());
+        }
+        times.sort();
+        let read = fleet.read(&engine).await?;
+        let (p50, p99) = (millis(times[ALONE / 2]), millis(times[ALONE * 99 / 100]));
+        let closed = fleet.closed;
+        let memory = memory()? >> 20;
+        writeln!(stdout(), "{closed:>14} {memory:>5} MiB   p50 {p50:.2} ms  p99 {p99:.2} ms   {:.2} ms", millis(read))?;
+        milestone *= 10;
+    }
+    Ok(())
+}
+
+fn object_store() -> impl object_store::ObjectStore {
+    object_store::memory::InMemory::new()
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+impl Fleet {
+    /// Makes, fills and completes some batches at one epoch; returns when the view shows them.
+    async fn close(&mut self, batches: u64) -> Result<()> {
+        let mut changes = Vec::new();
+        for _ in 0..batches {
+            let number = self.closed;
+            self.closed += 1;
+            let (vehicle, firmware) = (number % VEHICLES, number / VEHICLES % FIRMWARES);
+            let batch = BatchRow {
+                batch_id: Uuid::now_v7(),
+                vehicle_id: format!("veh-{vehicle}"),
+                vin: format!("WVWZZZ1JZXW{vehicle:06}"),
+                platform: Some(format!("p{}", vehicle % 3)),
+                firmware: Some(format!("7.2.{firmware}")),
+                created_at: 0,
+                live: 1,
+                completed: 0,
+            };
+            let file = self.file(&batch, number).await?;
+            changes.push(Change::Batch(batch.clone()));
+            changes.push(Change::Admit(file));
+            changes.push(Change::Batch(BatchRow { live: 0, completed: 1, ..batch }));
+        }
+        self.epoch += 1;
+        self.dataflow.advance(self.epoch, changes)?;
+        while let Some(output) = self.outputs.recv().await {
+            let Output::Closed(closed) = output else { continue };
+            self.view.apply(closed.rows.iter().filter_map(|(row, count)| match row {
+                Row::Fleet(row) => Some((row, *count)),
+                _ => None,
+            }));
+            if closed.epoch == self.epoch {
+                return Ok(());
+            }
+        }
+        bail!("the dataflow has stopped")
+    }
+
+    async fn file(&self, batch: &BatchRow, number: u64) -> Result<FileRow> {
+        let lines = (0..5).map(|line| {
+            let code = CODES[((number + line * 3) % CODES.len() as u64) as usize];
+            // Times go on as they do in a fleet: the latest changes with every batch.
+            let (hour, minute, second) = (number / 3600 % 24, number / 60 % 60, number % 60);
+            let day = 1 + number / 86_400 % 28;
+            format!("2026-03-{day:02} {hour:02}:{minute:02}:{second:02} ERROR ota: {code}\n")
+        });
+        let text = lines.collect::<String>().into_bytes();
+        let (version, bytes) = (VersionId::new(), text.len() as u64);
+        let origin = Origin { batch_id: batch.batch_id, file: "a.log".to_owned(), version, upload_year: 2026 };
+        self.dataflow.feed(&Arc::new(origin), TextBlock { text, first_line: 1, offset: 0 }).await?;
+        Ok(FileRow {
+            batch_id: batch.batch_id,
+            file_id: version.0,
+            version,
+            name: "a.log".to_owned(),
+            generation: 1,
+            live: 1,
+            erased: 0,
+            open_line: false,
+            bytes,
+            lines: 5,
+            long_lines: 0,
+            last_line: 5,
+            error_lines: 0,
+            sightings: 0,
+            uploaded_at: 0,
+        })
+    }
+
+    /// Reads the top codes by firmware, checks their sum, and says how long it took.
+    async fn read(&self, engine: &Engine) -> Result<Duration> {
+        let snapshot = Arc::new(Snapshot::new(self.epoch, Default::default()).with_fleet(self.view.clone()));
+        let request = FleetRequest { group_by: GroupBy::Firmware, since: None, until: None, limit: 20 };
+        let begun = Instant::now();
+        request.read(engine, &snapshot).await?;
+        let taken = begun.elapsed();
+        let (all, _) = FleetRequest { limit: 1_000, ..request }.read(engine, &snapshot).await?;
+        let counted: u64 = all.iter().map(|code| code.count.0).sum();
+        if counted != 5 * self.closed {
+            bail!("the view counts {counted} sightings of {}", 5 * self.closed);
+        }
+        Ok(taken)
+    }
+}
+
+/// Bytes of memory that this process has resident now.
+fn memory() -> Result<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").context("cannot read this process's memory")?;
+    let pages: u64 = statm.split(' ').nth(1).context("statm has fields")?.parse()?;
+    Ok(pages * 4096)
+}
