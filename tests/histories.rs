@@ -85,8 +85,9 @@ struct ModelFile {
 struct World {
     seed: u64,
     random: Random,
-    data: TempDir,
+    /// Ends before its folder goes.
     server: Option<Server>,
+    data: TempDir,
     batches: Vec<ModelBatch>,
     scanner: Scanner,
     epoch: u64,

@@ -102,8 +102,8 @@ type Doing = JoinHandle<(Tables, Done)>;
 enum Done {
     /// The frozen group was committed.
     Commit(Result<(), LakeError>),
-    /// Something was asked.
-    Request(Result<(), LakeError>, Reply),
+    /// Something was asked; whether it was to replace files.
+    Request { result: Result<(), LakeError>, replaces: bool, reply: Reply },
 }
 
 impl Lake {
@@ -327,8 +327,9 @@ impl Lake {
     fn begin_request(&mut self, what: What, reply: Reply) -> Option<Doing> {
         let mut tables = self.tables.take()?;
         Some(tokio::spawn(async move {
+            let replaces = matches!(what, What::Replace { .. });
             let result = what.run(&mut tables.0).await;
-            (tables, Done::Request(result, reply))
+            (tables, Done::Request { result, replaces, reply })
         }))
     }
 
@@ -345,16 +346,18 @@ impl Lake {
                 return Ok(true);
             }
             Done::Commit(Ok(())) => None,
-            Done::Request(result, reply) => Some((result, reply)),
+            Done::Request { result, replaces, reply } => Some((result, replaces, reply)),
         };
         self.committed_files = files;
         self.horizon = horizon;
         self.frozen = None;
-        // Snapshots from now on do not name what a request has replaced.
-        let lease = if asked.is_some() { std::mem::take(&mut self.lease) } else { Lease::default() };
+        // Snapshots from now on do not name what was replaced. Nothing else ends a lease, for only
+        // who replaces keeps it in mind.
+        let replaced = asked.as_ref().is_some_and(|(_, replaces, _)| *replaces);
+        let lease = if replaced { std::mem::take(&mut self.lease) } else { Arc::clone(&self.lease) };
         self.publish();
         self.committed.send_replace(committed);
-        if let Some((result, reply)) = asked {
+        if let Some((result, _, reply)) = asked {
             // Whoever asked may have gone away.
             let _ = reply.send(result.map(|()| Arc::downgrade(&lease)));
         }
