@@ -130,9 +130,12 @@ enum Request {
     },
 }
 
+/// In which statuses of a batch something can happen to it.
+type IsPossible = fn(BatchStatus) -> bool;
+
 impl Request {
     /// The batch whose counts it changes, and in which statuses of it that is possible.
-    fn changes(&self) -> Option<(Uuid, fn(BatchStatus) -> bool)> {
+    fn changes(&self) -> Option<(Uuid, IsPossible)> {
         match self {
             Request::AcceptFile { upload: StoredUpload { batch_id, .. }, .. }
             | Request::Append { part: Part { batch_id, .. }, .. }
@@ -493,7 +496,7 @@ impl Sequencer {
     async fn recalls(&mut self, requests: &[Request]) -> Result<Vec<Recall>, Box<dyn std::error::Error + Send + Sync>> {
         let mut recalls = Vec::new();
         let mut recalled = HashSet::new();
-        let mut changes: Vec<(Uuid, fn(BatchStatus) -> bool)> = requests.iter().filter_map(Request::changes).collect();
+        let mut changes: Vec<(Uuid, IsPossible)> = requests.iter().filter_map(Request::changes).collect();
         // The dataflow takes them in this order, each read beside those before it.
         changes.sort_by_key(|(batch_id, _)| *batch_id);
         for (batch_id, is_possible) in changes {

@@ -108,6 +108,9 @@ fn rfc3339(time: Option<i64>) -> Value {
         .map_or(Value::Null, |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true).into())
 }
 
+/// A dimension, a group of it, and a code.
+type CodeOfGroup = (&'static str, Option<String>, String);
+
 /// What is known of a code in some batches.
 #[derive(Debug, Default, Clone)]
 struct Seen {
@@ -309,7 +312,7 @@ impl World {
     /// Compares everything that can be read.
     async fn check(&mut self) {
         let batches = self.batches.clone();
-        let mut codes: BTreeMap<(&str, Option<String>, String), Seen> = BTreeMap::new();
+        let mut codes: BTreeMap<CodeOfGroup, Seen> = BTreeMap::new();
         let mut by_vin: BTreeMap<(&str, String), &str> = BTreeMap::new();
         let mut platforms: BTreeMap<(&str, Option<String>), u64> = BTreeMap::new();
         let mut own: BTreeMap<(&str, String), u64> = BTreeMap::new();
@@ -392,7 +395,7 @@ impl World {
         assert_eq!(counts, json!([[batches.len(), files]]));
         for by in ["firmware", "platform", "vehicle", "component"] {
             let answer = self.server().get(&format!("/fleet/codes?group_by={by}&limit=1000")).await;
-            let mut expected: Vec<(&(&str, Option<String>, String), &Seen)> =
+            let mut expected: Vec<(&CodeOfGroup, &Seen)> =
                 codes.iter().filter(|((dimension, ..), _)| *dimension == by).collect();
             expected
                 .sort_by_key(|((_, group, code), seen)| (std::cmp::Reverse(seen.count), code.clone(), group.clone()));
