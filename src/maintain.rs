@@ -135,15 +135,16 @@ impl Maintainer {
     /// Does what is to be done now.
     pub async fn run(&mut self, thoroughness: Thoroughness) -> Result<Done> {
         let mut done = Done::default();
-        if !self.leftovers.looked {
-            done.files_deleted += self.delete_leftovers().await.context("cannot delete what a crash left")?;
-            self.leftovers.looked = true;
-        }
         self.upkeep.commit().await?;
         // Readers may see more by now than is committed.
         let committed = *self.committed.borrow();
         let snapshot = Arc::clone(&self.snapshots.borrow());
         self.pipeline.forget_committed(committed).await;
+        // Only now is nothing fed again that was accepted before the start: bytes that no file has are of no use.
+        if !self.leftovers.looked {
+            done.files_deleted += self.delete_leftovers().await.context("cannot delete what a crash left")?;
+            self.leftovers.looked = true;
+        }
         let now = Utc::now();
         let horizon = self.metadata.epoch_before(before(now, self.retention)).await?;
         let horizon = horizon.clamp(snapshot.horizon, committed.max(snapshot.horizon));
