@@ -54,6 +54,7 @@ pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
         rules,
         first_epoch: 1,
         in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
+        sightings: args.parquet.is_some(),
     })
     .map_err(anyhow::Error::msg)?;
     // Spilled rows of the tables that --parquet asks for; gone when this ends.

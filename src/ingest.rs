@@ -172,7 +172,7 @@ impl Ingest {
                 let mut origin = Arc::clone(&whole_lines);
                 if blocks.ends_in_open_line() {
                     origin = Arc::new(Origin { version: versions.open_line, ..Origin::clone(&origin) });
-                    let line = OpenLine { text: block.text.clone(), bytes: blocks.bytes() - block.offset };
+                    let line = OpenLine { text: block.text.to_vec(), bytes: blocks.bytes() - block.offset };
                     open_line = Some((versions.open_line, line));
                 }
                 runtime.block_on(self.dataflow.feed(&origin, block)).map_err(io::Error::other)?;

@@ -163,6 +163,7 @@ impl Service {
             // The last epoch that is in the lake comes again, with the cells that it left.
             first_epoch: committed.max(1),
             in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
+            sightings: true,
         })
         .map_err(anyhow::Error::msg)
         .context("cannot start the dataflow")?;

@@ -48,7 +48,7 @@ struct Fleet {
 pub async fn run(most: u64, workers: u16) -> Result<()> {
     let rules = RuleSet::built_in()?;
     let in_flight_bytes = Config::IN_FLIGHT_BYTES_DEFAULT;
-    let config = Config { workers: usize::from(workers), rules, first_epoch: 1, in_flight_bytes };
+    let config = Config { workers: usize::from(workers), rules, first_epoch: 1, in_flight_bytes, sightings: false };
     let (dataflow, outputs) = Dataflow::start(config).map_err(anyhow::Error::msg)?;
     let mut fleet = Fleet { dataflow, outputs, view: FleetView::default(), epoch: 0, closed: 0 };
     let engine = Engine::new(Arc::new(object_store()), &Url::parse("file:///")?, &EngineConfig::default())?;
@@ -132,7 +132,7 @@ impl Fleet {
         let text = lines.collect::<String>().into_bytes();
         let (version, bytes) = (VersionId::new(), text.len() as u64);
         let origin = Origin { batch_id: batch.batch_id, file: "a.log".to_owned(), version, upload_year: 2026 };
-        self.dataflow.feed(&Arc::new(origin), TextBlock { text, first_line: 1, offset: 0 }).await?;
+        self.dataflow.feed(&Arc::new(origin), TextBlock { text: text.into(), first_line: 1, offset: 0 }).await?;
         Ok(FileRow {
             batch_id: batch.batch_id,
             file_id: version.0,

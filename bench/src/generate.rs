@@ -143,7 +143,8 @@ pub fn run(path: &Path, bytes: u64, seed: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use argus_dataflow::scan::{Fold, Scanner};
+    use argus_dataflow::fold::Fold;
+    use argus_dataflow::scan::Scanner;
     use argus_dataflow::{BlockReader, RuleSet};
 
     #[test]

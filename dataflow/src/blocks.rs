@@ -6,6 +6,8 @@
 //! memory is bounded by the block size and not by the input.
 
 use std::io::{self, Read};
+use std::ops::Deref;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// The size of a block when nobody asks for another: 256 KiB.
 pub const BLOCK_BYTES_DEFAULT: usize = 256 * 1024;
@@ -14,22 +16,67 @@ pub const BLOCK_BYTES_DEFAULT: usize = 256 * 1024;
 pub const LINE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Whole lines of one file, in order, with their line feeds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct TextBlock {
     /// The lines; the last may lack its line feed at the end of a file or where a long line was cut.
-    pub text: Vec<u8>,
+    pub text: BlockText,
     /// The number of the first line, counted from 1.
     pub first_line: u64,
     /// The offset of the first byte in the file's text.
     pub offset: u64,
 }
 
+/// The bytes of a block. When they are dropped, their memory goes back to the
+/// reader that they are from, for a later block: fresh memory costs as much as
+/// the scan.
+#[derive(Debug)]
+pub struct BlockText {
+    buffer: Vec<u8>,
+    length: usize,
+    home: Option<Sender<Vec<u8>>>,
+}
+
+impl From<Vec<u8>> for BlockText {
+    fn from(buffer: Vec<u8>) -> Self {
+        BlockText { length: buffer.len(), buffer, home: None }
+    }
+}
+
+impl Deref for BlockText {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buffer[..self.length]
+    }
+}
+
+impl PartialEq for BlockText {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for BlockText {}
+
+impl Drop for BlockText {
+    fn drop(&mut self) {
+        if let Some(home) = &self.home {
+            // A reader that has ended needs no memory.
+            let _ = home.send(std::mem::take(&mut self.buffer));
+        }
+    }
+}
+
 /// Cuts a reader's text into [`TextBlock`]s of about `block_bytes`.
 pub struct BlockReader<R> {
     input: R,
     block_bytes: usize,
-    /// Read and not handed on yet: the start of a line, behind the last block.
+    /// Read and not handed on yet, in its first `filled` bytes: the start of a line, behind the last block.
     pending: Vec<u8>,
+    filled: usize,
+    /// Where blocks leave their memory.
+    home: Sender<Vec<u8>>,
+    spare: Receiver<Vec<u8>>,
     at_end: bool,
     lines: u64,
     bytes: u64,
@@ -46,8 +93,9 @@ impl<R: Read> BlockReader<R> {
     /// The same for text that stands behind `lines` lines of `bytes` bytes.
     pub fn behind(lines: u64, bytes: u64, input: R, block_bytes: usize) -> Self {
         let block_bytes = block_bytes.clamp(1, LINE_BYTES_MAX);
-        let (pending, at_end, long_lines, open_line) = (Vec::new(), false, 0, false);
-        BlockReader { input, block_bytes, pending, at_end, lines, bytes, long_lines, open_line }
+        let (home, spare) = channel();
+        let (pending, filled, at_end, long_lines, open_line) = (Vec::new(), 0, false, 0, false);
+        BlockReader { input, block_bytes, pending, filled, home, spare, at_end, lines, bytes, long_lines, open_line }
     }
 
     /// Lines handed on so far: line feeds, plus one for a last line without one.
@@ -76,7 +124,7 @@ impl<R: Read> BlockReader<R> {
         let mut target = self.block_bytes;
         loop {
             self.fill(target)?;
-            if let Some(last) = memchr::memrchr(b'\n', &self.pending) {
+            if let Some(last) = memchr::memrchr(b'\n', self.pending()) {
                 // Only a line that fills the whole buffer can be over-long.
                 if self.first_line_is_long() {
                     return self.cut_long_line().map(Some);
@@ -87,31 +135,40 @@ impl<R: Read> BlockReader<R> {
                 return self.cut_long_line().map(Some);
             }
             if self.at_end {
-                let rest = self.pending.len();
-                return Ok((rest > 0).then(|| self.hand_on(rest)));
+                return Ok((self.filled > 0).then(|| self.hand_on(self.filled)));
             }
             // Room for the longest line with both bytes of its end.
             target = (target * 2).min(LINE_BYTES_MAX + 2);
         }
     }
 
+    fn pending(&self) -> &[u8] {
+        &self.pending[..self.filled]
+    }
+
     /// Reads until `target` bytes are pending or the input ends.
     fn fill(&mut self, target: usize) -> io::Result<()> {
-        let missing = target.saturating_sub(self.pending.len());
-        if missing > 0 && !self.at_end {
-            let read = self.input.by_ref().take(missing as u64).read_to_end(&mut self.pending)?;
-            self.at_end = read < missing;
+        if self.pending.len() < target {
+            self.pending.resize(target, 0);
+        }
+        while self.filled < target && !self.at_end {
+            match self.input.read(&mut self.pending[self.filled..target]) {
+                Ok(0) => self.at_end = true,
+                Ok(count) => self.filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
 
     fn first_line_is_long(&self) -> bool {
-        if self.pending.len() <= LINE_BYTES_MAX {
+        if self.filled <= LINE_BYTES_MAX {
             return false;
         }
-        let end = memchr::memchr(b'\n', &self.pending);
-        let line = &self.pending[..end.unwrap_or(self.pending.len())];
-        let ended_or_unknown = end.is_some() || self.pending.len() == LINE_BYTES_MAX + 1;
+        let end = memchr::memchr(b'\n', self.pending());
+        let line = &self.pending[..end.unwrap_or(self.filled)];
+        let ended_or_unknown = end.is_some() || self.filled == LINE_BYTES_MAX + 1;
         let line = match line {
             [start @ .., b'\r'] if ended_or_unknown => start,
             whole => whole,
@@ -121,10 +178,15 @@ impl<R: Read> BlockReader<R> {
 
     /// Hands on the first `length` pending bytes: whole lines, or the last one without its line feed.
     fn hand_on(&mut self, length: usize) -> TextBlock {
-        let mut rest = Vec::with_capacity(self.block_bytes.max(self.pending.len() - length));
-        rest.extend_from_slice(&self.pending[length..]);
-        let mut text = std::mem::replace(&mut self.pending, rest);
-        text.truncate(length);
+        let rest = length..self.filled;
+        self.filled = rest.len();
+        let mut next = self.spare.try_recv().unwrap_or_default();
+        if next.len() < rest.len().max(self.block_bytes) {
+            next.resize(rest.len().max(self.block_bytes), 0);
+        }
+        next[..rest.len()].copy_from_slice(&self.pending[rest]);
+        let buffer = std::mem::replace(&mut self.pending, next);
+        let text = BlockText { buffer, length, home: Some(self.home.clone()) };
         let block = TextBlock { first_line: self.lines + 1, offset: self.bytes, text };
         let feeds = memchr::memchr_iter(b'\n', &block.text).count() as u64;
         self.open_line = block.text.last() != Some(&b'\n');
@@ -135,18 +197,19 @@ impl<R: Read> BlockReader<R> {
 
     /// Hands on the beginning of a long line and skips to the line behind it.
     fn cut_long_line(&mut self) -> io::Result<TextBlock> {
-        let mut block = TextBlock { first_line: self.lines + 1, offset: self.bytes, text: Vec::new() };
-        block.text.extend_from_slice(&self.pending[..LINE_BYTES_MAX]);
+        let text = self.pending[..LINE_BYTES_MAX].to_vec().into();
+        let block = TextBlock { first_line: self.lines + 1, offset: self.bytes, text };
         self.lines += 1;
         self.long_lines += 1;
         loop {
-            if let Some(end) = memchr::memchr(b'\n', &self.pending) {
+            if let Some(end) = memchr::memchr(b'\n', self.pending()) {
                 self.bytes += end as u64 + 1;
-                self.pending.drain(..=end);
+                self.pending.copy_within(end + 1..self.filled, 0);
+                self.filled -= end + 1;
                 return Ok(block);
             }
-            self.bytes += self.pending.len() as u64;
-            self.pending.clear();
+            self.bytes += self.filled as u64;
+            self.filled = 0;
             if self.at_end {
                 self.open_line = true;
                 return Ok(block);

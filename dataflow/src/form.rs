@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use regex::bytes::{Captures, Regex};
-
 /// How a rule writes the codes it finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Form {
@@ -84,9 +82,9 @@ impl Form {
         }
     }
 
-    /// The code that a match says; `None` when it says none.
-    pub fn code(&self, captures: &Captures<'_>) -> Option<String> {
-        let group = |name: &str| captures.name(name).map(|found| lossy(found.as_bytes()));
+    /// The code that a match says, of what its groups matched; `None` when it says none.
+    pub fn code<'l>(&self, group: impl Fn(&str) -> Option<&'l [u8]>) -> Option<String> {
+        let group = |name: &str| group(name).map(lossy);
         let code = group("code")?;
         Some(match self {
             Form::AsIs => code.into_owned(),
@@ -114,11 +112,6 @@ impl Form {
             }
         })
     }
-}
-
-/// True when `pattern` has a group of that name.
-pub fn has_group(pattern: &Regex, name: &str) -> bool {
-    pattern.capture_names().flatten().any(|group| group == name)
 }
 
 fn lossy(bytes: &[u8]) -> Cow<'_, str> {
@@ -227,9 +220,11 @@ mod tests {
     use super::*;
 
     fn code(form: &str, pattern: &str, line: &str) -> Option<String> {
-        let pattern = Regex::new(pattern).expect("the test's pattern is valid");
+        let pattern = regex::bytes::Regex::new(pattern).expect("the test's pattern is valid");
         let captures = pattern.captures(line.as_bytes()).expect("the test's pattern matches");
-        Form::parse(form).expect("the test's form is known").code(&captures)
+        Form::parse(form)
+            .expect("the test's form is known")
+            .code(|name| captures.name(name).map(|group| group.as_bytes()))
     }
 
     #[test]

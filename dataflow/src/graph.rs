@@ -29,9 +29,10 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::blocks::TextBlock;
 use crate::fleet;
+use crate::fold::{Fold, OpenFold};
 use crate::handle::{InFlight, Output};
 use crate::rows::{Change, ClosedEpoch, CountRow, FileRow, Origin, Row, VersionId};
-use crate::scan::{Fold, ScannedBlock, Scanner};
+use crate::scan::{ScannedBlock, Scanner};
 
 /// A block on its way to the scan.
 #[derive(Debug, Clone)]
@@ -55,18 +56,19 @@ pub struct Inputs {
 type Update = (Row, u64, i64);
 
 /// Builds the dataflow on this worker. The epochs that close are those behind
-/// `closed`, up to the last that is `sealed`.
+/// `closed`, up to the last that is `sealed`. Sightings leave where they are wanted.
 pub fn build(
     scope: Scope<'_, u64>,
     scanner: Scanner,
     closed: u64,
     sealed: Rc<Cell<u64>>,
     outputs: UnboundedSender<Output>,
+    sightings_wanted: bool,
 ) -> Inputs {
     let (blocks_in, blocks) = scope.new_input();
     let (changes_in, changes) = scope.new_input();
 
-    let folds = scan(blocks, scanner, outputs.clone());
+    let folds = scan(blocks, scanner, sightings_wanted.then(|| outputs.clone()));
     let rows = admit(folds, changes);
     let fleet = fleet::fleet(rows.clone());
     let rows = rows.as_collection().filter(|row| !matches!(row, Row::Recalled(_) | Row::Loaded(_)));
@@ -75,27 +77,45 @@ pub fn build(
     Inputs { blocks: blocks_in, changes: changes_in }
 }
 
-/// Searches blocks; folds go on, sightings leave at once.
+/// Searches blocks. Sightings, where they are wanted, leave at once; what the
+/// blocks of a version add up to goes on when their epoch ends.
 fn scan<'s>(
     blocks: StreamVec<'s, u64, Block>,
     mut scanner: Scanner,
-    outputs: UnboundedSender<Output>,
+    sightings: Option<UnboundedSender<Output>>,
 ) -> StreamVec<'s, u64, (VersionId, Fold)> {
-    blocks.unary::<CapacityContainerBuilder<_>, _, _, _>(Pipeline, "Scan", |_, _| {
-        move |input, output| {
+    blocks.unary_frontier::<CapacityContainerBuilder<_>, _, _, _>(Pipeline, "Scan", |_, _| {
+        let mut open: BTreeMap<u64, (_, HashMap<VersionId, OpenFold>)> = BTreeMap::new();
+        move |(input, frontier), output| {
             input.for_each(|time, blocks| {
-                let mut session = output.session(&time);
+                // Epochs are totally ordered, so a message has exactly one.
+                let Some(&epoch) = time.least() else { return };
+                let (_, folds) = open.entry(epoch).or_insert_with(|| (time.delayed(&epoch, 0), HashMap::new()));
                 for Block { origin, text, room } in blocks.drain(..) {
-                    let (fold, sightings) = scanner.scan(&text, origin.upload_year);
-                    if !sightings.is_empty() {
-                        let version = origin.version;
-                        let scanned = ScannedBlock { origin, sightings, _room: room };
+                    let fold = folds.entry(origin.version).or_default();
+                    let Some(outputs) = &sightings else {
+                        scanner.scan_into(&text, origin.upload_year, fold, None);
+                        continue;
+                    };
+                    let mut seen = Vec::new();
+                    scanner.scan_into(&text, origin.upload_year, fold, Some(&mut seen));
+                    // Its memory is for the next block, whoever still reads the sightings.
+                    drop(text);
+                    if !seen.is_empty() {
                         // Without a reader there is nobody to count for.
-                        let _ = outputs.send(Output::Scanned(scanned));
-                        session.give((version, fold));
+                        let _ = outputs.send(Output::Scanned(ScannedBlock { origin, sightings: seen, _room: room }));
                     }
                 }
             });
+            while let Some(entry) = open.first_entry() {
+                if frontier.less_equal(entry.key()) {
+                    break;
+                }
+                let (capability, folds) = entry.remove();
+                let mut session = output.session(&capability);
+                let folds = folds.into_iter().filter(|(_, fold)| fold.error_lines > 0);
+                folds.for_each(|(version, fold)| session.give((version, fold.close())));
+            }
         }
     })
 }

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::blocks::TextBlock;
 use crate::graph::{self, Block, Inputs};
+use crate::plan::Plan;
 use crate::rows::{Change, ClosedEpoch, Origin};
 use crate::rules::RuleSet;
 use crate::scan::{ScannedBlock, Scanner};
@@ -34,6 +35,8 @@ pub struct Config {
     pub first_epoch: u64,
     /// Bytes of text that may be on their way at once.
     pub in_flight_bytes: usize,
+    /// Whether each sighting leaves, beside the counts.
+    pub sightings: bool,
 }
 
 impl Config {
@@ -108,7 +111,8 @@ impl Dataflow {
         let receivers: Mutex<Vec<Option<Receiver<Command>>>> = Mutex::new(receivers.into_iter().map(Some).collect());
         let (threads_in, threads) = channel();
         let threads_in = Mutex::new(threads_in);
-        let Config { rules, first_epoch, .. } = config;
+        let Config { rules, first_epoch, sightings, .. } = config;
+        let plan = Plan::new(rules);
         let guards = timely::execute(timely::Config::process(workers), move |worker| {
             let index = worker.index();
             let commands = receivers.lock().unwrap_or_else(PoisonError::into_inner)[index].take();
@@ -120,7 +124,7 @@ impl Dataflow {
                 .send((index, thread))
                 .expect("start waits for all workers");
             let _alarm = DeathAlarm;
-            run(worker, &commands, Scanner::new(rules.clone()), first_epoch, &outputs);
+            run(worker, &commands, Scanner::of(Arc::clone(&plan)), first_epoch, &outputs, sightings);
         })?;
         let mut threads: Vec<(usize, Thread)> = threads.iter().take(workers).collect();
         threads.sort_by_key(|(index, _)| *index);
@@ -207,11 +211,12 @@ fn run(
     scanner: Scanner,
     first_epoch: u64,
     outputs: &UnboundedSender<Output>,
+    sightings: bool,
 ) {
     let closed = first_epoch.saturating_sub(1);
     let sealed = Rc::new(Cell::new(closed));
     let Inputs { mut blocks, mut changes } =
-        worker.dataflow(|scope| graph::build(scope, scanner, closed, Rc::clone(&sealed), outputs.clone()));
+        worker.dataflow(|scope| graph::build(scope, scanner, closed, Rc::clone(&sealed), outputs.clone(), sightings));
     blocks.advance_to(first_epoch);
     changes.advance_to(first_epoch);
     loop {

@@ -11,6 +11,7 @@ use chrono::{NaiveDate, NaiveDateTime, NaiveTime, TimeDelta};
 use regex::bytes::{Captures, Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
+use crate::bytes::ByteSet;
 use crate::rules::Severity;
 
 /// How loud a line says it is. Orders from quiet to loud.
@@ -50,9 +51,15 @@ impl Level {
         }
     }
 
-    /// The level of a word in upper case, or of a logcat letter.
+    /// The level of a word in any case, or of a logcat letter.
     fn parse(word: &[u8]) -> Option<Level> {
-        Some(match word.to_ascii_uppercase().as_slice() {
+        const WORD_BYTES_MAX: usize = 11;
+        if word.len() > WORD_BYTES_MAX {
+            return None;
+        }
+        let mut upper = [0; WORD_BYTES_MAX];
+        upper.iter_mut().zip(word).for_each(|(upper, byte)| *upper = byte.to_ascii_uppercase());
+        Some(match &upper[..word.len()] {
             b"TRACE" | b"VERBOSE" | b"V" => Level::Trace,
             b"DEBUG" | b"D" => Level::Debug,
             b"INFO" | b"INFORMATION" | b"I" => Level::Info,
@@ -81,27 +88,97 @@ impl Level {
 
 /// What a line says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Header {
+pub struct Header<'l> {
     /// Microseconds since 1970, UTC. A time without a zone is taken as UTC.
     pub observed_at: Option<i64>,
     /// The level.
     pub level: Option<Level>,
     /// The process, tag or logger.
-    pub component: Option<String>,
+    pub component: Option<&'l [u8]>,
 }
 
 /// The header of a line. `upload_year` is the year of a time that names none.
 ///
 /// The formats are tried in one order, whatever was read before: what a line
 /// says must not depend on which worker reads it after which other.
-pub fn read(line: &[u8], upload_year: i32) -> Header {
+pub fn read(line: &[u8], upload_year: i32) -> Header<'_> {
+    plain_iso(line).unwrap_or_else(|| read_any(line, upload_year))
+}
+
+fn read_any(line: &[u8], upload_year: i32) -> Header<'_> {
+    let Some(first) = line.first() else { return Header::default() };
     FORMATS
         .iter()
+        .filter(|format| format.firsts.contains(*first))
         .find_map(|format| Some(header(&format.pattern.captures(line)?, format.free_text, line, upload_year)))
         .unwrap_or_default()
 }
 
+/// The header of a line that begins with an ISO time as most do, the same as
+/// its pattern reads it: `2026-03-01 10:15:30,123 ERROR …`. `None` where
+/// another format may be meant.
+fn plain_iso(line: &[u8]) -> Option<Header<'_>> {
+    let (time, rest) = line.split_first_chunk::<19>()?;
+    if !matches!([time[4], time[7], time[10], time[13], time[16]], [b'-', b'-', b' ' | b'T', b':', b':']) {
+        return None;
+    }
+    let two = |at: usize| (u32::from(time[at]).wrapping_sub(48), u32::from(time[at + 1]).wrapping_sub(48));
+    let pairs = [two(0), two(2), two(5), two(8), two(11), two(14), two(17)];
+    if pairs.iter().any(|&(tens, ones)| tens > 9 || ones > 9) {
+        return None;
+    }
+    let [century, year, month, day, hour, minute, second] = pairs.map(|(tens, ones)| 10 * tens + ones);
+    let (mut micros, mut rest) = (0, rest);
+    if let [b'.' | b',', behind @ ..] = rest {
+        let digits = behind.iter().take(9).take_while(|byte| byte.is_ascii_digit()).count();
+        if digits > 0 {
+            let padded = behind[..digits].iter().copied().chain(std::iter::repeat(b'0')).take(6);
+            micros = padded.fold(0, |number, byte| number * 10 + i64::from(byte - b'0'));
+            rest = &behind[digits..];
+        }
+    }
+    // Zones, and logcat with a year, are for the patterns.
+    let word = rest.strip_prefix(b" ")?.trim_ascii_start().first()?;
+    if matches!(word, b'Z' | b'U' | b'G' | b'+' | b'-' | b'_' | b'a'..=b'z' | b'0'..=b'9') {
+        return None;
+    }
+    // What is no date or no time has none.
+    let year = 100 * century + year;
+    let is_time = day > 0
+        && days_of_month(year, month).is_some_and(|days| day <= days)
+        && hour < 24
+        && minute < 60
+        && second < 60;
+    let seconds = || days_since_1970(year, month, day) * 86_400 + i64::from(3600 * hour + 60 * minute + second);
+    let (level, component) = level_and_component(rest);
+    Some(Header { observed_at: is_time.then(|| 1_000_000 * seconds() + micros), level, component })
+}
+
+/// `None` when there is no such month.
+fn days_of_month(year: u32, month: u32) -> Option<u32> {
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    Some(match month {
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        4 | 6 | 9 | 11 => 30,
+        2 if leap => 29,
+        2 => 28,
+        _ => return None,
+    })
+}
+
+/// Days of the Gregorian calendar: those of whole years, counted from March on so that the
+/// leap day comes last, those of whole months, and the day's own.
+fn days_since_1970(year: u32, month: u32, day: u32) -> i64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year + 399, month + 9) };
+    let years = i64::from(year);
+    // A year that was put off to the 400 years before it comes back with their days.
+    let put_off = if month > 9 { 146_097 } else { 0 };
+    365 * years + years / 4 - years / 100 + years / 400 + i64::from((153 * month + 2) / 5 + day) - 719_469 - put_off
+}
+
 struct Format {
+    /// Every line of the format begins with one of these.
+    firsts: ByteSet,
     pattern: Regex,
     /// Level and component follow the time in one of the common orders.
     free_text: bool,
@@ -114,26 +191,29 @@ const PRIORITY: &str = r"(?:<(?P<priority>[0-9]{1,3})>)";
 const LEVEL: &str = r"(?P<level>TRACE|DEBUG|INFO|WARN|WARNING|ERROR|FATAL)";
 
 static FORMATS: LazyLock<Vec<Format>> = LazyLock::new(|| {
-    let format = |pattern: String, free_text| Format {
+    let format = |firsts: &[u8], pattern: String, free_text| Format {
+        firsts: ByteSet::of(firsts),
         pattern: RegexBuilder::new(&pattern).unicode(false).build().expect("the built-in formats are valid"),
         free_text,
     };
     vec![
         // Android logcat, threadtime: 03-01 10:15:30.123  1234  1250 E UpdateEngine: text
         format(
+            b"0123456789",
             format!(
                 r"^(?:(?P<year>[0-9]{{4}})-)?(?P<month>[0-9]{{2}})-(?P<day>[0-9]{{2}}) {TIME} +(?:[a-z_0-9]+ +)?[0-9]+ +[0-9]+ (?P<level>[VDIWEFA]) (?P<component>[^:]*?) *: ?"
             ),
             false,
         ),
         // RFC 5424: <165>1 2003-10-11T22:14:15.003Z host app 1234 ID47 - text
-        format(format!(r"^{PRIORITY}1 {DATE}T{TIME}{ZONE} \S+ (?P<component>\S+) \S+ \S+ "), false),
+        format(b"<", format!(r"^{PRIORITY}1 {DATE}T{TIME}{ZONE} \S+ (?P<component>\S+) \S+ \S+ "), false),
         // ISO 8601 and its variants: 2026-03-01 10:15:30,123 ERROR [main] com.acme.Updater - text
-        format(format!(r"^{PRIORITY}?\[?{DATE}[T ]{TIME}{ZONE}\]?(?P<rest>.*)"), true),
+        format(b"<[0123456789", format!(r"^{PRIORITY}?\[?{DATE}[T ]{TIME}{ZONE}\]?(?P<rest>.*)"), true),
         // The level before an ISO time: ERROR 2026-03-01 10:15:30,123 [main] com.acme.Updater - text
-        format(format!(r"^\[?{LEVEL}\]?:? +\[?{DATE}[T ]{TIME}{ZONE}\]?(?P<rest>.*)"), true),
+        format(b"[TDIWEF", format!(r"^\[?{LEVEL}\]?:? +\[?{DATE}[T ]{TIME}{ZONE}\]?(?P<rest>.*)"), true),
         // RFC 3164: <34>Oct 11 22:14:15 host app[123]: text
         format(
+            b"<JFMASOND",
             format!(
                 r"^{PRIORITY}?(?P<month>Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) +(?P<day>[0-9]{{1,2}}) (?:(?P<year>[0-9]{{4}}) )?{TIME}(?: (?:[^\s:\[]+ )?(?P<component>[^\s:\[]+)(?:\[[0-9]+\])?: ?)?"
             ),
@@ -141,19 +221,20 @@ static FORMATS: LazyLock<Vec<Format>> = LazyLock::new(|| {
         ),
         // The kernel's ring buffer: <3>[   12.345678] mmc0: text
         format(
+            b"<[",
             format!(
                 r"^{PRIORITY}?\[ *[0-9]+\.[0-9]{{6}}\] *(?:(?P<component>[a-z][0-9A-Za-z_./-]*)(?:\[[0-9]+\])?(?: [0-9][0-9A-Za-z.:-]*)?: )?"
             ),
             false,
         ),
         // log4j with an uptime: 1024 [main] ERROR com.acme.Updater - text
-        format(format!(r"^[0-9]+ \[[^\]]*\] {LEVEL} +(?P<component>[^\s:]+)"), false),
+        format(b"0123456789", format!(r"^[0-9]+ \[[^\]]*\] {LEVEL} +(?P<component>[^\s:]+)"), false),
         // log4j without a time: ERROR [main] com.acme.Updater - text
-        format(format!(r"^{LEVEL} +\[[^\]]*\] +(?P<component>[^\s:]+)(?: -|:)"), false),
+        format(b"TDIWEF", format!(r"^{LEVEL} +\[[^\]]*\] +(?P<component>[^\s:]+)(?: -|:)"), false),
     ]
 });
 
-fn header(captures: &Captures<'_>, free_text: bool, line: &[u8], upload_year: i32) -> Header {
+fn header<'l>(captures: &Captures<'l>, free_text: bool, line: &'l [u8], upload_year: i32) -> Header<'l> {
     let group = |name: &str| captures.name(name).map(|found| found.as_bytes());
     let level = group("level")
         .and_then(Level::parse)
@@ -161,19 +242,15 @@ fn header(captures: &Captures<'_>, free_text: bool, line: &[u8], upload_year: i3
     let mut header = Header {
         observed_at: observed_at(captures, upload_year),
         level,
-        component: group("component").filter(|name| !name.is_empty() && *name != b"-").map(owned),
+        component: group("component").filter(|name| !name.is_empty() && *name != b"-"),
     };
     if free_text {
         let rest = captures.name("rest").map_or(&line[line.len()..], |rest| rest.as_bytes());
         let (level, component) = level_and_component(rest);
         header.level = level.or(header.level);
-        header.component = component.map(owned);
+        header.component = component;
     }
     header
-}
-
-fn owned(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn digits(bytes: &[u8]) -> Option<i64> {
@@ -308,7 +385,7 @@ mod tests {
             "{} {} {}",
             header.observed_at.map_or("-".into(), rfc3339),
             header.level.map_or("-", Level::word),
-            header.component.as_deref().unwrap_or("-"),
+            header.component.map_or("-".into(), String::from_utf8_lossy),
         );
         assert_eq!(actual, expected, "{line}");
     }
@@ -351,6 +428,31 @@ mod tests {
         check("<3>[ 1012.345678] BUG: x", "- error -");
         check("1024 [main] ERROR com.acme.Updater - x", "- error com.acme.Updater");
         check("ERROR [main] com.acme.Updater - x", "- error com.acme.Updater");
+    }
+
+    #[test]
+    fn the_short_cut_reads_what_the_patterns_read() {
+        let dates = (0..40_000).step_by(13).map(|days| NaiveDate::default() + TimeDelta::days(days - 9000));
+        let plain = dates.map(|date| format!("{date} 23:59:58,1234567 WARN [main] a.B - x"));
+        let odd = [
+            "2026-02-29 10:15:30 X",
+            "2024-02-29T10:15:30.5  X",
+            "0000-01-01 00:00:00 X",
+            "9999-12-31 24:00:00 X",
+            "2026-04-31 10:15:30 X",
+            "2026-00-10 10:60:30 X",
+            "2026-01-00 10:15:60 [error] u: x",
+            "2026-03-01 10:15:30, X",
+            "2026-03-01 10:15:30.1234567890 X",
+            "2026-03-01 10:15:30",
+            "2026-03-01 10:15:3x X",
+            "2026-03-01 10:15:30 UTC X",
+            "2026-03-01 10:15:30.000  12  34 E Tag: x",
+        ];
+        for line in plain.chain(odd.map(str::to_owned)) {
+            let line = line.as_bytes();
+            assert_eq!(read(line, 2026), read_any(line, 2026), "{}", line.escape_ascii());
+        }
     }
 
     #[test]

@@ -7,9 +7,11 @@
 //!
 //! - [`text`]: compressed or UTF-16 bytes become the text that is counted;
 //! - [`blocks`]: text becomes blocks of whole lines;
-//! - [`rules`] and [`form`]: what an error code is; [`literals`] finds where one can be;
-//! - [`scan`]: a block becomes sightings and folded counts, reading line
-//!   headers with [`header`];
+//! - [`rules`] and [`form`]: what an error code is; [`plain`] says it without short cuts;
+//! - [`windows`] (of [`bytes`]): what every match of a pattern shows; [`plan`] does it for a rule set;
+//! - [`scan`]: a block becomes sightings and counts: [`finder`] finds windows, [`line`] runs the
+//!   rules where some are, [`header`] reads what the line says of itself, [`fold`] adds up,
+//!   [`names`] are codes and components by number;
 //! - [`rows`]: what enters and leaves the counting;
 //! - [`graph`]: the dataflow itself, on one screen; [`fleet`] is its part for all batches together;
 //! - [`handle`]: the way in and out, and the workers behind it.
@@ -18,16 +20,23 @@
 //! runtime-free primitives, so any executor can drive it.
 
 pub mod blocks;
+pub mod bytes;
+pub mod finder;
 pub mod fleet;
+pub mod fold;
 pub mod form;
 pub mod graph;
 pub mod handle;
 pub mod header;
-pub mod literals;
+pub mod line;
+pub mod names;
+pub mod plain;
+pub mod plan;
 pub mod rows;
 pub mod rules;
 pub mod scan;
 pub mod text;
+pub mod windows;
 
 pub use blocks::{BLOCK_BYTES_DEFAULT, BlockReader, LINE_BYTES_MAX, TextBlock};
 pub use fleet::{CellRow, FleetRow, Group, Recall, RecalledCount, Seen, Subject, Totals, Vehicle};

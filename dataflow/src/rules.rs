@@ -6,10 +6,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex_automata::meta::Regex;
+use regex_automata::util::primitives::PatternID;
+use regex_automata::util::syntax;
 use serde::{Deserialize, Serialize};
 
-use crate::form::{Form, has_group};
+use crate::form::Form;
 
 /// The built-in rules, as the text of a rule file.
 pub const DEFAULT_RULES: &str = include_str!("../rules/default.toml");
@@ -88,12 +90,40 @@ pub struct Rule {
 /// One pattern of a rule.
 #[derive(Debug)]
 pub struct Pattern {
+    /// The pattern as it is written.
+    pub text: String,
     /// What is searched for, on the bytes of a line.
     pub regex: Regex,
     /// The code it stands for whatever it matched.
     pub fixed: Option<String>,
-    /// Whether it has a group `sym`, which takes its span too.
-    pub has_sym: bool,
+    /// The number of the group `code`.
+    pub code_group: usize,
+    /// The number of the group `sym`, which takes its span too.
+    pub sym_group: Option<usize>,
+    /// Whether a match depends on more than its own bytes and the one on either side.
+    pub looks_far: bool,
+}
+
+impl Rule {
+    /// The code that a match of one of the patterns says, of what its groups
+    /// (by number) matched; `None` when it says none.
+    pub fn code<'l>(&self, pattern: &Pattern, group: impl Fn(usize) -> Option<&'l [u8]>) -> Option<String> {
+        match &pattern.fixed {
+            Some(fixed) => group(pattern.code_group).map(|_| fixed.clone()),
+            None => self.form.code(|name| group(pattern.group(name)?)),
+        }
+    }
+
+    /// Whether codes like this are not counted.
+    pub fn denies(&self, code: &str) -> bool {
+        self.deny.as_ref().is_some_and(|deny| deny.is_match(code))
+    }
+}
+
+impl Pattern {
+    fn group(&self, name: &str) -> Option<usize> {
+        self.regex.group_info().to_index(PatternID::ZERO, name)
+    }
 }
 
 #[derive(Deserialize)]
@@ -180,29 +210,48 @@ impl Rule {
         let mut patterns = Vec::with_capacity(spec.patterns.len());
         for PatternSpec { pattern, code } in spec.patterns {
             let regex = compile(&rule, &pattern)?;
-            let needed = ["code"].into_iter().chain(if code.is_none() { form.groups() } else { Vec::new() });
-            for group in needed {
-                if !has_group(&regex, group) {
-                    return Err(RuleError::NoGroup { rule, pattern, group: group.to_owned() });
-                }
-            }
+            let group = |name: &str| regex.group_info().to_index(PatternID::ZERO, name);
+            let needed = if code.is_none() { form.groups() } else { Vec::new() };
+            let missing = needed.into_iter().find(|name| group(name).is_none());
+            let (Some(code_group), None) = (group("code"), missing) else {
+                let group = if group("code").is_none() { "code" } else { missing.unwrap_or_default() };
+                return Err(RuleError::NoGroup { rule, group: group.to_owned(), pattern });
+            };
             if form == Form::Fixed && code.is_none() {
                 return Err(RuleError::NoFixedCode { rule, pattern });
             }
-            let has_sym = has_group(&regex, "sym");
-            patterns.push(Pattern { regex, fixed: code, has_sym });
+            let sym_group = group("sym");
+            // Only a word boundary of Unicode reads more than one byte.
+            let looks_far = has_unicode_words(&pattern);
+            patterns.push(Pattern { text: pattern, regex, fixed: code, code_group, sym_group, looks_far });
         }
         Ok(Rule { name: rule.into(), severity: spec.severity, form, require, deny, patterns })
     }
 }
 
 fn compile(rule: &str, pattern: &str) -> Result<Regex, RuleError> {
-    RegexBuilder::new(pattern).unicode(false).size_limit(PATTERN_BYTES_MAX).build().map_err(|error| {
-        // The engine draws the pattern with a caret over several lines; its last line has the reason.
-        let text = error.to_string();
-        let reason = text.lines().last().unwrap_or(&text).trim().trim_start_matches("error: ").to_owned();
-        RuleError::BadPattern { rule: rule.to_owned(), pattern: pattern.to_owned(), reason }
-    })
+    Regex::builder()
+        .syntax(syntax::Config::new().unicode(false).utf8(false))
+        .configure(Regex::config().utf8_empty(false).nfa_size_limit(Some(PATTERN_BYTES_MAX)))
+        .build(pattern)
+        .map_err(|error| {
+            let reason = match (error.size_limit(), error.syntax_error()) {
+                (Some(limit), _) => format!("compiled, it takes more than {limit} bytes"),
+                // The engine draws the pattern with a caret over several lines; its last line has the reason.
+                (None, Some(syntax)) => {
+                    let text = syntax.to_string();
+                    text.lines().last().unwrap_or(&text).trim().trim_start_matches("error: ").to_owned()
+                }
+                (None, None) => error.to_string(),
+            };
+            RuleError::BadPattern { rule: rule.to_owned(), pattern: pattern.to_owned(), reason }
+        })
+}
+
+/// Whether a pattern that compiles asks for word boundaries of Unicode.
+fn has_unicode_words(pattern: &str) -> bool {
+    let hir = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(pattern);
+    hir.map_or(true, |hir| hir.properties().look_set().contains_word_unicode())
 }
 
 #[cfg(test)]
@@ -238,7 +287,7 @@ mod tests {
             ),
             (
                 rule("patterns = [{ pattern = '(?P<code>(?:[a-z]{900}){900})' }]"),
-                "rule \"acme\": bad pattern \"(?P<code>(?:[a-z]{900}){900})\": Compiled regex exceeds size limit of 2097152 bytes.",
+                "rule \"acme\": bad pattern \"(?P<code>(?:[a-z]{900}){900})\": compiled, it takes more than 2097152 bytes",
             ),
             (
                 rule("patterns = [{ pattern = '(?P<code>x)(?=y)' }]"),

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use argus_dataflow::scan::{Fold, Scanner};
+use argus_dataflow::fold::Fold;
+use argus_dataflow::scan::Scanner;
 use argus_dataflow::{BlockReader, LINE_BYTES_MAX, RuleSet, text};
 use serde_json::Value;
 

@@ -134,7 +134,8 @@ fn sum(epochs: &[ClosedEpoch]) -> Tables {
 }
 
 fn start(workers: usize, in_flight_bytes: usize) -> (Dataflow, UnboundedReceiver<Output>) {
-    Dataflow::start(Config { workers, rules: rules(), first_epoch: 1, in_flight_bytes }).expect("the dataflow starts")
+    Dataflow::start(Config { workers, rules: rules(), first_epoch: 1, in_flight_bytes, sightings: true })
+        .expect("the dataflow starts")
 }
 
 /// Lines with and without codes, of odd bytes and line ends.
@@ -288,7 +289,7 @@ proptest! {
 #[test]
 fn a_line_full_of_codes_takes_time_in_proportion_to_its_length() {
     let mut scanner = Scanner::new(rules());
-    let line = argus_dataflow::TextBlock { text: b"EIO E_FAIL ".repeat(90_000), first_line: 1, offset: 0 };
+    let line = argus_dataflow::TextBlock { text: b"EIO E_FAIL ".repeat(90_000).into(), first_line: 1, offset: 0 };
     let codes: Vec<String> =
         scanner.scan(&line, 2026).1.into_iter().map(|sighting| sighting.code.to_string()).collect();
     assert_eq!(codes, ["E_FAIL", "EIO"]);

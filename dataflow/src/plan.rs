@@ -1,0 +1,125 @@
+//! How a rule set is searched: which windows tell where which pattern is tried.
+//!
+//! Made once and shared by all workers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::bytes::ByteSet;
+use crate::finder::Finder;
+use crate::rules::{Pattern, Rule, RuleSet};
+use crate::windows::{self, Window};
+
+/// Where a pattern is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Where a window says that a match can begin.
+    Starts,
+    /// On lines that have one of its windows.
+    Lines,
+    /// On every line, for it has no windows of use.
+    EveryLine,
+}
+
+/// A rule set, ready to be searched for.
+pub struct Plan {
+    rules: RuleSet,
+    patterns: Vec<Planned>,
+    finder: Finder,
+    /// For each window of the finder, what it sets off.
+    triggers: Vec<Vec<Trigger>>,
+    every_line: Vec<usize>,
+}
+
+/// A pattern, numbered through all rules.
+pub struct Planned {
+    /// The index of its rule.
+    pub rule_index: usize,
+    /// Its index in its rule.
+    pub pattern_index: usize,
+    /// Where it is tried.
+    pub reach: Reach,
+}
+
+/// What a window sets off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trigger {
+    /// The pattern's number.
+    pub pattern: usize,
+    /// How far before the window a match begins; `None` for anywhere in the line.
+    pub start: Option<usize>,
+}
+
+impl Plan {
+    /// A plan for these rules.
+    pub fn new(rules: RuleSet) -> Arc<Plan> {
+        let mut patterns = Vec::new();
+        let mut windows: Vec<Window> = Vec::new();
+        let mut triggers: Vec<Vec<Trigger>> = Vec::new();
+        let mut every_line = Vec::new();
+        let mut numbers: HashMap<(Option<ByteSet>, Vec<ByteSet>), usize> = HashMap::new();
+        for (rule_index, rule) in rules.rules().iter().enumerate() {
+            for (pattern_index, pattern) in rule.patterns.iter().enumerate() {
+                let number = patterns.len();
+                let own = windows::windows(&pattern.text);
+                let reach = match &own {
+                    None => Reach::EveryLine,
+                    Some(own) if own.iter().all(|window| window.start.is_some()) => Reach::Starts,
+                    Some(_) => Reach::Lines,
+                };
+                if own.is_none() {
+                    every_line.push(number);
+                }
+                for window in own.into_iter().flatten() {
+                    let start = window.start.filter(|_| reach == Reach::Starts);
+                    let key = (window.lead, window.classes.clone());
+                    let index = *numbers.entry(key).or_insert_with(|| {
+                        windows.push(window);
+                        triggers.push(Vec::new());
+                        triggers.len() - 1
+                    });
+                    triggers[index].push(Trigger { pattern: number, start });
+                }
+                patterns.push(Planned { rule_index, pattern_index, reach });
+            }
+        }
+        Arc::new(Plan { finder: Finder::new(&windows), rules, patterns, triggers, every_line })
+    }
+
+    /// The rules that it is for.
+    pub fn rule_set(&self) -> &RuleSet {
+        &self.rules
+    }
+
+    /// The rules, in order of priority.
+    pub fn rules(&self) -> &[Rule] {
+        self.rules.rules()
+    }
+
+    /// All patterns, in order of priority.
+    pub fn patterns(&self) -> &[Planned] {
+        &self.patterns
+    }
+
+    /// A pattern by its number, and its rule.
+    pub fn pattern(&self, number: usize) -> (&Rule, &Pattern) {
+        let planned = &self.patterns[number];
+        let rule = &self.rules()[planned.rule_index];
+        (rule, &rule.patterns[planned.pattern_index])
+    }
+
+    /// Finds the windows.
+    pub fn finder(&self) -> &Finder {
+        &self.finder
+    }
+
+    /// What a window of the finder sets off.
+    pub fn triggers(&self, window: usize) -> &[Trigger] {
+        &self.triggers[window]
+    }
+
+    /// The numbers of the patterns that are tried on every line.
+    pub fn every_line(&self) -> &[usize] {
+        &self.every_line
+    }
+}

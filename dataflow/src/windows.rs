@@ -1,0 +1,490 @@
+//! What every match of a pattern must contain.
+//!
+//! A [`Window`] is a row of byte classes: `\bDTC\s` is a byte that is no word,
+//! then `D`, `T`, `C` and a blank. For a pattern we look for a few windows of
+//! which every match shows at least one, and shows it at a known distance from
+//! its start where that can be had. Bytes that show none of them need not be
+//! looked at.
+//!
+//! The windows are read off the pattern's syntax tree. Every match passes
+//! through each *cut* of it (the places between the parts of a
+//! concatenation), and behind a cut only so many rows of classes can follow:
+//!
+//! ```text
+//!  \b e r r (?:or)? \s* [:=]      behind the cut before `err`:  !w e r r o r
+//!    ▲ ▲ ▲ ▲       ▲   ▲                                        !w e r r [\s:=]
+//!    cuts
+//! ```
+//!
+//! Of all cuts the one whose windows are rarest in logs is taken. Windows are a
+//! necessary condition only: a window too many costs time, a missing one would
+//! cost exactness, so what is not understood is taken to be any byte.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+use regex_syntax::hir::{Class, Hir, HirKind, Look, Repetition};
+
+use crate::bytes::ByteSet;
+
+/// Bytes behind a cut that are told apart.
+pub const WINDOW_BYTES: usize = 8;
+
+/// More windows than this for one pattern are not worth their search.
+const WINDOWS_MAX: usize = 64;
+
+/// Rows of classes that are followed behind one cut before they are taken shorter.
+const ROWS_MAX: usize = 512;
+
+/// What another window costs, as the frequency of hits that costs the same.
+const WINDOW_COST: f64 = 2e-6;
+
+/// Windows of that cost are taken without a look at others: a few, and hardly ever hit.
+const GOOD_ENOUGH: f64 = 2.5 * WINDOW_COST;
+
+/// A hit that does not tell where its match begins costs the search of its line.
+const UNKNOWN_START_COST: f64 = 4.0;
+
+/// Windows that are more frequent than this, in hits per byte, would hit nearly every line.
+const FREQUENCY_MAX: f64 = 0.004;
+
+/// Bytes before which `^` holds: the line before, or the byte order mark at the start of a file.
+const BEFORE_LINE: [u8; 2] = [b'\n', 0xbf];
+
+/// Words that logs are full of, whatever their letters make one expect.
+const COMMON_WORDS: [&[u8]; 8] = [b"info", b"warn", b"error", b"fail", b"status", b"return", b"http", b"code"];
+const COMMON_WORD_FREQUENCY: f64 = 5e-4;
+
+/// A row of byte classes that a match shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Window {
+    /// What the byte before the cut must be, line feeds before the text included.
+    pub lead: Option<ByteSet>,
+    /// What the bytes from the cut on must be; behind the last, any.
+    pub classes: Vec<ByteSet>,
+    /// How far the cut is behind the start of the match; `None` when that varies.
+    pub start: Option<usize>,
+    /// How often it is expected in logs, in hits per byte.
+    pub frequency: f64,
+}
+
+/// Windows of which every match of `pattern` shows one; `None` when there are
+/// no useful ones and the pattern must be tried on every line. The pattern is
+/// one that holds, for bytes, without Unicode.
+pub fn windows(pattern: &str) -> Option<Vec<Window>> {
+    let hir = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(pattern).ok()?;
+    let whole = Rest { todo: Todo::Parts(std::slice::from_ref(&hir)), next: None };
+    let mut reading = Reading::default();
+    let choice = match reading.at_cut(&whole, Some(0)) {
+        Some(choice) if choice.is_good_enough() => choice,
+        choice => Choice::rarest(choice, reading.inside(&hir, Some(0), None))?,
+    };
+    let windows: Vec<Window> = choice.rows.iter().map(|(row, start)| reading.window(row, *start)).collect();
+    (windows.iter().map(|window| window.frequency).sum::<f64>() <= FREQUENCY_MAX).then_some(windows)
+}
+
+/// Rows of which every match shows one, each with the distance of its cut from
+/// the start of the match, and what they cost.
+struct Choice {
+    rows: Vec<(Row, Option<usize>)>,
+    cost: f64,
+}
+
+impl Choice {
+    /// As rare as is of use.
+    fn is_good_enough(&self) -> bool {
+        self.cost <= GOOD_ENOUGH
+    }
+
+    fn rarest(one: Option<Choice>, other: Option<Choice>) -> Option<Choice> {
+        match (one, other) {
+            (Some(one), Some(other)) => Some(if other.cost < one.cost { other } else { one }),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
+/// A class by its number in a [`Reading`].
+type ClassNumber = u16;
+
+/// The classes of a pattern's rows, which are many rows of few classes.
+#[derive(Default)]
+struct Reading {
+    sets: Vec<ByteSet>,
+    frequencies: Vec<f64>,
+    numbers: HashMap<ByteSet, ClassNumber, RandomState>,
+}
+
+/// A row of classes as it grows along a path through the tree.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct Row {
+    lead: Option<ClassNumber>,
+    classes: [ClassNumber; WINDOW_BYTES],
+    length: usize,
+}
+
+impl Row {
+    fn classes(&self) -> &[ClassNumber] {
+        &self.classes[..self.length]
+    }
+
+    fn cut(&mut self, length: usize) {
+        if length < self.length {
+            self.classes[length..].fill(0);
+            self.length = length;
+        }
+    }
+}
+
+impl Reading {
+    fn number(&mut self, set: ByteSet) -> ClassNumber {
+        *self.numbers.entry(set).or_insert_with(|| {
+            self.sets.push(set);
+            self.frequencies.push(set.frequency());
+            // A pattern is too small to have more.
+            (self.sets.len() - 1) as ClassNumber
+        })
+    }
+
+    fn set(&self, number: ClassNumber) -> ByteSet {
+        self.sets[usize::from(number)]
+    }
+
+    fn window(&self, row: &Row, start: Option<usize>) -> Window {
+        Window {
+            lead: row.lead.map(|lead| self.set(lead)),
+            classes: row.classes().iter().map(|&class| self.set(class)).collect(),
+            start,
+            frequency: self.frequency(row),
+        }
+    }
+
+    /// How often a row is expected in logs, in hits per byte.
+    fn frequency(&self, row: &Row) -> f64 {
+        let product = |classes: &[ClassNumber]| -> f64 {
+            classes.iter().map(|&class| self.frequencies[usize::from(class)]).product()
+        };
+        let lead = row.lead.map_or(1.0, |lead| self.frequencies[usize::from(lead)]);
+        // A row that spells a common word, or a piece of one, is as common as the word.
+        let spells = |(class, letter): (&ClassNumber, &u8)| {
+            let set = self.set(*class);
+            set.contains(*letter) || set.contains(letter.to_ascii_uppercase())
+        };
+        let as_piece = |piece: &[u8]| {
+            let length = piece.len().min(row.length);
+            let spelt = length > 1 && row.classes().iter().zip(piece).all(spells);
+            spelt.then(|| COMMON_WORD_FREQUENCY * product(&row.classes()[length..]))
+        };
+        let pieces = COMMON_WORDS.iter().flat_map(|word| (0..word.len()).map(|start| &word[start..]));
+        pieces.filter_map(as_piece).fold(lead * product(row.classes()), f64::max)
+    }
+
+    fn choice(&self, rows: Vec<(Row, Option<usize>)>) -> Choice {
+        let cost = |(row, start): &(Row, Option<usize>)| {
+            self.frequency(row) * if start.is_some() { 1.0 } else { UNKNOWN_START_COST } + WINDOW_COST
+        };
+        Choice { cost: rows.iter().map(cost).sum(), rows }
+    }
+
+    /// The windows behind one cut, at the length that costs least.
+    fn at_cut(&mut self, rest: &Rest<'_>, start: Option<usize>) -> Option<Choice> {
+        let mut rows = [WINDOW_BYTES, 5, 3].into_iter().find_map(|length| self.rows(rest, length))?;
+        if rows.is_empty() || rows.iter().any(|row| row.length == 0) {
+            return None;
+        }
+        let mut best = None;
+        for length in (2..=WINDOW_BYTES).rev() {
+            rows.iter_mut().for_each(|row| row.cut(length));
+            rows = self.merge(rows);
+            if rows.len() <= WINDOWS_MAX {
+                best = Choice::rarest(best, Some(self.choice(rows.iter().map(|row| (*row, start)).collect())));
+            }
+        }
+        best
+    }
+
+    /// The windows of the best cut within `hir`, which `next` follows.
+    fn inside(&mut self, hir: &Hir, start: Option<usize>, next: Option<&Rest<'_>>) -> Option<Choice> {
+        let mut best = None;
+        match hir.kind() {
+            HirKind::Capture(capture) => return self.inside(&capture.sub, start, next),
+            HirKind::Literal(literal) => {
+                for cut in 1..literal.0.len() {
+                    let rest = Rest { todo: Todo::Bytes(&literal.0[cut..]), next };
+                    best = Choice::rarest(best, self.at_cut(&rest, start.map(|start| start + cut)));
+                }
+            }
+            HirKind::Concat(parts) => {
+                let mut start = start;
+                for (index, part) in parts.iter().enumerate() {
+                    if best.as_ref().is_some_and(Choice::is_good_enough) {
+                        break;
+                    }
+                    if index > 0 {
+                        let rest = Rest { todo: Todo::Parts(&parts[index..]), next };
+                        best = Choice::rarest(best, self.at_cut(&rest, start));
+                    }
+                    let behind = Rest { todo: Todo::Parts(&parts[index + 1..]), next };
+                    best = Choice::rarest(best, self.inside(part, start, Some(&behind)));
+                    let (least, most) = (part.properties().minimum_len(), part.properties().maximum_len());
+                    start = start.zip(most.filter(|_| least == most)).map(|(start, length)| start + length);
+                }
+            }
+            HirKind::Alternation(branches) => {
+                let mut all = Vec::new();
+                for branch in branches {
+                    let rest = Rest { todo: Todo::Parts(std::slice::from_ref(branch)), next };
+                    let cut = self.at_cut(&rest, start);
+                    all.extend(Choice::rarest(cut, self.inside(branch, start, next))?.rows);
+                }
+                best = (all.len() <= WINDOWS_MAX).then(|| self.choice(all));
+            }
+            HirKind::Repetition(repetition) if repetition.min > 0 => {
+                let again = Rest { todo: Todo::again(repetition), next };
+                best = self.inside(&repetition.sub, start, Some(&again));
+            }
+            _ => {}
+        }
+        best
+    }
+
+    /// Every row of up to `length` classes that can follow; `None` when they are too many.
+    fn rows(&mut self, rest: &Rest<'_>, length: usize) -> Option<Vec<Row>> {
+        let mut rows = Vec::new();
+        self.follow(Some(rest), Path::default(), length, &mut rows).then_some(rows)
+    }
+
+    /// Follows every way through `rest`; `false` when the rows are too many.
+    fn follow(&mut self, rest: Option<&Rest<'_>>, path: Path, length: usize, rows: &mut Vec<Row>) -> bool {
+        let (todo, next) = match rest {
+            Some(Rest { todo, next }) if path.row.length < length => (todo, *next),
+            rest => {
+                rows.push(if rest.is_none() { self.end(path) } else { path.row });
+                return rows.len() <= ROWS_MAX;
+            }
+        };
+        match *todo {
+            Todo::Parts([]) => self.follow(next, path, length, rows),
+            Todo::Parts([first, others @ ..]) => {
+                let behind = Rest { todo: Todo::Parts(others), next };
+                self.follow_part(first, Some(&behind), path, length, rows)
+            }
+            Todo::Bytes(bytes) => self.follow_bytes(bytes, next, path, length, rows),
+            Todo::Repeat { sub, min, max, length_before } => {
+                // A round that took nothing takes nothing again.
+                let stuck = length_before == Some(path.row.length);
+                if (min == 0 || stuck) && !self.follow(next, path, length, rows) {
+                    return false;
+                }
+                if max == Some(0) || stuck {
+                    return true;
+                }
+                let again = Todo::Repeat {
+                    sub,
+                    min: min.saturating_sub(1),
+                    max: max.map(|max| max - 1),
+                    length_before: Some(path.row.length),
+                };
+                self.follow_part(sub, Some(&Rest { todo: again, next }), path, length, rows)
+            }
+        }
+    }
+
+    fn follow_part(
+        &mut self,
+        part: &Hir,
+        next: Option<&Rest<'_>>,
+        mut path: Path,
+        length: usize,
+        rows: &mut Vec<Row>,
+    ) -> bool {
+        match part.kind() {
+            HirKind::Empty => self.follow(next, path, length, rows),
+            HirKind::Look(look) => {
+                path.look = Some(*look);
+                self.follow(next, path, length, rows)
+            }
+            HirKind::Literal(literal) => self.follow_bytes(&literal.0, next, path, length, rows),
+            HirKind::Class(Class::Bytes(class)) => {
+                let mut set = ByteSet::EMPTY;
+                class.ranges().iter().for_each(|range| (range.start()..=range.end()).for_each(|byte| set.insert(byte)));
+                self.longer(path, set).is_none_or(|path| self.follow(next, path, length, rows))
+            }
+            // Behind a character of several bytes nothing is known.
+            HirKind::Class(Class::Unicode(_)) => {
+                rows.push(path.row);
+                rows.len() <= ROWS_MAX
+            }
+            HirKind::Capture(capture) => self.follow_part(&capture.sub, next, path, length, rows),
+            HirKind::Concat(parts) => self.follow(Some(&Rest { todo: Todo::Parts(parts), next }), path, length, rows),
+            HirKind::Alternation(branches) => {
+                branches.iter().all(|branch| self.follow_part(branch, next, path, length, rows))
+            }
+            HirKind::Repetition(Repetition { min, max, sub, .. }) => {
+                let todo = Todo::Repeat { sub, min: *min, max: *max, length_before: None };
+                self.follow(Some(&Rest { todo, next }), path, length, rows)
+            }
+        }
+    }
+
+    fn follow_bytes(
+        &mut self,
+        bytes: &[u8],
+        next: Option<&Rest<'_>>,
+        mut path: Path,
+        length: usize,
+        rows: &mut Vec<Row>,
+    ) -> bool {
+        for &byte in bytes {
+            if path.row.length >= length {
+                break;
+            }
+            match self.longer(path, ByteSet::of(&[byte])) {
+                Some(longer) => path = longer,
+                None => return true,
+            }
+        }
+        self.follow(next, path, length, rows)
+    }
+
+    /// A path with one more class; `None` when no line has such a row.
+    fn longer(&mut self, mut path: Path, mut class: ByteSet) -> Option<Path> {
+        class.remove(b'\n');
+        let look = path.look.take();
+        match (look, path.row.classes().last()) {
+            (Some(Look::Start), None) => path.row.lead = Some(self.number(ByteSet::of(&BEFORE_LINE))),
+            (Some(Look::WordAscii), None) => {
+                let before = other_side(&class);
+                path.row.lead = (before != ByteSet::ALL).then(|| self.number(before));
+            }
+            (Some(Look::WordAscii), Some(&last)) => class = class.intersection(&other_side(&self.set(last))),
+            _ => {}
+        }
+        path.row.classes[path.row.length] = self.number(class);
+        path.row.length += 1;
+        (!class.is_empty()).then_some(path)
+    }
+
+    /// The row of a match that ends here, with what must stand behind it.
+    fn end(&mut self, path: Path) -> Row {
+        let mut row = path.row;
+        let last = row.classes().last().filter(|_| row.length < WINDOW_BYTES);
+        let Some(&last) = last else { return row };
+        let behind = match path.look {
+            Some(Look::WordAscii) => other_side(&self.set(last)),
+            Some(Look::End) => ByteSet::of(b"\r\n"),
+            _ => return row,
+        };
+        row.classes[row.length] = self.number(behind);
+        row.length += 1;
+        row
+    }
+
+    /// Puts together rows that differ in one class only, which leaves nothing out and lets nothing in.
+    fn merge(&mut self, mut rows: Vec<Row>) -> Vec<Row> {
+        for place in (0..WINDOW_BYTES).rev() {
+            let mut merged: Vec<Row> = Vec::with_capacity(rows.len());
+            let mut alike: HashMap<Row, usize, RandomState> = HashMap::default();
+            for row in rows {
+                let mut others = row;
+                others.classes[place] = 0;
+                match alike.get(&others) {
+                    Some(&index) if place < row.length => {
+                        let mut both = self.set(merged[index].classes[place]);
+                        both.insert_all(&self.set(row.classes[place]));
+                        merged[index].classes[place] = self.number(both);
+                    }
+                    Some(_) => {}
+                    None => {
+                        alike.insert(others, merged.len());
+                        merged.push(row);
+                    }
+                }
+            }
+            rows = merged;
+        }
+        rows
+    }
+}
+
+/// A row, and what is asked of the byte that comes next.
+#[derive(Clone, Copy, Default)]
+struct Path {
+    row: Row,
+    look: Option<Look>,
+}
+
+/// What can stand on the other side of a word boundary, line feeds included.
+fn other_side(class: &ByteSet) -> ByteSet {
+    if class.is_subset(&ByteSet::WORD) {
+        ByteSet::WORD.complement()
+    } else if class.is_subset(&ByteSet::WORD.complement()) {
+        ByteSet::WORD
+    } else {
+        ByteSet::ALL
+    }
+}
+
+/// What is still to be matched, as a list that lives on the stack.
+struct Rest<'a> {
+    todo: Todo<'a>,
+    next: Option<&'a Rest<'a>>,
+}
+
+enum Todo<'a> {
+    Parts(&'a [Hir]),
+    Bytes(&'a [u8]),
+    Repeat { sub: &'a Hir, min: u32, max: Option<u32>, length_before: Option<usize> },
+}
+
+impl<'a> Todo<'a> {
+    /// What follows the first round of a repetition.
+    fn again(repetition: &'a Repetition) -> Todo<'a> {
+        let (min, max) = (repetition.min.saturating_sub(1), repetition.max.map(|max| max.saturating_sub(1)));
+        Todo::Repeat { sub: &repetition.sub, min, max, length_before: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each window as its lead, `|`, and its classes; classes of many bytes are a dot.
+    fn check(pattern: &str, expected: &[&str]) {
+        let class = |class: &ByteSet| match class.iter().collect::<Vec<u8>>().as_slice() {
+            [byte] => byte.escape_ascii().to_string(),
+            [upper, lower] if upper.to_ascii_lowercase() == *lower => (*lower as char).to_string(),
+            some if some.len() <= 6 => format!("[{}]", some.escape_ascii()),
+            _ => ".".to_owned(),
+        };
+        let mut shown: Vec<String> = windows(pattern)
+            .into_iter()
+            .flatten()
+            .map(|window| {
+                let lead = if window.lead.is_some() { "|" } else { "" };
+                let start = window.start.map_or("?".to_owned(), |start| start.to_string());
+                format!("{start} {lead}{}", window.classes.iter().map(class).collect::<String>())
+            })
+            .collect();
+        shown.sort();
+        assert_eq!(shown, expected, "{pattern}");
+    }
+
+    #[test]
+    fn the_rarest_bytes_that_every_match_shows_are_chosen() {
+        check(r"\bDomain=(?P<dom>\w+)[ ,]+Code=(?P<code>\d+)", &["0 |Domain=."]);
+        check(r"x+(?P<code>[0-9]+)QZ", &["? QZ"]);
+    }
+
+    #[test]
+    fn a_pattern_that_hits_nearly_every_line_has_no_windows() {
+        for pattern in [r"\b(?P<code>[0-9]+)\b", "(?:abc)?", "abc|[0-9]+", ".*", "(?:a*)*", ""] {
+            check(pattern, &[]);
+        }
+    }
+
+    #[test]
+    fn no_window_holds_a_line_feed() {
+        check(r"ab\nc|Q(?P<code>X)", &["0 QX"]);
+    }
+}
