@@ -3,6 +3,7 @@
 //! What is measured becomes a [`results::Run`]: printed as a [`table`], drawn as
 //! a [`picture`], written as JSON and [`compare`]d. The measurements:
 //!
+//! - [`peers`]: other tools on the same files;
 //! - [`fleet`]: what the fleet's view costs as batches close;
 //! - [`memory`]: how much memory the largest file takes.
 //!
@@ -20,6 +21,7 @@ mod machine;
 mod memory;
 mod output;
 mod peak;
+mod peers;
 mod picture;
 mod results;
 mod server;
@@ -51,6 +53,8 @@ enum Command {
     Generate(generate::Args),
     /// Say what became slower from one run to another.
     Compare(compare::Args),
+    /// Run other tools on the same files, check all answers, and compare.
+    Peers(peers::Args),
     /// Close many batches: what the fleet's view costs in memory, updates and reads.
     Fleet(fleet::Args),
     /// The peak memory of `argus analyze` and of an upload on one large file.
@@ -64,6 +68,7 @@ fn main() -> Result<ExitCode> {
         Command::Demo(args) => runtime.block_on(demo::run(&args)).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Compare(args) => compare::run(&args),
+        Command::Peers(args) => output.of(|run| peers::measure(run, &args)),
         Command::Fleet(args) => output.of(|run| runtime.block_on(fleet::measure(run, &args))),
         Command::Memory(args) => output.of(|run| memory::measure(run, &args)),
     }
