@@ -4,6 +4,7 @@
 //! a [`picture`], written as JSON and [`compare`]d. The measurements:
 //!
 //! - [`peers`]: other tools on the same files;
+//! - [`ingest`]: uploads at once, to durable and final, beside what the disk takes;
 //! - [`fleet`]: what the fleet's view costs as batches close;
 //! - [`memory`]: how much memory the largest file takes.
 //!
@@ -16,6 +17,7 @@ mod compare;
 mod demo;
 mod fleet;
 mod generate;
+mod ingest;
 mod latency;
 mod machine;
 mod memory;
@@ -55,6 +57,8 @@ enum Command {
     Compare(compare::Args),
     /// Run other tools on the same files, check all answers, and compare.
     Peers(peers::Args),
+    /// Upload files at once, to durable and to final, beside what the disk takes of the same bytes.
+    Ingest(ingest::Args),
     /// Close many batches: what the fleet's view costs in memory, updates and reads.
     Fleet(fleet::Args),
     /// The peak memory of `argus analyze` and of an upload on one large file.
@@ -69,6 +73,7 @@ fn main() -> Result<ExitCode> {
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Compare(args) => compare::run(&args),
         Command::Peers(args) => output.of(|run| peers::measure(run, &args)),
+        Command::Ingest(args) => output.of(|run| ingest::measure(run, &args)),
         Command::Fleet(args) => output.of(|run| runtime.block_on(fleet::measure(run, &args))),
         Command::Memory(args) => output.of(|run| memory::measure(run, &args)),
     }
