@@ -5,20 +5,23 @@
 //!
 //! - [`peers`]: other tools on the same files;
 //! - [`ingest`]: uploads at once, to durable and final, beside what the disk takes;
+//! - [`fresh`]: from sending a line to reading it in the report;
 //! - [`fleet`]: what the fleet's view costs as batches close;
 //! - [`memory`]: how much memory the largest file takes.
 //!
 //! What they stand on: logs that are [`generate`]d with a known [`truth`], a
 //! [`server`] whose memory is watched ([`peak`]), a [`client`] that costs next to
-//! nothing, and many times as a [`latency`].
+//! nothing, steady [`load`], and many times as a [`latency`].
 
 mod client;
 mod compare;
 mod demo;
 mod fleet;
+mod fresh;
 mod generate;
 mod ingest;
 mod latency;
+mod load;
 mod machine;
 mod memory;
 mod output;
@@ -59,6 +62,8 @@ enum Command {
     Peers(peers::Args),
     /// Upload files at once, to durable and to final, beside what the disk takes of the same bytes.
     Ingest(ingest::Args),
+    /// The time from sending a line to reading it in the report, idle and under load.
+    Fresh(fresh::Args),
     /// Close many batches: what the fleet's view costs in memory, updates and reads.
     Fleet(fleet::Args),
     /// The peak memory of `argus analyze` and of an upload on one large file.
@@ -74,6 +79,7 @@ fn main() -> Result<ExitCode> {
         Command::Compare(args) => compare::run(&args),
         Command::Peers(args) => output.of(|run| peers::measure(run, &args)),
         Command::Ingest(args) => output.of(|run| ingest::measure(run, &args)),
+        Command::Fresh(args) => output.of(|run| fresh::measure(run, &args)),
         Command::Fleet(args) => output.of(|run| runtime.block_on(fleet::measure(run, &args))),
         Command::Memory(args) => output.of(|run| memory::measure(run, &args)),
     }
