@@ -6,12 +6,14 @@
 //! - [`peers`]: other tools on the same files;
 //! - [`ingest`]: uploads at once, to durable and final, beside what the disk takes;
 //! - [`fresh`]: from sending a line to reading it in the report;
+//! - [`report`]: reports that are read, one after the other and at once;
+//! - [`sql`]: questions in SQL over a fleet;
 //! - [`fleet`]: what the fleet's view costs as batches close;
 //! - [`memory`]: how much memory the largest file takes.
 //!
 //! What they stand on: logs that are [`generate`]d with a known [`truth`], a
 //! [`server`] whose memory is watched ([`peak`]), a [`client`] that costs next to
-//! nothing, steady [`load`], and many times as a [`latency`].
+//! nothing, [`vehicles`] and their steady [`load`], and many times as [`latency`].
 
 mod client;
 mod compare;
@@ -28,11 +30,14 @@ mod output;
 mod peak;
 mod peers;
 mod picture;
+mod report;
 mod results;
 mod server;
 mod simple;
+mod sql;
 mod table;
 mod truth;
+mod vehicles;
 
 use std::process::ExitCode;
 
@@ -64,6 +69,10 @@ enum Command {
     Ingest(ingest::Args),
     /// The time from sending a line to reading it in the report, idle and under load.
     Fresh(fresh::Args),
+    /// Read reports of one batch and of many: how soon one comes, and how many a second.
+    Report(report::Args),
+    /// Ask a fleet in SQL.
+    Sql(sql::Args),
     /// Close many batches: what the fleet's view costs in memory, updates and reads.
     Fleet(fleet::Args),
     /// The peak memory of `argus analyze` and of an upload on one large file.
@@ -80,6 +89,8 @@ fn main() -> Result<ExitCode> {
         Command::Peers(args) => output.of(|run| peers::measure(run, &args)),
         Command::Ingest(args) => output.of(|run| ingest::measure(run, &args)),
         Command::Fresh(args) => output.of(|run| fresh::measure(run, &args)),
+        Command::Report(args) => output.of(|run| report::measure(run, &args)),
+        Command::Sql(args) => output.of(|run| sql::measure(run, &args)),
         Command::Fleet(args) => output.of(|run| runtime.block_on(fleet::measure(run, &args))),
         Command::Memory(args) => output.of(|run| memory::measure(run, &args)),
     }

@@ -56,6 +56,7 @@ pub fn draw(run: &Run) -> String {
     )
 }
 
+/// Where there is a field of competitors, the best stands first.
 fn panels(run: &Run) -> Vec<Panel<'_>> {
     let mut panels: Vec<Panel> = Vec::new();
     for measurement in run.measurements.iter().filter(|measurement| measurement.better != Better::Told) {
@@ -65,6 +66,10 @@ fn panels(run: &Run) -> Vec<Panel<'_>> {
             Some(panel) => panel.bars.push(measurement),
             None => panels.push(Panel { heading, bars: vec![measurement] }),
         }
+    }
+    for panel in panels.iter_mut().filter(|panel| panel.bars.iter().any(|bar| bar.peer)) {
+        let sign = |bar: &Measurement| if bar.better == Better::Higher { -1.0 } else { 1.0 };
+        panel.bars.sort_by(|a, b| (sign(a) * a.value).total_cmp(&(sign(b) * b.value)));
     }
     panels
 }
