@@ -61,8 +61,9 @@ pub struct Args {
 
 /// Runs all that are installed.
 pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
+    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|part| name.contains(part.as_str()));
     if args.install {
-        python::install(&args.peers_dir)?;
+        python::install(&args.peers_dir, wanted)?;
     }
     let folder = tempfile::tempdir()?;
     let rules = folder.path().join("simple.toml");
@@ -73,9 +74,9 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     // So that even the first one finds them in the page cache.
     all.paths().try_for_each(|path| copy(&mut File::open(path)?, &mut sink()).map(|_| ()))?;
 
-    let (mut field, missing) = field::field(&args.peers_dir, &rules, &all, &some)?;
-    let wanted = |peer: &Peer| args.only.iter().any(|part| peer.name.contains(part.as_str()));
-    field.retain(|peer| args.only.is_empty() || peer.name == REFERENCE || wanted(peer));
+    let (mut field, mut missing) = field::field(&args.peers_dir, &rules, &all, &some)?;
+    field.retain(|peer| peer.name == REFERENCE || wanted(&peer.name));
+    missing.retain(|name| wanted(name));
     let best = compete(run, args, &field);
     record(run, args, &field, &best)?;
     if !missing.is_empty() {

@@ -67,9 +67,9 @@ pub const PACKAGES: [Package; 6] = [
     },
 ];
 
-/// Gets all packages. One that cannot be had is told and left out.
-pub fn install(folder: &Path) -> Result<()> {
-    for Package { package, .. } in &PACKAGES {
+/// Gets the packages of the peers that are wanted. One that cannot be had is told and left out.
+pub fn install(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    for Package { package, .. } in PACKAGES.iter().filter(|package| wanted(package.name)) {
         let home = folder.join(package);
         writeln!(stderr(), "installing {package} into {}", home.display())?;
         let made = Command::new("python3").args(["-m", "venv"]).arg(&home).status().context("python3 is needed")?;
