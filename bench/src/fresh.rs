@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use crate::client::Connection;
+use crate::follow;
 use crate::latency::Latencies;
 use crate::load::Load;
 use crate::results::Run;
@@ -17,6 +18,9 @@ pub struct Args {
     /// How many lines are sent, one after the other.
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
     lines: u32,
+    /// Seconds after which a round ends, however many lines were sent.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
     /// MB of other uploads a second, in a second round; 0 leaves it out.
     #[arg(long, default_value_t = 50)]
     load: u32,
@@ -36,25 +40,43 @@ const WARM_UP: u32 = 100;
 pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Server::start(&folder.path().join("data"), args.workers)?;
-    round(run, server.address(), "idle", args.lines, [Some(1.0), Some(5.0)])?;
+    let time = Duration::from_secs(u64::from(args.seconds));
+    if let Some(times) = follow::measure(LINE, CODE, args.lines, time)? {
+        times.figures("fresh", "tail -F | rg", [None, None]).into_iter().for_each(|figure| run.add(figure.peer()));
+    }
+    let round = |run: &mut Run, name: &str, targets| round(run, server.address(), name, args.lines, time, targets);
+    round(run, "idle", [Some(1.0), Some(5.0)])?;
     if args.load > 0 {
         let load = Load::start(server.address(), f64::from(args.load) * 1e6)?;
         let name = format!("at {} MB/s of uploads", args.load);
-        round(run, server.address(), &name, args.lines, [None, Some(50.0)])?;
+        round(run, &name, [None, Some(50.0)])?;
         run.remark(format!("fresh: {:.1} MB/s of uploads were taken in the loaded round", load.stop()? / 1e6));
     }
     Ok(())
 }
 
 /// Sends lines to a batch of its own, and waits for each.
-fn round(run: &mut Run, address: &str, name: &str, lines: u32, targets: [Option<f64>; 2]) -> Result<()> {
+fn round(
+    run: &mut Run,
+    address: &str,
+    name: &str,
+    lines: u32,
+    time: Duration,
+    targets: [Option<f64>; 2],
+) -> Result<()> {
     let (mut sender, mut reader) = (Connection::open(address)?, Connection::open(address)?);
     let batch = sender.new_batch(1, "7.2.1")?;
     let to = format!("/api/v1/batches/{batch}/files/live.log/lines");
     let from = format!("/api/v1/batches/{batch}/report");
     let [mut whole, mut sent, mut read] = [const { Vec::new() }; 3];
+    let mut start = Instant::now();
     for count in 1..=u64::from(WARM_UP + lines) {
         let begun = Instant::now();
+        if whole.is_empty() {
+            start = begun;
+        } else if begun - start > time {
+            break;
+        }
         sender.send("POST", &to, LINE)?;
         let answered = begun.elapsed();
         let first = loop {
@@ -74,6 +96,7 @@ fn round(run: &mut Run, address: &str, name: &str, lines: u32, targets: [Option<
             read.push(first);
         }
     }
+    run.remark(format!("fresh: {name}, {} lines, one after the other", whole.len()));
     Latencies::new(whole).report(run, "fresh", name, targets);
     Latencies::new(sent).report(run, "fresh", &format!("{name}: the line's answer"), [None, None]);
     Latencies::new(read).report(run, "fresh", &format!("{name}: the report"), [None, None]);

@@ -25,16 +25,20 @@ impl Latencies {
         self.quantile(share).as_secs_f64() * 1e3
     }
 
-    /// Adds p50 and p99 to a run, with their targets, and tells p99.9 and the longest, which one hiccup of the
-    /// machine decides.
+    /// Adds what [`Latencies::figures`] says to a run.
     pub fn report(&self, run: &mut Run, group: &str, name: &str, targets: [Option<f64>; 2]) {
-        for (word, share, target) in [("p50", 0.5, targets[0]), ("p99", 0.99, targets[1])] {
+        self.figures(group, name, targets).into_iter().for_each(|figure| run.add(figure));
+    }
+
+    /// p50 and p99 with their targets, in ms. p99.9 and the longest are only told: one hiccup of the machine
+    /// decides them.
+    pub fn figures(&self, group: &str, name: &str, targets: [Option<f64>; 2]) -> [Measurement; 4] {
+        let lower = |word: &str, share, target| {
             let measured = Measurement::lower(group, name, self.millis(share), &format!("{word} ms"));
-            run.add(Measurement { target, ..measured });
-        }
-        for (word, share) in [("p99.9", 0.999), ("max", 1.0)] {
-            run.add(Measurement::told(group, name, self.millis(share), &format!("{word} ms")));
-        }
+            Measurement { target, ..measured }
+        };
+        let told = |word: &str, share| Measurement::told(group, name, self.millis(share), &format!("{word} ms"));
+        [lower("p50", 0.5, targets[0]), lower("p99", 0.99, targets[1]), told("p99.9", 0.999), told("max", 1.0)]
     }
 }
 

@@ -19,6 +19,7 @@ mod client;
 mod compare;
 mod demo;
 mod fleet;
+mod follow;
 mod fresh;
 mod generate;
 mod ingest;

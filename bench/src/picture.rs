@@ -8,11 +8,11 @@ use std::fmt::Write;
 use crate::results::{Better, Measurement, Run};
 use crate::table::figure;
 
-const WIDTH: f64 = 760.0;
-/// Where bars begin; names stand left of it.
-const LEFT: f64 = 250.0;
+/// About how wide a letter of a name is.
+const LETTER: f64 = 7.8;
 /// The longest bar; its value stands right of it.
 const LONGEST: f64 = 420.0;
+const VALUE: f64 = 70.0;
 const ROW: f64 = 24.0;
 const HEADING: f64 = 44.0;
 /// Values further apart than this are drawn on a logarithmic scale.
@@ -41,17 +41,21 @@ struct Panel<'a> {
 /// The picture, as the text of an SVG file.
 pub fn draw(run: &Run) -> String {
     let panels = panels(run);
+    let names = panels.iter().flat_map(|panel| &panel.bars).map(|bar| bar.name.chars().count());
+    // Where bars begin; names stand left of it.
+    let left = 24.0 + LETTER * names.max().unwrap_or_default() as f64;
+    let width = left + LONGEST + VALUE;
     let mut body = String::new();
     let mut top = 8.0;
     for panel in &panels {
-        top = draw_panel(&mut body, panel, top);
+        top = draw_panel(&mut body, panel, left, top);
     }
     let machine = &run.machine;
     let told = format!("{}, {} cores, {}, argus {}", machine.cpu, machine.cores, machine.date, machine.argus);
     text(&mut body, 8.0, top + 24.0, "quiet", "start", &told);
     let height = top + 36.0;
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height}\" width=\"{width:.0}\" height=\"{height}\" \
          role=\"img\">\n<title>What Argus measured</title>\n<style>{STYLE}</style>\n{body}</svg>\n"
     )
 }
@@ -75,7 +79,7 @@ fn panels(run: &Run) -> Vec<Panel<'_>> {
 }
 
 /// Draws a panel from `top` on; says where it ends.
-fn draw_panel(body: &mut String, panel: &Panel, top: f64) -> f64 {
+fn draw_panel(body: &mut String, panel: &Panel, left: f64, top: f64) -> f64 {
     let values = || panel.bars.iter().map(|bar| bar.value).filter(|value| *value > 0.0);
     let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
     let logarithmic = most / least > FAR_APART;
@@ -91,12 +95,12 @@ fn draw_panel(body: &mut String, panel: &Panel, top: f64) -> f64 {
         };
         let (length, class) = ((share * LONGEST).max(1.0), if bar.peer { "bar" } else { "bar ours" });
         let name = if bar.peer { "name" } else { "name-ours" };
-        text(body, LEFT - 8.0, y + 14.0, name, "end", &bar.name);
+        text(body, left - 8.0, y + 14.0, name, "end", &bar.name);
         body.push_str(&format!(
-            "<rect class=\"{class}\" x=\"{LEFT}\" y=\"{y}\" width=\"{length:.1}\" height=\"{}\" rx=\"2\"/>\n",
+            "<rect class=\"{class}\" x=\"{left:.1}\" y=\"{y}\" width=\"{length:.1}\" height=\"{}\" rx=\"2\"/>\n",
             ROW - 6.0
         ));
-        text(body, LEFT + length + 6.0, y + 14.0, name, "start", &figure(bar.value));
+        text(body, left + length + 6.0, y + 14.0, name, "start", &figure(bar.value));
     }
     top + HEADING + panel.bars.len() as f64 * ROW
 }

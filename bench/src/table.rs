@@ -19,13 +19,11 @@ pub fn print(out: &mut dyn Write, run: &Run) -> io::Result<()> {
             writeln!(out, "{}", line.trim_end())?;
         }
     }
-    for said in &run.remarks {
-        writeln!(out, "\n{said}")?;
+    for (number, remark) in run.remarks.iter().enumerate() {
+        let gap = if number == 0 { "\n" } else { "" };
+        writeln!(out, "{gap}{remark}")?;
     }
-    for failure in &run.failures {
-        writeln!(out, "\nFAILED: {failure}")?;
-    }
-    Ok(())
+    run.failures.iter().try_for_each(|failure| writeln!(out, "\nFAILED: {failure}"))
 }
 
 fn lines(group: &str, measurements: &[&Measurement]) -> Vec<String> {
