@@ -20,16 +20,27 @@ const VEHICLES: usize = 12;
 const FILES: [&str; 3] = ["bms.log", "gateway.log", "update.log"];
 const FILE_BYTES: u64 = 256 << 10;
 
-/// Starts Argus on a free port when `listen` is taken, uploads the fleet, and
+/// Flags of `argus-bench demo`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The address to listen on.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: String,
+    /// Stop when the report is shown.
+    #[arg(long)]
+    once: bool,
+}
+
+/// Starts Argus on a free port when the address is taken, uploads the fleet, and
 /// shows the report of one vehicle and the codes of both firmwares.
-pub async fn run(listen: &str, once: bool) -> Result<()> {
+pub async fn run(args: &Args) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let rules = RuleSet::built_in()?;
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let config = ServiceConfig::new(folder.path().to_owned(), rules, workers);
     let metrics = PrometheusBuilder::new().install_recorder()?;
-    let listen = match tokio::net::TcpListener::bind(listen).await {
-        Ok(_) => listen,
+    let listen = match tokio::net::TcpListener::bind(&args.listen).await {
+        Ok(_) => args.listen.as_str(),
         Err(_) => "127.0.0.1:0",
     };
     let server = Server::start(config, listen, metrics).await?;
@@ -57,7 +68,7 @@ pub async fn run(listen: &str, once: bool) -> Result<()> {
         out,
         "\nAsk for more:\n  curl {base}/api/v1/batches/{last}/report\n  curl '{base}/api/v1/batches/{last}/errors?limit=3'"
     )?;
-    if !once {
+    if !args.once {
         writeln!(out, "\nCtrl-C stops Argus and removes the fleet's data.")?;
         tokio::signal::ctrl_c().await?;
     }

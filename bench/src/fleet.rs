@@ -1,7 +1,6 @@
 //! What the fleet's maintained view costs as batches close: memory, the time
 //! from a batch's completion to a view that shows it, and the time to read the top codes.
 
-use std::io::{Write, stdout};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,9 @@ use argus_sinks::{FleetView, Snapshot};
 use tokio::sync::mpsc::UnboundedReceiver;
 use url::Url;
 use uuid::Uuid;
+
+use crate::latency::Latencies;
+use crate::results::{Measurement, Run};
 
 /// The vehicles of the fleet; each has every firmware once in a while.
 const VEHICLES: u64 = 200;
@@ -44,17 +46,28 @@ struct Fleet {
     closed: u64,
 }
 
-/// Closes batches up to `most`, and prints what the view costs at each power of ten.
-pub async fn run(most: u64, workers: u16) -> Result<()> {
+/// Flags of `argus-bench fleet`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// How many batches.
+    #[arg(long, default_value_t = 1_000_000)]
+    batches: u64,
+    /// Timely workers.
+    #[arg(long, default_value_t = 2)]
+    workers: u16,
+}
+
+/// Closes batches, and measures what the view costs at each power of ten.
+pub async fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let rules = RuleSet::built_in()?;
     let in_flight_bytes = Config::IN_FLIGHT_BYTES_DEFAULT;
-    let config = Config { workers: usize::from(workers), rules, first_epoch: 1, in_flight_bytes, sightings: false };
+    let config =
+        Config { workers: usize::from(args.workers), rules, first_epoch: 1, in_flight_bytes, sightings: false };
     let (dataflow, outputs) = Dataflow::start(config).map_err(anyhow::Error::msg)?;
     let mut fleet = Fleet { dataflow, outputs, view: FleetView::default(), epoch: 0, closed: 0 };
     let engine = Engine::new(Arc::new(object_store()), &Url::parse("file:///")?, &EngineConfig::default())?;
-    writeln!(stdout(), "closed batches   memory   one batch shows after      top 20 codes read in")?;
     let mut milestone = 1_000;
-    while milestone <= most {
+    while milestone <= args.batches {
         while fleet.closed < milestone - ALONE as u64 {
             fleet.close(TOGETHER.min(milestone - fleet.closed)).await?;
         }
@@ -64,23 +77,19 @@ pub async fn run(most: u64, workers: u16) -> Result<()> {
             fleet.close(1).await?;
             times.push(begun.elapsed());
         }
-        times.sort();
         let read = fleet.read(&engine).await?;
-        let (p50, p99) = (millis(times[ALONE / 2]), millis(times[ALONE * 99 / 100]));
-        let closed = fleet.closed;
-        let memory = memory()? >> 20;
-        writeln!(stdout(), "{closed:>14} {memory:>5} MiB   p50 {p50:.2} ms  p99 {p99:.2} ms   {:.2} ms", millis(read))?;
+        let name = format!("{} closed batches", fleet.closed);
+        run.add(Measurement::lower("fleet", &name, (memory()? >> 20) as f64, "MiB"));
+        Latencies::new(times).report(run, "fleet", &name, [None, None]);
+        run.add(Measurement::lower("fleet", &name, read.as_secs_f64() * 1e3, "read ms"));
         milestone *= 10;
     }
+    run.remark("fleet: a quantile is of one more batch, until the view shows it; the top 20 codes are read");
     Ok(())
 }
 
 fn object_store() -> impl object_store::ObjectStore {
     object_store::memory::InMemory::new()
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }
 
 impl Fleet {

@@ -3,13 +3,14 @@
 //! About 110 bytes a line, one line in twenty with codes; some lines end in
 //! CRLF, some are long, some are not UTF-8.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::json;
+
+use crate::truth::Truth;
 
 /// A stream of numbers that looks random (splitmix64, by Sebastiano Vigna).
 pub struct Random(u64);
@@ -35,33 +36,20 @@ impl Random {
     }
 }
 
-/// What a log truly says.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Truth {
-    /// Bytes.
-    pub bytes: u64,
-    /// Lines.
-    pub lines: u64,
-    /// Lines with at least one code.
-    pub error_lines: u64,
-    /// Lines with each code.
-    pub codes: BTreeMap<String, u64>,
-}
-
-/// The message of a line with codes, and the codes.
-const CODED: [(&str, &[&str]); 12] = [
-    ("DTC P0A1F-87 stored, battery pack voltage sense circuit", &["P0A1F-87"]),
-    ("DTC U0100-00 confirmed, lost communication with the engine control module", &["U0100-00"]),
-    ("negative response 7F 31 22 to the start of the erase routine", &["NRC:31-22"]),
-    ("negative response 7F 36 73, wrong block sequence counter", &["NRC:36-73"]),
-    ("install of slot B failed with E_SIGNATURE_INVALID", &["E_SIGNATURE_INVALID"]),
-    ("download failed: errno: 110 (ETIMEDOUT)", &["ERRNO:110", "ETIMEDOUT"]),
-    ("manifest fetch answered HTTP/1.1 503 from the backend", &["HTTP:503"]),
-    ("update engine exited with code 7", &["EXIT:7"]),
-    ("SPN 91 FMI 3, accelerator pedal position", &["SPN91-FMI3"]),
-    ("flash driver hit SIGSEGV, core written", &["SIGSEGV"]),
-    ("write of partition failed rc=-28", &["ERR:-28"]),
-    ("fault OTA-1042 while switching slots", &["OTA-1042"]),
+/// The message of a line with codes, the codes, and what the simple pattern finds in it.
+const CODED: [(&str, &[&str], &[&str]); 12] = [
+    ("DTC P0A1F-87 stored, battery pack voltage sense circuit", &["P0A1F-87"], &["P0A1F-87"]),
+    ("DTC U0100-00 confirmed, lost communication with the engine control module", &["U0100-00"], &["U0100-00"]),
+    ("negative response 7F 31 22 to the start of the erase routine", &["NRC:31-22"], &["7F 31 22"]),
+    ("negative response 7F 36 73, wrong block sequence counter", &["NRC:36-73"], &["7F 36 73"]),
+    ("install of slot B failed with E_SIGNATURE_INVALID", &["E_SIGNATURE_INVALID"], &["E_SIGNATURE_INVALID"]),
+    ("download failed: errno: 110 (ETIMEDOUT)", &["ERRNO:110", "ETIMEDOUT"], &["errno: 110", "ETIMEDOUT"]),
+    ("manifest fetch answered HTTP/1.1 503 from the backend", &["HTTP:503"], &["HTTP/1.1 503"]),
+    ("update engine exited with code 7", &["EXIT:7"], &["exited with code 7"]),
+    ("SPN 91 FMI 3, accelerator pedal position", &["SPN91-FMI3"], &["SPN 91 FMI 3"]),
+    ("flash driver hit SIGSEGV, core written", &["SIGSEGV"], &["SIGSEGV"]),
+    ("write of partition failed rc=-28", &["ERR:-28"], &["rc=-28"]),
+    ("fault OTA-1042 while switching slots", &["OTA-1042"], &["OTA-1042"]),
 ];
 
 const PLAIN: [&str; 8] = [
@@ -96,11 +84,14 @@ pub fn write_log(
         let component = random.pick(&COMPONENTS);
         write!(line, "2026-03-01 {h:02}:{m:02}:{s:02},{:03} ", random.below(1000))?;
         if random.below(1000) < coded_per_mille {
-            let (message, codes) = CODED[*random.pick(kinds) % CODED.len()];
+            let (message, codes, simple) = CODED[*random.pick(kinds) % CODED.len()];
             write!(line, "ERROR [main] {component} - {message}")?;
             truth.error_lines += 1;
             for code in codes {
                 *truth.codes.entry((*code).to_owned()).or_default() += 1;
+            }
+            for found in simple {
+                *truth.simple.entry((*found).to_owned()).or_default() += 1;
             }
         } else {
             write!(line, "INFO [main] {component} - {}", random.pick(&PLAIN))?;
@@ -128,42 +119,102 @@ pub fn usual_log(path: &Path, bytes: u64, seed: u64) -> Result<Truth> {
     Ok(write_log(&mut BufWriter::with_capacity(1 << 20, file), bytes, &mut Random::new(seed), 50, &ALL_KINDS)?)
 }
 
-/// `argus-bench generate`
-pub fn run(path: &Path, bytes: u64, seed: u64) -> Result<()> {
-    let truth = usual_log(path, bytes, seed)?;
-    let mut beside = path.as_os_str().to_owned();
+/// Flags of `argus-bench generate`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where to.
+    file: PathBuf,
+    /// About how many bytes.
+    #[arg(long, default_value_t = 64 << 20)]
+    bytes: u64,
+    /// The same seed gives the same log.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Writes a log and, beside it, the truth about it.
+pub fn run(args: &Args) -> Result<()> {
+    let truth = usual_log(&args.file, args.bytes, args.seed)?;
+    let mut beside = args.file.as_os_str().to_owned();
     beside.push(".truth.json");
     let text = json!({
         "bytes": truth.bytes, "lines": truth.lines, "error_lines": truth.error_lines, "codes": truth.codes,
+        "simple": truth.simple,
     });
     std::fs::write(&beside, format!("{text:#}\n"))?;
     Ok(())
 }
 
+/// Some of the usual logs, next to one another.
+pub struct Logs {
+    /// The files, by name.
+    pub files: Vec<(PathBuf, Truth)>,
+}
+
+impl Logs {
+    /// Writes `count` logs of `bytes` each into a folder and has the disk take them all, so that nothing
+    /// of it disturbs what is measured. They are in the page cache then.
+    pub fn write(folder: &Path, count: usize, bytes: u64) -> Result<Logs> {
+        let mut files = Vec::with_capacity(count);
+        for number in 0..count {
+            let path = folder.join(format!("{number}.log"));
+            let truth = usual_log(&path, bytes, 1 + number as u64)?;
+            File::open(&path)?.sync_all()?;
+            files.push((path, truth));
+        }
+        Ok(Logs { files })
+    }
+
+    /// The paths.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// What they say together.
+    pub fn truth(&self) -> Truth {
+        self.files.iter().map(|(_, truth)| truth).sum()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simple;
     use argus_dataflow::fold::Fold;
     use argus_dataflow::scan::Scanner;
     use argus_dataflow::{BlockReader, RuleSet};
 
-    #[test]
-    fn a_generated_log_says_what_its_truth_says() {
-        let mut log = Vec::new();
-        let truth = write_log(&mut log, 1 << 20, &mut Random::new(7), 50, &ALL_KINDS).expect("writes to memory");
-        let mut scanner = Scanner::new(RuleSet::built_in().expect("the built-in rules hold"));
-        let mut blocks = BlockReader::new(&log[..], 64 << 10);
+    /// What rules count in a log; `simple` stays empty.
+    fn counted(log: &[u8], rules: RuleSet) -> Truth {
+        let mut scanner = Scanner::new(rules);
+        let mut blocks = BlockReader::new(log, 64 << 10);
         let mut fold = Fold::default();
         while let Some(block) = blocks.next_block().expect("reads") {
             fold.merge(scanner.scan(&block, 2026).0);
         }
-        let mut counted = Truth {
-            bytes: blocks.bytes(),
-            lines: blocks.lines(),
-            error_lines: fold.error_lines,
-            codes: BTreeMap::new(),
-        };
+        let mut counted =
+            Truth { bytes: blocks.bytes(), lines: blocks.lines(), error_lines: fold.error_lines, ..Truth::default() };
         fold.codes().for_each(|(_, code, seen)| *counted.codes.entry(code).or_default() += seen.count);
-        assert_eq!(counted, truth);
+        counted
+    }
+
+    fn log() -> (Vec<u8>, Truth) {
+        let mut log = Vec::new();
+        let truth = write_log(&mut log, 1 << 20, &mut Random::new(7), 50, &ALL_KINDS).expect("writes to memory");
+        (log, truth)
+    }
+
+    #[test]
+    fn a_generated_log_says_what_its_truth_says() {
+        let (log, mut truth) = log();
+        truth.simple.clear();
+        assert_eq!(counted(&log, RuleSet::built_in().expect("the built-in rules hold")), truth);
+    }
+
+    #[test]
+    fn the_simple_pattern_finds_what_its_truth_says() {
+        let (log, mut truth) = log();
+        truth.codes = std::mem::take(&mut truth.simple);
+        assert_eq!(counted(&log, RuleSet::parse(&[&simple::rule_file()]).expect("the rule file holds")), truth);
     }
 }

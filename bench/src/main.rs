@@ -1,75 +1,98 @@
 //! Measures Argus and shows it at work.
 //!
-//! - [`demo`]: a small fleet, uploaded and reported;
+//! What is measured becomes a [`results::Run`]: printed as a [`table`], drawn as
+//! a [`picture`], written as JSON and [`compare`]d. The measurements:
+//!
+//! - [`peers`]: other tools on the same files;
+//! - [`ingest`]: uploads at once, to durable and final, beside what the disk takes;
+//! - [`fresh`]: from sending a line to reading it in the report;
+//! - [`report`]: reports that are read, one after the other and at once;
+//! - [`sql`]: questions in SQL over a fleet;
 //! - [`fleet`]: what the fleet's view costs as batches close;
-//! - [`generate`]: logs of any size with known counts;
 //! - [`memory`]: how much memory the largest file takes.
+//!
+//! What they stand on: logs that are [`generate`]d with a known [`truth`], a
+//! [`server`] whose memory is watched ([`peak`]), a [`client`] that costs next to
+//! nothing, [`vehicles`] and their steady [`load`], and many times as [`latency`].
 
+mod client;
+mod compare;
 mod demo;
 mod fleet;
+mod follow;
+mod fresh;
 mod generate;
+mod ingest;
+mod latency;
+mod load;
+mod machine;
 mod memory;
+mod output;
+mod peak;
+mod peers;
+mod picture;
+mod report;
+mod results;
+mod server;
+mod simple;
+mod sql;
+mod table;
+mod truth;
+mod vehicles;
 
-use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use crate::output::Output;
 
 #[derive(Parser)]
 #[command(name = "argus-bench", about)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Start Argus, upload the logs of a small fleet, and show what they say.
-    Demo {
-        /// The address to listen on.
-        #[arg(long, default_value = "127.0.0.1:8080")]
-        listen: String,
-        /// Stop when the report is shown.
-        #[arg(long)]
-        once: bool,
-    },
+    Demo(demo::Args),
     /// Write a log with known counts: FILE, and the truth about it in FILE.truth.json.
-    Generate {
-        /// Where to.
-        file: PathBuf,
-        /// About how many bytes.
-        #[arg(long, default_value_t = 64 << 20)]
-        bytes: u64,
-        /// The same seed gives the same log.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-    },
-    /// Close many batches and print what the fleet's view costs: memory, updates, reads.
-    Fleet {
-        /// How many batches.
-        #[arg(long, default_value_t = 1_000_000)]
-        batches: u64,
-        /// Timely workers.
-        #[arg(long, default_value_t = 2)]
-        workers: u16,
-    },
-    /// Print the peak memory of `argus analyze` and of an upload on one large file.
-    Memory {
-        /// About how many bytes the file has.
-        #[arg(long, default_value_t = 2 << 30)]
-        bytes: u64,
-        /// Timely workers.
-        #[arg(long, default_value_t = 2)]
-        workers: u16,
-    },
+    Generate(generate::Args),
+    /// Say what became slower from one run to another.
+    Compare(compare::Args),
+    /// Run other tools on the same files, check all answers, and compare.
+    Peers(peers::Args),
+    /// Upload files at once, to durable and to final, beside what the disk takes of the same bytes.
+    Ingest(ingest::Args),
+    /// The time from sending a line to reading it in the report, idle and under load.
+    Fresh(fresh::Args),
+    /// Read reports of one batch and of many: how soon one comes, and how many a second.
+    Report(report::Args),
+    /// Ask a fleet in SQL.
+    Sql(sql::Args),
+    /// Close many batches: what the fleet's view costs in memory, updates and reads.
+    Fleet(fleet::Args),
+    /// The peak memory of `argus analyze` and of an upload on one large file.
+    Memory(memory::Args),
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
+    let Cli { command, output } = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    match Cli::parse().command {
-        Command::Demo { listen, once } => runtime.block_on(demo::run(&listen, once)),
-        Command::Fleet { batches, workers } => runtime.block_on(fleet::run(batches, workers)),
-        Command::Generate { file, bytes, seed } => generate::run(&file, bytes, seed),
-        Command::Memory { bytes, workers } => runtime.block_on(memory::run(bytes, workers)),
+    match command {
+        Command::Demo(args) => runtime.block_on(demo::run(&args)).map(|()| ExitCode::SUCCESS),
+        Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Compare(args) => compare::run(&args),
+        Command::Peers(args) => output.of(|run| peers::measure(run, &args)),
+        Command::Ingest(args) => output.of(|run| ingest::measure(run, &args)),
+        Command::Fresh(args) => output.of(|run| fresh::measure(run, &args)),
+        Command::Report(args) => output.of(|run| report::measure(run, &args)),
+        Command::Sql(args) => output.of(|run| sql::measure(run, &args)),
+        Command::Fleet(args) => output.of(|run| runtime.block_on(fleet::measure(run, &args))),
+        Command::Memory(args) => output.of(|run| memory::measure(run, &args)),
     }
 }
