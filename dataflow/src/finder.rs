@@ -321,7 +321,7 @@ fn union(one: &Closure, other: &Closure) -> Closure {
 fn share_out(placed: &mut [Placed]) -> Vec<Vec<usize>> {
     /// A bucket of its own is worth this much to a fingerprint, in hits per byte.
     const FINGERPRINT_COST: f64 = 1e-4;
-    const ROUNDS: usize = 3;
+    const ROUNDS: usize = 4;
     let mut sample = Sample::new();
     let mut by_closure: HashMap<Closure, Vec<(usize, usize)>> = HashMap::new();
     for (window, one) in placed.iter().enumerate() {

@@ -50,6 +50,24 @@ pub struct Trigger {
     pub start: Option<usize>,
 }
 
+/// The windows of each pattern, in order. Many patterns take many milliseconds,
+/// and a command is waited for, so every core takes part.
+fn windows_of(rules: &RuleSet) -> Vec<Option<Vec<Window>>> {
+    let texts: Vec<&str> = rules.rules().iter().flat_map(|rule| &rule.patterns).map(|one| one.text.as_str()).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // Later patterns tend to be the longer ones, so threads take turns.
+    let each_nth = |first: usize| texts.iter().skip(first).step_by(threads).map(|text| windows::windows(text));
+    let mut shares: Vec<_> = std::thread::scope(|scope| {
+        let others: Vec<_> =
+            (1..threads).map(|first| scope.spawn(move || each_nth(first).collect::<Vec<_>>())).collect();
+        let mine = each_nth(0).collect();
+        let others = others.into_iter().map(|thread| thread.join().unwrap_or_default());
+        std::iter::once(mine).chain(others).map(Vec::into_iter).collect()
+    });
+    // A thread that died has found none, and what has no windows is tried everywhere.
+    (0..texts.len()).map(|index| shares[index % threads].next().flatten()).collect()
+}
+
 impl Plan {
     /// A plan for these rules.
     pub fn new(rules: RuleSet) -> Arc<Plan> {
@@ -58,10 +76,10 @@ impl Plan {
         let mut triggers: Vec<Vec<Trigger>> = Vec::new();
         let mut every_line = Vec::new();
         let mut numbers: HashMap<(Option<ByteSet>, Vec<ByteSet>), usize> = HashMap::new();
+        let mut of_patterns = windows_of(&rules).into_iter();
         for (rule_index, rule) in rules.rules().iter().enumerate() {
-            for (pattern_index, pattern) in rule.patterns.iter().enumerate() {
+            for (pattern_index, own) in (0..rule.patterns.len()).zip(of_patterns.by_ref()) {
                 let number = patterns.len();
-                let own = windows::windows(&pattern.text);
                 let reach = match &own {
                     None => Reach::EveryLine,
                     Some(own) if own.iter().all(|window| window.start.is_some()) => Reach::Starts,

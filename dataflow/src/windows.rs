@@ -55,6 +55,47 @@ const BEFORE_LINE: [u8; 2] = [b'\n', 0xbf];
 const COMMON_WORDS: [&[u8]; 8] = [b"info", b"warn", b"error", b"fail", b"status", b"return", b"http", b"code"];
 const COMMON_WORD_FREQUENCY: f64 = 5e-4;
 
+/// The letters of [`COMMON_WORDS`], one word behind the other, as the bits of a word.
+struct CommonWords;
+
+impl CommonWords {
+    /// Letters with which a piece of two letters or more begins.
+    const PIECES: u64 = {
+        let mut pieces = 0;
+        let mut left = 2;
+        while left <= WINDOW_BYTES {
+            pieces |= Self::ENDS[left];
+            left += 1;
+        }
+        pieces
+    };
+
+    /// For each length, the letters from which on a word has so many left.
+    const ENDS: [u64; WINDOW_BYTES + 1] = {
+        let mut ends = [0; WINDOW_BYTES + 1];
+        let (mut word, mut bit) = (0, 0);
+        while word < COMMON_WORDS.len() {
+            let mut left = COMMON_WORDS[word].len();
+            while left > 0 {
+                ends[left] |= 1 << bit;
+                left -= 1;
+                bit += 1;
+            }
+            word += 1;
+        }
+        ends
+    };
+
+    /// The letters that a class accepts in either case.
+    fn letters_in(set: &ByteSet) -> u64 {
+        let letters = COMMON_WORDS.iter().copied().flatten();
+        letters.enumerate().fold(0, |bits, (bit, letter)| {
+            let accepts = set.contains(*letter) || set.contains(letter.to_ascii_uppercase());
+            bits | u64::from(accepts) << bit
+        })
+    }
+}
+
 /// A row of byte classes that a match shows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Window {
@@ -112,6 +153,8 @@ type ClassNumber = u16;
 struct Reading {
     sets: Vec<ByteSet>,
     frequencies: Vec<f64>,
+    /// For each class, the letters of the common words that it accepts.
+    letters: Vec<u64>,
     numbers: HashMap<ByteSet, ClassNumber, RandomState>,
 }
 
@@ -141,6 +184,7 @@ impl Reading {
         *self.numbers.entry(set).or_insert_with(|| {
             self.sets.push(set);
             self.frequencies.push(set.frequency());
+            self.letters.push(CommonWords::letters_in(&set));
             // A pattern is too small to have more.
             (self.sets.len() - 1) as ClassNumber
         })
@@ -166,17 +210,15 @@ impl Reading {
         };
         let lead = row.lead.map_or(1.0, |lead| self.frequencies[usize::from(lead)]);
         // A row that spells a common word, or a piece of one, is as common as the word.
-        let spells = |(class, letter): (&ClassNumber, &u8)| {
-            let set = self.set(*class);
-            set.contains(*letter) || set.contains(letter.to_ascii_uppercase())
-        };
-        let as_piece = |piece: &[u8]| {
-            let length = piece.len().min(row.length);
-            let spelt = length > 1 && row.classes().iter().zip(piece).all(spells);
-            spelt.then(|| COMMON_WORD_FREQUENCY * product(&row.classes()[length..]))
-        };
-        let pieces = COMMON_WORDS.iter().flat_map(|word| (0..word.len()).map(|start| &word[start..]));
-        pieces.filter_map(as_piece).fold(lead * product(row.classes()), f64::max)
+        let mut frequency = lead * product(row.classes());
+        let mut spelt = CommonWords::PIECES;
+        for (length, class) in row.classes().iter().enumerate() {
+            if spelt & CommonWords::ENDS[length] != 0 {
+                frequency = frequency.max(COMMON_WORD_FREQUENCY * product(&row.classes()[length..]));
+            }
+            spelt &= !CommonWords::ENDS[length] & (self.letters[usize::from(*class)] >> length);
+        }
+        if spelt != 0 && row.length > 1 { frequency.max(COMMON_WORD_FREQUENCY) } else { frequency }
     }
 
     fn choice(&self, rows: Vec<(Row, Option<usize>)>) -> Choice {
@@ -382,7 +424,11 @@ impl Reading {
 
     /// Puts together rows that differ in one class only, which leaves nothing out and lets nothing in.
     fn merge(&mut self, mut rows: Vec<Row>) -> Vec<Row> {
-        for place in (0..WINDOW_BYTES).rev() {
+        let longest = rows.iter().map(|row| row.length).max().unwrap_or(0);
+        for place in (0..longest).rev() {
+            if rows.len() == 1 {
+                break;
+            }
             let mut merged: Vec<Row> = Vec::with_capacity(rows.len());
             let mut alike: HashMap<Row, usize, RandomState> = HashMap::default();
             for row in rows {
