@@ -414,7 +414,7 @@ impl Sequencer {
         let mut committed = None;
         let mut forgotten = Vec::new();
         let written = async {
-            let mut round = self.writer.begin().await?;
+            let mut round = self.writer.begin(self.last_epoch).await?;
             recalls.into_iter().for_each(|recall| round.recall(recall));
             for request in requests {
                 let outcome = apply(&mut round, request).await?;

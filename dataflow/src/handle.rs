@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use timely::communication::WorkerGuards;
 use timely::worker::Worker;
@@ -38,6 +39,11 @@ pub struct Config {
     /// Whether each sighting leaves, beside the counts.
     pub sightings: bool,
 }
+
+/// How long a worker looks for more after a command before it sleeps. An epoch
+/// passes between workers several times until it closes, and each would be a
+/// wake-up of a sleeper otherwise.
+const AWAKE: Duration = Duration::from_micros(300);
 
 impl Config {
     /// Room for a few blocks per worker: enough to keep them busy, little to wait behind.
@@ -219,8 +225,13 @@ fn run(
         worker.dataflow(|scope| graph::build(scope, scanner, closed, Rc::clone(&sealed), outputs.clone(), sightings));
     blocks.advance_to(first_epoch);
     changes.advance_to(first_epoch);
+    let mut awake_until = Instant::now();
     loop {
-        match commands.try_recv() {
+        let command = commands.try_recv();
+        if command.is_ok() {
+            awake_until = Instant::now() + AWAKE;
+        }
+        match command {
             Ok(Command::Block(block)) => {
                 blocks.send(block);
                 blocks.flush();
@@ -234,6 +245,10 @@ fn run(
                 changes.advance_to(epoch + 1);
             }
             Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) if Instant::now() < awake_until => {
+                worker.step();
+                std::thread::yield_now();
+            }
             // Whoever sends also unparks, so no command waits behind a parked worker.
             Err(TryRecvError::Empty) => {
                 worker.step_or_park(None);

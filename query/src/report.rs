@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use argus_dataflow::Group;
-use argus_sinks::{FleetView, Snapshot};
+use argus_dataflow::{Group, Severity};
+use argus_sinks::{FleetView, RecentBatch, Snapshot};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use serde::{Deserialize, Serialize};
@@ -107,6 +107,14 @@ impl ReportSeverity {
         }
     }
 
+    fn of(severity: Severity) -> ReportSeverity {
+        match severity {
+            Severity::Critical => ReportSeverity::High,
+            Severity::Error => ReportSeverity::Medium,
+            Severity::Warning => ReportSeverity::Low,
+        }
+    }
+
     /// Of the word that tables and rule files use.
     fn of_table_word(word: &str) -> ReportSeverity {
         match word {
@@ -154,7 +162,7 @@ struct CountLine {
     file: String,
     code: String,
     rule: String,
-    severity: String,
+    severity: ReportSeverity,
     count: u64,
     first_seen: Option<i64>,
     last_seen: Option<i64>,
@@ -179,7 +187,10 @@ impl Report {
         total_files: u64,
         is_final: bool,
     ) -> Result<Report, QueryError> {
-        let mut report = Report::assemble(engine, snapshot, facts.id).await?;
+        let mut report = match snapshot.recent.batch(facts.id) {
+            Some(batch) => Report::of_rows(recent_files(batch), recent_counts(batch)),
+            None => Report::assemble(engine, snapshot, facts.id).await?,
+        };
         let fleet = match &snapshot.fleet {
             Some(view) => Fleet::kept(view, &facts, &report),
             None => Fleet::counted(engine, snapshot, facts.id).await?,
@@ -203,6 +214,10 @@ impl Report {
 
     /// Lines of a batch and different codes in them.
     pub async fn totals(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<(u64, u64), QueryError> {
+        if let Some(batch) = snapshot.recent.batch(id) {
+            let codes: HashSet<&str> = batch.counts().map(|count| count.row.code.as_str()).collect();
+            return Ok((batch.files().map(|file| file.row.lines).sum(), codes.len() as u64));
+        }
         let sql = format!(
             "SELECT coalesce((SELECT sum(lines) FROM files WHERE batch_id = '{id}'), 0), \
                     (SELECT count(DISTINCT code) FROM error_counts WHERE batch_id = '{id}')"
@@ -237,8 +252,11 @@ impl Report {
     }
 
     async fn assemble(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<Report, QueryError> {
-        let mut files = files(engine, snapshot, id).await?;
-        let counts = counts(engine, snapshot, id).await?;
+        Ok(Report::of_rows(files(engine, snapshot, id).await?, counts(engine, snapshot, id).await?))
+    }
+
+    /// The report of files, by name, and of the codes in them, by file and code.
+    fn of_rows(mut files: Vec<FileReport>, counts: Vec<CountLine>) -> Report {
         let by_name: HashMap<String, usize> =
             files.iter().enumerate().map(|(index, file)| (file.name.clone(), index)).collect();
         for count in &counts {
@@ -247,7 +265,7 @@ impl Report {
             }
         }
         let total_lines = files.iter().map(|file| file.lines).sum();
-        Ok(Report {
+        Report {
             batch: None,
             is_final: true,
             total_files: files.len() as u64,
@@ -258,7 +276,7 @@ impl Report {
             total_errors: files.iter().map(|file| file.errors).sum(),
             codes: codes(counts),
             files,
-        })
+        }
     }
 }
 
@@ -270,7 +288,7 @@ fn codes(counts: Vec<CountLine>) -> Vec<CodeReport> {
             Some((code, first, last)) => {
                 code.count += line.count;
                 code.files += 1;
-                code.severity = code.severity.max(ReportSeverity::of_table_word(&line.severity));
+                code.severity = code.severity.max(line.severity);
                 *first = [*first, line.first_seen].into_iter().flatten().min();
                 *last = (*last).max(line.last_seen);
             }
@@ -278,7 +296,7 @@ fn codes(counts: Vec<CountLine>) -> Vec<CodeReport> {
                 let code = CodeReport {
                     code: line.code.clone(),
                     rule: line.rule,
-                    severity: ReportSeverity::of_table_word(&line.severity),
+                    severity: line.severity,
                     count: line.count,
                     files: 1,
                     first_seen: Value::Null,
@@ -302,6 +320,59 @@ fn codes(counts: Vec<CountLine>) -> Vec<CodeReport> {
     // Stable, so codes of one count stay in order of their names.
     codes.sort_by_key(|code| std::cmp::Reverse(code.count));
     codes
+}
+
+/// What [`files`] reads of the tables, of a batch that is kept in memory.
+fn recent_files(batch: &RecentBatch) -> Vec<FileReport> {
+    let mut files: BTreeMap<(&str, Uuid), FileReport> = BTreeMap::new();
+    for row in batch.files().map(|file| &file.row) {
+        let file = files.entry((&row.name, row.file_id)).or_insert_with(|| FileReport {
+            name: row.name.clone(),
+            generation: 0,
+            bytes: 0,
+            lines: 0,
+            long_lines: 0,
+            error_lines: 0,
+            errors: 0,
+            codes: BTreeMap::new(),
+        });
+        file.generation = file.generation.max(row.generation);
+        file.bytes += row.bytes;
+        file.lines += row.lines;
+        file.long_lines += row.long_lines;
+        file.error_lines += row.error_lines;
+        file.errors += row.sightings;
+    }
+    files.into_values().collect()
+}
+
+/// What [`counts`] reads of the tables, of a batch that is kept in memory.
+fn recent_counts(batch: &RecentBatch) -> Vec<CountLine> {
+    let mut counts: BTreeMap<(&str, &str), CountLine> = BTreeMap::new();
+    for count in batch.counts() {
+        let row = &count.row;
+        let line = counts.entry((&row.file, &row.code)).or_insert_with(|| CountLine {
+            file: row.file.clone(),
+            code: row.code.clone(),
+            rule: row.rule.clone(),
+            severity: ReportSeverity::of(row.severity),
+            count: 0,
+            first_seen: None,
+            last_seen: None,
+            example_line: row.example_line,
+            example_text: row.example_text.clone(),
+        });
+        line.count += count.count;
+        line.severity = line.severity.max(ReportSeverity::of(row.severity));
+        line.first_seen = [line.first_seen, row.first_seen].into_iter().flatten().min();
+        line.last_seen = line.last_seen.max(row.last_seen);
+        if row.example_line < line.example_line {
+            line.example_line = row.example_line;
+            line.rule.clone_from(&row.rule);
+            line.example_text.clone_from(&row.example_text);
+        }
+    }
+    counts.into_values().collect()
 }
 
 async fn files(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<Vec<FileReport>, QueryError> {
@@ -339,7 +410,7 @@ async fn counts(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<V
                 file: text(&batch, 0, row),
                 code: text(&batch, 1, row),
                 rule: text(&batch, 2, row),
-                severity: text(&batch, 3, row),
+                severity: ReportSeverity::of_table_word(batch.column(3).as_string::<i32>().value(row)),
                 count: number(&batch, 4, row),
                 first_seen: time(&batch, 5, row),
                 last_seen: time(&batch, 6, row),

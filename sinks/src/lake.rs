@@ -34,6 +34,7 @@ use url::Url;
 use crate::crash;
 use crate::fleet::FleetView;
 use crate::group::Group;
+use crate::recent::Recent;
 use crate::schema::Table;
 use crate::snapshot::{DataFile, Lease, Snapshot, TableSnapshot};
 use crate::staging::Staging;
@@ -86,6 +87,7 @@ pub struct Lake {
     horizon: u64,
     lease: Lease,
     fleet: FleetView,
+    recent: Recent,
     snapshots: watch::Sender<Arc<Snapshot>>,
     committed: watch::Sender<u64>,
 }
@@ -125,6 +127,7 @@ impl Lake {
             horizon: tables.horizon(),
             lease: Lease::default(),
             fleet: FleetView::default(),
+            recent: Recent::default(),
             held_epochs: tables.0.each_ref().map(LakeTable::committed_epoch),
             committed_files: tables.files()?,
             staging: Staging::new(tables.0[Table::Errors as usize].clone()),
@@ -282,6 +285,7 @@ impl Lake {
             Row::Fleet(row) => Some((row, *count)),
             _ => None,
         }));
+        self.recent.apply(closed);
         crash::point("closed");
         self.epoch = closed.epoch;
         self.publish();
@@ -303,7 +307,7 @@ impl Lake {
             snapshot
         });
         let snapshot = Snapshot::new(self.epoch, tables).since(self.horizon, Arc::clone(&self.lease));
-        let snapshot = snapshot.with_fleet(self.fleet.clone());
+        let snapshot = snapshot.with_views(self.fleet.clone(), self.recent.view());
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 

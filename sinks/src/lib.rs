@@ -10,7 +10,7 @@
 //! - [`staging`]: sightings wait for their generation to be admitted, spilled when they are many;
 //! - [`group`]: epochs that wait for their commit, readable meanwhile;
 //! - [`table`]: one Delta table and its exactly-once commit;
-//! - [`fleet`]: what the fleet's groups come to, in memory;
+//! - [`fleet`]: what the fleet's groups come to, in memory; [`recent`]: the same of batches of late;
 //! - [`snapshot`]: what a reader sees, at one epoch;
 //! - [`lake`]: the four together;
 //! - [`upkeep`]: what is asked of it beside commits;
@@ -23,6 +23,7 @@ pub mod encode;
 pub mod fleet;
 pub mod group;
 pub mod lake;
+pub mod recent;
 pub mod schema;
 pub mod snapshot;
 pub mod staging;
@@ -31,6 +32,7 @@ pub mod upkeep;
 
 pub use fleet::FleetView;
 pub use lake::{Lake, LakeConfig, LakeError};
+pub use recent::{RecentBatch, RecentView};
 pub use schema::Table;
 pub use snapshot::{DataFile, PastError, Snapshot, TableSnapshot};
 pub use table::NewFile;

@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use object_store::path::Path;
 
 use crate::fleet::FleetView;
+use crate::recent::RecentView;
 use crate::schema::Table;
 
 /// A Parquet file with rows of a table.
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub horizon: u64,
     /// What the fleet comes to; none in a snapshot of the past or of part of the lake.
     pub fleet: Option<FleetView>,
+    /// Batches of late; none in a snapshot of the past or of part of the lake.
+    pub recent: RecentView,
     tables: [Arc<TableSnapshot>; 5],
     _lease: Lease,
 }
@@ -68,9 +71,9 @@ impl Snapshot {
         Snapshot { horizon, _lease: lease, ..self }
     }
 
-    /// The same, with what the fleet comes to at this epoch.
-    pub fn with_fleet(self, fleet: FleetView) -> Snapshot {
-        Snapshot { fleet: Some(fleet), ..self }
+    /// The same, with what the fleet and the batches of late come to at this epoch.
+    pub fn with_views(self, fleet: FleetView, recent: RecentView) -> Snapshot {
+        Snapshot { fleet: Some(fleet), recent, ..self }
     }
 
     /// The same tables as they were at an epoch. Files that were deleted since
@@ -82,15 +85,17 @@ impl Snapshot {
         if epoch > self.epoch {
             return Err(PastError::NotYet { epoch, last: self.epoch });
         }
-        let fleet = self.fleet.clone().filter(|_| epoch == self.epoch);
-        Ok(Snapshot { epoch, fleet, ..self.clone() })
+        if epoch == self.epoch {
+            return Ok(self.clone());
+        }
+        Ok(Snapshot { epoch, fleet: None, recent: RecentView::default(), ..self.clone() })
     }
 
     /// Only some committed files of one table, and nothing of the others.
     pub fn of_files(&self, table: Table, files: &[DataFile]) -> Snapshot {
         let mut tables: [Arc<TableSnapshot>; 5] = Default::default();
         tables[table as usize] = Arc::new(TableSnapshot { committed: files.into(), ..TableSnapshot::default() });
-        Snapshot { tables, ..self.clone() }
+        Snapshot { tables, recent: RecentView::default(), ..self.clone() }
     }
 
     /// What is committed, without what is in memory only.
@@ -98,7 +103,8 @@ impl Snapshot {
         let committed = |table: &Arc<TableSnapshot>| {
             Arc::new(TableSnapshot { committed: Arc::clone(&table.committed), ..TableSnapshot::default() })
         };
-        Snapshot { tables: self.tables.each_ref().map(committed), ..self.clone() }
+        let tables = self.tables.each_ref().map(committed);
+        Snapshot { tables, recent: RecentView::default(), ..self.clone() }
     }
 
     /// One table's rows.

@@ -61,9 +61,10 @@ impl Parts {
         Arc::clone(&self.snapshots.borrow())
     }
 
-    async fn present_report(&self, id: Uuid) -> Result<Report, Problem> {
-        // The status first, then what readers see: a status that says "gathered" is never ahead of its counts.
-        let batch = self.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
+    /// The report of a batch whose status was read before, so that a status which says "gathered" is
+    /// never ahead of its counts.
+    async fn present_report(&self, batch: Batch) -> Result<Report, Problem> {
+        let id = batch.id;
         let snapshot = self.snapshot();
         let totals = self.metadata.file_totals(id, snapshot.epoch).await?;
         let facts = BatchFacts {
@@ -122,12 +123,16 @@ async fn report(
     Parameters(wanted): Parameters<ReportParameters>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let id = parts.batch(&id).await?.id;
-    let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
-    snapshot_at_least(&parts.snapshots, wanted.min_epoch.max(wanted.as_of), timeout_ms).await?;
+    let mut batch = parts.batch(&id).await?;
+    let awaited = wanted.min_epoch.max(wanted.as_of);
+    if awaited > Some(parts.snapshot().epoch) {
+        let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
+        snapshot_at_least(&parts.snapshots, awaited, timeout_ms).await?;
+        batch = parts.batch(&id).await?;
+    }
     let mut report = match wanted.as_of {
-        Some(epoch) => parts.past_report(id, epoch).await?,
-        None => parts.present_report(id).await?,
+        Some(epoch) => parts.past_report(batch.id, epoch).await?,
+        None => parts.present_report(batch).await?,
     };
     if let Some(top) = wanted.top {
         report.cut(top);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::digest::Digest;
 use crate::events::{Event, EventKind};
-use crate::metadata::rows::{FileRecord, batch_row, json, read_answer, read_batch, read_file, uuid};
+use crate::metadata::rows::{FileRecord, batch_row, json, read_answer, read_batch, read_file, read_status, uuid};
 use crate::metadata::{JournalEntry, Lines, MetadataError, Refused, Text};
 use crate::model::{Batch, NewBatch, OpenLine, Part, Receipt, StoredUpload};
 use crate::status::{BatchEvent, BatchStatus};
@@ -130,8 +130,7 @@ impl<'c> Round<'c> {
     /// there is one, goes at the same epoch.
     pub async fn accept_file(&mut self, upload: &StoredUpload, key: Option<&UploadKey>) -> Result<Accepted, Refused> {
         self.not_answered(key).await?;
-        self.pending(upload.batch_id).await?;
-        let before = self.file(upload.batch_id, &upload.name).await?;
+        let before = self.file_of_pending(upload.batch_id, &upload.name).await?;
         let mut record = FileRecord {
             batch_id: upload.batch_id,
             file_id: Uuid::now_v7(),
@@ -171,7 +170,6 @@ impl<'c> Round<'c> {
             self.admit_open_line(&mut record, *version);
         }
         self.keep(&record).await?;
-        self.touch(upload.batch_id, upload.uploaded_at).await?;
         let receipt = record.receipt();
         let Receipt { generation, bytes, lines, .. } = receipt;
         let file = record.name;
@@ -194,8 +192,7 @@ impl<'c> Round<'c> {
         key: Option<&UploadKey>,
     ) -> Result<Accepted, Refused> {
         self.not_answered(key).await?;
-        self.pending(part.batch_id).await?;
-        let before = self.file(part.batch_id, &part.name).await?;
+        let before = self.file_of_pending(part.batch_id, &part.name).await?;
         let is_new = before.is_none();
         let mut record = before.unwrap_or_else(|| FileRecord {
             batch_id: part.batch_id,
@@ -252,7 +249,6 @@ impl<'c> Round<'c> {
         };
         self.feed(Change::Admit(grown), Text { text: whole, lines_before, bytes_before });
         self.keep(&record).await?;
-        self.touch(part.batch_id, part.uploaded_at).await?;
         let receipt = record.receipt();
         let answer = if is_new {
             let Receipt { generation, bytes, lines, .. } = receipt;
@@ -340,7 +336,6 @@ impl<'c> Round<'c> {
         if status == batch.status {
             return Ok(batch);
         }
-        self.touch(id, now).await?;
         sqlx::query("UPDATE batches SET status = ?, completed_epoch = ? WHERE id = ?")
             .bind(status.word())
             .bind(self.epoch as i64)
@@ -359,6 +354,7 @@ impl<'c> Round<'c> {
             self.admit_open_line(&mut record, VersionId::new());
             self.keep(&record).await?;
         }
+        self.touch(id, now).await?;
         self.enter(Change::Batch(batch_row(&batch, 0, 1)), Lines::None);
         self.tell(id, EventKind::BatchStatusChanged { from: batch.status, to: status }, now);
         batch.status = status;
@@ -474,17 +470,14 @@ impl<'c> Round<'c> {
             // The last epoch has its time, and of those before a row a second is enough.
             sqlx::query(
                 "DELETE FROM epochs WHERE epoch = (SELECT max(epoch) FROM epochs) \
-                 AND at < (SELECT at FROM epochs ORDER BY epoch DESC LIMIT 1 OFFSET 1) + 1000000",
+                 AND at < (SELECT at FROM epochs ORDER BY epoch DESC LIMIT 1 OFFSET 1) + 1000000; \
+                 INSERT INTO epochs VALUES (?, ?); UPDATE clock SET epoch = ?",
             )
+            .bind(self.epoch as i64)
+            .bind(Utc::now().timestamp_micros())
+            .bind(self.epoch as i64)
             .execute(&mut *self.transaction)
             .await?;
-            sqlx::query("INSERT INTO epochs VALUES (?, ?)")
-                .bind(self.epoch as i64)
-                .bind(Utc::now().timestamp_micros())
-                .execute(&mut *self.transaction)
-                .await?;
-            let clock = sqlx::query("UPDATE clock SET epoch = ?").bind(self.epoch as i64);
-            clock.execute(&mut *self.transaction).await?;
         }
         self.transaction.commit().await?;
         let unfed = self.unfed.iter().filter_map(|&index| match &self.entries[index] {
@@ -515,34 +508,50 @@ impl<'c> Round<'c> {
         }
     }
 
-    /// The file of that name, where there is one.
-    async fn file(&mut self, batch_id: Uuid, name: &str) -> Result<Option<FileRecord>, MetadataError> {
-        let row = sqlx::query("SELECT * FROM files WHERE batch_id = ? AND name = ?")
-            .bind(batch_id.to_string())
-            .bind(name)
-            .fetch_optional(&mut *self.transaction)
-            .await?;
-        row.as_ref().map(read_file).transpose()
+    /// The file of that name in a pending batch, where there is one.
+    async fn file_of_pending(&mut self, batch_id: Uuid, name: &str) -> Result<Option<FileRecord>, Refused> {
+        let row = sqlx::query(
+            "SELECT batches.status, files.* FROM batches \
+             LEFT JOIN files ON files.batch_id = batches.id AND files.name = ? WHERE batches.id = ?",
+        )
+        .bind(name)
+        .bind(batch_id.to_string())
+        .fetch_optional(&mut *self.transaction)
+        .await?
+        .ok_or(Refused::BatchNotFound(batch_id))?;
+        match read_status(&row)? {
+            BatchStatus::Pending => {}
+            status => return Err(Refused::NotPending { batch: batch_id, status }),
+        }
+        let is_there = row.try_get::<Option<&str>, _>("batch_id")?.is_some();
+        Ok(is_there.then(|| read_file(&row)).transpose()?)
     }
 
-    /// Keeps how a file stands now.
+    /// Keeps how a file stands now, and that its batch has changed.
     async fn keep(&mut self, record: &FileRecord) -> Result<(), sqlx::Error> {
-        sqlx::query("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
-            .bind(record.batch_id.to_string())
-            .bind(&record.name)
-            .bind(record.file_id.to_string())
-            .bind(record.generation)
-            .bind(record.version.0.to_string())
-            .bind(record.bytes as i64)
-            .bind(record.whole_lines as i64)
-            .bind(record.digest.put_down())
-            .bind(&record.open_line.text)
-            .bind(record.open_line.bytes as i64)
-            .bind(record.open_version.map(|version| version.0.to_string()))
-            .bind(record.uploaded_at)
-            .bind(record.epoch as i64)
-            .execute(&mut *self.transaction)
-            .await?;
+        // Each call is a walk to the connection's thread and back, so two statements go in one.
+        sqlx::query(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?); \
+             UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?",
+        )
+        .bind(record.batch_id.to_string())
+        .bind(&record.name)
+        .bind(record.file_id.to_string())
+        .bind(record.generation)
+        .bind(record.version.0.to_string())
+        .bind(record.bytes as i64)
+        .bind(record.whole_lines as i64)
+        .bind(record.digest.put_down())
+        .bind(&record.open_line.text)
+        .bind(record.open_line.bytes as i64)
+        .bind(record.open_version.map(|version| version.0.to_string()))
+        .bind(record.uploaded_at)
+        .bind(record.epoch as i64)
+        .bind(record.uploaded_at)
+        .bind(self.epoch as i64)
+        .bind(record.batch_id.to_string())
+        .execute(&mut *self.transaction)
+        .await?;
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::digest::Digest;
 use crate::metadata::round::Accepted;
 use crate::metadata::{JournalEntry, Lines, MetadataError, Refused, Text};
+use crate::status::BatchStatus;
 use crate::model::{Batch, OpenLine, Receipt};
 
 /// A file as it stands: all that was accepted of its current generation.
@@ -95,12 +96,17 @@ pub fn uuid(text: &str) -> Result<Uuid, MetadataError> {
     Uuid::from_str(text).map_err(|error| MetadataError::Unreadable(error.to_string()))
 }
 
-pub fn read_batch(row: &SqliteRow) -> Result<Batch, MetadataError> {
+/// The status of a batch.
+pub fn read_status(row: &SqliteRow) -> Result<BatchStatus, MetadataError> {
     let status: &str = row.try_get("status")?;
+    status.parse().map_err(|_| MetadataError::Unreadable(format!("status {status:?}")))
+}
+
+pub fn read_batch(row: &SqliteRow) -> Result<Batch, MetadataError> {
     Ok(Batch {
         id: uuid(row.try_get("id")?)?,
         described: from_json(row.try_get("described")?)?,
-        status: status.parse().map_err(|_| MetadataError::Unreadable(format!("status {status:?}")))?,
+        status: read_status(row)?,
         created_at: row.try_get("created_at")?,
         updated_at: row.try_get("updated_at")?,
         epoch: row.try_get::<i64, _>("epoch")?.max(0) as u64,

@@ -17,12 +17,10 @@ pub struct MetadataWriter {
 }
 
 impl MetadataWriter {
-    /// Begins a round of changes. Nothing of it is there until it is committed.
-    pub async fn begin(&mut self) -> Result<Round<'_>, MetadataError> {
-        let mut transaction = self.connection.begin().await?;
-        let row = sqlx::query("SELECT epoch FROM clock").fetch_one(&mut *transaction).await?;
-        let epoch = row.try_get::<i64, _>(0)?.max(0) as u64 + 1;
-        Ok(Round::new(transaction, epoch))
+    /// Begins a round of changes after `last_epoch`, the last that was
+    /// accepted. Nothing of it is there until it is committed.
+    pub async fn begin(&mut self, last_epoch: u64) -> Result<Round<'_>, MetadataError> {
+        Ok(Round::new(self.connection.begin().await?, last_epoch + 1))
     }
 
     /// Begins anew after an error, which may have left a transaction open that
