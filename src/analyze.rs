@@ -27,6 +27,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::cli::{AnalyzeArgs, ReportFormat};
+use crate::explain;
 use crate::pipeline::now;
 use crate::render;
 use crate::service::lake_url;
@@ -47,6 +48,14 @@ struct Failure {
 /// Counts, prints the report, and says what could not be counted.
 pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
     let rules = args.counting.rules()?;
+    if args.explain {
+        // Beside a report, it must not stand in the report's way.
+        if args.paths.is_empty() {
+            explain::write(&mut stdout().lock(), rules)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        explain::write(&mut stderr().lock(), rules.clone())?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (sources, mut failures) = sources(&args.paths);
     let (dataflow, outputs) = Dataflow::start(Config {

@@ -88,8 +88,11 @@ pub struct RetentionArgs {
 #[derive(Debug, Args)]
 pub struct AnalyzeArgs {
     /// Files, folders, or - for standard input.
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "explain", value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+    /// Say how each rule is searched for, which are slow, and why.
+    #[arg(long, env = "ARGUS_EXPLAIN")]
+    pub explain: bool,
     /// How the report is printed; a table on a terminal, else JSON.
     #[arg(long, env = "ARGUS_FORMAT")]
     pub format: Option<ReportFormat>,

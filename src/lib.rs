@@ -12,7 +12,7 @@
 //! - [`maintain`]: the upkeep of a data directory;
 //! - [`service`]: all of it, tied together;
 //! - [`http`], [`serve`]: the service over HTTP;
-//! - [`analyze`], [`sql`]: the same without a server;
+//! - [`analyze`], [`sql`]: the same without a server; [`explain`] says how rules are searched for;
 //! - [`render`]: answers for people and for pipes.
 
 pub mod analyze;
@@ -20,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod digest;
 pub mod events;
+pub mod explain;
 pub mod http;
 pub mod ingest;
 pub mod maintain;

@@ -163,7 +163,9 @@ impl Fleet {
 
     /// Reads the top codes by firmware, checks their sum, and says how long it took.
     async fn read(&self, engine: &Engine) -> Result<Duration> {
-        let snapshot = Arc::new(Snapshot::new(self.epoch, Default::default()).with_views(self.view.clone(), RecentView::default()));
+        let snapshot = Arc::new(
+            Snapshot::new(self.epoch, Default::default()).with_views(self.view.clone(), RecentView::default()),
+        );
         let request = FleetRequest { group_by: GroupBy::Firmware, since: None, until: None, limit: 20 };
         let begun = Instant::now();
         request.read(engine, &snapshot).await?;

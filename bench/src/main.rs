@@ -3,6 +3,7 @@
 //! What is measured becomes a [`results::Run`]: printed as a [`table`], drawn as
 //! a [`picture`], written as JSON and [`compare`]d. The measurements:
 //!
+//! - [`scan`]: the bare scan beside `wc -l` and `rg | awk`, and the dataflow around it;
 //! - [`peers`]: other tools on the same files;
 //! - [`ingest`]: uploads at once, to durable and final, beside what the disk takes;
 //! - [`fresh`]: from sending a line to reading it in the report;
@@ -11,10 +12,11 @@
 //! - [`fleet`]: what the fleet's view costs as batches close;
 //! - [`memory`]: how much memory the largest file takes.
 //!
-//! What they stand on: logs that are [`generate`]d with a known [`truth`], a
+//! What they stand on: the scan as a process of its own ([`alone`]), logs that are [`generate`]d with a known [`truth`], a
 //! [`server`] whose memory is watched ([`peak`]), a [`client`] that costs next to
 //! nothing, [`vehicles`] and their steady [`load`], and many times as [`latency`].
 
+mod alone;
 mod client;
 mod compare;
 mod demo;
@@ -33,6 +35,7 @@ mod peers;
 mod picture;
 mod report;
 mod results;
+mod scan;
 mod server;
 mod simple;
 mod sql;
@@ -64,6 +67,13 @@ enum Command {
     Generate(generate::Args),
     /// Say what became slower from one run to another.
     Compare(compare::Args),
+    /// The bare scan on one core and on two, beside `wc -l` and `rg | awk`.
+    Scan(scan::Args),
+    /// What the dataflow costs around the scan.
+    Dataflow(scan::Args),
+    /// The scan alone, for `scan` and `dataflow`.
+    #[command(hide = true)]
+    ScanAlone(alone::Args),
     /// Run other tools on the same files, check all answers, and compare.
     Peers(peers::Args),
     /// Upload files at once, to durable and to final, beside what the disk takes of the same bytes.
@@ -87,6 +97,9 @@ fn main() -> Result<ExitCode> {
         Command::Demo(args) => runtime.block_on(demo::run(&args)).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Compare(args) => compare::run(&args),
+        Command::Scan(args) => output.of(|run| scan::measure(run, &args)),
+        Command::Dataflow(args) => output.of(|run| scan::measure_dataflow(run, &args)),
+        Command::ScanAlone(args) => alone::run(&args, &runtime).map(|()| ExitCode::SUCCESS),
         Command::Peers(args) => output.of(|run| peers::measure(run, &args)),
         Command::Ingest(args) => output.of(|run| ingest::measure(run, &args)),
         Command::Fresh(args) => output.of(|run| fresh::measure(run, &args)),

@@ -8,6 +8,9 @@ mod field;
 mod python;
 mod trial;
 
+pub use field::{Peer, RG};
+pub use trial::Limits;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{copy, sink};
@@ -18,11 +21,10 @@ use anyhow::{Context, Result};
 use crate::generate::Logs;
 use crate::results::{Measurement, Run};
 use crate::simple;
-use field::Peer;
-use trial::{Limits, Trial, TrialError};
+use trial::{Trial, TrialError};
 
 /// What rates are compared with.
-const REFERENCE: &str = "wc -l";
+pub const REFERENCE: &str = "wc -l";
 
 /// What Argus is compared with, and how many times as fast it is to be, in less memory.
 const TO_BEAT: [(&str, Option<f64>); 3] = [(field::DUCKDB, Some(8.0)), (field::CHDB, Some(4.0)), (field::RG, None)];
@@ -83,6 +85,14 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
         run.remark(format!("not installed: {}", missing.join(", ")));
     }
     Ok(())
+}
+
+/// `wc -l` and, where it is installed, `rg | awk`, with these files.
+pub fn of_system(logs: &Logs) -> Result<Vec<Peer>> {
+    // No rules and no packages are looked for.
+    let nowhere = std::path::Path::new("");
+    let (field, _) = field::field(nowhere, nowhere, logs, logs)?;
+    Ok(field.into_iter().filter(|peer| peer.name == REFERENCE || peer.name == RG).collect())
 }
 
 /// The best trial of each peer that has one, by its place in the field.

@@ -143,26 +143,38 @@ impl Finder {
 
     /// Tells every window of `text`, in the order of their fingerprints. The
     /// bytes around the text are taken for line feeds. It may have up to 4 GiB.
-    pub fn find(&self, text: &[u8], places: &mut Places, mut on_hit: impl FnMut(Hit)) {
+    pub fn find(&self, text: &[u8], places: &mut Places, on_hit: impl FnMut(Hit)) {
+        #[cfg(target_arch = "x86_64")]
+        if avx2::is_there() {
+            return self.find_by(avx2::sweep, text, places, on_hit);
+        }
+        self.find_by(|_, _, _, _, _| {}, text, places, on_hit);
+    }
+
+    /// The same, where `sweep_most` may sweep most of a piece and leaves the rest.
+    fn find_by(
+        &self,
+        sweep_most: impl Fn(&Finder, &[u8], usize, &mut Sweep, &mut Places),
+        text: &[u8],
+        places: &mut Places,
+        mut on_hit: impl FnMut(Hit),
+    ) {
         // A lead may stand before the text.
         self.look(text, -1, self.buckets_at(text, -1), 0, &mut on_hit);
         let mut sweep = Sweep::default();
         while sweep.at < text.len() {
             places.count = 0;
-            self.sweep(text, &mut sweep, places);
+            let piece_end = text.len().min(sweep.at + PIECE_BYTES);
+            sweep_most(self, text, piece_end, &mut sweep, places);
+            self.sweep(text, piece_end, &mut sweep, places);
             for &Place { at, line_feeds, buckets } in self.sift(text, places) {
                 self.look(text, at as isize, buckets, u64::from(line_feeds), &mut on_hit);
             }
         }
     }
 
-    /// Gathers the places of the next piece of the text that the tables accept.
-    fn sweep(&self, text: &[u8], sweep: &mut Sweep, places: &mut Places) {
-        let piece_end = text.len().min(sweep.at + PIECE_BYTES);
-        #[cfg(target_arch = "x86_64")]
-        if avx2::is_there() {
-            avx2::sweep(self, text, piece_end, sweep, places);
-        }
+    /// Gathers the places up to `piece_end` that the tables accept, byte by byte.
+    fn sweep(&self, text: &[u8], piece_end: usize, sweep: &mut Sweep, places: &mut Places) {
         while sweep.at < piece_end {
             let at = sweep.at;
             let buckets = self.buckets_at(text, at as isize);
@@ -609,6 +621,75 @@ mod avx2 {
         #[expect(unsafe_code, reason = "writes the 32 bytes of the reference, aligned or not")]
         unsafe {
             _mm256_storeu_si256(bytes.as_mut_ptr().cast(), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn class() -> impl Strategy<Value = ByteSet> {
+        let sets: Vec<&[u8]> = vec![b"a", b"b", b"aA", b"ab", b"0123456789", b"_", b" \t", b"\xff\xfe", b"xyz("];
+        prop_oneof![
+            9 => prop::sample::select(sets).prop_map(ByteSet::of),
+            1 => Just(ByteSet::of(b"b\n").complement()),
+        ]
+    }
+
+    fn window() -> impl Strategy<Value = Window> {
+        let lead = prop::option::of(prop_oneof![Just(ByteSet::WORD.complement()), Just(ByteSet::of(b"\n\xbf"))]);
+        (lead, prop::collection::vec(class(), 1..=WINDOW_BYTES)).prop_map(|(lead, classes)| Window {
+            lead,
+            classes,
+            start: Some(0),
+            frequency: 0.0,
+        })
+    }
+
+    /// Every window at every place, one by one.
+    fn plainly(windows: &[Window], text: &[u8]) -> Vec<(usize, usize, u64)> {
+        let byte = |at: Option<usize>| at.and_then(|at| text.get(at).copied()).unwrap_or(OUTSIDE);
+        let mut hits = Vec::new();
+        for at in 0..text.len() {
+            for (number, window) in windows.iter().enumerate() {
+                let lead = window.lead.is_none_or(|lead| lead.contains(byte(at.checked_sub(1))));
+                let rest =
+                    window.classes.iter().enumerate().all(|(index, class)| class.contains(byte(Some(at + index))));
+                if lead && rest {
+                    let feeds = text[..at].iter().filter(|&&byte| byte == b'\n').count();
+                    hits.push((at, number, feeds as u64));
+                }
+            }
+        }
+        hits
+    }
+
+    proptest! {
+        #[test]
+        fn every_way_to_find_windows_finds_what_a_plain_loop_finds(
+            windows in prop::collection::vec(window(), 0..100),
+            text in prop::collection::vec(prop::sample::select(b"aAbb019_ \t\nxyz(\xff\xfe".to_vec()), 0..300),
+            padding in prop::sample::select(vec![0usize, 31, 4096 - 40, 4096 + 7]),
+        ) {
+            let text = [vec![b'-'; padding], text].concat();
+            let finder = Finder::new(&windows);
+            let collect = |portably: bool| {
+                let (mut hits, mut places) = (Vec::new(), Places::default());
+                let on_hit = |Hit { at, window, line_feeds }: Hit| hits.push((at, window, line_feeds));
+                match portably {
+                    true => finder.find_by(|_, _, _, _, _| {}, &text, &mut places, on_hit),
+                    false => finder.find(&text, &mut places, on_hit),
+                }
+                let lines: Vec<u64> = hits.iter().map(|hit| hit.2).collect();
+                assert!(lines.is_sorted(), "hits come line by line");
+                hits.sort();
+                hits
+            };
+            let expected = plainly(&windows, &text);
+            prop_assert_eq!(collect(false), expected.clone());
+            prop_assert_eq!(collect(true), expected);
         }
     }
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use crate::bytes::ByteSet;
 use crate::finder::Finder;
 use crate::rules::{Pattern, Rule, RuleSet};
-use crate::windows::{self, Window};
+use crate::windows::{self, Unfiltered, Window};
 
-/// Where a pattern is tried.
+/// Where a pattern is tried: the first is the fastest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// Where a window says that a match can begin.
@@ -39,6 +39,8 @@ pub struct Planned {
     pub pattern_index: usize,
     /// Where it is tried.
     pub reach: Reach,
+    /// How often it is expected to be tried in logs, in places per byte; why everywhere, where it is.
+    pub frequency: Result<f64, Unfiltered>,
 }
 
 /// What a window sets off.
@@ -52,7 +54,7 @@ pub struct Trigger {
 
 /// The windows of each pattern, in order. Many patterns take many milliseconds,
 /// and a command is waited for, so every core takes part.
-fn windows_of(rules: &RuleSet) -> Vec<Option<Vec<Window>>> {
+fn windows_of(rules: &RuleSet) -> Vec<Result<Vec<Window>, Unfiltered>> {
     let texts: Vec<&str> = rules.rules().iter().flat_map(|rule| &rule.patterns).map(|one| one.text.as_str()).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     // Later patterns tend to be the longer ones, so threads take turns.
@@ -65,7 +67,7 @@ fn windows_of(rules: &RuleSet) -> Vec<Option<Vec<Window>>> {
         std::iter::once(mine).chain(others).map(Vec::into_iter).collect()
     });
     // A thread that died has found none, and what has no windows is tried everywhere.
-    (0..texts.len()).map(|index| shares[index % threads].next().flatten()).collect()
+    (0..texts.len()).map(|index| shares[index % threads].next().unwrap_or(Err(Unfiltered::NothingFixed))).collect()
 }
 
 impl Plan {
@@ -81,13 +83,15 @@ impl Plan {
             for (pattern_index, own) in (0..rule.patterns.len()).zip(of_patterns.by_ref()) {
                 let number = patterns.len();
                 let reach = match &own {
-                    None => Reach::EveryLine,
-                    Some(own) if own.iter().all(|window| window.start.is_some()) => Reach::Starts,
-                    Some(_) => Reach::Lines,
+                    Err(_) => Reach::EveryLine,
+                    Ok(own) if own.iter().all(|window| window.start.is_some()) => Reach::Starts,
+                    Ok(_) => Reach::Lines,
                 };
-                if own.is_none() {
+                if own.is_err() {
                     every_line.push(number);
                 }
+                let frequency =
+                    own.as_ref().map(|own| own.iter().map(|window| window.frequency).sum()).map_err(|why| *why);
                 for window in own.into_iter().flatten() {
                     let start = window.start.filter(|_| reach == Reach::Starts);
                     let key = (window.lead, window.classes.clone());
@@ -98,7 +102,7 @@ impl Plan {
                     });
                     triggers[index].push(Trigger { pattern: number, start });
                 }
-                patterns.push(Planned { rule_index, pattern_index, reach });
+                patterns.push(Planned { rule_index, pattern_index, reach, frequency });
             }
         }
         Arc::new(Plan { finder: Finder::new(&windows), rules, patterns, triggers, every_line })

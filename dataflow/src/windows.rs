@@ -109,19 +109,35 @@ pub struct Window {
     pub frequency: f64,
 }
 
-/// Windows of which every match of `pattern` shows one; `None` when there are
-/// no useful ones and the pattern must be tried on every line. The pattern is
-/// one that holds, for bytes, without Unicode.
-pub fn windows(pattern: &str) -> Option<Vec<Window>> {
-    let hir = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(pattern).ok()?;
+/// Why a pattern has no windows of use, so that it must be tried on every line.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum Unfiltered {
+    /// Nothing is fixed enough in it.
+    #[error("a match need not show any bytes that could be searched for")]
+    NothingFixed,
+    /// What every match shows is in nearly every line.
+    #[error("what every match shows stands in logs about {:.0} times per 1000 bytes", frequency * 1000.0)]
+    Common {
+        /// In hits per byte.
+        frequency: f64,
+    },
+}
+
+/// Windows of which every match of `pattern` shows one. The pattern is one
+/// that holds, for bytes, without Unicode.
+pub fn windows(pattern: &str) -> Result<Vec<Window>, Unfiltered> {
+    let hir = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(pattern);
+    let hir = hir.map_err(|_| Unfiltered::NothingFixed)?;
     let whole = Rest { todo: Todo::Parts(std::slice::from_ref(&hir)), next: None };
     let mut reading = Reading::default();
     let choice = match reading.at_cut(&whole, Some(0)) {
-        Some(choice) if choice.is_good_enough() => choice,
-        choice => Choice::rarest(choice, reading.inside(&hir, Some(0), None))?,
+        Some(choice) if choice.is_good_enough() => Some(choice),
+        choice => Choice::rarest(choice, reading.inside(&hir, Some(0), None)),
     };
-    let windows: Vec<Window> = choice.rows.iter().map(|(row, start)| reading.window(row, *start)).collect();
-    (windows.iter().map(|window| window.frequency).sum::<f64>() <= FREQUENCY_MAX).then_some(windows)
+    let rows = choice.ok_or(Unfiltered::NothingFixed)?.rows;
+    let windows: Vec<Window> = rows.iter().map(|(row, start)| reading.window(row, *start)).collect();
+    let frequency = windows.iter().map(|window| window.frequency).sum::<f64>();
+    if frequency > FREQUENCY_MAX { Err(Unfiltered::Common { frequency }) } else { Ok(windows) }
 }
 
 /// Rows of which every match shows one, each with the distance of its cut from
@@ -504,8 +520,8 @@ mod tests {
             _ => ".".to_owned(),
         };
         let mut shown: Vec<String> = windows(pattern)
+            .unwrap_or_default()
             .into_iter()
-            .flatten()
             .map(|window| {
                 let lead = if window.lead.is_some() { "|" } else { "" };
                 let start = window.start.map_or("?".to_owned(), |start| start.to_string());

@@ -61,12 +61,10 @@ impl Parts {
         Arc::clone(&self.snapshots.borrow())
     }
 
-    /// The report of a batch whose status was read before, so that a status which says "gathered" is
-    /// never ahead of its counts.
-    async fn present_report(&self, batch: Batch) -> Result<Report, Problem> {
-        let id = batch.id;
+    /// The status first, then what readers see: a status that says "gathered" is never ahead of its counts.
+    async fn present_report(&self, id: Uuid) -> Result<Report, Problem> {
+        let (batch, total_files) = self.metadata.batch_and_files(id).await?.ok_or_else(|| Problem::no_batch(id))?;
         let snapshot = self.snapshot();
-        let totals = self.metadata.file_totals(id, snapshot.epoch).await?;
         let facts = BatchFacts {
             id,
             vin: batch.described.vin,
@@ -76,7 +74,7 @@ impl Parts {
         };
         counter!("argus_computed_total", "kind" => "report").increment(1);
         let is_final = batch.status.is_gathered();
-        Ok(Report::of_batch(&self.engine, &snapshot, facts, totals.total_files, is_final).await?)
+        Ok(Report::of_batch(&self.engine, &snapshot, facts, total_files, is_final).await?)
     }
 
     async fn past_report(&self, id: Uuid, epoch: u64) -> Result<Report, Problem> {
@@ -123,16 +121,17 @@ async fn report(
     Parameters(wanted): Parameters<ReportParameters>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let mut batch = parts.batch(&id).await?;
+    let id = batch_id(&id)?;
     let awaited = wanted.min_epoch.max(wanted.as_of);
-    if awaited > Some(parts.snapshot().epoch) {
+    // Nobody need wait for a batch that is not there, and one that was deleted has no past either.
+    if awaited > Some(parts.snapshot().epoch) || wanted.as_of.is_some() {
+        parts.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
         let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
         snapshot_at_least(&parts.snapshots, awaited, timeout_ms).await?;
-        batch = parts.batch(&id).await?;
     }
     let mut report = match wanted.as_of {
-        Some(epoch) => parts.past_report(batch.id, epoch).await?,
-        None => parts.present_report(batch).await?,
+        Some(epoch) => parts.past_report(id, epoch).await?,
+        None => parts.present_report(id).await?,
     };
     if let Some(top) = wanted.top {
         report.cut(top);

@@ -151,7 +151,8 @@ impl Metadata {
         let options = options(path);
         let mut connection = SqliteConnection::connect_with(&options).await?;
         sqlx::raw_sql(SCHEMA).execute(&mut connection).await?;
-        let readers = SqlitePoolOptions::new().max_connections(READERS);
+        // A file that was opened stays open, so each read is spared a question whether it still is.
+        let readers = SqlitePoolOptions::new().max_connections(READERS).test_before_acquire(false);
         let readers = readers.connect_with(options.clone().read_only(true)).await?;
         Ok((Metadata { readers }, MetadataWriter { options, connection }))
     }

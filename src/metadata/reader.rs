@@ -44,6 +44,16 @@ impl Metadata {
         row.fetch_optional(&self.readers).await?.as_ref().map(read_batch).transpose()
     }
 
+    /// The batch of that id, and how many files it has.
+    pub async fn batch_and_files(&self, id: Uuid) -> Result<Option<(Batch, u64)>, MetadataError> {
+        let row = sqlx::query(
+            "SELECT *, (SELECT count(*) FROM files WHERE batch_id = batches.id) AS total_files \
+             FROM batches WHERE id = ?",
+        );
+        let row = row.bind(id.to_string()).fetch_optional(&self.readers).await?;
+        row.as_ref().map(|row| Ok((read_batch(row)?, count(row, "total_files")?))).transpose()
+    }
+
     /// Batches, newest first.
     pub async fn batches(&self, filter: &BatchFilter) -> Result<Vec<Batch>, MetadataError> {
         let rows = sqlx::query(

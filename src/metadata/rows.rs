@@ -10,8 +10,8 @@ use uuid::Uuid;
 use crate::digest::Digest;
 use crate::metadata::round::Accepted;
 use crate::metadata::{JournalEntry, Lines, MetadataError, Refused, Text};
-use crate::status::BatchStatus;
 use crate::model::{Batch, OpenLine, Receipt};
+use crate::status::BatchStatus;
 
 /// A file as it stands: all that was accepted of its current generation.
 #[derive(Debug, Clone)]
