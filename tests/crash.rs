@@ -68,7 +68,7 @@ async fn work(server: &Server, told: &mut Told, seed: u64) -> Option<()> {
 }
 
 /// Every view agrees with what was told, and with the others.
-async fn check(server: &Server, told: &mut Told) {
+async fn check(server: &Server, told: &mut Told, point: &str) {
     let mut sum = 0;
     for (id, batch) in &mut told.batches {
         let answer = server.send(Method::GET, &format!("/batches/{id}/report"), "").await;
@@ -90,7 +90,7 @@ async fn check(server: &Server, told: &mut Told) {
         "SELECT coalesce(sum(count), 0) FROM fleet_codes",
     ] {
         // A batch whose making was not answered has no file.
-        assert_eq!(server.sql(sql).await, json!([[sum]]), "{sql}");
+        assert_eq!(server.sql(sql).await, json!([[sum]]), "{sql} after {point}");
     }
     let fleet = server.get("/fleet/codes?group_by=platform").await;
     assert_eq!(fleet["codes"][0]["count"].as_u64().unwrap_or(0), sum);
@@ -126,13 +126,13 @@ async fn what_was_answered_survives_a_death_at_every_point() {
                 }
             }
             let server = Server::start(data.path());
-            check(&server, &mut told).await;
+            check(&server, &mut told, point).await;
             server.kill();
         }
         assert!(died > 0, "nothing ever died at {point:?}");
         let output = argus(&["maintain", "--data", data.path().to_str().expect("text"), "--retention", "0s"], b"");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        check(&Server::start(data.path()), &mut told).await;
+        check(&Server::start(data.path()), &mut told, point).await;
     }
 }
 

@@ -7,13 +7,16 @@
 
 use std::io::{self, Read};
 use std::ops::Deref;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// The size of a block when nobody asks for another: 256 KiB.
 pub const BLOCK_BYTES_DEFAULT: usize = 256 * 1024;
 
 /// A line longer than this (1 MiB) is searched in its first `LINE_BYTES_MAX` bytes only.
 pub const LINE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Memory of blocks that a reader keeps for later ones, in blocks.
+const SPARE_MAX: usize = 4;
 
 /// Whole lines of one file, in order, with their line feeds.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +36,7 @@ pub struct TextBlock {
 pub struct BlockText {
     buffer: Vec<u8>,
     length: usize,
-    home: Option<Sender<Vec<u8>>>,
+    home: Option<SyncSender<Vec<u8>>>,
 }
 
 impl From<Vec<u8>> for BlockText {
@@ -61,8 +64,8 @@ impl Eq for BlockText {}
 impl Drop for BlockText {
     fn drop(&mut self) {
         if let Some(home) = &self.home {
-            // A reader that has ended needs no memory.
-            let _ = home.send(std::mem::take(&mut self.buffer));
+            // A reader that has ended, or has enough, needs no memory.
+            let _ = home.try_send(std::mem::take(&mut self.buffer));
         }
     }
 }
@@ -75,7 +78,7 @@ pub struct BlockReader<R> {
     pending: Vec<u8>,
     filled: usize,
     /// Where blocks leave their memory.
-    home: Sender<Vec<u8>>,
+    home: SyncSender<Vec<u8>>,
     spare: Receiver<Vec<u8>>,
     at_end: bool,
     lines: u64,
@@ -93,7 +96,7 @@ impl<R: Read> BlockReader<R> {
     /// The same for text that stands behind `lines` lines of `bytes` bytes.
     pub fn behind(lines: u64, bytes: u64, input: R, block_bytes: usize) -> Self {
         let block_bytes = block_bytes.clamp(1, LINE_BYTES_MAX);
-        let (home, spare) = channel();
+        let (home, spare) = sync_channel(SPARE_MAX);
         let (pending, filled, at_end, long_lines, open_line) = (Vec::new(), 0, false, 0, false);
         BlockReader { input, block_bytes, pending, filled, home, spare, at_end, lines, bytes, long_lines, open_line }
     }

@@ -345,7 +345,7 @@ fn share_out(placed: &mut [Placed]) -> Vec<Vec<usize>> {
         .into_iter()
         .map(|(closure, members)| Group { closure, frequency: sample.frequency(&closure), members })
         .collect();
-    candidates.sort_by(|one, other| one.closure.cmp(&other.closure));
+    candidates.sort_by_key(|candidate| candidate.closure);
     // The fingerprint that serves most windows at the least cost comes first.
     let mut groups: Vec<Group> = Vec::new();
     let mut is_placed = vec![false; placed.len()];
@@ -448,11 +448,10 @@ impl Sample {
         let mut product = 1.0;
         for (place, &(low, high)) in closure.iter().enumerate() {
             let (lows, highs) = (union_of(&self.low, low), union_of(&self.high, high));
-            for word in 0..SAMPLE_WORDS {
-                let both = |word: usize| lows[word] & highs[word];
+            for (word, found) in found.iter_mut().enumerate() {
+                let both = |word: usize| lows.get(word).zip(highs.get(word)).map_or(0, |(low, high)| low & high);
                 // Looks `place` bytes ahead.
-                let next = if word + 1 < SAMPLE_WORDS { both(word + 1) } else { 0 };
-                found[word] &= (both(word) >> place) | if place == 0 { 0 } else { next << (64 - place) };
+                *found &= (both(word) >> place) | both(word + 1).checked_shl(64 - place as u32).unwrap_or(0);
             }
             product *= *self.shares.entry((low, high)).or_insert_with(|| {
                 let halves = |halves: u16| (0..16u8).filter(move |half| halves >> half & 1 != 0);

@@ -120,11 +120,6 @@ impl OpenFold {
         }
     }
 
-    /// How many different codes and components it holds.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     /// Adds a sighting; `text` is asked for the line's text where it becomes an example.
     pub fn add(&mut self, seen: &Seen<'_>, names: &Names, text: impl FnOnce() -> String) {
         let Seen { component, code, rule, severity, observed_at, line } = *seen;

@@ -28,8 +28,11 @@ const REMEMBERED_MAX: usize = 16 * 1024;
 /// more, they run over the whole line.
 const TRIES_MAX: usize = 64 * 1024;
 
-/// Codes and components that are numbered before all are forgotten.
-const NAMES_MAX: usize = 32 * 1024;
+/// Places in one line at which a pattern is tried whose matches may have any length.
+const FAR_TRIES_MAX: usize = 16;
+
+/// Codes and components are numbered up to this many bytes (4 MiB), roughly, before all are forgotten.
+const NAMES_BYTES_MAX: usize = 4 << 20;
 
 /// A pattern to be tried on a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,7 +130,7 @@ impl LineSearch {
 
     /// Which numbers the names have: another answer, other numbers. To be asked before a block.
     pub fn numbering(&mut self) -> u64 {
-        if self.names.len() > NAMES_MAX {
+        if self.names.bytes() > NAMES_BYTES_MAX {
             self.names.clear();
             self.remembered.clear();
             self.last_seen.clear();
@@ -168,6 +171,8 @@ impl LineSearch {
             let mut cache = self.caches[number].take().unwrap_or_else(|| Box::new(pattern.regex.create_cache()));
             // The places are in order, so this one comes last.
             let anywhere = tries.last().is_some_and(|last| last.start == Try::ANYWHERE);
+            // Many searches that each may run to the end of the line would take the square of its length.
+            let anywhere = anywhere || pattern.runs_far && tries.len() > FAR_TRIES_MAX;
             if !anywhere {
                 let mut behind = 0;
                 for &Try { start, .. } in tries {
@@ -264,8 +269,9 @@ impl LineSearch {
         self.slots.resize(pattern.regex.group_info().slot_len(), None);
         let input = Input::new(line).range(start..).anchored(Anchored::Yes);
         let matched = pattern.regex.search_slots_with(cache, &input, &mut self.slots);
-        debug_assert!(matched.is_some(), "a match that was found is found again from its start to {end}");
         let slots = &self.slots;
+        // What is remembered of a match would be of another one otherwise.
+        debug_assert!(matched.is_some() && slots[1].map(|slot| slot.get()) == Some(end), "a match is found again");
         let span =
             |group: usize| Some((slots.get(2 * group)?.as_ref()?.get(), slots.get(2 * group + 1)?.as_ref()?.get()));
         let relative = |(from, to): (usize, usize)| (from - start, to - start);

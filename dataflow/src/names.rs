@@ -10,7 +10,11 @@ use foldhash::fast::RandomState;
 pub struct Names {
     numbers: HashMap<Box<[u8]>, u32, RandomState>,
     texts: Vec<Arc<str>>,
+    bytes: usize,
 }
+
+/// What a name takes beside its text, roughly.
+const NAME_BYTES: usize = 96;
 
 impl Names {
     /// The number of a text; invalid UTF-8 is replaced in what [`Names::text`] says of it.
@@ -21,6 +25,7 @@ impl Names {
         let number = u32::try_from(self.texts.len()).expect("names are cleared long before");
         self.texts.push(String::from_utf8_lossy(bytes).into());
         self.numbers.insert(bytes.into(), number);
+        self.bytes += NAME_BYTES + 2 * bytes.len();
         number
     }
 
@@ -29,14 +34,15 @@ impl Names {
         &self.texts[number as usize]
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.texts.len()
+    /// The memory that they take, roughly.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Forgets all.
     pub fn clear(&mut self) {
         self.numbers.clear();
         self.texts.clear();
+        self.bytes = 0;
     }
 }

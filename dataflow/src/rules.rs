@@ -102,6 +102,8 @@ pub struct Pattern {
     pub sym_group: Option<usize>,
     /// Whether a match depends on more than its own bytes and the one on either side.
     pub looks_far: bool,
+    /// Whether a match may have any length, so that a search for one may run to the end of the line.
+    pub runs_far: bool,
 }
 
 impl Rule {
@@ -221,9 +223,8 @@ impl Rule {
                 return Err(RuleError::NoFixedCode { rule, pattern });
             }
             let sym_group = group("sym");
-            // Only a word boundary of Unicode reads more than one byte.
-            let looks_far = has_unicode_words(&pattern);
-            patterns.push(Pattern { text: pattern, regex, fixed: code, code_group, sym_group, looks_far });
+            let (looks_far, runs_far) = reach(&pattern);
+            patterns.push(Pattern { text: pattern, regex, fixed: code, code_group, sym_group, looks_far, runs_far });
         }
         Ok(Rule { name: rule.into(), severity: spec.severity, form, require, deny, patterns })
     }
@@ -248,10 +249,18 @@ fn compile(rule: &str, pattern: &str) -> Result<Regex, RuleError> {
         })
 }
 
-/// Whether a pattern that compiles asks for word boundaries of Unicode.
-fn has_unicode_words(pattern: &str) -> bool {
+/// Whether a match of a pattern that compiles depends on more than its own
+/// bytes and one on either side, as only a word boundary of Unicode does; and
+/// whether it may have any length.
+fn reach(pattern: &str) -> (bool, bool) {
+    /// A longer match than this (bytes) may as well have any length.
+    const BOUNDED_BYTES_MAX: usize = 512;
     let hir = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(pattern);
-    hir.map_or(true, |hir| hir.properties().look_set().contains_word_unicode())
+    hir.map_or((true, true), |hir| {
+        let properties = hir.properties();
+        let bounded = properties.maximum_len().is_some_and(|length| length <= BOUNDED_BYTES_MAX);
+        (properties.look_set().contains_word_unicode(), !bounded)
+    })
 }
 
 #[cfg(test)]

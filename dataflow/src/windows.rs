@@ -36,6 +36,10 @@ const WINDOWS_MAX: usize = 64;
 /// Rows of classes that are followed behind one cut before they are taken shorter.
 const ROWS_MAX: usize = 512;
 
+/// Steps that are followed behind one cut, and how deep, before it is given up.
+const STEPS_MAX: usize = 64 * 1024;
+const DEPTH_MAX: usize = 512;
+
 /// What another window costs, as the frequency of hits that costs the same.
 const WINDOW_COST: f64 = 2e-6;
 
@@ -162,7 +166,7 @@ impl Choice {
 }
 
 /// A class by its number in a [`Reading`].
-type ClassNumber = u16;
+type ClassNumber = u32;
 
 /// The classes of a pattern's rows, which are many rows of few classes.
 #[derive(Default)]
@@ -171,6 +175,9 @@ struct Reading {
     frequencies: Vec<f64>,
     /// For each class, the letters of the common words that it accepts.
     letters: Vec<u64>,
+    /// Steps that may still be followed behind the present cut, and how deep the present one is.
+    steps_left: usize,
+    depth: usize,
     numbers: HashMap<ByteSet, ClassNumber, RandomState>,
 }
 
@@ -201,13 +208,13 @@ impl Reading {
             self.sets.push(set);
             self.frequencies.push(set.frequency());
             self.letters.push(CommonWords::letters_in(&set));
-            // A pattern is too small to have more.
+            // A pattern that has more takes more memory than it may.
             (self.sets.len() - 1) as ClassNumber
         })
     }
 
     fn set(&self, number: ClassNumber) -> ByteSet {
-        self.sets[usize::from(number)]
+        self.sets[number as usize]
     }
 
     fn window(&self, row: &Row, start: Option<usize>) -> Window {
@@ -222,9 +229,9 @@ impl Reading {
     /// How often a row is expected in logs, in hits per byte.
     fn frequency(&self, row: &Row) -> f64 {
         let product = |classes: &[ClassNumber]| -> f64 {
-            classes.iter().map(|&class| self.frequencies[usize::from(class)]).product()
+            classes.iter().map(|&class| self.frequencies[class as usize]).product()
         };
-        let lead = row.lead.map_or(1.0, |lead| self.frequencies[usize::from(lead)]);
+        let lead = row.lead.map_or(1.0, |lead| self.frequencies[lead as usize]);
         // A row that spells a common word, or a piece of one, is as common as the word.
         let mut frequency = lead * product(row.classes());
         let mut spelt = CommonWords::PIECES;
@@ -232,7 +239,7 @@ impl Reading {
             if spelt & CommonWords::ENDS[length] != 0 {
                 frequency = frequency.max(COMMON_WORD_FREQUENCY * product(&row.classes()[length..]));
             }
-            spelt &= !CommonWords::ENDS[length] & (self.letters[usize::from(*class)] >> length);
+            spelt &= !CommonWords::ENDS[length] & (self.letters[*class as usize] >> length);
         }
         if spelt != 0 && row.length > 1 { frequency.max(COMMON_WORD_FREQUENCY) } else { frequency }
     }
@@ -309,11 +316,23 @@ impl Reading {
     /// Every row of up to `length` classes that can follow; `None` when they are too many.
     fn rows(&mut self, rest: &Rest<'_>, length: usize) -> Option<Vec<Row>> {
         let mut rows = Vec::new();
+        (self.steps_left, self.depth) = (STEPS_MAX, 0);
         self.follow(Some(rest), Path::default(), length, &mut rows).then_some(rows)
     }
 
-    /// Follows every way through `rest`; `false` when the rows are too many.
+    /// Follows every way through `rest`; `false` when they are too many or too long.
     fn follow(&mut self, rest: Option<&Rest<'_>>, path: Path, length: usize, rows: &mut Vec<Row>) -> bool {
+        if self.steps_left == 0 || self.depth == DEPTH_MAX {
+            return false;
+        }
+        self.steps_left -= 1;
+        self.depth += 1;
+        let followed = self.follow_step(rest, path, length, rows);
+        self.depth -= 1;
+        followed
+    }
+
+    fn follow_step(&mut self, rest: Option<&Rest<'_>>, path: Path, length: usize, rows: &mut Vec<Row>) -> bool {
         let (todo, next) = match rest {
             Some(Rest { todo, next }) if path.row.length < length => (todo, *next),
             rest => {
@@ -329,12 +348,14 @@ impl Reading {
             }
             Todo::Bytes(bytes) => self.follow_bytes(bytes, next, path, length, rows),
             Todo::Repeat { sub, min, max, length_before } => {
-                // A round that took nothing takes nothing again.
-                let stuck = length_before == Some(path.row.length);
-                if (min == 0 || stuck) && !self.follow(next, path, length, rows) {
+                // A round that took nothing was as good as none, which has been followed.
+                if length_before == Some(path.row.length) {
+                    return true;
+                }
+                if min == 0 && !self.follow(next, path, length, rows) {
                     return false;
                 }
-                if max == Some(0) || stuck {
+                if max == Some(0) {
                     return true;
                 }
                 let again = Todo::Repeat {
@@ -363,23 +384,27 @@ impl Reading {
                 self.follow(next, path, length, rows)
             }
             HirKind::Literal(literal) => self.follow_bytes(&literal.0, next, path, length, rows),
-            HirKind::Class(Class::Bytes(class)) => {
+            HirKind::Class(class) => {
+                let bytes = match class {
+                    Class::Bytes(class) => Some(class.clone()),
+                    Class::Unicode(class) => class.to_byte_class(),
+                };
+                // Behind a character of several bytes nothing is known.
+                let Some(bytes) = bytes else {
+                    rows.push(path.row);
+                    return rows.len() <= ROWS_MAX;
+                };
                 let mut set = ByteSet::EMPTY;
-                class.ranges().iter().for_each(|range| (range.start()..=range.end()).for_each(|byte| set.insert(byte)));
+                bytes.ranges().iter().for_each(|range| (range.start()..=range.end()).for_each(|byte| set.insert(byte)));
                 self.longer(path, set).is_none_or(|path| self.follow(next, path, length, rows))
-            }
-            // Behind a character of several bytes nothing is known.
-            HirKind::Class(Class::Unicode(_)) => {
-                rows.push(path.row);
-                rows.len() <= ROWS_MAX
             }
             HirKind::Capture(capture) => self.follow_part(&capture.sub, next, path, length, rows),
             HirKind::Concat(parts) => self.follow(Some(&Rest { todo: Todo::Parts(parts), next }), path, length, rows),
             HirKind::Alternation(branches) => {
                 branches.iter().all(|branch| self.follow_part(branch, next, path, length, rows))
             }
-            HirKind::Repetition(Repetition { min, max, sub, .. }) => {
-                let todo = Todo::Repeat { sub, min: *min, max: *max, length_before: None };
+            HirKind::Repetition(repetition) => {
+                let todo = Todo::rounds(repetition);
                 self.follow(Some(&Rest { todo, next }), path, length, rows)
             }
         }
@@ -500,10 +525,24 @@ enum Todo<'a> {
 }
 
 impl<'a> Todo<'a> {
+    /// The rounds of a repetition. One whose rounds may take nothing may as well have none of them.
+    fn rounds(repetition: &'a Repetition) -> Todo<'a> {
+        let Repetition { min, max, sub, .. } = repetition;
+        let min = if sub.properties().minimum_len() == Some(0) { 0 } else { *min };
+        Todo::Repeat { sub, min, max: *max, length_before: None }
+    }
+
     /// What follows the first round of a repetition.
     fn again(repetition: &'a Repetition) -> Todo<'a> {
-        let (min, max) = (repetition.min.saturating_sub(1), repetition.max.map(|max| max.saturating_sub(1)));
-        Todo::Repeat { sub: &repetition.sub, min, max, length_before: None }
+        match Todo::rounds(repetition) {
+            Todo::Repeat { sub, min, max, length_before } => Todo::Repeat {
+                sub,
+                min: min.saturating_sub(1),
+                max: max.map(|max| max.saturating_sub(1)),
+                length_before,
+            },
+            other => other,
+        }
     }
 }
 
@@ -536,6 +575,7 @@ mod tests {
     fn the_rarest_bytes_that_every_match_shows_are_chosen() {
         check(r"\bDomain=(?P<dom>\w+)[ ,]+Code=(?P<code>\d+)", &["0 |Domain=."]);
         check(r"x+(?P<code>[0-9]+)QZ", &["? QZ"]);
+        check(r"(?P<code>(?:a|b)QZX)", &["0 [ab]QZX"]);
     }
 
     #[test]

@@ -123,7 +123,7 @@ fn grow(random: &mut Random, depth: usize, pattern: &mut String, sample: &mut St
             _ => {
                 let (mut inner, mut text) = (String::new(), String::new());
                 grow(random, depth + 1, &mut inner, &mut text);
-                let quantifier = random.pick(&["?", "*", "+", "{1,2}"]);
+                let quantifier = random.pick(&["?", "*", "+", "{1,2}", "{2}", "{2,3}"]);
                 pattern.push_str(&format!("(?:{inner}){quantifier}"));
                 (0..random.below(3)).for_each(|_| sample.push_str(&text));
             }

@@ -293,6 +293,9 @@ fn a_line_full_of_codes_takes_time_in_proportion_to_its_length() {
     let codes: Vec<String> =
         scanner.scan(&line, 2026).1.into_iter().map(|sighting| sighting.code.to_string()).collect();
     assert_eq!(codes, ["E_FAIL", "EIO"]);
+    // Each of these may begin a match of any length, and none does.
+    let line = argus_dataflow::TextBlock { text: b"INFO: task ".repeat(90_000).into(), first_line: 1, offset: 0 };
+    assert_eq!(scanner.scan(&line, 2026).1, []);
 }
 
 #[test]

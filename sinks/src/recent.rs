@@ -73,27 +73,29 @@ impl RecentBatch {
     }
 
     fn add_file(&mut self, row: &FileRow, count: i64) {
-        let live = i64::from(row.live) * count;
-        let Some(file) = self.files.get_mut(&row.version) else {
+        let new = || FileRow { bytes: 0, lines: 0, long_lines: 0, error_lines: 0, sightings: 0, ..row.clone() };
+        if !self.files.contains_key(&row.version) {
             self.bytes += ENTRY_BYTES + row.name.len();
-            self.files.insert(row.version, RecentFile { row: row.clone(), live });
-            return;
-        };
-        file.live += live;
-        let (sums, more) = (&mut file.row, |measure: u64| if count < 0 { measure.wrapping_neg() } else { measure });
+            self.files.insert(row.version, RecentFile { row: new(), live: 0 });
+        }
+        let Some(file) = self.files.get_mut(&row.version) else { return };
+        file.live += i64::from(row.live) * count;
+        let sums = &mut file.row;
+        // A row may stand for several, or take some back.
+        let add = |sum: &mut u64, measure: u64| *sum = sum.wrapping_add(measure.wrapping_mul(count as u64));
         sums.generation = sums.generation.max(row.generation);
-        sums.bytes = sums.bytes.wrapping_add(more(row.bytes));
-        sums.lines = sums.lines.wrapping_add(more(row.lines));
-        sums.long_lines = sums.long_lines.wrapping_add(more(row.long_lines));
-        sums.error_lines = sums.error_lines.wrapping_add(more(row.error_lines));
-        sums.sightings = sums.sightings.wrapping_add(more(row.sightings));
+        add(&mut sums.bytes, row.bytes);
+        add(&mut sums.lines, row.lines);
+        add(&mut sums.long_lines, row.long_lines);
+        add(&mut sums.error_lines, row.error_lines);
+        add(&mut sums.sightings, row.sightings);
     }
 
     fn add_count(&mut self, row: &CountRow, count: i64) {
         let count = u64::try_from(count).unwrap_or(0);
         let key = (row.version, row.code.clone(), row.component.clone());
         let Some(sum) = self.counts.get_mut(&key) else {
-            self.bytes += ENTRY_BYTES + row.code.len() + row.file.len() + row.example_text.len();
+            self.bytes += bytes_of(row);
             self.counts.insert(key, RecentCount { row: row.clone(), count });
             return;
         };
@@ -102,25 +104,36 @@ impl RecentBatch {
         sum.row.first_seen = [sum.row.first_seen, row.first_seen].into_iter().flatten().min();
         sum.row.last_seen = sum.row.last_seen.max(row.last_seen);
         if row.example_line < sum.row.example_line {
+            self.bytes = self.bytes + row.example_text.len() - sum.row.example_text.len();
             sum.row.example_line = row.example_line;
             sum.row.rule.clone_from(&row.rule);
             sum.row.example_text.clone_from(&row.example_text);
         }
     }
 
-    /// Lets go of versions that are replaced or deleted.
-    fn bury(&mut self) {
-        let dead: Vec<VersionId> =
-            self.files.iter().filter(|(_, file)| file.live <= 0).map(|(version, _)| *version).collect();
-        for version in dead {
-            self.files.remove(&version);
-            let from = (version, String::new(), None);
-            let keys = self.counts.range(from..).map(|(key, _)| key).take_while(|key| key.0 == version);
-            let keys: Vec<CountKey> = keys.cloned().collect();
-            self.bytes = self.bytes.saturating_sub(ENTRY_BYTES * (1 + keys.len()));
-            keys.iter().for_each(|key| drop(self.counts.remove(key)));
+    /// Lets go of a version that was replaced or deleted.
+    fn bury(&mut self, version: VersionId) {
+        if self.files.get(&version).is_none_or(|file| file.live > 0) {
+            return;
+        }
+        if let Some(file) = self.files.remove(&version) {
+            self.bytes -= ENTRY_BYTES + file.row.name.len();
+        }
+        let from = (version, String::new(), None);
+        let keys: Vec<CountKey> =
+            self.counts.range(from..).map(|(key, _)| key).take_while(|key| key.0 == version).cloned().collect();
+        for key in keys {
+            if let Some(count) = self.counts.remove(&key) {
+                self.bytes -= bytes_of(&count.row);
+            }
         }
     }
+}
+
+/// What a count takes, roughly: its code and component stand in its key too.
+fn bytes_of(row: &CountRow) -> usize {
+    let component = row.component.as_ref().map_or(0, String::len);
+    ENTRY_BYTES + 2 * (row.code.len() + component) + row.file.len() + row.rule.len() + row.example_text.len()
 }
 
 /// Keeps the view current, and within its room.
@@ -161,8 +174,14 @@ impl Recent {
             changed.remove(&id);
             self.remove(id);
         }
+        for (row, _) in &closed.rows {
+            if let Row::File(FileRow { batch_id, version, .. }) = row
+                && let Some(batch) = changed.get_mut(batch_id)
+            {
+                batch.bury(*version);
+            }
+        }
         for (id, mut batch) in changed {
-            batch.bury();
             self.remove(id);
             batch.changed_epoch = closed.epoch;
             self.bytes += ENTRY_BYTES + batch.bytes;
@@ -196,5 +215,91 @@ impl Recent {
             self.bytes = self.bytes.saturating_sub(ENTRY_BYTES + batch.bytes);
             self.by_change.remove(&(batch.changed_epoch, id));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use argus_dataflow::{BatchRow, Severity};
+
+    fn closed(epoch: u64, rows: Vec<(Row, i64)>) -> ClosedEpoch {
+        ClosedEpoch { epoch, rows }
+    }
+
+    fn batch(id: Uuid, live: i8) -> Row {
+        let (vehicle_id, vin) = ("v".to_owned(), "WVWZZZ1JZXW000001".to_owned());
+        let (platform, firmware) = (None, None);
+        Row::Batch(BatchRow { batch_id: id, vehicle_id, vin, platform, firmware, created_at: 0, live, completed: 0 })
+    }
+
+    fn file(batch_id: Uuid, version: VersionId, live: i8, lines: u64) -> Row {
+        Row::File(FileRow {
+            batch_id,
+            file_id: Uuid::nil(),
+            version,
+            name: "a.log".to_owned(),
+            generation: 1,
+            live,
+            erased: 0,
+            open_line: false,
+            bytes: 7 * lines,
+            lines,
+            long_lines: 0,
+            last_line: lines,
+            error_lines: lines,
+            sightings: lines,
+            uploaded_at: 0,
+        })
+    }
+
+    fn code(batch_id: Uuid, version: VersionId, text: &str) -> Row {
+        Row::Count(CountRow {
+            batch_id,
+            version,
+            file: "a.log".to_owned(),
+            component: None,
+            code: "E_FAIL".to_owned(),
+            rule: "err_symbol".to_owned(),
+            severity: Severity::Error,
+            first_seen: None,
+            last_seen: None,
+            example_line: 1,
+            example_text: text.to_owned(),
+        })
+    }
+
+    #[test]
+    fn like_rows_of_one_epoch_count_each_and_a_replaced_version_leaves_nothing() {
+        let (id, old, new) = (Uuid::now_v7(), VersionId::new(), VersionId::new());
+        let mut recent = Recent::default();
+        recent.apply(&closed(1, vec![(batch(id, 1), 1), (file(id, old, 1, 0), 1)]));
+        recent.apply(&closed(2, vec![(code(id, old, "x"), 6), (file(id, old, 0, 3), 2)]));
+        let view = recent.view();
+        let kept = view.batch(id).expect("it is kept");
+        assert_eq!(kept.files().map(|file| file.row.lines).collect::<Vec<_>>(), [6]);
+        assert_eq!(kept.counts().map(|count| count.count).collect::<Vec<_>>(), [6]);
+        let empty = recent.bytes;
+        recent.apply(&closed(3, vec![(file(id, new, 1, 1), 1), (code(id, new, "x"), 1), (file(id, old, -1, 0), 1)]));
+        assert_eq!(recent.view().batch(id).map(|batch| batch.counts().count()), Some(1));
+        assert_eq!(recent.bytes, empty, "what is gone takes no room");
+        assert_eq!(view.batch(id).map(|batch| batch.files().count()), Some(1), "a snapshot stays as it was");
+        recent.apply(&closed(4, vec![(batch(id, -1), 1)]));
+        assert!(recent.view().batch(id).is_none() && recent.bytes == 0 && recent.by_change.is_empty());
+    }
+
+    #[test]
+    fn batches_that_changed_longest_ago_make_room() {
+        let (first, second) = (Uuid::now_v7(), Uuid::now_v7());
+        let mut recent = Recent::default();
+        let large = "x".repeat(BYTES_MAX * 2 / 3);
+        for (id, epoch) in [(first, 1), (second, 2)] {
+            let version = VersionId::new();
+            recent.apply(&closed(
+                epoch,
+                vec![(batch(id, 1), 1), (file(id, version, 1, 1), 1), (code(id, version, &large), 1)],
+            ));
+        }
+        assert!(recent.view().batch(first).is_none() && recent.view().batch(second).is_some());
     }
 }
