@@ -6,7 +6,7 @@
 //! - [`cli`], [`config`]: what may be said on the command line, in variables and in a file;
 //! - [`model`], [`status`]: batches, files, and where a batch stands;
 //! - [`ingest`], [`digest`], [`raw`]: an upload becomes durable bytes and blocks;
-//! - [`pipeline`], [`metadata`]: changes are accepted, at an epoch, durably;
+//! - [`pipeline`], [`metadata`]: changes are accepted, at an epoch, durably; [`growing`]: files grow in order;
 //! - [`events`]: what happened to batches, for whoever follows;
 //! - [`recovery`]: and are fed again after a restart;
 //! - [`maintain`]: the upkeep of a data directory;
@@ -21,6 +21,7 @@ pub mod config;
 pub mod digest;
 pub mod events;
 pub mod explain;
+pub mod growing;
 pub mod http;
 pub mod ingest;
 pub mod maintain;

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use crate::events::{EventKind, EventLogWriter};
+use crate::growing::Growing;
 use crate::ingest::{Ingest, origin};
 use crate::metadata::{Accepted, Committed, Metadata, MetadataError, MetadataWriter, Refused, Round, UploadKey};
 use crate::model::{Batch, NewBatch, Part, StoredUpload};
@@ -249,6 +250,8 @@ pub struct Sequencer {
     last_epoch: u64,
     /// The batches that the dataflow holds; others are recalled before something happens to them.
     warm: HashSet<Uuid>,
+    /// The files that must not grow yet.
+    growing: Growing,
     downstream: Downstream,
 }
 
@@ -280,7 +283,15 @@ impl Pipeline {
         downstream: Downstream,
     ) -> (Pipeline, Sequencer) {
         let (sender, requests) = mpsc::channel(WAITING_MAX);
-        let sequencer = Sequencer { requests, follow_ups: Vec::new(), writer, last_epoch, warm, downstream };
+        let sequencer = Sequencer {
+            requests,
+            follow_ups: Vec::new(),
+            writer,
+            last_epoch,
+            warm,
+            growing: Growing::default(),
+            downstream,
+        };
         (Pipeline { requests: sender }, sequencer)
     }
 
@@ -451,10 +462,13 @@ impl Sequencer {
             let near_enough = |snapshot: &Arc<Snapshot>| snapshot.epoch + OPEN_EPOCHS_MAX >= epoch;
             self.downstream.snapshots.wait_for(near_enough).await.map_err(|_| PipelineError::Stopping)?;
             for (file, text) in &lines {
+                let settled = self.growing.settled(file.version, &mut self.downstream.snapshots).await;
+                settled.map_err(|_| PipelineError::Stopping)?;
                 let fed = self.downstream.ingest.feed_text(origin(file), text).await;
                 fed.map_err(|_| PipelineError::Stopping)?;
             }
             changes.iter().for_each(|change| follow_warmth(&mut self.warm, change));
+            self.growing.admitted(epoch, &changes, self.downstream.snapshots.borrow().epoch);
             self.downstream.dataflow.advance(epoch, changes).map_err(|_| PipelineError::Stopping)?;
             crash::point("fed");
             self.last_epoch = epoch;

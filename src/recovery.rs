@@ -8,8 +8,10 @@ use argus_dataflow::{Change, Dataflow};
 use argus_query::{Engine, QueryError, cells};
 use argus_sinks::Snapshot;
 use futures::TryStreamExt;
+use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::growing::Growing;
 use crate::ingest::{Ingest, IngestError, origin};
 use crate::metadata::{JournalEntry, Lines, Metadata, MetadataError};
 
@@ -74,18 +76,24 @@ pub async fn feed_again(
     dataflow: &Dataflow,
     committed: u64,
     warm: &mut HashSet<Uuid>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
 ) -> Result<u64, RecoveryError> {
     let accepted = metadata.last_epoch().await?;
     if accepted < committed {
         return Err(RecoveryError::MetadataBehindLake { committed, accepted });
     }
+    let mut growing = Growing::default();
     for epoch in committed + 1..=accepted {
         let mut changes = Vec::new();
         for entry in metadata.journal(epoch).await? {
+            if let Change::Admit(file) = &entry.change {
+                growing.settled(file.version, &mut snapshots).await.map_err(|_| RecoveryError::Stopped)?;
+            }
             feed_entry(ingest, epoch, &entry).await?;
             follow_warmth(warm, &entry.change);
             changes.push(entry.change);
         }
+        growing.admitted(epoch, &changes, snapshots.borrow().epoch);
         dataflow.advance(epoch, changes).map_err(|_| RecoveryError::Stopped)?;
     }
     Ok(accepted)

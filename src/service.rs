@@ -187,7 +187,8 @@ impl Service {
             _ => recovery::restore(&metadata, &engine, &restored, &dataflow).await?,
         };
         drop(restored);
-        let accepted = recovery::feed_again(&metadata, &ingest, &dataflow, committed, &mut warm).await?;
+        let accepted =
+            recovery::feed_again(&metadata, &ingest, &dataflow, committed, &mut warm, snapshots.clone()).await?;
         tokio::select! {
             seen = closed.wait_for(|closed| *closed >= accepted) => drop(seen?),
             ended = &mut lake => {
