@@ -47,6 +47,11 @@ struct Failure {
 
 /// Counts, prints the report, and says what could not be counted.
 pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
+    if args.paths.is_empty() && !args.explain {
+        // `--explain` that is said and is false, in a variable or a file.
+        writeln!(stderr(), "argus: name at least one PATH, or - for standard input")?;
+        return Ok(ExitCode::from(2));
+    }
     let rules = args.counting.rules()?;
     if args.explain {
         // Beside a report, it must not stand in the report's way.

@@ -34,7 +34,7 @@ pub const WINDOW_BYTES: usize = 8;
 const WINDOWS_MAX: usize = 64;
 
 /// Rows of classes that are followed behind one cut before they are taken shorter.
-const ROWS_MAX: usize = 512;
+const ROWS_MAX: usize = 256;
 
 /// Steps that are followed behind one cut, and how deep, before it is given up.
 const STEPS_MAX: usize = 64 * 1024;
@@ -471,7 +471,8 @@ impl Reading {
                 break;
             }
             let mut merged: Vec<Row> = Vec::with_capacity(rows.len());
-            let mut alike: HashMap<Row, usize, RandomState> = HashMap::default();
+            let mut alike: HashMap<Row, usize, RandomState> =
+                HashMap::with_capacity_and_hasher(rows.len(), RandomState::default());
             for row in rows {
                 let mut others = row;
                 others.classes[place] = 0;
