@@ -17,21 +17,11 @@
 //! Teddy, over byte classes in place of strings. Without AVX2 the same tables
 //! are looked up byte by byte.
 
-use std::collections::HashMap;
-
-use foldhash::fast::RandomState;
-
-use crate::bytes::{ByteSet, frequency};
+#[cfg(target_arch = "x86_64")]
+use crate::avx2;
+use crate::buckets::{BUCKETS, FINGERPRINT, Placed, SHIFT_MAX, share_out};
+use crate::bytes::ByteSet;
 use crate::windows::{WINDOW_BYTES, Window};
-
-/// Bytes of a fingerprint.
-const FINGERPRINT: usize = 4;
-
-/// Bits of the two groups of tables.
-const BUCKETS: usize = 16;
-
-/// A fingerprint begins at most this far behind its window's first class.
-const SHIFT_MAX: usize = 4;
 
 /// Bytes around the start of a fingerprint that a window may look at: from `SHIFT_MAX` + 1 before it.
 const PLACES: usize = SHIFT_MAX + 1 + WINDOW_BYTES + 2;
@@ -69,7 +59,7 @@ pub struct Finder {
     low: [[u16; 16]; FINGERPRINT],
     high: [[u16; 16]; FINGERPRINT],
     /// The same for each group of eight buckets, as a processor wants them that looks 32 bytes up at once.
-    tables: [(WideTables, WideTables); BUCKETS / 8],
+    pub(crate) tables: [(WideTables, WideTables); BUCKETS / 8],
     buckets: Vec<Bucket>,
 }
 
@@ -160,7 +150,7 @@ impl Finder {
         mut on_hit: impl FnMut(Hit),
     ) {
         // A lead may stand before the text.
-        self.look(text, -1, self.buckets_at(text, -1), 0, &mut on_hit);
+        self.confirm(text, -1, self.buckets_at(text, -1), 0, &mut on_hit);
         let mut sweep = Sweep::default();
         while sweep.at < text.len() {
             places.count = 0;
@@ -168,9 +158,14 @@ impl Finder {
             sweep_most(self, text, piece_end, &mut sweep, places);
             self.sweep(text, piece_end, &mut sweep, places);
             for &Place { at, line_feeds, buckets } in self.sift(text, places) {
-                self.look(text, at as isize, buckets, u64::from(line_feeds), &mut on_hit);
+                self.confirm(text, at as isize, buckets, u64::from(line_feeds), &mut on_hit);
             }
         }
+    }
+
+    /// How many buckets there are.
+    pub(crate) fn bucket_count(&self) -> usize {
+        self.buckets.len()
     }
 
     /// Gathers the places up to `piece_end` that the tables accept, byte by byte.
@@ -216,7 +211,7 @@ impl Finder {
     }
 
     /// Tells the windows of `buckets` whose fingerprint is at `at`, which has `line_feeds` before it.
-    fn look(&self, text: &[u8], at: isize, buckets: u16, line_feeds: u64, on_hit: &mut impl FnMut(Hit)) {
+    fn confirm(&self, text: &[u8], at: isize, buckets: u16, line_feeds: u64, on_hit: &mut impl FnMut(Hit)) {
         let mut left = buckets;
         while left != 0 {
             let bucket = &self.buckets[left.trailing_zeros() as usize];
@@ -251,18 +246,22 @@ fn byte_at(text: &[u8], at: isize) -> u8 {
 
 /// How far a text has been swept.
 #[derive(Default)]
-struct Sweep {
-    at: usize,
+pub struct Sweep {
+    /// The next place.
+    pub at: usize,
     /// Before `at`.
-    line_feeds: u32,
+    pub line_feeds: u32,
 }
 
 /// A place that the tables accept.
 #[derive(Clone, Copy, Default)]
-struct Place {
-    at: u32,
-    line_feeds: u32,
-    buckets: u16,
+pub struct Place {
+    /// Where a fingerprint may begin.
+    pub at: u32,
+    /// Before `at`.
+    pub line_feeds: u32,
+    /// The buckets that may be there, as bits.
+    pub buckets: u16,
 }
 
 /// Room for the places of one piece of a text.
@@ -281,199 +280,10 @@ impl Default for Places {
 impl Places {
     /// Adds a place where it has some bucket.
     #[inline]
-    fn add(&mut self, place: Place) {
+    pub fn add(&mut self, place: Place) {
         self.list[self.count] = place;
         self.count += usize::from(place.buckets != 0);
     }
-}
-
-/// A window as a row of classes, of which the first is the lead.
-struct Placed {
-    row: Vec<ByteSet>,
-    /// Where the fingerprint begins in `row`.
-    shift: usize,
-}
-
-impl Placed {
-    fn new(window: &Window) -> Placed {
-        let lead = window.lead.unwrap_or(ByteSet::ALL);
-        Placed { row: std::iter::once(lead).chain(window.classes.iter().copied()).collect(), shift: 0 }
-    }
-
-    fn class(&self, index: usize) -> &ByteSet {
-        self.row.get(index).unwrap_or(&ByteSet::ALL)
-    }
-
-    /// Where a fingerprint may begin. A lead is the only byte of one that may
-    /// be of another line, so one that begins later ends with the row.
-    fn shifts(&self) -> std::ops::RangeInclusive<usize> {
-        let first = usize::from(self.row[0] == ByteSet::ALL);
-        first..=SHIFT_MAX.min(self.row.len().saturating_sub(FINGERPRINT).max(first))
-    }
-
-    fn closure(&self, shift: usize) -> Closure {
-        std::array::from_fn(|place| halves(self.class(shift + place)))
-    }
-}
-
-/// For each place of a fingerprint, the halves of bytes that the tables accept.
-type Closure = [(u16, u16); FINGERPRINT];
-
-fn halves(class: &ByteSet) -> (u16, u16) {
-    class.iter().fold((0, 0), |(low, high), byte| (low | 1 << (byte & 15), high | 1 << (byte >> 4)))
-}
-
-fn union(one: &Closure, other: &Closure) -> Closure {
-    std::array::from_fn(|place| (one[place].0 | other[place].0, one[place].1 | other[place].1))
-}
-
-/// Chooses where fingerprints begin and shares windows out to buckets, so that
-/// the tables accept as little of a log as can be had: of all buckets, the two
-/// that cost least together become one until few enough are left.
-fn share_out(placed: &mut [Placed]) -> Vec<Vec<usize>> {
-    /// A bucket of its own is worth this much to a fingerprint, in hits per byte.
-    const FINGERPRINT_COST: f64 = 1e-4;
-    const ROUNDS: usize = 4;
-    let mut sample = Sample::new();
-    let mut by_closure: HashMap<Closure, Vec<(usize, usize)>> = HashMap::new();
-    for (window, one) in placed.iter().enumerate() {
-        for shift in one.shifts() {
-            by_closure.entry(one.closure(shift)).or_default().push((window, shift));
-        }
-    }
-    let mut candidates: Vec<Group> = by_closure
-        .into_iter()
-        .map(|(closure, members)| Group { closure, frequency: sample.frequency(&closure), members })
-        .collect();
-    candidates.sort_by_key(|candidate| candidate.closure);
-    // The fingerprint that serves most windows at the least cost comes first.
-    let mut groups: Vec<Group> = Vec::new();
-    let mut is_placed = vec![false; placed.len()];
-    while is_placed.contains(&false) {
-        let worth = |group: &Group| {
-            let served = group.members.iter().filter(|(window, _)| !is_placed[*window]).count();
-            served as f64 / (group.frequency + FINGERPRINT_COST)
-        };
-        let best = candidates.iter().map(worth).enumerate().max_by(|one, other| one.1.total_cmp(&other.1));
-        let Some((best, _)) = best else { break };
-        let Group { closure, frequency, mut members } = candidates.swap_remove(best);
-        members.retain(|(window, _)| !is_placed[*window]);
-        for &(window, shift) in &members {
-            is_placed[window] = true;
-            placed[window].shift = shift;
-        }
-        groups.push(Group { closure, frequency, members });
-    }
-    groups.sort_by(|one, other| other.frequency.total_cmp(&one.frequency));
-    let mut buckets: Vec<Vec<usize>> = vec![Vec::new(); BUCKETS];
-    let mut closures: [Option<Closure>; BUCKETS] = [None; BUCKETS];
-    for round in 0..ROUNDS {
-        for index in 0..groups.len() {
-            if round > 0 {
-                let Some(bucket) = buckets.iter().position(|bucket| bucket.contains(&index)) else { continue };
-                buckets[bucket].retain(|other| *other != index);
-                closures[bucket] =
-                    buckets[bucket].iter().map(|&other| groups[other].closure).reduce(|one, other| union(&one, &other));
-            }
-            let costs = closures.iter().map(|closure| match closure {
-                Some(closure) => sample.frequency(&union(closure, &groups[index].closure)) - sample.frequency(closure),
-                None => groups[index].frequency,
-            });
-            let cheapest = costs.enumerate().min_by(|one, other| one.1.total_cmp(&other.1));
-            let Some((bucket, _)) = cheapest else { continue };
-            let joined =
-                closures[bucket].map_or(groups[index].closure, |closure| union(&closure, &groups[index].closure));
-            closures[bucket] = Some(joined);
-            buckets[bucket].push(index);
-        }
-    }
-    buckets.retain(|bucket| !bucket.is_empty());
-    buckets
-        .into_iter()
-        .map(|bucket| {
-            bucket
-                .into_iter()
-                .flat_map(|index| std::mem::take(&mut groups[index].members))
-                .map(|(window, _)| window)
-                .collect()
-        })
-        .collect()
-}
-
-/// Windows on the way to a bucket.
-struct Group {
-    closure: Closure,
-    frequency: f64,
-    /// The windows, and where their fingerprint begins.
-    members: Vec<(usize, usize)>,
-}
-
-/// Log lines, and words of others, to try fingerprints on: bytes do not stand
-/// in logs independently of each other.
-const SAMPLE: &str = include_str!("sample.txt");
-
-/// How often tables accept a place: on the sample, and for what that does not hold, byte by byte.
-struct Sample {
-    /// For each half of a byte, where the sample has it low, and high.
-    low: [SampleBits; 16],
-    high: [SampleBits; 16],
-    /// The share of bytes, by low and high half.
-    shares: HashMap<(u16, u16), f64>,
-    known: HashMap<Closure, f64, RandomState>,
-}
-
-const SAMPLE_WORDS: usize = SAMPLE.len().div_ceil(64);
-type SampleBits = [u64; SAMPLE_WORDS];
-
-impl Sample {
-    fn new() -> Sample {
-        let mut sample = Sample {
-            low: [[0; SAMPLE_WORDS]; 16],
-            high: [[0; SAMPLE_WORDS]; 16],
-            shares: HashMap::new(),
-            known: HashMap::default(),
-        };
-        for (at, byte) in SAMPLE.bytes().enumerate() {
-            sample.low[usize::from(byte & 15)][at / 64] |= 1 << (at % 64);
-            sample.high[usize::from(byte >> 4)][at / 64] |= 1 << (at % 64);
-        }
-        sample
-    }
-
-    fn frequency(&mut self, closure: &Closure) -> f64 {
-        if let Some(known) = self.known.get(closure) {
-            return *known;
-        }
-        let mut found = [u64::MAX; SAMPLE_WORDS];
-        let mut product = 1.0;
-        for (place, &(low, high)) in closure.iter().enumerate() {
-            let (lows, highs) = (union_of(&self.low, low), union_of(&self.high, high));
-            for (word, found) in found.iter_mut().enumerate() {
-                let both = |word: usize| lows.get(word).zip(highs.get(word)).map_or(0, |(low, high)| low & high);
-                // Looks `place` bytes ahead.
-                *found &= (both(word) >> place) | both(word + 1).checked_shl(64 - place as u32).unwrap_or(0);
-            }
-            product *= *self.shares.entry((low, high)).or_insert_with(|| {
-                let halves = |halves: u16| (0..16u8).filter(move |half| halves >> half & 1 != 0);
-                halves(high)
-                    .flat_map(|high| halves(low).map(move |low| frequency(high << 4 | low)))
-                    .sum::<f64>()
-                    .min(1.0)
-            });
-        }
-        let count: u32 = found.iter().map(|word| word.count_ones()).sum();
-        let frequency = f64::from(count) / SAMPLE.len() as f64 + product;
-        self.known.insert(*closure, frequency);
-        frequency
-    }
-}
-
-fn union_of(bits: &[SampleBits; 16], halves: u16) -> SampleBits {
-    let mut all = [0; SAMPLE_WORDS];
-    for bits in bits.iter().enumerate().filter(|(half, _)| halves >> half & 1 != 0).map(|(_, bits)| bits) {
-        all.iter_mut().zip(bits).for_each(|(all, more)| *all |= more);
-    }
-    all
 }
 
 impl Bucket {
@@ -506,120 +316,6 @@ impl Word {
             // A row begins with the lead, one byte before the cut.
             windows: members.iter().map(|&member| (member, 1 - placed[member].shift as isize)).collect(),
             places: places.into_iter().map(|(_, place)| (place, accepts(place))).collect(),
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    //! Thirty-two places at once.
-
-    use std::arch::x86_64::*;
-
-    use super::{FINGERPRINT, Finder, Place, Places, Sweep};
-
-    /// Places that are looked at together.
-    const LANES: usize = 32;
-
-    pub fn is_there() -> bool {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") && is_x86_feature_detected!("bmi1")
-    }
-
-    /// Sweeps whole groups of lanes, up to `piece_end` or a little before the end of the text.
-    pub fn sweep(finder: &Finder, text: &[u8], piece_end: usize, sweep: &mut Sweep, places: &mut Places) {
-        #[expect(unsafe_code, reason = "the caller has asked the processor for these instructions")]
-        unsafe {
-            match finder.buckets.len() {
-                0..=8 => sweep_groups::<1>(finder, text, piece_end, sweep, places),
-                _ => sweep_groups::<2>(finder, text, piece_end, sweep, places),
-            }
-        }
-    }
-
-    /// The same for buckets in one or two groups of eight.
-    #[target_feature(enable = "avx2,popcnt,bmi1")]
-    fn sweep_groups<const GROUPS: usize>(
-        finder: &Finder,
-        text: &[u8],
-        piece_end: usize,
-        sweep: &mut Sweep,
-        places: &mut Places,
-    ) {
-        let mut low = [[_mm256_setzero_si256(); FINGERPRINT]; GROUPS];
-        let mut high = low;
-        for group in 0..GROUPS {
-            for place in 0..FINGERPRINT {
-                low[group][place] = load(&finder.tables[group].0[place]);
-                high[group][place] = load(&finder.tables[group].1[place]);
-            }
-        }
-        let half = _mm256_set1_epi8(0x0f);
-        let feed = _mm256_set1_epi8(b'\n' as i8);
-        let zero = _mm256_setzero_si256();
-        let mut buckets = [[0; LANES]; GROUPS];
-        let (mut at, mut line_feeds) = (sweep.at, sweep.line_feeds);
-        while at + LANES <= piece_end
-            && let Some(window) = text[at..].first_chunk::<{ LANES + FINGERPRINT - 1 }>()
-        {
-            let mut found = [_mm256_set1_epi8(-1); GROUPS];
-            let mut feeds = 0;
-            for place in 0..FINGERPRINT {
-                let Some(bytes) = window[place..].first_chunk::<LANES>() else { break };
-                let bytes = load(bytes);
-                if place == 0 {
-                    feeds = _mm256_movemask_epi8(_mm256_cmpeq_epi8(bytes, feed)) as u32;
-                }
-                let low_half = _mm256_and_si256(bytes, half);
-                let high_half = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), half);
-                for group in 0..GROUPS {
-                    let accepted = _mm256_and_si256(
-                        _mm256_shuffle_epi8(low[group][place], low_half),
-                        _mm256_shuffle_epi8(high[group][place], high_half),
-                    );
-                    found[group] = _mm256_and_si256(found[group], accepted);
-                }
-            }
-            let any = if GROUPS == 2 { _mm256_or_si256(found[0], found[1]) } else { found[0] };
-            let mut lanes = !(_mm256_movemask_epi8(_mm256_cmpeq_epi8(any, zero)) as u32);
-            for group in 0..GROUPS {
-                store(&mut buckets[group], found[group]);
-            }
-            // Whether a group has a place is hard to predict, so the first is always taken, and left again
-            // where there is none; a second is rare.
-            loop {
-                let lane = lanes.trailing_zeros() as usize % LANES;
-                let before = (feeds & ((1 << lane) - 1)).count_ones();
-                places.add(Place {
-                    at: (at + lane) as u32,
-                    line_feeds: line_feeds + before,
-                    buckets: (0..GROUPS).fold(0, |bits, group| bits | u16::from(buckets[group][lane]) << (8 * group)),
-                });
-                lanes &= lanes.wrapping_sub(1);
-                if lanes == 0 {
-                    break;
-                }
-            }
-            line_feeds += feeds.count_ones();
-            at += LANES;
-        }
-        *sweep = Sweep { at, line_feeds };
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn load(bytes: &[u8; LANES]) -> __m256i {
-        #[expect(unsafe_code, reason = "reads the 32 bytes of the reference, aligned or not")]
-        unsafe {
-            _mm256_loadu_si256(bytes.as_ptr().cast())
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn store(bytes: &mut [u8; LANES], value: __m256i) {
-        #[expect(unsafe_code, reason = "writes the 32 bytes of the reference, aligned or not")]
-        unsafe {
-            _mm256_storeu_si256(bytes.as_mut_ptr().cast(), value);
         }
     }
 }

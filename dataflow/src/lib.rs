@@ -9,7 +9,7 @@
 //! - [`blocks`]: text becomes blocks of whole lines;
 //! - [`rules`] and [`form`]: what an error code is; [`plain`] says it without short cuts;
 //! - [`windows`] (of [`bytes`]): what every match of a pattern shows; [`plan`] does it for a rule set;
-//! - [`scan`]: a block becomes sightings and counts: [`finder`] finds windows, [`line`] runs the
+//! - [`scan`]: a block becomes sightings and counts: [`finder`] finds windows by [`buckets`], [`line`] runs the
 //!   rules where some are, [`header`] reads what the line says of itself, [`fold`] adds up,
 //!   [`names`] are codes and components by number;
 //! - [`rows`]: what enters and leaves the counting;
@@ -19,7 +19,10 @@
 //! Nothing here knows Arrow, HTTP or a runtime. The handle waits on
 //! runtime-free primitives, so any executor can drive it.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 pub mod blocks;
+pub mod buckets;
 pub mod bytes;
 pub mod finder;
 pub mod fleet;

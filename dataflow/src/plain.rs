@@ -1,5 +1,5 @@
 //! What the rules mean: every pattern tried on one line, in order, with no
-//! short cut. The reference for the scan, in tests and for [`crate::scan`]'s reader.
+//! short cut. The reference that tests hold [`crate::scan`] to.
 
 use std::collections::HashSet;
 

@@ -45,7 +45,7 @@ pub struct Origin {
     pub batch_id: Uuid,
     /// The file's name in its batch.
     pub file: String,
-    /// The generation of the file.
+    /// The version that the lines are of.
     pub version: VersionId,
     /// The year of line times that name none.
     pub upload_year: i32,

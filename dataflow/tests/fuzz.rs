@@ -1,6 +1,6 @@
 //! The scan equals the plain loop on fuzzed rules and on fuzzed lines.
 //!
-//! Each target runs for `ARGUS_FUZZ_SECONDS` (20 when not set) from a seed of
+//! Each target runs for `ARGUS_FUZZ_SECONDS` (60 when not set) from a seed of
 //! its own, which a failure names; `ARGUS_FUZZ_SEED` begins at that one.
 
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ impl Random {
 /// Calls `target` with one seed after another until time is up.
 fn fuzz(target: impl Fn(&mut Random)) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let time = Duration::from_secs(number("ARGUS_FUZZ_SECONDS").unwrap_or(20));
+    let time = Duration::from_secs(number("ARGUS_FUZZ_SECONDS").unwrap_or(60));
     let begun = Instant::now();
     let mut seed = number("ARGUS_FUZZ_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 32);
     while begun.elapsed() < time {

@@ -1,0 +1,111 @@
+//! Thirty-two places at once.
+
+use std::arch::x86_64::*;
+
+use crate::buckets::FINGERPRINT;
+use crate::finder::{Finder, Place, Places, Sweep};
+
+/// Places that are looked at together.
+const LANES: usize = 32;
+
+pub fn is_there() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") && is_x86_feature_detected!("bmi1")
+}
+
+/// Sweeps whole groups of lanes, up to `piece_end` or a little before the end of the text.
+pub fn sweep(finder: &Finder, text: &[u8], piece_end: usize, sweep: &mut Sweep, places: &mut Places) {
+    #[expect(unsafe_code, reason = "the caller has asked the processor for these instructions")]
+    unsafe {
+        match finder.bucket_count() {
+            0..=8 => sweep_groups::<1>(finder, text, piece_end, sweep, places),
+            _ => sweep_groups::<2>(finder, text, piece_end, sweep, places),
+        }
+    }
+}
+
+/// The same for buckets in one or two groups of eight.
+#[target_feature(enable = "avx2,popcnt,bmi1")]
+fn sweep_groups<const GROUPS: usize>(
+    finder: &Finder,
+    text: &[u8],
+    piece_end: usize,
+    sweep: &mut Sweep,
+    places: &mut Places,
+) {
+    let mut low = [[_mm256_setzero_si256(); FINGERPRINT]; GROUPS];
+    let mut high = low;
+    for group in 0..GROUPS {
+        for place in 0..FINGERPRINT {
+            low[group][place] = load(&finder.tables[group].0[place]);
+            high[group][place] = load(&finder.tables[group].1[place]);
+        }
+    }
+    let half = _mm256_set1_epi8(0x0f);
+    let feed = _mm256_set1_epi8(b'\n' as i8);
+    let zero = _mm256_setzero_si256();
+    let mut buckets = [[0; LANES]; GROUPS];
+    let (mut at, mut line_feeds) = (sweep.at, sweep.line_feeds);
+    while at + LANES <= piece_end
+        && let Some(window) = text[at..].first_chunk::<{ LANES + FINGERPRINT - 1 }>()
+    {
+        let mut found = [_mm256_set1_epi8(-1); GROUPS];
+        let mut feeds = 0;
+        for place in 0..FINGERPRINT {
+            let Some(bytes) = window[place..].first_chunk::<LANES>() else { break };
+            let bytes = load(bytes);
+            if place == 0 {
+                feeds = _mm256_movemask_epi8(_mm256_cmpeq_epi8(bytes, feed)) as u32;
+            }
+            let low_half = _mm256_and_si256(bytes, half);
+            let high_half = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), half);
+            for group in 0..GROUPS {
+                let accepted = _mm256_and_si256(
+                    _mm256_shuffle_epi8(low[group][place], low_half),
+                    _mm256_shuffle_epi8(high[group][place], high_half),
+                );
+                found[group] = _mm256_and_si256(found[group], accepted);
+            }
+        }
+        let any = if GROUPS == 2 { _mm256_or_si256(found[0], found[1]) } else { found[0] };
+        let mut lanes = !(_mm256_movemask_epi8(_mm256_cmpeq_epi8(any, zero)) as u32);
+        for group in 0..GROUPS {
+            store(&mut buckets[group], found[group]);
+        }
+        // Whether a group has a place is hard to predict, so the first is always taken, and left again
+        // where there is none; a second is rare.
+        loop {
+            let lane = lanes.trailing_zeros() as usize % LANES;
+            let before = (feeds & ((1 << lane) - 1)).count_ones();
+            places.add(Place {
+                at: (at + lane) as u32,
+                line_feeds: line_feeds + before,
+                buckets: (0..GROUPS).fold(0, |bits, group| bits | u16::from(buckets[group][lane]) << (8 * group)),
+            });
+            lanes &= lanes.wrapping_sub(1);
+            if lanes == 0 {
+                break;
+            }
+        }
+        line_feeds += feeds.count_ones();
+        at += LANES;
+    }
+    *sweep = Sweep { at, line_feeds };
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(bytes: &[u8; LANES]) -> __m256i {
+    #[expect(unsafe_code, reason = "reads the 32 bytes of the reference, aligned or not")]
+    unsafe {
+        _mm256_loadu_si256(bytes.as_ptr().cast())
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(bytes: &mut [u8; LANES], value: __m256i) {
+    #[expect(unsafe_code, reason = "writes the 32 bytes of the reference, aligned or not")]
+    unsafe {
+        _mm256_storeu_si256(bytes.as_mut_ptr().cast(), value);
+    }
+}
