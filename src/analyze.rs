@@ -11,12 +11,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use argus_dataflow::{BlockReader, Change, Config, Dataflow, FileRow, Origin, Output, VersionId, text};
 use argus_query::{Engine, EngineConfig, Report};
-use argus_sinks::group::Group;
-use argus_sinks::{Lake, LakeConfig, Snapshot, Table, TableSnapshot};
+use argus_sinks::{Lake, LakeConfig, RecentBatch, Snapshot};
 use chrono::{Datelike, Utc};
 use futures::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
-use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -78,21 +76,20 @@ pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
         let (sources, block_bytes, handle) = (sources, args.counting.block_bytes as usize, runtime.handle().clone());
         std::thread::spawn(move || feed(&dataflow, sources, block_bytes, &handle))
     };
-    let snapshot = match &spill {
-        None => gather(&runtime, outputs)?,
-        Some(folder) => runtime.block_on(gather_in_lake(folder.path(), outputs))?,
+    let files = match (&spill, &args.parquet) {
+        (Some(spill), Some(folder)) => {
+            let (files, snapshot) = runtime.block_on(gather_in_lake(spill.path(), outputs))?;
+            let engine =
+                Engine::new(Arc::new(LocalFileSystem::new()), &Url::parse("file:///")?, &EngineConfig::default())?;
+            runtime.block_on(write_tables(&engine, &Arc::new(snapshot), folder))?;
+            files
+        }
+        _ => gather(&runtime, outputs),
     };
     let Ok(more) = reader.join() else { bail!("the reader of the files has died") };
     failures.extend(more);
 
-    let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
-    let root = Url::parse("file:///")?;
-    let engine = Engine::new(store, &root, &EngineConfig::default())?;
-    let snapshot = Arc::new(snapshot);
-    let report = runtime.block_on(Report::of_files(&engine, &snapshot))?;
-    if let Some(folder) = &args.parquet {
-        runtime.block_on(write_tables(&engine, &snapshot, folder))?;
-    }
+    let report = Report::of_files(&files);
     let format = args.format.unwrap_or(if stdout().is_terminal() { ReportFormat::Table } else { ReportFormat::Json });
     render::report(&mut BufWriter::new(stdout().lock()), &report, format)?;
     for Failure { name, reason } in &failures {
@@ -216,26 +213,25 @@ fn progress_bar(sources: &[Source]) -> ProgressBar {
     ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// Keeps the counts in memory and lets go of the sightings.
-fn gather(runtime: &Runtime, mut outputs: UnboundedReceiver<Output>) -> Result<Snapshot> {
-    let mut group = Group::default();
+/// Keeps the counts in memory.
+fn gather(runtime: &Runtime, mut outputs: UnboundedReceiver<Output>) -> RecentBatch {
+    let mut files = RecentBatch::default();
     while let Some(output) = runtime.block_on(outputs.recv()) {
         if let Output::Closed(closed) = output {
-            group.append(&closed, |_| false)?;
+            files.take(&closed);
         }
     }
-    let tables =
-        Table::ALL.map(|table| TableSnapshot { batches: group.batches(table).to_vec(), ..TableSnapshot::default() });
-    Ok(Snapshot::new(group.last_epoch, tables))
+    files
 }
 
-/// Keeps counts and sightings in a lake below `folder`.
-async fn gather_in_lake(folder: &Path, outputs: UnboundedReceiver<Output>) -> Result<Snapshot> {
+/// Keeps the counts in memory, and those and the sightings in a lake below `folder`.
+async fn gather_in_lake(folder: &Path, outputs: UnboundedReceiver<Output>) -> Result<(RecentBatch, Snapshot)> {
     let lake = Lake::open(Arc::new(LocalFileSystem::new()), &lake_url(folder)?, LakeConfig::default()).await?;
     let snapshots = lake.snapshots();
-    lake.run(outputs, |_| ()).await?;
+    let mut files = RecentBatch::default();
+    lake.run(outputs, |closed| files.take(closed)).await?;
     let last = snapshots.borrow();
-    Ok(Snapshot::clone(&last))
+    Ok((files, Snapshot::clone(&last)))
 }
 
 /// Writes each table as a Parquet file into `folder`.

@@ -208,8 +208,8 @@ impl Report {
     }
 
     /// The report of files that belong to no vehicle, all of them counted.
-    pub async fn of_files(engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Report, QueryError> {
-        Report::assemble(engine, snapshot, Uuid::nil()).await
+    pub fn of_files(files: &RecentBatch) -> Report {
+        Report::of_rows(recent_files(files), recent_counts(files))
     }
 
     /// Lines of a batch and different codes in them.

@@ -72,6 +72,17 @@ impl RecentBatch {
         self.counts.values()
     }
 
+    /// Takes the rows of an epoch that are of files, whatever their batch.
+    pub fn take(&mut self, closed: &ClosedEpoch) {
+        for (row, count) in &closed.rows {
+            match row {
+                Row::File(row) => self.add_file(row, *count),
+                Row::Count(row) => self.add_count(row, *count),
+                _ => {}
+            }
+        }
+    }
+
     fn add_file(&mut self, row: &FileRow, count: i64) {
         let new = || FileRow { bytes: 0, lines: 0, long_lines: 0, error_lines: 0, sightings: 0, ..row.clone() };
         if !self.files.contains_key(&row.version) {
