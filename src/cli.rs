@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use argus_dataflow::RuleSet;
 use argus_dataflow::rules::DEFAULT_RULES;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use url::Url;
 
 use crate::{analyze, config, maintain, serve, sql};
 
@@ -36,7 +37,7 @@ pub enum Command {
     Serve(ServeArgs),
     /// Count the error codes in files, folders or standard input (-), without a server.
     Analyze(AnalyzeArgs),
-    /// Ask a question in SQL about a data directory.
+    /// Ask questions in SQL, of a running server or a data directory.
     Sql(SqlArgs),
     /// Compact, erase and tidy a data directory that no server has open.
     Maintain(MaintainArgs),
@@ -51,6 +52,15 @@ pub struct ServeArgs {
     /// The data directory.
     #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
     pub data: PathBuf,
+    /// Answer SQL over the PostgreSQL protocol there too; port 0 picks a free one.
+    #[arg(long, env = "ARGUS_PG", value_name = "HOST:PORT")]
+    pub pg: Option<String>,
+    /// Answer SQL over Arrow Flight SQL there too; port 0 picks a free one.
+    #[arg(long, env = "ARGUS_FLIGHT", value_name = "HOST:PORT")]
+    pub flight: Option<String>,
+    /// Also keep answers in Redis, for other processes and the next start.
+    #[arg(long, env = "ARGUS_REDIS", value_name = "URL")]
+    pub redis: Option<String>,
     /// How often the tables are compacted, and what was deleted is erased.
     #[arg(long, env = "ARGUS_MAINTAIN_EVERY", default_value = "10m", value_name = "DURATION")]
     pub maintain_every: humantime::Duration,
@@ -107,9 +117,12 @@ pub struct AnalyzeArgs {
 /// Flags of `argus sql`.
 #[derive(Debug, Args)]
 pub struct SqlArgs {
-    /// The query.
-    pub query: String,
-    /// The data directory, which is only read.
+    /// The query; without one, a prompt for them, or what comes on standard input.
+    pub query: Option<String>,
+    /// The running server to ask.
+    #[arg(long, env = "ARGUS_SERVER", value_name = "URL")]
+    pub server: Option<Url>,
+    /// Without a server, the data directory, which is only read.
     #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
     pub data: PathBuf,
     /// The tables as they were at this epoch.

@@ -12,7 +12,8 @@
 //! - [`maintain`]: the upkeep of a data directory;
 //! - [`service`]: all of it, tied together;
 //! - [`http`], [`serve`]: the service over HTTP;
-//! - [`analyze`], [`sql`]: the same without a server; [`explain`] says how rules are searched for;
+//! - [`reports`]: reports, kept;
+//! - [`analyze`], [`sql`] and its [`prompt`]: the same without a server; [`explain`] says how rules are searched for;
 //! - [`render`]: answers for people and for pipes.
 
 pub mod analyze;
@@ -28,9 +29,11 @@ pub mod maintain;
 pub mod metadata;
 pub mod model;
 pub mod pipeline;
+pub mod prompt;
 pub mod raw;
 pub mod recovery;
 pub mod render;
+pub mod reports;
 pub mod serve;
 pub mod service;
 pub mod sql;

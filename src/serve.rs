@@ -1,5 +1,6 @@
 //! `argus serve`: the service over HTTP, until it is told to stop.
 
+use std::collections::BTreeMap;
 use std::future::IntoFuture;
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::SocketAddr;
@@ -7,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use argus_query::{Limits, postgres};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,6 +19,18 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::ServeArgs;
 use crate::http;
 use crate::service::{Service, ServiceConfig, Stopping, Work};
+
+/// What one question through another door than HTTP may take.
+const DOOR_LIMITS: Limits = Limits { rows: 10_000_000, time: Duration::from_secs(600) };
+
+/// Where SQL is answered over other protocols, if anywhere.
+#[derive(Debug, Clone, Default)]
+pub struct Doors {
+    /// PostgreSQL's.
+    pub pg: Option<String>,
+    /// Arrow Flight SQL.
+    pub flight: Option<String>,
+}
 
 /// How long open requests may go on after the signal to stop.
 const STOP_WAIT: Duration = Duration::from_secs(30);
@@ -30,19 +44,21 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     config.block_bytes = args.counting.block_bytes as usize;
     config.retention = args.retention.retention.into();
     config.maintain_every = args.maintain_every.into();
+    config.redis.clone_from(&args.redis);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let done = runtime.block_on(serve(config, &args.listen));
+    let doors = Doors { pg: args.pg.clone(), flight: args.flight.clone() };
+    let done = runtime.block_on(serve(config, &args.listen, &doors));
     // What is still waiting on a client or a disk has nothing left to lose.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve(config: ServiceConfig, listen: &str) -> Result<()> {
+async fn serve(config: ServiceConfig, listen: &str, doors: &Doors) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let metrics = PrometheusBuilder::new().install_recorder().context("cannot keep figures")?;
     let mut server = tokio::select! {
-        server = Server::start(config, listen, metrics) => server?,
+        server = Server::start(config, listen, doors, metrics) => server?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
@@ -62,6 +78,17 @@ async fn serve(config: ServiceConfig, listen: &str) -> Result<()> {
     }
 }
 
+async fn bind(address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+async fn bind_door(address: Option<&str>) -> Result<Option<TcpListener>> {
+    match address {
+        Some(address) => bind(address).await.map(Some),
+        None => Ok(None),
+    }
+}
+
 /// The service, listening.
 pub struct Server {
     address: SocketAddr,
@@ -72,13 +99,38 @@ pub struct Server {
 
 impl Server {
     /// Opens the service and listens; requests are taken when this returns.
-    pub async fn start(config: ServiceConfig, listen: &str, metrics: PrometheusHandle) -> Result<Server> {
-        // First the address: when it is taken, nothing was touched.
-        let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    pub async fn start(
+        config: ServiceConfig,
+        listen: &str,
+        doors: &Doors,
+        metrics: PrometheusHandle,
+    ) -> Result<Server> {
+        // First the addresses: when one is taken, nothing was touched.
+        let listener = bind(listen).await?;
         let address = listener.local_addr()?;
+        let pg = bind_door(doors.pg.as_deref()).await?;
+        let flight = bind_door(doors.flight.as_deref()).await?;
         let service = Service::open(config).await?;
-        let router = http::router(&service, metrics);
+        let answering = [("postgres", &pg), ("flight", &flight)];
+        let addresses: BTreeMap<&'static str, SocketAddr> =
+            answering.into_iter().filter_map(|(name, door)| Some((name, door.as_ref()?.local_addr().ok()?))).collect();
+        for (protocol, address) in &addresses {
+            tracing::info!(protocol, %address, "SQL is answered here too");
+        }
+        let router = http::router(&service, metrics, addresses);
         let mut work = service.work;
+        let stopped = || {
+            let mut stopping = service.stopping.clone();
+            async move { drop(stopping.wait_for(|stopping| *stopping != Stopping::No).await) }
+        };
+        if let Some(pg) = pg {
+            let (engine, snapshots) = (service.engine.clone(), service.snapshots.clone());
+            work.accompany(postgres::serve(pg, engine, snapshots, DOOR_LIMITS, stopped())?);
+        }
+        if let Some(flight) = flight {
+            let (engine, snapshots) = (service.engine.clone(), service.snapshots.clone());
+            work.accompany(argus_query::flight::serve(flight, engine, snapshots, DOOR_LIMITS, stopped()));
+        }
         work.accompany(service.maintainer.schedule(service.stopping));
         let (stop, stopped) = oneshot::channel::<()>();
         // Whoever would tell it to stop and is gone has told it.

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use argus_dataflow::{BLOCK_BYTES_DEFAULT, ClosedEpoch, Config, Dataflow, Row, RuleSet};
-use argus_query::{Engine, EngineConfig, Report};
+use argus_query::cache::{Redis, SealKey};
+use argus_query::{CatalogRow, Engine, EngineConfig, Report};
 use argus_sinks::durable::DurableFileSystem;
 use argus_sinks::{Lake, LakeConfig, Snapshot};
 use chrono::Utc;
@@ -27,12 +28,14 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::events::EventLog;
+use crate::http::answer::Answers;
 use crate::ingest::Ingest;
 use crate::maintain::{Leftovers, Maintainer};
-use crate::metadata::Metadata;
+use crate::metadata::{Deployment, Metadata};
 use crate::pipeline::{Downstream, Gathered, Pipeline, WeakPipeline};
 use crate::raw::RawStore;
 use crate::recovery;
+use crate::reports::Reports;
 
 /// For how long the past can be asked for when nobody says: 7 days.
 const RETENTION_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -60,6 +63,8 @@ pub struct ServiceConfig {
     pub retention: Duration,
     /// How often a server keeps its data directory in order.
     pub maintain_every: Duration,
+    /// Where answers are kept between processes, when they are.
+    pub redis: Option<String>,
 }
 
 impl ServiceConfig {
@@ -67,7 +72,7 @@ impl ServiceConfig {
     pub fn new(data: PathBuf, rules: RuleSet, workers: usize) -> ServiceConfig {
         let (block_bytes, lake) = (BLOCK_BYTES_DEFAULT, LakeConfig::default());
         let (retention, maintain_every) = (RETENTION_DEFAULT, MAINTAIN_EVERY_DEFAULT);
-        ServiceConfig { data, rules, workers, block_bytes, lake, retention, maintain_every }
+        ServiceConfig { data, rules, workers, block_bytes, lake, retention, maintain_every, redis: None }
     }
 }
 
@@ -81,6 +86,12 @@ pub struct Service {
     pub metadata: Metadata,
     /// Answers questions.
     pub engine: Engine,
+    /// Keeps reports.
+    pub reports: Reports,
+    /// Keeps other answers.
+    pub answers: Answers,
+    /// Keeps either between processes.
+    pub redis: Option<Redis>,
     /// What readers see.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Says when something happened to batches.
@@ -145,8 +156,19 @@ impl Service {
         let store: Arc<dyn ObjectStore> = Arc::new(DurableFileSystem::new());
         let lake = Lake::open(Arc::clone(&store), &root, config.lake.clone()).await.context("cannot open the lake")?;
         let (metadata, writer) = Metadata::open(&metadata_path(&data)).await.context("cannot open the metadata")?;
-        let engine_config = EngineConfig { query_threads: config.workers, ..EngineConfig::default() };
+        let engine_config = EngineConfig {
+            query_threads: config.workers,
+            catalog: CatalogRow::of_rules(&config.rules),
+            ..EngineConfig::default()
+        };
         let engine = Engine::new(Arc::clone(&store), &root, &engine_config)?;
+        let redis = match &config.redis {
+            Some(url) => {
+                let Deployment { id, secret } = metadata.deployment().await?;
+                Some(Redis::connect(url, id, SealKey(secret))?)
+            }
+            None => None,
+        };
         let raw_folder = object_store::path::Path::from_absolute_path(data.join("raw"))?;
         let raw = RawStore::new(Arc::clone(&store), raw_folder);
 
@@ -237,7 +259,23 @@ impl Service {
         let followers = vec![tokio::spawn(follower.follow(published_out)), follow_committed(&pipeline, lake_committed)];
         let (stop, stopping) = watch::channel(Stopping::No);
         let work = Work { sequencer, lake, followers, stop, close_pipeline, dataflow: dataflow.clone(), _lock: lock };
-        Ok(Service { ingest, pipeline, metadata, engine, snapshots, events, stopping, dataflow, maintainer, work })
+        let answers = Answers::new(redis.clone());
+        let reports = Reports::new(metadata.clone(), engine.clone(), snapshots.clone(), redis.clone());
+        Ok(Service {
+            ingest,
+            pipeline,
+            metadata,
+            engine,
+            reports,
+            answers,
+            redis,
+            snapshots,
+            events,
+            stopping,
+            dataflow,
+            maintainer,
+            work,
+        })
     }
 }
 

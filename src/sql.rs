@@ -1,50 +1,123 @@
-//! `argus sql`: a question about a data directory, which is only read.
+//! `argus sql`: questions to a running server, or to a data directory, which is only read.
+//!
+//! With a statement it prints the rows; without one, on a terminal, it prompts
+//! for one after another.
 
-use std::io::{BufWriter, IsTerminal, Write, stdout};
+use std::io::{BufWriter, IsTerminal, Read, Write, stderr, stdin, stdout};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use argus_query::{Engine, EngineConfig};
-use argus_sinks::Lake;
+use argus_dataflow::RuleSet;
+use argus_query::{CatalogRow, Engine, EngineConfig, RowFormat};
+use argus_sinks::{Lake, Snapshot};
 use arrow::array::RecordBatch;
+use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use parquet::arrow::ArrowWriter;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use url::Url;
 
 use crate::cli::{RowsFormat, SqlArgs};
+use crate::prompt;
 use crate::render;
 use crate::service::lake_url;
 
+/// Rows that are asked of a server at most.
+const SERVER_ROWS_MAX: usize = 1_000_000;
+
 /// Asks and prints the rows.
 pub fn run(args: &SqlArgs) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let rows = runtime.block_on(ask(args))?;
     let terminal = stdout().is_terminal();
     let format = args.format.unwrap_or(if terminal { RowsFormat::Table } else { RowsFormat::Csv });
     if terminal && matches!(format, RowsFormat::Arrow | RowsFormat::Parquet) {
         bail!("bytes of Arrow or Parquet are not for a terminal; send them to a file");
     }
-    print(&rows, format)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let asked = runtime.block_on(Asked::open(args))?;
+    if let Some(query) = &args.query {
+        print(&asked.rows(&runtime, query)?, format)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if stdin().is_terminal() {
+        prompt::run(|statement| print(&asked.rows(&runtime, statement)?, format))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut query = String::new();
+    stdin().read_to_string(&mut query).context("cannot read the statement from standard input")?;
+    print(&asked.rows(&runtime, &query)?, format)?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn ask(args: &SqlArgs) -> Result<Vec<RecordBatch>> {
-    if !args.data.join("lake").is_dir() {
-        bail!("{} is no data directory", args.data.display());
+/// What is asked.
+enum Asked {
+    Server { client: reqwest::Client, query_url: Url, as_of: Option<u64> },
+    Directory { engine: Box<Engine>, snapshot: Arc<Snapshot> },
+}
+
+impl Asked {
+    async fn open(args: &SqlArgs) -> Result<Asked> {
+        if let Some(server) = &args.server {
+            let query_url = server.join("/api/v1/query").context("the server's address does not hold")?;
+            return Ok(Asked::Server { client: reqwest::Client::new(), query_url, as_of: args.as_of });
+        }
+        if !args.data.join("lake").is_dir() {
+            bail!("{} is no data directory", args.data.display());
+        }
+        let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
+        let root = lake_url(&args.data)?;
+        let mut snapshot = Lake::read(Arc::clone(&store), &root).await.context("cannot read the lake")?;
+        if let Some(epoch) = args.as_of {
+            snapshot = snapshot.as_of(epoch)?;
+        }
+        let catalog = CatalogRow::of_rules(&RuleSet::built_in()?);
+        let engine = Engine::new(store, &root, &EngineConfig { catalog, ..EngineConfig::default() })?;
+        Ok(Asked::Directory { engine: Box::new(engine), snapshot: Arc::new(snapshot) })
     }
-    let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
-    let root = lake_url(&args.data)?;
-    let mut snapshot = Lake::read(Arc::clone(&store), &root).await.context("cannot read the lake")?;
-    if let Some(epoch) = args.as_of {
-        snapshot = snapshot.as_of(epoch)?;
+
+    /// The rows, of which there is at least one piece.
+    fn rows(&self, runtime: &Runtime, sql: &str) -> Result<Vec<RecordBatch>> {
+        let sql = sql.trim().trim_end_matches(';');
+        runtime.block_on(async {
+            match self {
+                Asked::Server { client, query_url, as_of } => ask_server(client, query_url, *as_of, sql).await,
+                Asked::Directory { engine, snapshot } => {
+                    let stream = engine.stream(snapshot, sql).await?;
+                    let schema = stream.schema();
+                    let mut rows: Vec<RecordBatch> = stream.try_collect().await.context("the query failed")?;
+                    if rows.is_empty() {
+                        rows.push(RecordBatch::new_empty(schema));
+                    }
+                    Ok(rows)
+                }
+            }
+        })
     }
-    let engine = Engine::new(store, &root, &EngineConfig::default())?;
-    let stream = engine.stream(&Arc::new(snapshot), &args.query).await?;
-    let schema = stream.schema();
-    let mut rows: Vec<RecordBatch> = stream.try_collect().await.context("the query failed")?;
+}
+
+async fn ask_server(client: &reqwest::Client, url: &Url, as_of: Option<u64>, sql: &str) -> Result<Vec<RecordBatch>> {
+    let mut body = json!({"sql": sql, "limit": SERVER_ROWS_MAX});
+    if let Some(epoch) = as_of {
+        body["as_of"] = json!(epoch);
+    }
+    let request = client.post(url.clone()).header("accept", RowFormat::Arrow.media_type()).json(&body);
+    let answer = request.send().await.with_context(|| format!("cannot reach {url}"))?;
+    let status = answer.status();
+    let bytes = answer.bytes().await.context("the answer broke off: the query failed, or took too long")?;
+    if !status.is_success() {
+        let problem: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        bail!("{}", problem["detail"].as_str().unwrap_or(status.as_str()));
+    }
+    let reader = StreamReader::try_new(&bytes[..], None).context("the answer is not Arrow")?;
+    let schema = reader.schema();
+    let mut rows = reader.collect::<Result<Vec<_>, _>>().context("the answer is cut off")?;
+    if rows.iter().map(RecordBatch::num_rows).sum::<usize>() == SERVER_ROWS_MAX {
+        writeln!(stderr(), "only the first {SERVER_ROWS_MAX} rows are shown")?;
+    }
     if rows.is_empty() {
         rows.push(RecordBatch::new_empty(schema));
     }

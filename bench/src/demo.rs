@@ -5,7 +5,7 @@ use std::io::{Write, stdout};
 use anyhow::{Context, Result, bail};
 use argus::cli::ReportFormat;
 use argus::render;
-use argus::serve::Server;
+use argus::serve::{Doors, Server};
 use argus::service::ServiceConfig;
 use argus_dataflow::RuleSet;
 use argus_query::Report;
@@ -43,7 +43,7 @@ pub async fn run(args: &Args) -> Result<()> {
         Ok(_) => args.listen.as_str(),
         Err(_) => "127.0.0.1:0",
     };
-    let server = Server::start(config, listen, metrics).await?;
+    let server = Server::start(config, listen, &Doors::default(), metrics).await?;
     let base = format!("http://{}", server.address());
     let mut out = stdout();
     writeln!(out, "argus listening on {base}\n")?;

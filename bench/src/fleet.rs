@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use argus_dataflow::{BatchRow, Change, Config, Dataflow, FileRow, Origin, Output, Row, RuleSet, TextBlock, VersionId};
 use argus_query::{Engine, EngineConfig, FleetRequest, GroupBy};
-use argus_sinks::{FleetView, RecentView, Snapshot};
+use argus_sinks::{Changes, FleetView, RecentView, Snapshot};
 use tokio::sync::mpsc::UnboundedReceiver;
 use url::Url;
 use uuid::Uuid;
@@ -163,9 +163,11 @@ impl Fleet {
 
     /// Reads the top codes by firmware, checks their sum, and says how long it took.
     async fn read(&self, engine: &Engine) -> Result<Duration> {
-        let snapshot = Arc::new(
-            Snapshot::new(self.epoch, Default::default()).with_views(self.view.clone(), RecentView::default()),
-        );
+        let snapshot = Arc::new(Snapshot::new(self.epoch, Default::default()).with_views(
+            self.view.clone(),
+            RecentView::default(),
+            Changes::default(),
+        ));
         let request = FleetRequest { group_by: GroupBy::Firmware, since: None, until: None, limit: 20 };
         let begun = Instant::now();
         request.read(engine, &snapshot).await?;

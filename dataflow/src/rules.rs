@@ -75,6 +75,8 @@ pub struct RuleSet {
 pub struct Rule {
     /// The name that reports show.
     pub name: Arc<str>,
+    /// What its codes mean, for people; empty where the rule file does not say.
+    pub about: String,
     /// The severity of a line that names no level of its own.
     pub severity: Severity,
     /// How codes are written.
@@ -139,8 +141,8 @@ struct RuleFile {
 #[serde(deny_unknown_fields)]
 struct RuleSpec {
     name: String,
-    #[serde(default, rename = "about")]
-    _about: String,
+    #[serde(default)]
+    about: String,
     #[serde(default = "RuleSpec::severity_default")]
     severity: Severity,
     #[serde(default = "RuleSpec::form_default")]
@@ -226,7 +228,7 @@ impl Rule {
             let (looks_far, runs_far) = reach(&pattern);
             patterns.push(Pattern { text: pattern, regex, fixed: code, code_group, sym_group, looks_far, runs_far });
         }
-        Ok(Rule { name: rule.into(), severity: spec.severity, form, require, deny, patterns })
+        Ok(Rule { name: rule.into(), about: spec.about, severity: spec.severity, form, require, deny, patterns })
     }
 }
 

@@ -4,39 +4,50 @@
 //! are asked: nothing in SQL writes, or reads anything but our tables.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use argus_sinks::{Snapshot, Table};
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::CatalogProviderList;
+use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider, TableProvider,
 };
-use datafusion::datasource::ViewTable;
+use datafusion::datasource::{MemTable, ViewTable};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
-use datafusion::execution::context::{SQLOptions, SessionContext};
+use datafusion::execution::context::SessionContext;
+use datafusion::execution::disk_manager::DiskManagerBuilder;
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::prelude::SessionConfig;
-use datafusion::sql::parser::{DFParser, Statement};
-use datafusion::sql::sqlparser::ast;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use object_store::ObjectStore;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
 
+use crate::background::Background;
+use crate::bounded::bounded;
+use crate::catalog::{CATALOG_TABLE, CatalogRow, catalog_table};
+use crate::documented::DocumentedSchema;
+use crate::lookup::Lookup;
+use crate::memory::QueryPool;
+use crate::postgres::PgSessions;
 use crate::provider::Differences;
+use crate::statement::{STATEMENT_BYTES_MAX, STATEMENT_WORDS_MAX, check_plan, check_statement};
+use crate::turns::{Turn, Turns};
 use crate::views::{VIEWS, View};
 
-/// The rows of an answer may take this much memory (32 MiB).
-const ANSWER_BYTES_MAX: usize = 32 << 20;
+/// Rows that are computed at once.
+const BATCH_ROWS: usize = 4096;
+
+/// The name of our catalog, which clients see as the database.
+pub const CATALOG: &str = "argus";
 
 /// The limits of the engine. Users' queries and our own questions (reports,
 /// lines with codes) have limits of their own, so that neither starves the other.
@@ -44,9 +55,15 @@ const ANSWER_BYTES_MAX: usize = 32 << 20;
 pub struct EngineConfig {
     /// Memory for all users' queries together; sorts and groupings beyond it spill to disk.
     pub query_bytes: usize,
+    /// Memory for one of them.
+    pub query_bytes_each: usize,
+    /// What users' queries may spill to disk, together.
+    pub spill_bytes: u64,
     /// Users' queries that run at once.
     pub queries_max: usize,
-    /// Threads that one user's query may use.
+    /// Users' queries that wait; at the limit, one more is refused.
+    pub queries_waiting_max: usize,
+    /// Threads for users' queries, and parts that one is cut into.
     pub query_threads: usize,
     /// Memory for all our own questions together.
     pub question_bytes: usize,
@@ -56,18 +73,24 @@ pub struct EngineConfig {
     pub upkeep_bytes: usize,
     /// How long either may wait for its turn.
     pub turn_wait: Duration,
+    /// What the rules know of codes.
+    pub catalog: Vec<CatalogRow>,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
         EngineConfig {
             query_bytes: 128 << 20,
-            queries_max: 8,
+            query_bytes_each: 64 << 20,
+            spill_bytes: 4 << 30,
+            queries_max: 4,
+            queries_waiting_max: 32,
             query_threads: 2,
             question_bytes: 64 << 20,
             questions_max: 8,
             upkeep_bytes: 128 << 20,
             turn_wait: Duration::from_secs(10),
+            catalog: Vec::new(),
         }
     }
 }
@@ -86,6 +109,12 @@ pub enum QueryError {
     TooLarge,
     #[error("too many questions at once; try again")]
     Busy,
+    #[error("the statement is too long: at most {STATEMENT_BYTES_MAX} bytes and {STATEMENT_WORDS_MAX} words and signs")]
+    TooLong,
+    #[error("the answer has more than {0} rows; ask with a LIMIT, or for sums")]
+    TooManyRows(usize),
+    #[error("the query broke off")]
+    BrokeOff,
     #[error("the tables could not be read")]
     Failed(#[source] Box<DataFusionError>),
 }
@@ -108,34 +137,28 @@ impl QueryError {
     }
 }
 
-/// Rows that answer a question.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    /// Their columns.
-    pub schema: SchemaRef,
-    /// The rows.
-    pub batches: Vec<RecordBatch>,
-    /// The epoch that the question saw.
-    pub epoch: u64,
-    /// Whether there were more rows than the limit.
-    pub truncated: bool,
-}
-
 /// Answers questions over snapshots. Clones share the limits.
 #[derive(Clone)]
 pub struct Engine {
     queries: Asker,
     questions: Asker,
     upkeep: Asker,
+    pub(crate) lookup: Lookup,
+    pub(crate) background: Background,
+    catalog: Arc<MemTable>,
+    /// Made when the first PostgreSQL client needs it.
+    pg: Arc<OnceLock<PgSessions>>,
     store: ObjectStoreUrl,
-    turn_wait: Duration,
 }
 
 /// One kind of asker: its session settings, its memory, and its turns.
 #[derive(Clone)]
 struct Asker {
     state: SessionState,
-    turns: Arc<Semaphore>,
+    memory: Arc<dyn MemoryPool>,
+    /// What one question may take of it.
+    bytes_each: usize,
+    turns: Turns,
 }
 
 impl fmt::Debug for Engine {
@@ -150,62 +173,63 @@ impl Engine {
         let mut base = root.clone();
         base.set_path("");
         let store_url = ObjectStoreUrl::parse(base.as_str())?;
-        let asker = |pool: Arc<dyn MemoryPool>, turns, threads| -> Result<Asker, DataFusionError> {
-            let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build()?;
+        let asker = |memory: Arc<dyn MemoryPool>, bytes_each, turns, threads| -> Result<Asker, DataFusionError> {
+            let spill = DiskManagerBuilder::default().with_max_temp_directory_size(config.spill_bytes);
+            let runtime = RuntimeEnvBuilder::new()
+                .with_memory_pool(Arc::clone(&memory))
+                .with_disk_manager_builder(spill)
+                .build()?;
             runtime.register_object_store(store_url.as_ref(), Arc::clone(&store));
-            Ok(Asker { state: session_state(runtime, threads), turns: Arc::new(Semaphore::new(turns)) })
+            Ok(Asker { state: bounded(session_state(runtime, threads))?, memory, bytes_each, turns })
         };
-        let queries =
-            asker(Arc::new(FairSpillPool::new(config.query_bytes)), config.queries_max, config.query_threads)?;
+        let queries = asker(
+            Arc::new(FairSpillPool::new(config.query_bytes)),
+            config.query_bytes_each,
+            Turns::new(config.queries_max, config.queries_waiting_max, config.turn_wait),
+            config.query_threads,
+        )?;
         // Our own questions are small and alike: first come, first served.
-        let questions = asker(Arc::new(GreedyMemoryPool::new(config.question_bytes)), config.questions_max, 1)?;
-        let upkeep = asker(Arc::new(FairSpillPool::new(config.upkeep_bytes)), 1, 1)?;
-        Ok(Engine { queries, questions, upkeep, store: store_url, turn_wait: config.turn_wait })
+        let questions = asker(
+            Arc::new(GreedyMemoryPool::new(config.question_bytes)),
+            config.question_bytes,
+            Turns::new(config.questions_max, usize::MAX, config.turn_wait),
+            1,
+        )?;
+        let upkeep = asker(
+            Arc::new(FairSpillPool::new(config.upkeep_bytes)),
+            config.upkeep_bytes,
+            Turns::new(1, usize::MAX, config.turn_wait),
+            1,
+        )?;
+        let lookup = Lookup::new(store);
+        let background = Background::start(config.query_threads).map_err(DataFusionError::IoError)?;
+        let catalog = Arc::new(catalog_table(&config.catalog)?);
+        Ok(Engine { queries, questions, upkeep, lookup, background, catalog, pg: Arc::default(), store: store_url })
     }
 
-    /// Answers a user's query with at most `row_limit` rows, within `timeout`.
-    pub async fn sql(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        sql: &str,
-        row_limit: usize,
-        timeout: Duration,
-    ) -> Result<Answer, QueryError> {
-        let _turn = self.turn(&self.queries).await?;
-        let work = async {
-            let mut stream = self.stream(snapshot, sql).await?;
-            let schema = stream.schema();
-            let mut batches = Vec::new();
-            let (mut rows, mut bytes) = (0, 0);
-            while let Some(batch) = stream.next().await {
-                let batch = batch.map_err(QueryError::of)?;
-                let room = row_limit - rows;
-                if batch.num_rows() > room {
-                    batches.push(batch.slice(0, room));
-                    return Ok(Answer { schema, batches, epoch: snapshot.epoch, truncated: true });
-                }
-                rows += batch.num_rows();
-                bytes += batch.get_array_memory_size();
-                if bytes > ANSWER_BYTES_MAX {
-                    return Err(QueryError::TooLarge);
-                }
-                batches.push(batch);
-            }
-            Ok(Answer { schema, batches, epoch: snapshot.epoch, truncated: false })
-        };
-        tokio::time::timeout(timeout, work).await.map_err(|_| QueryError::TimedOut(timeout))?
-    }
-
-    /// Answers a user's query as it is computed, without limits of its own.
+    /// Answers a query as it is computed, on the caller's threads and without limits of its own.
     pub async fn stream(&self, snapshot: &Arc<Snapshot>, sql: &str) -> Result<SendableRecordBatchStream, QueryError> {
-        self.stream_for(&self.queries, snapshot, sql).await
+        check_statement(sql)?;
+        let (_, rows) = run(&self.session(snapshot)?, sql).await?;
+        Ok(rows)
+    }
+
+    /// A turn to ask a user's query.
+    pub async fn turn(&self) -> Result<Turn, QueryError> {
+        self.queries.turns.take().await
+    }
+
+    /// A session for a user's query, which sees one snapshot.
+    pub fn session(&self, snapshot: &Arc<Snapshot>) -> Result<SessionContext, QueryError> {
+        self.session_of(&self.queries, snapshot).map_err(QueryError::of)
     }
 
     /// Answers one of our own questions in full.
     pub(crate) async fn collect(&self, snapshot: &Arc<Snapshot>, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
-        let _turn = self.turn(&self.questions).await?;
-        let stream = self.stream_for(&self.questions, snapshot, sql).await?;
-        stream.try_collect().await.map_err(QueryError::of)
+        let _turn = self.questions.turns.take().await?;
+        let session = self.session_of(&self.questions, snapshot).map_err(QueryError::of)?;
+        let (_, rows) = run(&session, sql).await?;
+        rows.try_collect().await.map_err(QueryError::of)
     }
 
     /// Rows of a query of ours for the lake's upkeep, which sees some tables more in the schema `upkeep`.
@@ -216,72 +240,80 @@ impl Engine {
         more: Arc<dyn SchemaProvider>,
     ) -> Result<SendableRecordBatchStream, QueryError> {
         let lake = Arc::new(LakeSchema { snapshot: Arc::clone(snapshot), store: self.store.clone() });
-        let context = context(&self.upkeep, &[("lake", lake), ("upkeep", more)]);
+        let context = self.upkeep.context(&[("lake", lake), ("upkeep", more)]).map_err(QueryError::of)?;
         let frame = context.sql(sql).await.map_err(QueryError::of)?;
         frame.execute_stream().await.map_err(QueryError::of)
     }
 
-    async fn turn<'a>(&self, asker: &'a Asker) -> Result<SemaphorePermit<'a>, QueryError> {
-        match tokio::time::timeout(self.turn_wait, asker.turns.acquire()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            _ => Err(QueryError::Busy),
-        }
+    /// A session for a PostgreSQL client's statement, which sees one snapshot.
+    pub(crate) fn pg_session(&self, snapshot: &Arc<Snapshot>) -> Result<SessionContext, QueryError> {
+        let made = || -> Result<SessionContext, DataFusionError> {
+            let pg = match self.pg.get() {
+                Some(pg) => pg,
+                None => {
+                    let pg = PgSessions::of(&self.session_of(&self.queries, &Arc::default())?)?;
+                    self.pg.get_or_init(|| pg)
+                }
+            };
+            let asker = Asker { state: pg.state.clone(), ..self.queries.clone() };
+            let session = self.session_of(&asker, snapshot)?;
+            if let Some(catalog) = session.catalog(CATALOG) {
+                catalog.register_schema("pg_catalog", Arc::clone(&pg.catalog))?;
+            }
+            Ok(session)
+        };
+        made().map_err(QueryError::of)
     }
 
-    async fn stream_for(
-        &self,
-        asker: &Asker,
-        snapshot: &Arc<Snapshot>,
-        sql: &str,
-    ) -> Result<SendableRecordBatchStream, QueryError> {
-        check_is_query(sql)?;
-        let context = self.session(asker, snapshot);
-        let plan = context.state().create_logical_plan(sql).await.map_err(QueryError::of)?;
-        let nothing_else = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-        nothing_else.verify_plan(&plan).map_err(|_| QueryError::NotAQuery)?;
-        let frame = context.execute_logical_plan(plan).await.map_err(QueryError::of)?;
-        frame.execute_stream().await.map_err(QueryError::of)
-    }
-
-    fn session(&self, asker: &Asker, snapshot: &Arc<Snapshot>) -> SessionContext {
+    fn session_of(&self, asker: &Asker, snapshot: &Arc<Snapshot>) -> Result<SessionContext, DataFusionError> {
         let lake = Arc::new(LakeSchema { snapshot: Arc::clone(snapshot), store: self.store.clone() });
-        let only_lake = context(asker, &[("lake", lake.clone())]);
-        let public = Arc::new(PublicSchema { epoch: snapshot.epoch, lake: only_lake });
-        context(asker, &[("lake", lake), ("public", public)])
+        let only_lake = asker.context(&[("lake", lake.clone())])?;
+        let catalog = Arc::clone(&self.catalog);
+        let public = Arc::new(PublicSchema { epoch: snapshot.epoch, lake: only_lake, catalog });
+        let documented = Arc::new(DocumentedSchema::of(public.clone()));
+        asker.context(&[("lake", lake), ("public", public), (INFORMATION_SCHEMA, documented)])
     }
+}
+
+/// Plans and starts a statement, which must be a query; says its plan.
+pub(crate) async fn run(
+    context: &SessionContext,
+    sql: &str,
+) -> Result<(LogicalPlan, SendableRecordBatchStream), QueryError> {
+    let plan = context.state().create_logical_plan(sql).await.map_err(QueryError::of)?;
+    check_plan(&plan)?;
+    let frame = context.execute_logical_plan(plan.clone()).await.map_err(QueryError::of)?;
+    let rows = frame.execute_stream().await.map_err(QueryError::of)?;
+    Ok((plan, rows))
 }
 
 fn session_state(runtime: RuntimeEnv, threads: usize) -> SessionState {
     let mut session = SessionConfig::new()
+        .with_batch_size(BATCH_ROWS)
         .with_target_partitions(threads.max(1))
-        .with_information_schema(true)
-        .with_default_catalog_and_schema("argus", "public")
+        .with_information_schema(false)
+        .with_default_catalog_and_schema(CATALOG, "public")
         .with_create_default_catalog_and_schema(false);
     session.options_mut().execution.parquet.pushdown_filters = true;
     SessionStateBuilder::new().with_config(session).with_runtime_env(Arc::new(runtime)).with_default_features().build()
 }
 
-/// A session that sees these schemas and no others.
-fn context(asker: &Asker, schemas: &[(&str, Arc<dyn SchemaProvider>)]) -> SessionContext {
-    let catalog = MemoryCatalogProvider::new();
-    for (name, schema) in schemas {
-        // A new catalog has no schema of that name.
-        let _ = catalog.register_schema(name, Arc::clone(schema));
-    }
-    let catalogs = MemoryCatalogProviderList::new();
-    catalogs.register_catalog("argus".to_owned(), Arc::new(catalog));
-    let state =
-        SessionStateBuilder::new_from_existing(asker.state.clone()).with_catalog_list(Arc::new(catalogs)).build();
-    SessionContext::new_with_state(state)
-}
-
-/// Refuses what is not exactly one query, before anything is planned.
-fn check_is_query(sql: &str) -> Result<(), QueryError> {
-    let statements = DFParser::parse_sql(sql).map_err(QueryError::of)?;
-    let mut statements = statements.into_iter();
-    match (statements.next(), statements.next()) {
-        (Some(Statement::Statement(statement)), None) if matches!(*statement, ast::Statement::Query(_)) => Ok(()),
-        _ => Err(QueryError::NotAQuery),
+impl Asker {
+    /// A session that sees these schemas and no others, with its share of the memory.
+    fn context(&self, schemas: &[(&str, Arc<dyn SchemaProvider>)]) -> Result<SessionContext, DataFusionError> {
+        let catalog = MemoryCatalogProvider::new();
+        for (name, schema) in schemas {
+            catalog.register_schema(name, Arc::clone(schema))?;
+        }
+        let catalogs = MemoryCatalogProviderList::new();
+        catalogs.register_catalog(CATALOG.to_owned(), Arc::new(catalog));
+        let memory = QueryPool::new(Arc::clone(&self.memory), self.bytes_each);
+        let runtime = RuntimeEnvBuilder::from_runtime_env(self.state.runtime_env()).with_memory_pool(Arc::new(memory));
+        let state = SessionStateBuilder::new_from_existing(self.state.clone())
+            .with_catalog_list(Arc::new(catalogs))
+            .with_runtime_env(Arc::new(runtime.build()?))
+            .build();
+        Ok(SessionContext::new_with_state(state))
     }
 }
 
@@ -315,6 +347,7 @@ impl SchemaProvider for LakeSchema {
 struct PublicSchema {
     epoch: u64,
     lake: SessionContext,
+    catalog: Arc<MemTable>,
 }
 
 impl fmt::Debug for PublicSchema {
@@ -326,10 +359,13 @@ impl fmt::Debug for PublicSchema {
 #[async_trait]
 impl SchemaProvider for PublicSchema {
     fn table_names(&self) -> Vec<String> {
-        VIEWS.map(|view| view.name.to_owned()).to_vec()
+        VIEWS.iter().map(|view| view.name).chain([CATALOG_TABLE]).map(str::to_owned).collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        if name == CATALOG_TABLE {
+            return Ok(Some(Arc::clone(&self.catalog) as Arc<dyn TableProvider>));
+        }
         let Some(view) = View::named(name) else { return Ok(None) };
         let sql = view.sql(self.epoch);
         let plan = self.lake.state().create_logical_plan(&sql).await?;
@@ -337,6 +373,6 @@ impl SchemaProvider for PublicSchema {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        View::named(name).is_some()
+        View::named(name).is_some() || name == CATALOG_TABLE
     }
 }

@@ -119,7 +119,7 @@ pub struct FleetCode {
     pub last_seen: Option<i64>,
 }
 
-fn as_rfc3339<S: serde::Serializer>(time: &Option<i64>, to: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn as_rfc3339<S: serde::Serializer>(time: &Option<i64>, to: S) -> Result<S::Ok, S::Error> {
     time.map(crate::rows::rfc3339).serialize(to)
 }
 

@@ -6,27 +6,54 @@
 //! In reading order:
 //!
 //! - [`provider`]: a table of differences as DataFusion reads it, files and memory as one;
-//! - [`views`]: the tables that users see, as SQL over the differences;
-//! - [`engine`]: sessions, limits, and what may be asked;
-//! - [`report`]: the report of a batch, as queries;
+//! - [`views`]: the tables that users see, as SQL over the differences; [`catalog`]: what is known of codes;
+//! - [`documented`]: what is told of the tables;
+//! - [`engine`]: sessions, and the memory and turns of who asks: [`memory`], [`turns`], [`background`];
+//! - [`statement`], [`bounded`]: what may be asked, and what functions may make;
+//! - [`ask`]: a user's question and its rows;
+//! - [`postgres`], [`flight`]: the same over other protocols;
+//! - [`lookup`]: one batch's rows, without a query;
+//! - [`report`]: the report of a batch;
 //! - [`fleet`]: codes over the fleet, by one dimension;
+//! - [`compare`]: two firmwares side by side; [`history`]: what a vehicle said;
 //! - [`errors`]: the lines with codes, page by page;
 //! - [`cells`]: what the dataflow is told of the past;
 //! - [`compact`]: what the tables' files become when they are compacted;
-//! - [`rows`]: answers as JSON.
+//! - [`cache`]: answers that are kept;
+//! - [`encode`]: rows in the format that a client reads; [`rows`]: as JSON.
 
+pub mod ask;
+pub mod background;
+pub mod bounded;
+pub mod cache;
+pub mod catalog;
 pub mod cells;
 pub mod compact;
+pub mod compare;
+pub mod documented;
+pub mod encode;
 pub mod engine;
 pub mod errors;
 pub mod fleet;
+pub mod flight;
+pub mod history;
+pub mod lookup;
+pub mod memory;
+pub mod postgres;
 pub mod provider;
 pub mod report;
 pub mod rows;
+pub mod statement;
+pub mod turns;
 pub mod views;
 
+pub use ask::{Limits, Rows};
+pub use catalog::CatalogRow;
 pub use compact::Gone;
-pub use engine::{Answer, Engine, EngineConfig, QueryError};
+pub use compare::{Comparison, UnknownFirmware};
+pub use encode::{Encoder, RowFormat};
+pub use engine::{Engine, EngineConfig, QueryError};
 pub use errors::{ErrorLine, ErrorsPage, ErrorsRequest};
 pub use fleet::{FleetCode, FleetRequest, GroupBy};
+pub use history::VehicleCode;
 pub use report::{BatchFacts, Report};

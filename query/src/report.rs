@@ -1,4 +1,4 @@
-//! The report of a batch, as queries over the tables.
+//! The report of a batch: what its rows come to, and what the fleet says of its codes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use argus_dataflow::{Group, Severity};
 use argus_sinks::{FleetView, RecentBatch, Snapshot};
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow::datatypes::Int64Type;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -114,15 +114,6 @@ impl ReportSeverity {
             Severity::Warning => ReportSeverity::Low,
         }
     }
-
-    /// Of the word that tables and rule files use.
-    fn of_table_word(word: &str) -> ReportSeverity {
-        match word {
-            "critical" => ReportSeverity::High,
-            "warning" => ReportSeverity::Low,
-            _ => ReportSeverity::Medium,
-        }
-    }
 }
 
 /// A line that says a code.
@@ -157,7 +148,7 @@ pub struct FileReport {
     error_lines: u64,
 }
 
-/// A code in a file, as the table `error_counts` has it.
+/// A code in a file.
 struct CountLine {
     file: String,
     code: String,
@@ -178,53 +169,44 @@ struct Fleet {
 }
 
 impl Report {
-    /// The report of a batch as the snapshot has it. `total_files` and
-    /// `is_final` are the caller's, who knows what is still on its way.
-    pub async fn of_batch(
-        engine: &Engine,
-        snapshot: &Arc<Snapshot>,
-        facts: BatchFacts,
-        total_files: u64,
-        is_final: bool,
-    ) -> Result<Report, QueryError> {
-        let mut report = match snapshot.recent.batch(facts.id) {
-            Some(batch) => Report::of_rows(recent_files(batch), recent_counts(batch)),
-            None => Report::assemble(engine, snapshot, facts.id).await?,
-        };
-        let fleet = match &snapshot.fleet {
-            Some(view) => Fleet::kept(view, &facts, &report),
-            None => Fleet::counted(engine, snapshot, facts.id).await?,
-        };
-        for code in &mut report.codes {
+    /// What a batch's files come to in the snapshot, without what the fleet says
+    /// of its codes: that changes with other batches, and is told by
+    /// [`Report::tell_fleet`].
+    pub async fn of_batch(engine: &Engine, snapshot: &Snapshot, id: Uuid) -> Result<Report, QueryError> {
+        match snapshot.recent.batch(id) {
+            Some(batch) => Ok(Report::of_files(batch)),
+            None => Ok(Report::of_files(&engine.lookup.batch(snapshot, id).await?)),
+        }
+    }
+
+    /// Tells which batch it is of, and what the fleet says of its codes.
+    /// `total_files` and `is_final` are the caller's, who knows what is still on its way.
+    pub fn tell_fleet(&mut self, view: &FleetView, facts: BatchFacts, total_files: u64, is_final: bool) {
+        let fleet = Fleet::kept(view, &facts, self);
+        self.tell(&fleet, facts, total_files, is_final);
+    }
+
+    fn tell(&mut self, fleet: &Fleet, facts: BatchFacts, total_files: u64, is_final: bool) {
+        for code in &mut self.codes {
             // The vehicle's first batch shows new codes only; without a vehicle nothing is new.
             code.new_for_vehicle = !fleet.known_for_vehicle.contains(&code.code);
             code.fleet_ratio =
-                fleet.per_line.get(&code.code).map(|others| code.count as f64 / report.total_lines as f64 / others);
+                fleet.per_line.get(&code.code).map(|others| code.count as f64 / self.total_lines as f64 / others);
         }
-        report.batch = Some(facts);
-        report.total_files = total_files.max(report.parsed_files);
-        report.is_final = is_final;
-        Ok(report)
+        self.batch = Some(facts);
+        self.total_files = total_files.max(self.parsed_files);
+        self.is_final = is_final;
     }
 
     /// The report of files that belong to no vehicle, all of them counted.
     pub fn of_files(files: &RecentBatch) -> Report {
-        Report::of_rows(recent_files(files), recent_counts(files))
+        Report::of_rows(file_reports(files), count_lines(files))
     }
 
     /// Lines of a batch and different codes in them.
-    pub async fn totals(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<(u64, u64), QueryError> {
-        if let Some(batch) = snapshot.recent.batch(id) {
-            let codes: HashSet<&str> = batch.counts().map(|count| count.row.code.as_str()).collect();
-            return Ok((batch.files().map(|file| file.row.lines).sum(), codes.len() as u64));
-        }
-        let sql = format!(
-            "SELECT coalesce((SELECT sum(lines) FROM files WHERE batch_id = '{id}'), 0), \
-                    (SELECT count(DISTINCT code) FROM error_counts WHERE batch_id = '{id}')"
-        );
-        let rows = engine.collect(snapshot, &sql).await?;
-        let row = rows.iter().find(|batch| batch.num_rows() > 0);
-        Ok(row.map_or((0, 0), |row| (number(row, 0, 0), number(row, 1, 0))))
+    pub async fn totals(engine: &Engine, snapshot: &Snapshot, id: Uuid) -> Result<(u64, u64), QueryError> {
+        let report = Report::of_batch(engine, snapshot, id).await?;
+        Ok((report.total_lines, report.codes.len() as u64))
     }
 
     /// Keeps the first `top` codes.
@@ -246,13 +228,12 @@ impl Report {
         let platform = row.column(2).is_valid(0).then(|| text(row, 2, 0));
         let facts = BatchFacts { id, vin: text(row, 1, 0), platform, status: text(row, 0, 0), epoch: snapshot.epoch };
         let is_final = facts.status == COMPLETED;
-        let mut report = Report::of_batch(engine, snapshot, facts, 0, is_final).await?;
-        report.total_files = report.parsed_files;
+        let mut report = Report::of_batch(engine, snapshot, id).await?;
+        match &snapshot.fleet {
+            Some(view) => report.tell_fleet(view, facts, 0, is_final),
+            None => report.tell(&Fleet::counted(engine, snapshot, id).await?, facts, 0, is_final),
+        }
         Ok(Some(report))
-    }
-
-    async fn assemble(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<Report, QueryError> {
-        Ok(Report::of_rows(files(engine, snapshot, id).await?, counts(engine, snapshot, id).await?))
     }
 
     /// The report of files, by name, and of the codes in them, by file and code.
@@ -322,8 +303,8 @@ fn codes(counts: Vec<CountLine>) -> Vec<CodeReport> {
     codes
 }
 
-/// What [`files`] reads of the tables, of a batch that is kept in memory.
-fn recent_files(batch: &RecentBatch) -> Vec<FileReport> {
+/// Files by name, versions of one together.
+fn file_reports(batch: &RecentBatch) -> Vec<FileReport> {
     let mut files: BTreeMap<(&str, Uuid), FileReport> = BTreeMap::new();
     for row in batch.files().map(|file| &file.row) {
         let file = files.entry((&row.name, row.file_id)).or_insert_with(|| FileReport {
@@ -346,8 +327,8 @@ fn recent_files(batch: &RecentBatch) -> Vec<FileReport> {
     files.into_values().collect()
 }
 
-/// What [`counts`] reads of the tables, of a batch that is kept in memory.
-fn recent_counts(batch: &RecentBatch) -> Vec<CountLine> {
+/// Codes by file, versions and components together.
+fn count_lines(batch: &RecentBatch) -> Vec<CountLine> {
     let mut counts: BTreeMap<(&str, &str), CountLine> = BTreeMap::new();
     for count in batch.counts() {
         let row = &count.row;
@@ -373,53 +354,6 @@ fn recent_counts(batch: &RecentBatch) -> Vec<CountLine> {
         }
     }
     counts.into_values().collect()
-}
-
-async fn files(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<Vec<FileReport>, QueryError> {
-    let sql = format!(
-        "SELECT name, generation, bytes, lines, long_lines, error_lines, errors FROM files \
-         WHERE batch_id = '{id}' ORDER BY name"
-    );
-    let mut files = Vec::new();
-    for batch in engine.collect(snapshot, &sql).await? {
-        for row in 0..batch.num_rows() {
-            files.push(FileReport {
-                name: text(&batch, 0, row),
-                generation: batch.column(1).as_primitive::<Int32Type>().value(row) as u32,
-                bytes: number(&batch, 2, row),
-                lines: number(&batch, 3, row),
-                long_lines: number(&batch, 4, row),
-                error_lines: number(&batch, 5, row),
-                errors: number(&batch, 6, row),
-                codes: BTreeMap::new(),
-            });
-        }
-    }
-    Ok(files)
-}
-
-async fn counts(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<Vec<CountLine>, QueryError> {
-    let sql = format!(
-        "SELECT file, code, rule, severity, count, first_seen, last_seen, example_line, example_text \
-         FROM error_counts WHERE batch_id = '{id}' ORDER BY file, code"
-    );
-    let mut counts = Vec::new();
-    for batch in engine.collect(snapshot, &sql).await? {
-        for row in 0..batch.num_rows() {
-            counts.push(CountLine {
-                file: text(&batch, 0, row),
-                code: text(&batch, 1, row),
-                rule: text(&batch, 2, row),
-                severity: ReportSeverity::of_table_word(batch.column(3).as_string::<i32>().value(row)),
-                count: number(&batch, 4, row),
-                first_seen: time(&batch, 5, row),
-                last_seen: time(&batch, 6, row),
-                example_line: number(&batch, 7, row),
-                example_text: text(&batch, 8, row),
-            });
-        }
-    }
-    Ok(counts)
 }
 
 impl Fleet {
@@ -487,9 +421,4 @@ fn text(batch: &RecordBatch, column: usize, row: usize) -> String {
 
 fn number(batch: &RecordBatch, column: usize, row: usize) -> u64 {
     batch.column(column).as_primitive::<Int64Type>().value(row).max(0) as u64
-}
-
-fn time(batch: &RecordBatch, column: usize, row: usize) -> Option<i64> {
-    let times = batch.column(column).as_primitive::<TimestampMicrosecondType>();
-    times.is_valid(row).then(|| times.value(row))
 }

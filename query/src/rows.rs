@@ -1,4 +1,4 @@
-//! Answers as JSON.
+//! Rows as JSON.
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, TimeUnit, TimestampMicrosecondType};
@@ -6,24 +6,7 @@ use arrow::datatypes::{Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UIn
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use chrono::{DateTime, SecondsFormat};
-use serde_json::{Value, json};
-
-use crate::engine::Answer;
-
-/// `{"columns":[{"name","type"}],"rows":[[…]],"epoch","truncated"}`
-pub fn answer(answer: &Answer) -> Result<Value, ArrowError> {
-    let columns: Vec<Value> = answer
-        .schema
-        .fields()
-        .iter()
-        .map(|field| json!({"name": field.name(), "type": field.data_type().to_string()}))
-        .collect();
-    let mut all = Vec::new();
-    for batch in &answer.batches {
-        all.extend(rows(batch)?);
-    }
-    Ok(json!({"columns": columns, "rows": all, "epoch": answer.epoch, "truncated": answer.truncated}))
-}
+use serde_json::Value;
 
 /// The rows, each a list of values in the order of the columns.
 pub fn rows(batch: &RecordBatch) -> Result<Vec<Value>, ArrowError> {

@@ -10,8 +10,6 @@
 pub struct View {
     /// Its name in SQL.
     pub name: &'static str,
-    /// What it holds, for people.
-    pub about: &'static str,
     sql: &'static str,
 }
 
@@ -27,10 +25,9 @@ const BATCHES: &str = "SELECT batch_id, vehicle_id, vin, platform, firmware, \
 
 /// All views.
 pub const VIEWS: [View; 5] = [
-    View { name: "batches", about: "a row for each batch", sql: BATCHES },
+    View { name: "batches", sql: BATCHES },
     View {
         name: "files",
-        about: "a row for each file, as its current generation is",
         sql: "SELECT batch_id, file_id, name, max(generation) AS generation, sum(bytes) AS bytes, sum(lines) AS lines, \
               sum(long_lines) AS long_lines, sum(error_lines) AS error_lines, sum(errors) AS errors, \
               max(uploaded_at) AS uploaded_at, max(epoch) AS epoch FROM \
@@ -43,7 +40,6 @@ pub const VIEWS: [View; 5] = [
     },
     View {
         name: "error_counts",
-        about: "sightings of each code in each file",
         // Words of severity sort from bad to harmless.
         sql: "SELECT c.batch_id, c.file, c.code, first_value(c.rule ORDER BY c.example_line) AS rule, min(c.severity) AS severity, sum(c.count) AS count, \
               min(c.first_seen) AS first_seen, max(c.last_seen) AS last_seen, \
@@ -54,19 +50,68 @@ pub const VIEWS: [View; 5] = [
     },
     View {
         name: "errors",
-        about: "a row for each code in each line",
         sql: "SELECT e.batch_id, e.file, e.line, e.\"offset\", e.ts, e.level, e.component, e.code, e.rule, e.severity, e.text \
               FROM ({live}) f JOIN lake.errors e ON e.batch_id = f.batch_id AND e.version = f.version \
               WHERE e.line <= f.last_line",
     },
     View {
         name: "fleet_codes",
-        about: "each code over the fleet, by firmware, platform, vehicle and component",
         sql: "SELECT firmware, platform, vehicle_id, vin, component, code, count, batches, 1 AS vehicles, \
               first_seen, last_seen FROM lake.fleet WHERE epoch <= {epoch} AND subject = 'component' \
               GROUP BY firmware, platform, vehicle_id, vin, component, code, count, batches, first_seen, last_seen \
               HAVING sum(live) > 0",
     },
+];
+
+/// What each table holds, for people.
+pub const TABLE_COMMENTS: [(&str, &str); 6] = [
+    ("batches", "a row for each batch"),
+    ("files", "a row for each file, as its current generation is"),
+    ("error_counts", "a row for each code in each file: how often, when, and the first line that says it"),
+    ("errors", "a row for each code in each line"),
+    ("fleet_codes", "a row for what each vehicle says of each code, by firmware, platform and component"),
+    ("catalog", "what is known of codes; a row without a code is of all that its rule finds"),
+];
+
+/// What each column holds; columns of one name hold the same everywhere.
+pub const COLUMN_COMMENTS: [(&str, &str); 37] = [
+    ("batch_id", "the batch; ids are in order of their making"),
+    ("batches", "different batches with the code"),
+    ("bytes", "bytes of text, after decompression"),
+    ("cause", "what leads to it"),
+    ("code", "the error code"),
+    ("component", "the process, tag or logger that the line names"),
+    ("count", "sightings: a code counts once for a line"),
+    ("created_at", "when the batch was made"),
+    ("epoch", "the last epoch that changed the row"),
+    ("error_lines", "lines with at least one code"),
+    ("errors", "sightings in the file"),
+    ("example_line", "the number of the first line that says the code"),
+    ("example_text", "that line, at most 1,024 bytes"),
+    ("file", "the file's name"),
+    ("file_id", "the file, through all its generations"),
+    ("firmware", "the firmware that was rolled out"),
+    ("first_seen", "the earliest time that a line with the code names"),
+    ("generation", "how often the file was uploaded"),
+    ("last_seen", "the latest time that a line with the code names"),
+    ("level", "the level that the line names"),
+    ("line", "the line's number, from 1"),
+    ("lines", "lines of the file"),
+    ("long_lines", "lines of which only the first MiB was searched"),
+    ("meaning", "what the code says"),
+    ("name", "the file's name"),
+    ("offset", "the offset of the line's first byte"),
+    ("platform", "the vehicle's hardware platform"),
+    ("remedy", "what helps"),
+    ("rule", "the rule that finds the code"),
+    ("severity", "critical, error or warning"),
+    ("status", "completed, or pending while files may come"),
+    ("text", "the line, at most 1,024 bytes"),
+    ("ts", "the time that the line names, or null"),
+    ("uploaded_at", "when the current generation was uploaded"),
+    ("vehicle_id", "the vehicle, by the name its owner gave it"),
+    ("vehicles", "vehicles that the row is of: always 1, for sums"),
+    ("vin", "the vehicle identification number"),
 ];
 
 /// The versions that are live at `epoch`, with their last lines, as SQL.

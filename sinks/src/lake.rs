@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use url::Url;
 
+use crate::changes::Changes;
 use crate::crash;
 use crate::fleet::FleetView;
 use crate::group::Group;
@@ -88,6 +89,7 @@ pub struct Lake {
     lease: Lease,
     fleet: FleetView,
     recent: Recent,
+    changes: Changes,
     snapshots: watch::Sender<Arc<Snapshot>>,
     committed: watch::Sender<u64>,
 }
@@ -128,6 +130,7 @@ impl Lake {
             lease: Lease::default(),
             fleet: FleetView::default(),
             recent: Recent::default(),
+            changes: Changes::default(),
             held_epochs: tables.0.each_ref().map(LakeTable::committed_epoch),
             committed_files: tables.files()?,
             staging: Staging::new(tables.0[Table::Errors as usize].clone()),
@@ -286,6 +289,7 @@ impl Lake {
             _ => None,
         }));
         self.recent.apply(closed);
+        self.changes.apply(closed);
         crash::point("closed");
         self.epoch = closed.epoch;
         self.publish();
@@ -307,7 +311,7 @@ impl Lake {
             snapshot
         });
         let snapshot = Snapshot::new(self.epoch, tables).since(self.horizon, Arc::clone(&self.lease));
-        let snapshot = snapshot.with_views(self.fleet.clone(), self.recent.view());
+        let snapshot = snapshot.with_views(self.fleet.clone(), self.recent.view(), self.changes.clone());
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 

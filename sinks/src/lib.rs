@@ -17,7 +17,9 @@
 //! - [`durable`]: a directory as an object store that survives power loss;
 //! - [`crash`]: named points at which a test can have the process die.
 
+pub mod changes;
 pub mod crash;
+pub mod decode;
 pub mod durable;
 pub mod encode;
 pub mod fleet;
@@ -30,6 +32,7 @@ pub mod staging;
 pub mod table;
 pub mod upkeep;
 
+pub use changes::Changes;
 pub use fleet::FleetView;
 pub use lake::{Lake, LakeConfig, LakeError};
 pub use recent::{RecentBatch, RecentView};

@@ -72,6 +72,23 @@ impl RecentBatch {
         self.counts.values()
     }
 
+    /// What the rows of a batch's tables come to.
+    pub fn of_rows(
+        files: impl IntoIterator<Item = FileRow>,
+        counts: impl IntoIterator<Item = (CountRow, i64)>,
+    ) -> RecentBatch {
+        let mut batch = RecentBatch::default();
+        files.into_iter().for_each(|row| batch.add_file(&row, 1));
+        let versions: Vec<VersionId> = batch.files.keys().copied().collect();
+        versions.into_iter().for_each(|version| batch.bury(version));
+        for (row, count) in counts {
+            if batch.files.contains_key(&row.version) {
+                batch.add_count(&row, count);
+            }
+        }
+        batch
+    }
+
     /// Takes the rows of an epoch that are of files, whatever their batch.
     pub fn take(&mut self, closed: &ClosedEpoch) {
         for (row, count) in &closed.rows {

@@ -1,11 +1,13 @@
 //! What a reader sees: the lake at some version and the live tail after it,
 //! all of it at one epoch, with nothing twice and nothing missing.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use object_store::path::Path;
 
+use crate::changes::Changes;
 use crate::fleet::FleetView;
 use crate::recent::RecentView;
 use crate::schema::Table;
@@ -17,6 +19,16 @@ pub struct DataFile {
     pub path: Path,
     /// Its size in bytes.
     pub bytes: u64,
+    /// The least and the greatest key of its rows, where they are known: the
+    /// first column that the table is sorted by.
+    pub keys: Option<RangeInclusive<Arc<str>>>,
+}
+
+impl DataFile {
+    /// Whether rows of a key may be in it.
+    pub fn may_hold(&self, key: &str) -> bool {
+        self.keys.as_ref().is_none_or(|keys| **keys.start() <= *key && *key <= **keys.end())
+    }
 }
 
 /// The rows of one table: files and what is in memory only.
@@ -42,6 +54,8 @@ pub struct Snapshot {
     pub fleet: Option<FleetView>,
     /// Batches of late; none in a snapshot of the past or of part of the lake.
     pub recent: RecentView,
+    /// When batches changed last; of no use in a snapshot of the past.
+    pub changes: Changes,
     tables: [Arc<TableSnapshot>; 5],
     _lease: Lease,
 }
@@ -71,9 +85,9 @@ impl Snapshot {
         Snapshot { horizon, _lease: lease, ..self }
     }
 
-    /// The same, with what the fleet and the batches of late come to at this epoch.
-    pub fn with_views(self, fleet: FleetView, recent: RecentView) -> Snapshot {
-        Snapshot { fleet: Some(fleet), recent, ..self }
+    /// The same, with what the fleet and the batches of late come to at this epoch, and when batches changed.
+    pub fn with_views(self, fleet: FleetView, recent: RecentView, changes: Changes) -> Snapshot {
+        Snapshot { fleet: Some(fleet), recent, changes, ..self }
     }
 
     /// The same tables as they were at an epoch. Files that were deleted since

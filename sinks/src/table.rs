@@ -4,7 +4,8 @@
 //! transaction. delta-rs commits the same transaction twice without complaint,
 //! so we look before we commit; there is one committer, so looking is enough.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use arrow::array::RecordBatch;
 use chrono::Utc;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TableReference};
-use deltalake_core::kernel::{Action, Add, StructType, Transaction, Version};
+use deltalake_core::kernel::{Action, Add, LogicalFileView, StructType, Transaction, Version};
 use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::checkpoints::{cleanup_expired_logs_for, create_checkpoint};
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
@@ -23,6 +24,9 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
+use serde::Deserialize;
+use serde_json::Value;
 use url::Url;
 
 use crate::crash;
@@ -41,6 +45,12 @@ const LOG_VERSIONS: Version = 50;
 
 /// Rows in a row group: small enough that a writer's memory stays in the tens of MiB.
 const ROW_GROUP_ROWS: usize = 64 * 1024;
+
+/// Rows in a page: a look-up of one batch reads one page of each column.
+const PAGE_ROWS: usize = 2048;
+
+/// Different keys that a row group's bloom filter is made for.
+const GROUP_KEYS: u64 = 8192;
 
 /// An open Delta table.
 #[derive(Clone)]
@@ -106,18 +116,22 @@ impl LakeTable {
     /// The files of the table's current version.
     pub fn files(&self) -> Result<Arc<[DataFile]>, DeltaTableError> {
         let snapshot = self.delta.snapshot()?;
-        let files = snapshot.log_data().iter().map(|file| self.data_file(&file.path(), file.size())).collect();
-        Ok(files)
+        let file = |file: LogicalFileView| self.data_file(&file.path(), file.size(), file.stats().as_deref());
+        Ok(snapshot.log_data().iter().map(file).collect())
     }
 
     /// A file of this table that is written and may not be committed yet.
     pub fn data_file_of(&self, add: &Add) -> DataFile {
-        self.data_file(&add.path, add.size)
+        self.data_file(&add.path, add.size, add.stats.as_deref())
     }
 
-    fn data_file(&self, path: &str, size: i64) -> DataFile {
-        let path = path.split('/').fold(self.folder.clone(), |folder, part| folder.join(part));
-        DataFile { path, bytes: size.max(0) as u64 }
+    fn data_file(&self, path: &str, size: i64, stats: Option<&str>) -> DataFile {
+        let keys = stats.and_then(|stats| key_range(stats, self.table.sort_columns().first()?));
+        DataFile { path: self.path(path), bytes: size.max(0) as u64, keys }
+    }
+
+    fn path(&self, path: &str) -> Path {
+        path.split('/').fold(self.folder.clone(), |folder, part| folder.join(part))
     }
 
     /// A writer of files for this table; what it writes is not part of the table until it is committed.
@@ -125,7 +139,16 @@ impl LakeTable {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-            .build();
+            .set_data_page_row_count_limit(PAGE_ROWS)
+            .set_write_batch_size(PAGE_ROWS);
+        // A key's rows lie together, so a file or a row group without them is told apart without reading it.
+        let properties = self.table.sort_columns().iter().take(1).fold(properties, |properties, key| {
+            let key = ColumnPath::from(*key);
+            properties
+                .set_column_bloom_filter_enabled(key.clone(), true)
+                .set_column_bloom_filter_max_ndv(key, GROUP_KEYS)
+        });
+        let properties = properties.build();
         Ok(RecordBatchWriter::for_table(&self.delta)?.with_writer_properties(properties))
     }
 
@@ -172,7 +195,7 @@ impl LakeTable {
         self.refresh().await?;
         let mut actions: Vec<Action> = added.into_iter().map(Action::Add).collect();
         for file in self.delta.snapshot()?.log_data().iter() {
-            if removed.contains(&self.data_file(&file.path(), file.size()).path) {
+            if removed.contains(&self.path(&file.path())) {
                 actions.push(Action::Remove(file.remove_action(true)));
             }
         }
@@ -245,6 +268,20 @@ impl LakeTable {
         self.horizon = horizon.unwrap_or(0).max(0) as u64;
         Ok(())
     }
+}
+
+/// The least and the greatest value of a text column by a file's statistics, which are JSON
+/// (Delta protocol, per-file statistics). A writer may cut texts short, but not ones of our keys' lengths.
+fn key_range(stats: &str, column: &str) -> Option<RangeInclusive<Arc<str>>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Statistics {
+        min_values: HashMap<String, Value>,
+        max_values: HashMap<String, Value>,
+    }
+    let stats: Statistics = serde_json::from_str(stats).ok()?;
+    let key = |values: &HashMap<String, Value>| values.get(column)?.as_str().map(Arc::from);
+    Some(key(&stats.min_values)?..=key(&stats.max_values)?)
 }
 
 fn folder_url(lake: &Url, table: Table) -> Url {

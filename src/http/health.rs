@@ -1,5 +1,9 @@
 //! Whether the service is alive and ready, and its figures.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -20,11 +24,18 @@ struct Parts {
     metadata: Metadata,
     dataflow: Dataflow,
     metrics: PrometheusHandle,
+    /// Where SQL is answered over other protocols.
+    doors: Arc<BTreeMap<&'static str, SocketAddr>>,
 }
 
 /// `/healthz`, `/readyz` and `/metrics`.
-pub fn router(service: &Service, metrics: PrometheusHandle) -> Router {
-    let parts = Parts { metadata: service.metadata.clone(), dataflow: service.dataflow.clone(), metrics };
+pub fn router(service: &Service, metrics: PrometheusHandle, doors: BTreeMap<&'static str, SocketAddr>) -> Router {
+    let parts = Parts {
+        metadata: service.metadata.clone(),
+        dataflow: service.dataflow.clone(),
+        metrics,
+        doors: Arc::new(doors),
+    };
     Router::new()
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
@@ -39,7 +50,7 @@ async fn alive() -> Json<Value> {
 /// Requests are taken only after recovery, so what can be missing is the metadata.
 async fn ready(State(parts): State<Parts>) -> Result<Json<Value>, Problem> {
     match parts.metadata.last_epoch().await {
-        Ok(epoch) => Ok(Json(json!({"status": "ready", "epoch": epoch}))),
+        Ok(epoch) => Ok(Json(json!({"status": "ready", "epoch": epoch, "sql": *parts.doors}))),
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "not ready");
             Err(Problem::busy("the metadata cannot be read"))

@@ -1,6 +1,7 @@
 //! The HTTP layer: a module for each resource, each with its own router.
 //! Handlers translate; what happens is decided behind them.
 
+pub mod answer;
 pub mod batches;
 pub mod events;
 pub mod extract;
@@ -12,6 +13,9 @@ pub mod problem;
 pub mod query;
 pub mod report;
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -20,7 +24,7 @@ use crate::http::problem::Problem;
 use crate::service::Service;
 
 /// All paths of the service.
-pub fn router(service: &Service, metrics: PrometheusHandle) -> Router {
+pub fn router(service: &Service, metrics: PrometheusHandle, doors: BTreeMap<&'static str, SocketAddr>) -> Router {
     let api = Router::new()
         .merge(batches::router(service))
         .merge(events::router(service))
@@ -31,7 +35,7 @@ pub fn router(service: &Service, metrics: PrometheusHandle) -> Router {
         .merge(query::router(service));
     Router::new()
         .nest("/api/v1", api)
-        .merge(health::router(service, metrics))
+        .merge(health::router(service, metrics, doors))
         .fallback(nothing_here)
         .method_not_allowed_fallback(no_such_method)
 }

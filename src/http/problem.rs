@@ -1,6 +1,7 @@
 //! What went wrong, as RFC 9457 `application/problem+json`.
 
 use argus_query::QueryError;
+use argus_query::cache::Lost;
 use argus_sinks::PastError;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -17,7 +18,7 @@ use crate::pipeline::PipelineError;
 const RETRY_AFTER_S: u32 = 1;
 
 /// An answer that says what went wrong and what to do.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Problem {
     status: StatusCode,
     /// The last part of the problem's type.
@@ -160,10 +161,18 @@ impl From<QueryError> for Problem {
             QueryError::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-query"),
             QueryError::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "query-timed-out"),
             QueryError::TooLarge => (StatusCode::UNPROCESSABLE_ENTITY, "query-too-large"),
-            QueryError::Busy => return Problem::busy(error.to_string()),
-            QueryError::Failed(_) => return Problem::internal(&error),
+            QueryError::TooLong => (StatusCode::UNPROCESSABLE_ENTITY, "query-too-long"),
+            QueryError::TooManyRows(_) => (StatusCode::UNPROCESSABLE_ENTITY, "too-many-rows"),
+            QueryError::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy"),
+            QueryError::Failed(_) | QueryError::BrokeOff => return Problem::internal(&error),
         };
         Problem::new(status, kind, error.to_string())
+    }
+}
+
+impl From<Lost> for Problem {
+    fn from(lost: Lost) -> Problem {
+        Problem::internal(&lost)
     }
 }
 

@@ -1,18 +1,27 @@
 //! Ad-hoc SQL.
+//!
+//! The first rows are gathered before the answer begins, so that what goes wrong
+//! early is a problem and not a broken-off body. What is all there by then, and
+//! would be the same again, is kept; more is sent as it is computed.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use argus_query::{Engine, rows};
+use argus_query::cache::{Flights, Lost, Redis};
+use argus_query::{Encoder, Engine, Limits, QueryError, RowFormat, Rows};
 use argus_sinks::Snapshot;
+use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
 use axum::routing::post;
-use axum::{Json, Router};
+use futures::stream;
 use metrics::counter;
 use serde::Deserialize;
-use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::http::answer::{self, Answer};
 use crate::http::extract::JsonBody;
 use crate::http::problem::Problem;
 use crate::http::report::snapshot_at_least;
@@ -23,15 +32,31 @@ const ROWS_MAX: usize = 1_000_000;
 const TIMEOUT_MS_DEFAULT: u64 = 30_000;
 const TIMEOUT_MS_MAX: u64 = 600_000;
 
+/// An answer up to this long is kept whole; a longer one is sent as it comes (256 KiB).
+const KEPT_BYTES_MAX: usize = 256 << 10;
+/// Answers to queries may take this much memory (16 MiB).
+const ANSWERS_BYTES_MAX: u64 = 16 << 20;
+
 #[derive(Clone)]
 struct Parts {
     engine: Engine,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    flights: Flights<Question, Kept, Unkept>,
+    redis: Option<Redis>,
 }
 
 /// `/query`.
 pub fn router(service: &Service) -> Router {
-    let parts = Parts { engine: service.engine.clone(), snapshots: service.snapshots.clone() };
+    let bytes_of = |question: &Question, kept: &Kept| {
+        let body = if let Kept::Whole(answer) = kept { answer.bytes() } else { 0 };
+        question.sql.len() + body + 256
+    };
+    let parts = Parts {
+        engine: service.engine.clone(),
+        snapshots: service.snapshots.clone(),
+        flights: Flights::new(ANSWERS_BYTES_MAX, bytes_of),
+        redis: service.redis.clone(),
+    };
     Router::new().route("/query", post(query)).with_state(parts)
 }
 
@@ -45,18 +70,227 @@ struct QueryBody {
     as_of: Option<u64>,
 }
 
-async fn query(State(parts): State<Parts>, JsonBody(asked): JsonBody<QueryBody>) -> Result<Json<Value>, Problem> {
+/// What names an answer: rows of the same epoch are the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Question {
+    sql: String,
+    limit: usize,
+    format: RowFormat,
+    epoch: u64,
+    /// The past reads other tables than the present of the same epoch, once something was erased.
+    horizon: Option<u64>,
+}
+
+/// An answer that is kept.
+#[derive(Clone)]
+enum Kept {
+    /// All of it.
+    Whole(Arc<Answer>),
+    /// That it is long, or never the same: everybody has it computed.
+    Nothing,
+}
+
+/// Why there is no answer.
+#[derive(Clone)]
+enum Unkept {
+    Problem(Problem),
+    /// It is to be sent as it comes.
+    Streamed,
+}
+
+impl From<Lost> for Unkept {
+    fn from(lost: Lost) -> Unkept {
+        Unkept::Problem(lost.into())
+    }
+}
+
+impl From<Problem> for Unkept {
+    fn from(problem: Problem) -> Unkept {
+        Unkept::Problem(problem)
+    }
+}
+
+/// An answer that has begun.
+struct Begun {
+    rows: Rows,
+    encoder: Encoder,
+    /// What is encoded and not sent.
+    body: Vec<u8>,
+}
+
+async fn query(
+    State(parts): State<Parts>,
+    headers: HeaderMap,
+    JsonBody(asked): JsonBody<QueryBody>,
+) -> Result<Response, Problem> {
+    let format = accepted(&headers)?;
     let limit = asked.limit.unwrap_or(ROWS_DEFAULT);
     if limit > ROWS_MAX {
         return Err(Problem::invalid(format!("limit must be at most {ROWS_MAX}")));
     }
     let timeout_ms = asked.timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT).min(TIMEOUT_MS_MAX);
     let mut snapshot = snapshot_at_least(&parts.snapshots, asked.min_epoch.max(asked.as_of), timeout_ms).await?;
+    let mut horizon = None;
     if let Some(epoch) = asked.as_of {
+        horizon = Some(snapshot.horizon);
         snapshot = Arc::new(snapshot.as_of(epoch)?);
     }
-    counter!("argus_computed_total", "kind" => "sql").increment(1);
-    let answer = parts.engine.sql(&snapshot, &asked.sql, limit, Duration::from_millis(timeout_ms)).await?;
-    let body = rows::answer(&answer).map_err(|error| Problem::internal(&error))?;
-    Ok(Json(body))
+    let limits = Limits { rows: limit, time: Duration::from_millis(timeout_ms) };
+    let question = Question { sql: asked.sql, limit, format, epoch: snapshot.epoch, horizon };
+    parts.answer(question, snapshot, limits, &headers).await
+}
+
+impl Parts {
+    async fn answer(
+        &self,
+        question: Question,
+        snapshot: Arc<Snapshot>,
+        limits: Limits,
+        headers: &HeaderMap,
+    ) -> Result<Response, Problem> {
+        // Whoever computes leaves here what is too long to be kept.
+        let left = Arc::new(Mutex::new(None));
+        let compute = || {
+            let (parts, question, snapshot) = (self.clone(), question.clone(), Arc::clone(&snapshot));
+            let left = Arc::clone(&left);
+            async move { parts.compute(&question, &snapshot, limits, &left).await }
+        };
+        let (kept, found) = self.flights.get(question.clone(), compute).await;
+        match kept {
+            Ok(Kept::Whole(answer)) => return Ok(answer.respond(found, headers)),
+            Ok(Kept::Nothing) | Err(Unkept::Streamed) => {}
+            Err(Unkept::Problem(problem)) => return Err(problem),
+        }
+        let begun = left.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let begun = match begun {
+            Some(begun) => begun,
+            None => self.begin(&question, &snapshot, limits).await?,
+        };
+        Ok(begun.respond(question.format))
+    }
+
+    async fn begin(&self, question: &Question, snapshot: &Arc<Snapshot>, limits: Limits) -> Result<Begun, Problem> {
+        counter!("argus_computed_total", "kind" => "sql").increment(1);
+        let rows = self.engine.ask(snapshot, &question.sql, limits).await?;
+        let encoder = Encoder::begin(question.format, &rows.schema, rows.epoch);
+        let encoder = encoder.map_err(|error| Problem::invalid(error.to_string()))?;
+        Ok(Begun { rows, encoder, body: Vec::new() })
+    }
+
+    async fn compute(
+        &self,
+        question: &Question,
+        snapshot: &Arc<Snapshot>,
+        limits: Limits,
+        left: &Mutex<Option<Begun>>,
+    ) -> Result<Kept, Unkept> {
+        let media_type = question.format.media_type();
+        let whole = async {
+            let mut begun = self.begin(question, snapshot, limits).await?;
+            if begun.rows.repeatable && begun.gather(KEPT_BYTES_MAX).await? {
+                return Ok(begun.body);
+            }
+            *left.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
+            Err(Unkept::Streamed)
+        };
+        let body = match &self.redis {
+            Some(redis) => {
+                let asked = format!("{} {} {:?} {:?}", question.sql, question.limit, question.format, question.horizon);
+                redis.get(&format!("sql/{}", answer::name(&asked, question.epoch)), whole).await
+            }
+            None => whole.await,
+        };
+        match body {
+            Ok(body) => Ok(Kept::Whole(Arc::new(Answer::new(media_type, body)))),
+            Err(Unkept::Streamed) => Ok(Kept::Nothing),
+            Err(problem) => Err(problem),
+        }
+    }
+}
+
+impl Begun {
+    /// Gathers up to about `enough` bytes; says whether that is all.
+    async fn gather(&mut self, enough: usize) -> Result<bool, Problem> {
+        while self.body.len() < enough {
+            if !self.step().await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Encodes the next rows; says whether there were any. After the last, the answer is ended.
+    async fn step(&mut self) -> Result<bool, Problem> {
+        let unencodable = |error: argus_query::encode::EncodeError| Problem::invalid(error.to_string());
+        let more = match self.rows.next().await {
+            Some(rows) => {
+                self.encoder.write(&rows?).map_err(unencodable)?;
+                true
+            }
+            None => {
+                self.encoder.finish(self.rows.truncated()).map_err(unencodable)?;
+                false
+            }
+        };
+        self.body.append(&mut self.encoder.take());
+        Ok(more)
+    }
+
+    /// Sends what is there and the rest as it comes. When that fails the body breaks off,
+    /// and when the client leaves the query ends.
+    fn respond(self, format: RowFormat) -> Response {
+        let epoch = self.rows.epoch;
+        let chunks = stream::unfold(Some(self), |begun| async move {
+            let mut begun = begun?;
+            loop {
+                if !begun.body.is_empty() {
+                    let chunk = std::mem::take(&mut begun.body);
+                    return Some((Ok(chunk), Some(begun)));
+                }
+                match begun.step().await {
+                    Ok(true) => {}
+                    Ok(false) => return Some((Ok(begun.body), None)),
+                    Err(_) => {
+                        let broken = std::io::Error::other(QueryError::BrokeOff);
+                        return Some((Err(broken), None));
+                    }
+                }
+            }
+        });
+        let mut response = Response::new(Body::from_stream(chunks));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert("argus-epoch", epoch.into());
+        headers.insert("cache-status", HeaderValue::from_static("argus; fwd=bypass"));
+        response
+    }
+}
+
+/// The format that the client wants most of those that there are.
+fn accepted(headers: &HeaderMap) -> Result<RowFormat, Problem> {
+    let wanted: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    if wanted.is_empty() {
+        return Ok(RowFormat::Json);
+    }
+    let mut best: Option<(RowFormat, f32)> = None;
+    for range in wanted.iter().flat_map(|list| list.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok()).unwrap_or(1.0);
+        let fits = |format: &RowFormat| {
+            let kind = format.media_type();
+            let family = kind.split('/').next().unwrap_or_default();
+            name == kind || name == "*/*" || name.strip_suffix("/*") == Some(family)
+        };
+        if let Some(format) = RowFormat::ALL.into_iter().find(fits)
+            && weight > best.map_or(0.0, |(_, best)| best)
+        {
+            best = Some((format, weight));
+        }
+    }
+    let formats = || RowFormat::ALL.map(RowFormat::media_type).join(", ");
+    best.map(|(format, _)| format).ok_or_else(|| {
+        Problem::new(StatusCode::NOT_ACCEPTABLE, "no-such-format", format!("rows come as one of {}", formats()))
+    })
 }

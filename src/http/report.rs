@@ -3,24 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use argus_query::{BatchFacts, Engine, ErrorsPage, ErrorsRequest, Report};
+use argus_query::cache::Found;
+use argus_query::{Engine, ErrorsPage, ErrorsRequest, Report};
 use argus_sinks::Snapshot;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics::counter;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::http::answer::{Answer, JSON};
 use crate::http::extract::{Parameters, Segments};
 use crate::http::problem::{Problem, batch_id};
 use crate::metadata::Metadata;
 use crate::model::{Batch, FileTotals};
+use crate::reports::Reports;
 use crate::service::Service;
 use crate::status::BatchStatus;
 
@@ -34,6 +36,7 @@ const ERRORS_LIMIT_MAX: usize = 10_000;
 struct Parts {
     metadata: Metadata,
     engine: Engine,
+    reports: Reports,
     snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
@@ -42,6 +45,7 @@ pub fn router(service: &Service) -> Router {
     let parts = Parts {
         metadata: service.metadata.clone(),
         engine: service.engine.clone(),
+        reports: service.reports.clone(),
         snapshots: service.snapshots.clone(),
     };
     Router::new()
@@ -61,30 +65,18 @@ impl Parts {
         Arc::clone(&self.snapshots.borrow())
     }
 
-    /// The status first, then what readers see: a status that says "gathered" is never ahead of its counts.
-    async fn present_report(&self, id: Uuid) -> Result<Report, Problem> {
-        let (batch, total_files) = self.metadata.batch_and_files(id).await?.ok_or_else(|| Problem::no_batch(id))?;
-        let snapshot = self.snapshot();
-        let facts = BatchFacts {
-            id,
-            vin: batch.described.vin,
-            platform: batch.described.platform,
-            status: batch.status.word().to_owned(),
-            epoch: snapshot.epoch,
-        };
-        counter!("argus_computed_total", "kind" => "report").increment(1);
-        let is_final = batch.status.is_gathered();
-        Ok(Report::of_batch(&self.engine, &snapshot, facts, total_files, is_final).await?)
-    }
-
-    async fn past_report(&self, id: Uuid, epoch: u64) -> Result<Report, Problem> {
+    async fn past_report(&self, id: Uuid, epoch: u64, top: Option<usize>) -> Result<Answer, Problem> {
         let past = Arc::new(self.snapshot().as_of(epoch)?);
         counter!("argus_computed_total", "kind" => "report").increment(1);
         let report = Report::of_past_batch(&self.engine, &past, id).await?;
-        report.ok_or_else(|| {
+        let mut report = report.ok_or_else(|| {
             let detail = format!("there was no batch {id} at epoch {epoch}");
             Problem::new(StatusCode::NOT_FOUND, "batch-not-found", detail)
-        })
+        })?;
+        if let Some(top) = top {
+            report.cut(top);
+        }
+        Ok(Answer::new(JSON, serde_json::to_vec(&report).map_err(|error| Problem::internal(&error))?))
     }
 }
 
@@ -129,29 +121,11 @@ async fn report(
         let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
         snapshot_at_least(&parts.snapshots, awaited, timeout_ms).await?;
     }
-    let mut report = match wanted.as_of {
-        Some(epoch) => parts.past_report(id, epoch).await?,
-        None => parts.present_report(id).await?,
+    let (answer, found) = match wanted.as_of {
+        Some(epoch) => (Arc::new(parts.past_report(id, epoch, wanted.top).await?), Found::Miss),
+        None => parts.reports.present(id, wanted.top).await?,
     };
-    if let Some(top) = wanted.top {
-        report.cut(top);
-    }
-    let body = serde_json::to_vec(&report).map_err(|error| Problem::internal(&error))?;
-    // The epoch moves with every batch's changes; the rest of a report only with what it says.
-    report.batch.iter_mut().for_each(|facts| facts.epoch = 0);
-    let tag = entity_tag(&serde_json::to_vec(&report).map_err(|error| Problem::internal(&error))?);
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    if known.is_some_and(|known| known.split(',').any(|one| matches!(one.trim(), "*") || one.trim() == tag)) {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
-    }
-    let json = "application/json".to_owned();
-    Ok(([(header::CONTENT_TYPE, json), (header::ETAG, tag)], body).into_response())
-}
-
-fn entity_tag(body: &[u8]) -> String {
-    let digest = Sha256::digest(body);
-    let half: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{half}\"")
+    Ok(answer.respond(found, &headers))
 }
 
 async fn progress(State(parts): State<Parts>, Segments(id): Segments<String>) -> Result<Json<Value>, Problem> {

@@ -4,11 +4,13 @@
 //! disk when they return; others read. The journal holds every accepted change
 //! until its epoch is in the lake, so that a restart can feed it again.
 //!
+//! - [`changes`]: which batches changed;
 //! - [`reader`]: what is asked of it;
 //! - [`round`]: changes that are accepted together;
 //! - [`writer`]: the one who writes;
 //! - [`rows`]: rows as values.
 
+mod changes;
 mod reader;
 mod round;
 mod rows;
@@ -25,6 +27,7 @@ use uuid::Uuid;
 use crate::model::Encoding;
 use crate::status::{BatchStatus, IllegalTransition};
 
+pub use changes::Changes;
 pub use reader::{BatchFilter, Metadata};
 pub use round::{Accepted, Committed, Round, UploadKey};
 pub use writer::MetadataWriter;
@@ -67,6 +70,8 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE INDEX IF NOT EXISTS events_by_batch ON events (batch_id, position);
 CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL) STRICT;
 INSERT OR IGNORE INTO clock VALUES (1, 0);
+-- What the processes of one deployment share: its id, and a secret that seals what they keep elsewhere.
+CREATE TABLE IF NOT EXISTS deployment (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, secret BLOB NOT NULL) STRICT;
 -- When epochs were accepted, to the second.
 CREATE TABLE IF NOT EXISTS epochs (epoch INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT;
 ";
@@ -151,15 +156,41 @@ impl Metadata {
         let options = options(path);
         let mut connection = SqliteConnection::connect_with(&options).await?;
         sqlx::raw_sql(SCHEMA).execute(&mut connection).await?;
+        let deployment = Deployment::new();
+        sqlx::query("INSERT OR IGNORE INTO deployment VALUES (1, ?, ?)")
+            .bind(deployment.id.to_string())
+            .bind(&deployment.secret[..])
+            .execute(&mut connection)
+            .await?;
         // A file that was opened stays open, so each read is spared a question whether it still is.
         let readers = SqlitePoolOptions::new().max_connections(READERS).test_before_acquire(false);
         let readers = readers.connect_with(options.clone().read_only(true)).await?;
-        Ok((Metadata { readers }, MetadataWriter { options, connection }))
+        let changes = Changes::new();
+        Ok((Metadata { readers, changes: changes.clone() }, MetadataWriter { options, connection, changes }))
     }
 
     /// Lets the database go. Whoever still reads gets an error.
     pub async fn close(&self) {
         self.readers.close().await;
+    }
+}
+
+/// What the processes of one deployment share.
+#[derive(Clone)]
+pub struct Deployment {
+    /// Tells its answers from those of others.
+    pub id: Uuid,
+    /// Seals what is kept elsewhere.
+    pub secret: [u8; 32],
+}
+
+impl Deployment {
+    fn new() -> Deployment {
+        // A random UUID has 122 random bits, so half of the secret's would do.
+        let mut secret = [0; 32];
+        secret[..16].copy_from_slice(Uuid::new_v4().as_bytes());
+        secret[16..].copy_from_slice(Uuid::new_v4().as_bytes());
+        Deployment { id: Uuid::new_v4(), secret }
     }
 }
 

@@ -8,9 +8,10 @@ use sqlx::{Row, SqlitePool};
 use uuid::Uuid;
 
 use crate::events::Event;
+use crate::metadata::changes::Changes;
 use crate::metadata::round::Accepted;
 use crate::metadata::rows::{count, from_json, read_answer, read_batch, read_entry, uuid};
-use crate::metadata::{JournalEntry, MetadataError, Refused};
+use crate::metadata::{Deployment, JournalEntry, MetadataError, Refused};
 use crate::model::{Batch, FileTotals};
 use crate::status::BatchStatus;
 
@@ -35,9 +36,23 @@ pub struct BatchFilter {
 #[derive(Debug, Clone)]
 pub struct Metadata {
     pub(super) readers: SqlitePool,
+    pub(super) changes: Changes,
 }
 
 impl Metadata {
+    /// Which batches changed. A count goes up before whoever changed the batch is answered.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// What the processes of this deployment share.
+    pub async fn deployment(&self) -> Result<Deployment, MetadataError> {
+        let row = sqlx::query("SELECT id, secret FROM deployment").fetch_one(&self.readers).await?;
+        let secret: &[u8] = row.try_get("secret")?;
+        let secret = secret.try_into().map_err(|_| MetadataError::Unreadable("a secret of another length".into()))?;
+        Ok(Deployment { id: uuid(row.try_get("id")?)?, secret })
+    }
+
     /// A batch by its id.
     pub async fn batch(&self, id: Uuid) -> Result<Option<Batch>, MetadataError> {
         let row = sqlx::query("SELECT * FROM batches WHERE id = ?").bind(id.to_string());

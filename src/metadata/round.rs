@@ -1,5 +1,7 @@
 //! Changes that are accepted together, at one epoch.
 
+use std::collections::HashSet;
+
 use argus_dataflow::{Change, FileRow, LINE_BYTES_MAX, Recall, VersionId};
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
@@ -8,6 +10,7 @@ use uuid::Uuid;
 
 use crate::digest::Digest;
 use crate::events::{Event, EventKind};
+use crate::metadata::changes::Changes;
 use crate::metadata::rows::{FileRecord, batch_row, json, read_answer, read_batch, read_file, read_status, uuid};
 use crate::metadata::{JournalEntry, Lines, MetadataError, Refused, Text};
 use crate::model::{Batch, NewBatch, OpenLine, Part, Receipt, StoredUpload};
@@ -54,6 +57,8 @@ pub struct Round<'c> {
     /// The entries whose lines nobody has fed yet.
     unfed: Vec<usize>,
     events: Vec<Event>,
+    changes: &'c Changes,
+    changed: HashSet<Uuid>,
 }
 
 /// What a committed round leaves to do.
@@ -68,8 +73,9 @@ pub struct Committed {
 }
 
 impl<'c> Round<'c> {
-    pub(super) fn new(transaction: Transaction<'c, Sqlite>, epoch: u64) -> Round<'c> {
-        Round { transaction, epoch, entries: Vec::new(), unfed: Vec::new(), events: Vec::new() }
+    pub(super) fn new(transaction: Transaction<'c, Sqlite>, epoch: u64, changes: &'c Changes) -> Round<'c> {
+        let (entries, unfed, events) = (Vec::new(), Vec::new(), Vec::new());
+        Round { transaction, epoch, entries, unfed, events, changes, changed: HashSet::new() }
     }
 
     /// The epoch of what this round accepts.
@@ -302,6 +308,7 @@ impl<'c> Round<'c> {
             sqlx::query(forget).bind(id.to_string()).execute(&mut *self.transaction).await?;
         }
         self.events.retain(|event| event.batch_id != id);
+        self.changed.insert(id);
         let completed = if batch.completed_epoch.is_some() { -1 } else { 0 };
         self.enter(Change::Batch(batch_row(&batch, -1, completed)), Lines::None);
         Ok(())
@@ -479,7 +486,10 @@ impl<'c> Round<'c> {
             .execute(&mut *self.transaction)
             .await?;
         }
-        self.transaction.commit().await?;
+        let committed = self.transaction.commit().await;
+        // Also after an error, which does not say that nothing happened.
+        self.changed.iter().for_each(|batch_id| self.changes.changed(*batch_id));
+        committed?;
         let unfed = self.unfed.iter().filter_map(|&index| match &self.entries[index] {
             JournalEntry { change: Change::Admit(file), lines: Lines::Here(text) } => {
                 Some((file.clone(), text.clone()))
@@ -492,6 +502,7 @@ impl<'c> Round<'c> {
     }
 
     fn tell(&mut self, batch_id: Uuid, kind: EventKind, now: i64) {
+        self.changed.insert(batch_id);
         self.events.push(Event::new(batch_id, self.epoch, kind, now));
     }
 
@@ -529,6 +540,7 @@ impl<'c> Round<'c> {
 
     /// Keeps how a file stands now, and that its batch has changed.
     async fn keep(&mut self, record: &FileRecord) -> Result<(), sqlx::Error> {
+        self.changed.insert(record.batch_id);
         // Each call is a walk to the connection's thread and back, so two statements go in one.
         sqlx::query(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?); \
@@ -620,6 +632,7 @@ impl<'c> Round<'c> {
     }
 
     async fn touch(&mut self, id: Uuid, now: i64) -> Result<(), sqlx::Error> {
+        self.changed.insert(id);
         sqlx::query("UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?")
             .bind(now)
             .bind(self.epoch as i64)

@@ -5,6 +5,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, Row, SqliteConnection};
 use uuid::Uuid;
 
+use crate::metadata::changes::Changes;
 use crate::metadata::round::Round;
 use crate::metadata::rows::read_entry;
 use crate::metadata::{JournalEntry, MetadataError};
@@ -14,13 +15,14 @@ use crate::metadata::{JournalEntry, MetadataError};
 pub struct MetadataWriter {
     pub(super) options: SqliteConnectOptions,
     pub(super) connection: SqliteConnection,
+    pub(super) changes: Changes,
 }
 
 impl MetadataWriter {
     /// Begins a round of changes after `last_epoch`, the last that was
     /// accepted. Nothing of it is there until it is committed.
     pub async fn begin(&mut self, last_epoch: u64) -> Result<Round<'_>, MetadataError> {
-        Ok(Round::new(self.connection.begin().await?, last_epoch + 1))
+        Ok(Round::new(self.connection.begin().await?, last_epoch + 1, &self.changes))
     }
 
     /// Begins anew after an error, which may have left a transaction open that

@@ -1,0 +1,137 @@
+//! A user's question: its turn, its limits, and its rows as they come.
+//!
+//! It runs on the background threads. Rows wait in a short queue for whoever
+//! asked; when they are let go of, the query ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use argus_sinks::Snapshot;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::physical_plan::SendableRecordBatchStream;
+use futures::StreamExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::engine::{Engine, QueryError, run};
+use crate::statement::{check_statement, is_repeatable};
+
+/// Batches of rows that wait for the asker.
+const WAITING_MAX: usize = 2;
+
+/// What one question may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Rows of the answer; what is more is cut off.
+    pub rows: usize,
+    /// From asking to the last row.
+    pub time: Duration,
+}
+
+/// The rows of an answer, as they are computed.
+#[derive(Debug)]
+pub struct Rows {
+    /// Their columns.
+    pub schema: SchemaRef,
+    /// The epoch that the question saw.
+    pub epoch: u64,
+    /// Whether the same question at the same epoch always has this answer.
+    pub repeatable: bool,
+    rows: mpsc::Receiver<Result<RecordBatch, QueryError>>,
+    cut: Arc<AtomicBool>,
+    _query: AbortOnDrop,
+}
+
+impl Rows {
+    /// The next rows; `None` after the last.
+    pub async fn next(&mut self) -> Option<Result<RecordBatch, QueryError>> {
+        self.rows.recv().await
+    }
+
+    /// Whether there were more rows than the limit; known after the last.
+    pub fn truncated(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+}
+
+/// Ends what is spawned when nobody wants it any more.
+#[derive(Debug)]
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Engine {
+    /// Asks a user's query; returns when its columns are known.
+    pub async fn ask(&self, snapshot: &Arc<Snapshot>, sql: &str, limits: Limits) -> Result<Rows, QueryError> {
+        let until = Instant::now() + limits.time;
+        let turn = timeout_at(until, self.turn()).await.map_err(|_| QueryError::Busy)??;
+        let (planned, plan) = oneshot::channel();
+        let (to, rows) = mpsc::channel(WAITING_MAX);
+        let cut = Arc::new(AtomicBool::new(false));
+        let (engine, sql, seen, cut_by) = (self.clone(), sql.to_owned(), Arc::clone(snapshot), Arc::clone(&cut));
+        let query = async move {
+            let _turn = turn;
+            let started = async {
+                check_statement(&sql)?;
+                run(&engine.session(&seen)?, &sql).await
+            };
+            match started.await {
+                Ok((plan, stream)) => {
+                    // Whoever asked may have gone away, and ends the query by that.
+                    let _ = planned.send(Ok((stream.schema(), is_repeatable(&sql, &plan))));
+                    pump(stream, to, limits, until, &cut_by).await;
+                }
+                Err(error) => drop(planned.send(Err(error))),
+            }
+        };
+        let query = AbortOnDrop(self.background.handle().spawn(query).abort_handle());
+        // A plan is made in one go, so the time is kept here.
+        let (schema, repeatable) = match timeout_at(until, plan).await {
+            Ok(Ok(planned)) => planned?,
+            Ok(Err(_)) => return Err(QueryError::BrokeOff),
+            Err(_) => return Err(QueryError::TimedOut(limits.time)),
+        };
+        Ok(Rows { schema, epoch: snapshot.epoch, repeatable, rows, cut, _query: query })
+    }
+}
+
+/// Sends rows within the limits.
+async fn pump(
+    mut stream: SendableRecordBatchStream,
+    to: mpsc::Sender<Result<RecordBatch, QueryError>>,
+    limits: Limits,
+    until: Instant,
+    cut: &AtomicBool,
+) {
+    let mut room = limits.rows;
+    let all = async {
+        while let Some(rows) = stream.next().await {
+            let rows = match rows {
+                Ok(rows) if rows.num_rows() > room => {
+                    cut.store(true, Ordering::Release);
+                    // The end of the stream says the rest.
+                    let _ = to.send(Ok(rows.slice(0, room))).await;
+                    return;
+                }
+                Ok(rows) => Ok(rows),
+                Err(error) => Err(QueryError::of(error)),
+            };
+            let failed = rows.is_err();
+            room -= rows.as_ref().map_or(0, RecordBatch::num_rows);
+            if to.send(rows).await.is_err() || failed {
+                return;
+            }
+        }
+    };
+    if timeout_at(until, all).await.is_err() {
+        // The queue may be full of rows that nobody takes.
+        let _ = tokio::time::timeout(Duration::from_secs(1), to.send(Err(QueryError::TimedOut(limits.time)))).await;
+    }
+}

@@ -1,0 +1,62 @@
+//! The table `catalog`: what is known of codes.
+//!
+//! For now that is what the rules know of the family of codes that each finds.
+
+use std::sync::Arc;
+
+use argus_dataflow::RuleSet;
+use argus_dataflow::rules::Rule;
+use argus_sinks::encode::severity_word;
+use arrow::array::{ArrayRef, RecordBatch, StringArray, new_null_array};
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::datasource::MemTable;
+use datafusion::error::DataFusionError;
+
+/// The table's name in SQL.
+pub const CATALOG_TABLE: &str = "catalog";
+
+/// What is known of a family of codes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogRow {
+    /// The rule that finds them.
+    pub rule: String,
+    /// How bad one is where its line does not say: the word of the tables.
+    pub severity: &'static str,
+    /// What one means, where the rule says.
+    pub meaning: Option<String>,
+}
+
+impl CatalogRow {
+    /// What the rules know.
+    pub fn of_rules(rules: &RuleSet) -> Vec<CatalogRow> {
+        let row = |rule: &Rule| CatalogRow {
+            rule: rule.name.to_string(),
+            severity: severity_word(rule.severity),
+            meaning: Some(rule.about.clone()).filter(|about| !about.is_empty()),
+        };
+        rules.rules().iter().map(row).collect()
+    }
+}
+
+/// The rows as a table.
+pub(crate) fn catalog_table(rows: &[CatalogRow]) -> Result<MemTable, DataFusionError> {
+    let column = |name, nullable| Field::new(name, DataType::Utf8, nullable);
+    let schema = Arc::new(Schema::new(vec![
+        column("code", true),
+        column("rule", false),
+        column("severity", false),
+        column("meaning", true),
+        column("cause", true),
+        column("remedy", true),
+    ]));
+    let nothing = || new_null_array(&DataType::Utf8, rows.len());
+    let columns: Vec<ArrayRef> = vec![
+        nothing(),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.rule))),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.severity))),
+        Arc::new(rows.iter().map(|row| row.meaning.as_deref()).collect::<StringArray>()),
+        nothing(),
+        nothing(),
+    ];
+    MemTable::try_new(Arc::clone(&schema), vec![vec![RecordBatch::try_new(schema, columns)?]])
+}

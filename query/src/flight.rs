@@ -1,0 +1,314 @@
+//! SQL over Arrow Flight SQL, for ADBC and JDBC.
+//!
+//! A handle is the statement itself, so nothing is kept between calls: what a
+//! ticket stands for is planned and run when its rows are fetched, at the epoch
+//! of that moment.
+
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+
+use argus_sinks::Snapshot;
+use arrow::datatypes::Schema;
+use arrow::ipc::writer::IpcWriteOptions;
+use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_server::FlightServiceServer;
+use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
+use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
+use arrow_flight::sql::{
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
+    CommandGetCatalogs, CommandGetDbSchemas, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
+    CommandPreparedStatementQuery, CommandStatementQuery, DoPutPreparedStatementResult, ProstMessageExt, SqlInfo,
+    TicketStatementQuery,
+};
+use arrow_flight::{
+    Action, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage,
+    SchemaAsIpc, Ticket,
+};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use prost::Message;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::ask::{Limits, Rows};
+use crate::engine::{CATALOG, Engine, QueryError};
+use crate::statement::{check_plan, check_statement};
+
+/// Answers connections until `stopped`.
+pub fn serve(
+    listener: TcpListener,
+    engine: Engine,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    limits: Limits,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let threads = engine.background.handle();
+    let door = FlightServiceServer::new(Door { engine, snapshots, limits });
+    let task = threads.spawn(async move {
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let served = Server::builder().add_service(door).serve_with_incoming_shutdown(incoming, stopped).await;
+        if let Err(error) = served {
+            tracing::error!(error = &error as &dyn std::error::Error, "Flight SQL has stopped");
+        }
+    });
+    async move {
+        // Whatever ended it, there is nothing to answer any more.
+        let _ = task.await;
+    }
+}
+
+#[derive(Clone)]
+struct Door {
+    engine: Engine,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    limits: Limits,
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+type DataStream = Pin<Box<dyn Stream<Item = Result<FlightData, Status>> + Send>>;
+
+/// What clients ask about the server.
+static ABOUT: LazyLock<Result<SqlInfoData, Status>> = LazyLock::new(|| {
+    let mut about = SqlInfoDataBuilder::new();
+    about.append(SqlInfo::FlightSqlServerName, "Argus");
+    about.append(SqlInfo::FlightSqlServerVersion, env!("CARGO_PKG_VERSION"));
+    about.append(SqlInfo::FlightSqlServerArrowVersion, "1.3");
+    about.append(SqlInfo::FlightSqlServerReadOnly, true);
+    about.build().map_err(|error| Status::internal(error.to_string()))
+});
+
+impl Door {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// The columns of a statement's answer.
+    async fn columns(&self, sql: &str) -> Result<Schema, Status> {
+        let (engine, snapshot, sql) = (self.engine.clone(), self.snapshot(), sql.to_owned());
+        let plan = async move {
+            check_statement(&sql)?;
+            let session = engine.session(&snapshot)?;
+            let plan = session.state().create_logical_plan(&sql).await.map_err(QueryError::of)?;
+            check_plan(&plan)?;
+            Ok(plan.schema().as_arrow().clone())
+        };
+        plan.await.map_err(refused)
+    }
+
+    async fn rows(&self, sql: &str) -> Reply<DataStream> {
+        let rows = self.engine.ask(&self.snapshot(), sql, self.limits).await.map_err(refused)?;
+        let (schema, limit) = (Arc::clone(&rows.schema), self.limits.rows);
+        let batches = stream::unfold((rows, false), move |(mut rows, ended): (Rows, bool)| async move {
+            if ended {
+                return None;
+            }
+            match rows.next().await {
+                Some(Ok(batch)) => Some((Ok(batch), (rows, false))),
+                Some(Err(error)) => Some((Err(external(error)), (rows, true))),
+                // An answer that is cut off must not pass for a whole one.
+                None if rows.truncated() => Some((Err(external(QueryError::TooManyRows(limit))), (rows, true))),
+                None => None,
+            }
+        });
+        let encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(batches).map_err(Status::from);
+        Ok(Response::new(encoded.boxed()))
+    }
+}
+
+fn external(error: QueryError) -> FlightError {
+    FlightError::Tonic(Box::new(refused(error)))
+}
+
+fn refused(error: QueryError) -> Status {
+    let text = error.to_string();
+    match error {
+        QueryError::NotAQuery => Status::permission_denied(text),
+        QueryError::Invalid(_) | QueryError::TooLong => Status::invalid_argument(text),
+        QueryError::TimedOut(_) => Status::deadline_exceeded(text),
+        QueryError::TooLarge | QueryError::TooManyRows(_) | QueryError::Busy => Status::resource_exhausted(text),
+        QueryError::Failed(_) | QueryError::BrokeOff => Status::internal(text),
+    }
+}
+
+/// One set of rows, to be fetched with a ticket.
+fn info(ticket: &impl ProstMessageExt, schema: &Schema, asked: Request<FlightDescriptor>) -> Reply<FlightInfo> {
+    let ticket = Ticket { ticket: ticket.as_any().encode_to_vec().into() };
+    let info = FlightInfo::new()
+        .try_with_schema(schema)
+        .map_err(|error| Status::internal(error.to_string()))?
+        .with_endpoint(FlightEndpoint::new().with_ticket(ticket))
+        .with_descriptor(asked.into_inner());
+    Ok(Response::new(info))
+}
+
+/// Rows about the tables, all at once.
+fn told(rows: Result<arrow::array::RecordBatch, FlightError>) -> Reply<DataStream> {
+    let schema = rows.as_ref().map_err(|error| Status::internal(error.to_string()))?.schema();
+    let encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(stream::iter([rows]));
+    Ok(Response::new(encoded.map_err(Status::from).boxed()))
+}
+
+fn statement(handle: &Bytes) -> Result<&str, Status> {
+    std::str::from_utf8(handle).map_err(|_| Status::invalid_argument("the handle is not one of ours"))
+}
+
+#[tonic::async_trait]
+impl FlightSqlService for Door {
+    type FlightService = Door;
+
+    async fn do_handshake(
+        &self,
+        _request: Request<Streaming<HandshakeRequest>>,
+    ) -> Reply<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>> {
+        // Everybody may come in who can reach the address.
+        let welcome = HandshakeResponse { protocol_version: 0, payload: Bytes::new() };
+        Ok(Response::new(stream::iter([Ok(welcome)]).boxed()))
+    }
+
+    async fn get_flight_info_statement(
+        &self,
+        query: CommandStatementQuery,
+        asked: Request<FlightDescriptor>,
+    ) -> Reply<FlightInfo> {
+        let schema = self.columns(&query.query).await?;
+        info(&TicketStatementQuery { statement_handle: query.query.into() }, &schema, asked)
+    }
+
+    async fn do_get_statement(&self, ticket: TicketStatementQuery, _: Request<Ticket>) -> Reply<DataStream> {
+        self.rows(statement(&ticket.statement_handle)?).await
+    }
+
+    async fn do_action_create_prepared_statement(
+        &self,
+        query: ActionCreatePreparedStatementRequest,
+        _: Request<Action>,
+    ) -> Result<ActionCreatePreparedStatementResult, Status> {
+        let schema = self.columns(&query.query).await?;
+        let IpcMessage(dataset_schema) = SchemaAsIpc::new(&schema, &IpcWriteOptions::default())
+            .try_into()
+            .map_err(|error: arrow::error::ArrowError| Status::internal(error.to_string()))?;
+        Ok(ActionCreatePreparedStatementResult {
+            prepared_statement_handle: query.query.into(),
+            dataset_schema,
+            parameter_schema: Bytes::new(),
+        })
+    }
+
+    async fn do_action_close_prepared_statement(
+        &self,
+        _: ActionClosePreparedStatementRequest,
+        _: Request<Action>,
+    ) -> Result<(), Status> {
+        Ok(())
+    }
+
+    async fn do_put_prepared_statement_query(
+        &self,
+        _: CommandPreparedStatementQuery,
+        _: Request<PeekableFlightDataStream>,
+    ) -> Result<DoPutPreparedStatementResult, Status> {
+        Err(Status::unimplemented("statements take no parameters here; write the values into the statement"))
+    }
+
+    async fn get_flight_info_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        asked: Request<FlightDescriptor>,
+    ) -> Reply<FlightInfo> {
+        let schema = self.columns(statement(&query.prepared_statement_handle)?).await?;
+        info(&query, &schema, asked)
+    }
+
+    async fn do_get_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        _: Request<Ticket>,
+    ) -> Reply<DataStream> {
+        self.rows(statement(&query.prepared_statement_handle)?).await
+    }
+
+    async fn get_flight_info_catalogs(
+        &self,
+        query: CommandGetCatalogs,
+        asked: Request<FlightDescriptor>,
+    ) -> Reply<FlightInfo> {
+        info(&query, &query.into_builder().schema(), asked)
+    }
+
+    async fn do_get_catalogs(&self, query: CommandGetCatalogs, _: Request<Ticket>) -> Reply<DataStream> {
+        let mut rows = query.into_builder();
+        rows.append(CATALOG);
+        told(rows.build())
+    }
+
+    async fn get_flight_info_schemas(
+        &self,
+        query: CommandGetDbSchemas,
+        asked: Request<FlightDescriptor>,
+    ) -> Reply<FlightInfo> {
+        info(&query, &query.clone().into_builder().schema(), asked)
+    }
+
+    async fn do_get_schemas(&self, query: CommandGetDbSchemas, _: Request<Ticket>) -> Reply<DataStream> {
+        let mut rows = query.into_builder();
+        rows.append(CATALOG, "public");
+        told(rows.build())
+    }
+
+    async fn get_flight_info_tables(
+        &self,
+        query: CommandGetTables,
+        asked: Request<FlightDescriptor>,
+    ) -> Reply<FlightInfo> {
+        info(&query, &query.clone().into_builder().schema(), asked)
+    }
+
+    async fn do_get_tables(&self, query: CommandGetTables, _: Request<Ticket>) -> Reply<DataStream> {
+        let internal = |error: &dyn std::error::Error| Status::internal(error.to_string());
+        let session = self.engine.session(&self.snapshot()).map_err(refused)?;
+        let catalog = session.catalog(CATALOG).and_then(|catalog| catalog.schema("public"));
+        let public = catalog.ok_or_else(|| Status::internal("the tables are not there"))?;
+        let mut rows = query.into_builder();
+        for name in public.table_names() {
+            if let Some(table) = public.table(&name).await.map_err(|error| internal(&error))? {
+                let appended = rows.append(CATALOG, "public", &name, "TABLE", &table.schema());
+                appended.map_err(|error| internal(&error))?;
+            }
+        }
+        told(rows.build())
+    }
+
+    async fn get_flight_info_table_types(
+        &self,
+        query: CommandGetTableTypes,
+        asked: Request<FlightDescriptor>,
+    ) -> Reply<FlightInfo> {
+        info(&query, &query.into_builder().schema(), asked)
+    }
+
+    async fn do_get_table_types(&self, query: CommandGetTableTypes, _: Request<Ticket>) -> Reply<DataStream> {
+        let mut rows = query.into_builder();
+        rows.append("TABLE");
+        told(rows.build())
+    }
+
+    async fn get_flight_info_sql_info(
+        &self,
+        query: CommandGetSqlInfo,
+        asked: Request<FlightDescriptor>,
+    ) -> Reply<FlightInfo> {
+        let about = ABOUT.as_ref().map_err(Clone::clone)?;
+        info(&query, &query.clone().into_builder(about).schema(), asked)
+    }
+
+    async fn do_get_sql_info(&self, query: CommandGetSqlInfo, _: Request<Ticket>) -> Reply<DataStream> {
+        let about = ABOUT.as_ref().map_err(Clone::clone)?;
+        told(query.into_builder(about).build())
+    }
+
+    async fn register_sql_info(&self, _id: i32, _result: &SqlInfo) {}
+}

@@ -1,0 +1,66 @@
+//! What a vehicle has said of each code, over all its batches.
+
+use argus_dataflow::Group;
+use argus_sinks::FleetView;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::fleet::as_rfc3339;
+
+/// A code of a vehicle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VehicleCode {
+    /// The code.
+    pub code: String,
+    /// Sightings.
+    pub count: u64,
+    /// Different batches with it.
+    pub batches: u64,
+    /// The earliest time of a line with it, microseconds since 1970.
+    #[serde(serialize_with = "as_rfc3339")]
+    pub first_seen: Option<i64>,
+    /// The latest.
+    #[serde(serialize_with = "as_rfc3339")]
+    pub last_seen: Option<i64>,
+    /// The first batch with it.
+    pub first_batch: Uuid,
+}
+
+impl VehicleCode {
+    /// All codes of the vehicle, by count, highest first, then by code. A vehicle
+    /// that went by several names is one.
+    pub fn all(fleet: &FleetView, vin: &str) -> Vec<VehicleCode> {
+        let mut codes: Vec<VehicleCode> = Vec::new();
+        let from = Group::Vehicle { vin: vin.to_owned(), vehicle_id: String::new() };
+        for (group, code, totals) in fleet.from(from) {
+            match (group, code) {
+                (Group::Vehicle { vin: found, .. }, _) if found != vin => break,
+                (Group::Vehicle { .. }, Some(code)) => codes.push(VehicleCode {
+                    code: code.to_owned(),
+                    count: totals.count,
+                    batches: totals.batches,
+                    first_seen: totals.seen.first,
+                    last_seen: totals.seen.last,
+                    first_batch: totals.seen.first_batch,
+                }),
+                (Group::Vehicle { .. }, None) => {}
+                _ => break,
+            }
+        }
+        codes.sort_by(|a, b| a.code.cmp(&b.code));
+        codes.dedup_by(|next, kept| {
+            let same = next.code == kept.code;
+            if same {
+                kept.count += next.count;
+                kept.batches += next.batches;
+                kept.first_seen = [kept.first_seen, next.first_seen].into_iter().flatten().min();
+                kept.last_seen = kept.last_seen.max(next.last_seen);
+                kept.first_batch = kept.first_batch.min(next.first_batch);
+            }
+            same
+        });
+        // Stable, so codes of one count stay in order of their names.
+        codes.sort_by_key(|code| std::cmp::Reverse(code.count));
+        codes
+    }
+}

@@ -1,0 +1,73 @@
+//! The memory of one query, out of that of all.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
+
+/// What one query may take of the memory that all share.
+#[derive(Debug)]
+pub struct QueryPool {
+    all: Arc<dyn MemoryPool>,
+    used: AtomicUsize,
+    bytes_max: usize,
+}
+
+impl QueryPool {
+    /// At most `bytes_max` of the memory of `all`.
+    pub fn new(all: Arc<dyn MemoryPool>, bytes_max: usize) -> QueryPool {
+        QueryPool { all, used: AtomicUsize::new(0), bytes_max }
+    }
+}
+
+impl fmt::Display for QueryPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "query({} of {} bytes)", self.used.load(Ordering::Relaxed), self.bytes_max)
+    }
+}
+
+impl MemoryPool for QueryPool {
+    fn name(&self) -> &str {
+        "query"
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        self.all.register(consumer);
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.all.unregister(consumer);
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.used.fetch_add(additional, Ordering::Relaxed);
+        self.all.grow(reservation, additional);
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.used.fetch_sub(shrink, Ordering::Relaxed);
+        self.all.shrink(reservation, shrink);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        let used = self.used.fetch_add(additional, Ordering::Relaxed) + additional;
+        let grown = match used > self.bytes_max {
+            true => Err(DataFusionError::ResourcesExhausted(format!("one query may use {} bytes", self.bytes_max))),
+            false => self.all.try_grow(reservation, additional),
+        };
+        if grown.is_err() {
+            self.used.fetch_sub(additional, Ordering::Relaxed);
+        }
+        grown
+    }
+
+    fn reserved(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        MemoryLimit::Finite(self.bytes_max)
+    }
+}

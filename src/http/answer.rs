@@ -1,0 +1,158 @@
+//! Answers that are kept: how they go out, and how a client asks whether it has the last one.
+//!
+//! A client or a proxy may keep an answer and must ask before it uses it again
+//! (`Cache-Control: no-cache`): what has not changed is 304. How we came by it
+//! stands in `Cache-Status` (RFC 9211).
+
+use std::sync::Arc;
+
+use argus_query::cache::{Flights, Found, Redis};
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response as HttpResponse, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::http::problem::Problem;
+
+/// Answers that are not reports may take this much memory (16 MiB).
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+
+/// JSON, as a content type.
+pub const JSON: &str = "application/json";
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// An answer as it goes out.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    kind: HeaderValue,
+    body: Bytes,
+    /// Names what it says.
+    tag: HeaderValue,
+}
+
+impl Answer {
+    /// A body of a content type that is named by its bytes.
+    pub fn new(kind: &'static str, body: Vec<u8>) -> Answer {
+        let tag = entity_tag(&body);
+        Answer::tagged(kind, body, tag)
+    }
+
+    /// A body under the name of what it says, which may be less than all of it.
+    pub fn tagged(kind: &'static str, body: Vec<u8>, tag: HeaderValue) -> Answer {
+        Answer { kind: HeaderValue::from_static(kind), body: body.into(), tag }
+    }
+
+    /// JSON with an `epoch` that moves with every change, and does not count for the name.
+    pub fn json(mut value: Value) -> Answer {
+        let body = value.to_string().into_bytes();
+        value["epoch"].take();
+        Answer::tagged(JSON, body, entity_tag(value.to_string().as_bytes()))
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// The response to a request with these headers.
+    pub fn respond(&self, found: Found, asked: &HeaderMap) -> Response {
+        let mut response = match asked.get(header::IF_NONE_MATCH) {
+            Some(known) if self.is_among(known) => {
+                let mut response = HttpResponse::new(Body::empty());
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                response
+            }
+            _ => {
+                let mut response = HttpResponse::new(Body::from(self.body.clone()));
+                response.headers_mut().insert(header::CONTENT_TYPE, self.kind.clone());
+                response
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::ETAG, self.tag.clone());
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(CACHE_STATUS, status(found));
+        response
+    }
+
+    /// Whether the client has it already.
+    fn is_among(&self, known: &HeaderValue) -> bool {
+        let (Ok(known), Ok(tag)) = (known.to_str(), self.tag.to_str()) else { return false };
+        known.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
+    }
+}
+
+fn status(found: Found) -> HeaderValue {
+    HeaderValue::from_static(match found {
+        Found::Hit => "argus; hit",
+        Found::Shared => "argus; fwd=uri-miss; collapsed",
+        Found::Miss => "argus; fwd=uri-miss; stored",
+    })
+}
+
+/// The name of some bytes.
+pub fn entity_tag(bytes: &[u8]) -> HeaderValue {
+    let digest = Sha256::digest(bytes);
+    let half: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    // Quoted hexadecimal digits are a header's value.
+    HeaderValue::try_from(format!("\"{half}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+/// What is asked, and the epoch that the answer is of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    question: String,
+    epoch: u64,
+}
+
+/// Answers about everything, kept until anything changes. Clones share them.
+#[derive(Clone)]
+pub struct Answers {
+    flights: Flights<Key, Arc<Answer>, Problem>,
+    redis: Option<Redis>,
+}
+
+impl Answers {
+    /// None yet.
+    pub fn new(redis: Option<Redis>) -> Answers {
+        let bytes_of = |key: &Key, answer: &Arc<Answer>| key.question.len() + answer.bytes() + 256;
+        Answers { flights: Flights::new(ANSWER_BYTES_MAX, bytes_of), redis }
+    }
+
+    /// The JSON that answers a question at an epoch.
+    pub async fn json<F>(
+        &self,
+        question: String,
+        epoch: u64,
+        compute: impl FnOnce() -> F,
+    ) -> Result<(Arc<Answer>, Found), Problem>
+    where
+        F: Future<Output = Result<Value, Problem>> + Send + 'static,
+    {
+        let redis = self.redis.clone();
+        let name = redis.is_some().then(|| name(&question, epoch));
+        let compute = || {
+            let computed = compute();
+            async move {
+                let computed = async { computed.await.map(|value| value.to_string().into_bytes()) };
+                let body = match redis.zip(name) {
+                    Some((redis, name)) => redis.get(&name, computed).await?,
+                    None => computed.await?,
+                };
+                let value = serde_json::from_slice(&body).map_err(|error| Problem::internal(&error))?;
+                Ok(Arc::new(Answer::json(value)))
+            }
+        };
+        let (answer, found) = self.flights.get(Key { question, epoch }, compute).await;
+        Ok((answer?, found))
+    }
+}
+
+/// The name of a question's answer between processes.
+pub fn name(question: &str, epoch: u64) -> String {
+    let digest: String = Sha256::digest(question).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{epoch}/{digest}")
+}

@@ -1,0 +1,77 @@
+//! A prompt for statements, with the history of those before.
+
+use std::io::{Write, stderr};
+use std::path::PathBuf;
+
+use anyhow::Result;
+use rustyline::error::ReadlineError;
+use rustyline::history::FileHistory;
+use rustyline::{Config, Editor};
+
+/// Statements that are remembered.
+const HISTORY_MAX: usize = 1000;
+
+/// What a statement is asked about, for people who do not know the tables yet.
+const HELP: &str = "\
+A statement ends with a semicolon. Ask for what there is with
+  SELECT table_name, comment FROM information_schema.tables;
+  SELECT column_name, data_type, comment FROM information_schema.columns WHERE table_name = 'errors';
+\\q or Ctrl-D ends.";
+
+/// Reads statements and has each answered, until the end of input. One that
+/// fails says why, and the next is read.
+pub fn run(mut answer: impl FnMut(&str) -> Result<()>) -> Result<()> {
+    let config = Config::builder().max_history_size(HISTORY_MAX)?.build();
+    let mut editor: Editor<(), FileHistory> = Editor::with_config(config)?;
+    let history = history_file();
+    if let Some(path) = &history {
+        // The first time there is none.
+        let _ = editor.load_history(path);
+    }
+    let mut statement = String::new();
+    loop {
+        let line = match editor.readline(if statement.is_empty() { "argus> " } else { "   ..> " }) {
+            Ok(line) => line,
+            // Ctrl-C throws away what was begun.
+            Err(ReadlineError::Interrupted) => {
+                statement.clear();
+                continue;
+            }
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(error.into()),
+        };
+        match line.trim() {
+            "" if statement.is_empty() => continue,
+            "\\q" | "exit" | "quit" if statement.is_empty() => break,
+            "\\?" | "help" if statement.is_empty() => {
+                writeln!(stderr(), "{HELP}")?;
+                continue;
+            }
+            line => {
+                statement += line;
+                statement.push('\n');
+            }
+        }
+        if !statement.trim_end().ends_with(';') {
+            continue;
+        }
+        editor.add_history_entry(statement.trim())?;
+        if let Err(error) = answer(&statement) {
+            writeln!(stderr(), "{error:#}")?;
+        }
+        statement.clear();
+    }
+    if let Some(path) = &history {
+        // Remembering is a convenience.
+        let _ = editor.save_history(path);
+    }
+    Ok(())
+}
+
+/// Where statements are remembered (XDG base directories: state).
+fn history_file() -> Option<PathBuf> {
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let state = state.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state")))?;
+    std::fs::create_dir_all(&state).ok()?;
+    Some(state.join("argus_history"))
+}

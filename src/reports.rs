@@ -1,0 +1,169 @@
+//! Reports of batches as they stand, kept.
+//!
+//! What a report says comes from three places, each of which says when it
+//! changed:
+//!
+//! 1. the batch's files and counts: by the epoch of its last change;
+//! 2. its status and the files that are on their way: by the metadata's count of its changes;
+//! 3. what the fleet says of its codes: by the snapshot's epoch.
+//!
+//! The first two are the key that a report is kept under. The third changes with
+//! every upload of any vehicle and is read off memory, so it is told anew to a
+//! kept report when somebody asks at a later epoch.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use argus_query::cache::{Flights, Found, Redis};
+use argus_query::{BatchFacts, Engine, QueryError, Report};
+use argus_sinks::{FleetView, Snapshot};
+use metrics::counter;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::http::answer::{Answer, JSON, entity_tag};
+use crate::http::problem::Problem;
+use crate::metadata::Metadata;
+
+/// Reports may take this much memory (64 MiB).
+const REPORT_BYTES_MAX: u64 = 64 << 20;
+
+/// What stands where the epoch goes in.
+const EPOCH_PLACE: &[u8] = b"\"epoch\":0,";
+
+/// Makes and keeps reports. Clones share them.
+#[derive(Clone)]
+pub struct Reports {
+    metadata: Metadata,
+    engine: Engine,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    flights: Flights<Key, Arc<Kept>, Problem>,
+    redis: Option<Redis>,
+}
+
+/// A batch as it stood: both numbers are the same as long as nothing of it changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    id: Uuid,
+    data: u64,
+    metadata: u64,
+}
+
+/// A report, without what the fleet says.
+struct Kept {
+    report: Report,
+    facts: BatchFacts,
+    total_files: u64,
+    is_final: bool,
+    bytes: usize,
+    /// As it was last told.
+    told: Mutex<Option<Told>>,
+}
+
+#[derive(Clone)]
+struct Told {
+    epoch: u64,
+    top: Option<usize>,
+    answer: Arc<Answer>,
+}
+
+impl Reports {
+    /// Reports of what a snapshot shows.
+    pub fn new(
+        metadata: Metadata,
+        engine: Engine,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        redis: Option<Redis>,
+    ) -> Reports {
+        let bytes_of = |_: &Key, kept: &Arc<Kept>| kept.bytes;
+        let flights = Flights::new(REPORT_BYTES_MAX, bytes_of);
+        Reports { metadata, engine, snapshots, flights, redis }
+    }
+
+    /// The report of a batch with at most `top` codes, at the epoch that readers see or a later one.
+    pub async fn present(&self, id: Uuid, top: Option<usize>) -> Result<(Arc<Answer>, Found), Problem> {
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        // Before anything is read: what is read from now on is at least as new.
+        let key = Key { id, data: snapshot.changes.last(id), metadata: self.metadata.changes().count(id) };
+        let maker = || {
+            let reports = self.clone();
+            async move { reports.make(id).await.map(Arc::new) }
+        };
+        let (kept, found) = self.flights.get(key, maker).await;
+        Ok((kept?.told(&snapshot, top)?, found))
+    }
+
+    /// The status first, then what readers see: a status that says "gathered" is never ahead of its counts.
+    async fn make(&self, id: Uuid) -> Result<Kept, Problem> {
+        let (batch, total_files) = self.metadata.batch_and_files(id).await?.ok_or_else(|| Problem::no_batch(id))?;
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let report = match &self.redis {
+            // What is named by an epoch that is not all there yet would be named wrongly.
+            Some(redis) if snapshot.epoch >= batch.epoch => {
+                let compute = async { to_json(&self.count(&snapshot, id).await?) };
+                let json = redis.get(&format!("report/{id}/{}", batch.epoch), compute).await?;
+                serde_json::from_slice(&json).map_err(|error| Problem::internal(&error))?
+            }
+            _ => self.count(&snapshot, id).await?,
+        };
+        let (is_final, status) = (batch.status.is_gathered(), batch.status.word().to_owned());
+        let described = batch.described;
+        let (vin, platform, epoch) = (described.vin, described.platform, snapshot.epoch);
+        let facts = BatchFacts { id, vin, platform, status, epoch };
+        let mut kept = Kept { report, facts, total_files, is_final, bytes: 0, told: Mutex::default() };
+        let answer = kept.tell(fleet(&snapshot)?, epoch, None)?;
+        // The values beside the text, roughly.
+        kept.bytes = 4 * answer.bytes() + 1024;
+        kept.told = Mutex::new(Some(Told { epoch, top: None, answer: Arc::new(answer) }));
+        Ok(kept)
+    }
+
+    async fn count(&self, snapshot: &Snapshot, id: Uuid) -> Result<Report, QueryError> {
+        counter!("argus_computed_total", "kind" => "report").increment(1);
+        Report::of_batch(&self.engine, snapshot, id).await
+    }
+}
+
+impl Kept {
+    /// The report as it is told at the snapshot's epoch, or was at a later one.
+    fn told(&self, snapshot: &Snapshot, top: Option<usize>) -> Result<Arc<Answer>, Problem> {
+        let last = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (epoch, view) = match last {
+            Some(last) if last.epoch >= snapshot.epoch && last.top == top => return Ok(last.answer),
+            // Whoever made it saw more than this request did.
+            Some(last) if last.epoch > snapshot.epoch => (last.epoch, None),
+            _ => (snapshot.epoch, Some(fleet(snapshot)?)),
+        };
+        let view = match view {
+            Some(view) => view,
+            None => fleet(snapshot)?,
+        };
+        let answer = Arc::new(self.tell(view, epoch, top)?);
+        let told = Told { epoch, top, answer: Arc::clone(&answer) };
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+        Ok(answer)
+    }
+
+    fn tell(&self, view: &FleetView, epoch: u64, top: Option<usize>) -> Result<Answer, Problem> {
+        let mut report = self.report.clone();
+        // The epoch moves with every batch's changes; the rest of a report only with what it says.
+        report.tell_fleet(view, BatchFacts { epoch: 0, ..self.facts.clone() }, self.total_files, self.is_final);
+        if let Some(top) = top {
+            report.cut(top);
+        }
+        let said = to_json(&report)?;
+        let tag = entity_tag(&said);
+        let place = memchr::memmem::find(&said, EPOCH_PLACE);
+        let (before, after) = said.split_at(place.map_or(0, |place| place + EPOCH_PLACE.len() - 2));
+        let body = [before, epoch.to_string().as_bytes(), &after[1..]].concat();
+        Ok(Answer::tagged(JSON, body, tag))
+    }
+}
+
+fn to_json(report: &Report) -> Result<Vec<u8>, Problem> {
+    serde_json::to_vec(report).map_err(|error| Problem::internal(&error))
+}
+
+fn fleet(snapshot: &Snapshot) -> Result<&FleetView, Problem> {
+    // Only a snapshot of the past has none.
+    snapshot.fleet.as_ref().ok_or_else(|| Problem::busy("the server is starting; try again"))
+}
