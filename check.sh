@@ -16,7 +16,9 @@ need() { # need COMMAND PACKAGE
 }
 need cc gcc
 need gzip gzip
+need psql postgresql-client
 need python3 python3
+need redis-server redis-server
 python3 -c 'import ensurepip, venv' 2>/dev/null || need python3-venv-is-missing python3-venv
 
 cargo fmt --all --check

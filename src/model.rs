@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use argus_dataflow::{LINE_BYTES_MAX, VersionId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::digest::Digest;
@@ -20,7 +21,7 @@ pub const FIELD_BYTES_MAX: usize = 255;
 pub const LABELS_MAX: usize = 64;
 
 /// What a client says of a batch that it makes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewBatch {
     /// The vehicle, by the name its owner gave it.
@@ -217,7 +218,7 @@ impl OpenLine {
 }
 
 /// The receipt for a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Receipt {
     /// The file, the same through all generations.
     pub file_id: Uuid,

@@ -340,3 +340,45 @@ async fn a_report_is_tagged_and_cut() {
     let again = server.send_with(Method::GET, &path, &[("If-None-Match", &tag)], Vec::new()).await;
     assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
 }
+
+#[tokio::test]
+async fn two_firmwares_are_compared_by_vehicles_and_a_vehicle_tells_its_history() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let mut last = String::new();
+    for vehicle in 1..=4 {
+        for (firmware, log) in [("7.2.0", "E_FAIL\nfine\n"), ("7.2.1", "E_FAIL\nE_NEW_CODE\nE_NEW_CODE\n")] {
+            let vin = format!("WVWZZZ1JZXW00000{vehicle}");
+            let described = json!({"vehicle_id": format!("veh-{vehicle}"), "vin": vin, "firmware": firmware});
+            last = server.new_batch_of(described).await;
+            server.put(&last, "a.log", log).await;
+            server.complete(&last).await;
+        }
+    }
+    let compared = server.get("/fleet/compare?firmware=7.2.1&against=7.2.0").await;
+    assert_eq!((&compared["vehicles"], &compared["against_vehicles"]), (&json!(4), &json!(4)));
+    let new = &compared["codes"][0];
+    assert_eq!((&new["code"], &new["change"], &new["count"]), (&json!("E_NEW_CODE"), &json!("more"), &json!(8)));
+    assert_eq!((&new["rate"], &new["share"], &new["against"]["count"]), (&json!(2.0), &json!(1.0), &json!(0)));
+    // Fisher's exact test of 4 of 4 and 0 of 4: 2 in 70.
+    let p_value = new["p_value"].as_f64().expect("a number");
+    assert!((p_value - 2.0 / 70.0).abs() < 1e-9, "{p_value}");
+    let same = &compared["codes"][1];
+    assert_eq!((&same["code"], &same["change"], &same["p_value"]), (&json!("E_FAIL"), &json!("same"), &json!(1.0)));
+    let unknown = server.send(Method::GET, "/fleet/compare?firmware=7.2.1&against=9.9.9", "").await;
+    assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
+    let unsaid = server.send(Method::GET, "/fleet/compare?firmware=7.2.1", "").await;
+    assert_eq!(unsaid.status(), StatusCode::UNPROCESSABLE_ENTITY);
+
+    let history = server.get("/vehicles/WVWZZZ1JZXW000004/history").await;
+    assert_eq!(history["batches"][0]["batch_id"], last);
+    assert_eq!(history["batches"][0]["codes"], json!({"E_FAIL": 1, "E_NEW_CODE": 2}));
+    assert_eq!(history["batches"][1]["firmware"], "7.2.0");
+    assert_eq!((&history["codes"][0]["code"], &history["codes"][0]["batches"]), (&json!("E_FAIL"), &json!(2)));
+    let page = server.get("/vehicles/WVWZZZ1JZXW000004/history?limit=1").await;
+    let cursor = page["next_cursor"].as_str().expect("there is more");
+    let rest = server.get(&format!("/vehicles/WVWZZZ1JZXW000004/history?limit=1&cursor={cursor}")).await;
+    assert_eq!((&rest["batches"][0]["firmware"], &rest["next_cursor"]), (&json!("7.2.0"), &Value::Null));
+    let unknown = server.send(Method::GET, "/vehicles/WVWZZZ1JZXW000009/history", "").await;
+    assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
+}

@@ -2,9 +2,10 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use common::python::python;
 use common::{Server, argus};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -29,26 +30,6 @@ print(json.dumps({
                      GROUP BY code HAVING sum(live * count) > 0 ORDER BY code"""),
 }))
 "#;
-
-/// A Python with the readers, installed once below the build folder.
-fn python() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-readers");
-    let python = folder.join("bin/python");
-    let ready = |python: &Path| {
-        let found = Command::new(python).args(["-c", "import deltalake, duckdb"]).output();
-        found.is_ok_and(|output| output.status.success())
-    };
-    if !ready(&python) {
-        let run = |program: &Path, arguments: &[&str]| {
-            let output = Command::new(program).args(arguments).output().expect("it runs");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        };
-        run(Path::new("python3"), &["-m", "venv", "--clear", folder.to_str().expect("text")]);
-        run(&python, &["-m", "pip", "install", "--quiet", "deltalake", "duckdb"]);
-        assert!(ready(&python), "the readers are installed");
-    }
-    python
-}
 
 /// What they read in the lake of a data directory.
 fn read(data: &Path) -> Value {

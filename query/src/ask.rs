@@ -20,7 +20,7 @@ use crate::engine::{Engine, QueryError, run};
 use crate::statement::{check_statement, is_repeatable};
 
 /// Batches of rows that wait for the asker.
-const WAITING_MAX: usize = 2;
+const WAITING_MAX: usize = 1;
 
 /// What one question may take.
 #[derive(Debug, Clone, Copy)]
@@ -41,19 +41,32 @@ pub struct Rows {
     /// Whether the same question at the same epoch always has this answer.
     pub repeatable: bool,
     rows: mpsc::Receiver<Result<RecordBatch, QueryError>>,
-    cut: Arc<AtomicBool>,
+    end: Arc<End>,
     _query: AbortOnDrop,
+}
+
+/// How the rows ended.
+#[derive(Debug, Default)]
+struct End {
+    /// There were more than the limit.
+    cut: AtomicBool,
+    /// Whoever computed them came to the end.
+    reached: AtomicBool,
 }
 
 impl Rows {
     /// The next rows; `None` after the last.
     pub async fn next(&mut self) -> Option<Result<RecordBatch, QueryError>> {
-        self.rows.recv().await
+        match self.rows.recv().await {
+            // Without having come to the end, it died.
+            None if !self.end.reached.swap(true, Ordering::AcqRel) => Some(Err(QueryError::BrokeOff)),
+            next => next,
+        }
     }
 
     /// Whether there were more rows than the limit; known after the last.
     pub fn truncated(&self) -> bool {
-        self.cut.load(Ordering::Acquire)
+        self.end.cut.load(Ordering::Acquire)
     }
 }
 
@@ -70,23 +83,21 @@ impl Drop for AbortOnDrop {
 impl Engine {
     /// Asks a user's query; returns when its columns are known.
     pub async fn ask(&self, snapshot: &Arc<Snapshot>, sql: &str, limits: Limits) -> Result<Rows, QueryError> {
+        check_statement(sql)?;
         let until = Instant::now() + limits.time;
         let turn = timeout_at(until, self.turn()).await.map_err(|_| QueryError::Busy)??;
         let (planned, plan) = oneshot::channel();
         let (to, rows) = mpsc::channel(WAITING_MAX);
-        let cut = Arc::new(AtomicBool::new(false));
-        let (engine, sql, seen, cut_by) = (self.clone(), sql.to_owned(), Arc::clone(snapshot), Arc::clone(&cut));
+        let end = Arc::new(End::default());
+        let (engine, sql, seen, reached) = (self.clone(), sql.to_owned(), Arc::clone(snapshot), Arc::clone(&end));
         let query = async move {
             let _turn = turn;
-            let started = async {
-                check_statement(&sql)?;
-                run(&engine.session(&seen)?, &sql).await
-            };
+            let started = async { run(&engine.session(&seen)?, &sql).await };
             match started.await {
                 Ok((plan, stream)) => {
                     // Whoever asked may have gone away, and ends the query by that.
                     let _ = planned.send(Ok((stream.schema(), is_repeatable(&sql, &plan))));
-                    pump(stream, to, limits, until, &cut_by).await;
+                    pump(stream, to, limits, until, &reached).await;
                 }
                 Err(error) => drop(planned.send(Err(error))),
             }
@@ -98,7 +109,7 @@ impl Engine {
             Ok(Err(_)) => return Err(QueryError::BrokeOff),
             Err(_) => return Err(QueryError::TimedOut(limits.time)),
         };
-        Ok(Rows { schema, epoch: snapshot.epoch, repeatable, rows, cut, _query: query })
+        Ok(Rows { schema, epoch: snapshot.epoch, repeatable, rows, end, _query: query })
     }
 }
 
@@ -108,14 +119,14 @@ async fn pump(
     to: mpsc::Sender<Result<RecordBatch, QueryError>>,
     limits: Limits,
     until: Instant,
-    cut: &AtomicBool,
+    end: &End,
 ) {
     let mut room = limits.rows;
     let all = async {
         while let Some(rows) = stream.next().await {
             let rows = match rows {
                 Ok(rows) if rows.num_rows() > room => {
-                    cut.store(true, Ordering::Release);
+                    end.cut.store(true, Ordering::Release);
                     // The end of the stream says the rest.
                     let _ = to.send(Ok(rows.slice(0, room))).await;
                     return;
@@ -134,4 +145,5 @@ async fn pump(
         // The queue may be full of rows that nobody takes.
         let _ = tokio::time::timeout(Duration::from_secs(1), to.send(Err(QueryError::TimedOut(limits.time)))).await;
     }
+    end.reached.store(true, Ordering::Release);
 }

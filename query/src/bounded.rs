@@ -22,11 +22,11 @@ use datafusion::logical_expr::{
 };
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
-/// What one call may make for one batch of rows (32 MiB).
-const RESULT_BYTES_MAX: u64 = 32 << 20;
+/// What one call may make for one batch of rows (4 MiB): the text of each line, four times.
+const RESULT_BYTES_MAX: u64 = 4 << 20;
 
-/// What a call on constants may make (16 KiB): its result is copied to each row of a batch.
-const CONSTANT_BYTES_MAX: u64 = 16 << 10;
+/// What a call on constants may make (1 KiB): its result is copied to each row of a batch.
+const CONSTANT_BYTES_MAX: u64 = 1 << 10;
 
 /// What a call will make, in bytes, roughly and never too little by much; none where that cannot be told before.
 type Estimate = fn(&[ColumnarValue], usize) -> Option<u64>;

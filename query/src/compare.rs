@@ -9,12 +9,13 @@ use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, Normal};
 use statrs::stats_tests::Alternative;
 use statrs::stats_tests::fisher::fishers_exact;
+use utoipa::ToSchema;
 
 /// With so many vehicles expected everywhere, the normal distribution is near enough.
 const EXPECTED_ENOUGH: f64 = 100.0;
 
 /// Two firmwares, compared.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Comparison {
     /// The firmware that is looked at.
     pub firmware: String,
@@ -29,7 +30,7 @@ pub struct Comparison {
 }
 
 /// A code with both.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ComparedCode {
     /// The code.
     pub code: String,
@@ -47,7 +48,7 @@ pub struct ComparedCode {
 }
 
 /// How often a code is with one firmware.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct CodeRates {
     /// Sightings.
     pub count: u64,

@@ -44,7 +44,7 @@ use crate::turns::{Turn, Turns};
 use crate::views::{VIEWS, View};
 
 /// Rows that are computed at once.
-const BATCH_ROWS: usize = 4096;
+const BATCH_ROWS: usize = 1024;
 
 /// The name of our catalog, which clients see as the database.
 pub const CATALOG: &str = "argus";
@@ -140,15 +140,15 @@ impl QueryError {
 /// Answers questions over snapshots. Clones share the limits.
 #[derive(Clone)]
 pub struct Engine {
-    queries: Asker,
-    questions: Asker,
-    upkeep: Asker,
+    queries: Arc<Asker>,
+    questions: Arc<Asker>,
+    upkeep: Arc<Asker>,
     pub(crate) lookup: Lookup,
     pub(crate) background: Background,
     catalog: Arc<MemTable>,
     /// Made when the first PostgreSQL client needs it.
     pg: Arc<OnceLock<PgSessions>>,
-    store: ObjectStoreUrl,
+    store: Arc<ObjectStoreUrl>,
 }
 
 /// One kind of asker: its session settings, its memory, and its turns.
@@ -204,7 +204,16 @@ impl Engine {
         let lookup = Lookup::new(store);
         let background = Background::start(config.query_threads).map_err(DataFusionError::IoError)?;
         let catalog = Arc::new(catalog_table(&config.catalog)?);
-        Ok(Engine { queries, questions, upkeep, lookup, background, catalog, pg: Arc::default(), store: store_url })
+        Ok(Engine {
+            queries: Arc::new(queries),
+            questions: Arc::new(questions),
+            upkeep: Arc::new(upkeep),
+            lookup,
+            background,
+            catalog,
+            pg: Arc::default(),
+            store: Arc::new(store_url),
+        })
     }
 
     /// Answers a query as it is computed, on the caller's threads and without limits of its own.
@@ -239,7 +248,7 @@ impl Engine {
         sql: &str,
         more: Arc<dyn SchemaProvider>,
     ) -> Result<SendableRecordBatchStream, QueryError> {
-        let lake = Arc::new(LakeSchema { snapshot: Arc::clone(snapshot), store: self.store.clone() });
+        let lake = Arc::new(LakeSchema { snapshot: Arc::clone(snapshot), store: self.store.as_ref().clone() });
         let context = self.upkeep.context(&[("lake", lake), ("upkeep", more)]).map_err(QueryError::of)?;
         let frame = context.sql(sql).await.map_err(QueryError::of)?;
         frame.execute_stream().await.map_err(QueryError::of)
@@ -251,11 +260,11 @@ impl Engine {
             let pg = match self.pg.get() {
                 Some(pg) => pg,
                 None => {
-                    let pg = PgSessions::of(&self.session_of(&self.queries, &Arc::default())?)?;
-                    self.pg.get_or_init(|| pg)
+                    let made = self.pg_sessions()?;
+                    self.pg.get_or_init(|| made)
                 }
             };
-            let asker = Asker { state: pg.state.clone(), ..self.queries.clone() };
+            let asker = Asker { state: pg.state.clone(), ..self.queries.as_ref().clone() };
             let session = self.session_of(&asker, snapshot)?;
             if let Some(catalog) = session.catalog(CATALOG) {
                 catalog.register_schema("pg_catalog", Arc::clone(&pg.catalog))?;
@@ -266,12 +275,22 @@ impl Engine {
     }
 
     fn session_of(&self, asker: &Asker, snapshot: &Arc<Snapshot>) -> Result<SessionContext, DataFusionError> {
-        let lake = Arc::new(LakeSchema { snapshot: Arc::clone(snapshot), store: self.store.clone() });
-        let only_lake = asker.context(&[("lake", lake.clone())])?;
-        let catalog = Arc::clone(&self.catalog);
-        let public = Arc::new(PublicSchema { epoch: snapshot.epoch, lake: only_lake, catalog });
+        let lake = Arc::new(LakeSchema { snapshot: Arc::clone(snapshot), store: self.store.as_ref().clone() });
+        let public = self.public(asker, snapshot.epoch, lake.clone())?;
         let documented = Arc::new(DocumentedSchema::of(public.clone()));
         asker.context(&[("lake", lake), ("public", public), (INFORMATION_SCHEMA, documented)])
+    }
+
+    /// The tables that users see, over those of differences.
+    fn public(&self, asker: &Asker, epoch: u64, lake: Arc<LakeSchema>) -> Result<Arc<PublicSchema>, DataFusionError> {
+        let (lake, catalog) = (asker.context(&[("lake", lake)])?, Arc::clone(&self.catalog));
+        Ok(Arc::new(PublicSchema { epoch, lake, catalog }))
+    }
+
+    /// What PostgreSQL clients are told of the tables that users see.
+    fn pg_sessions(&self) -> Result<PgSessions, DataFusionError> {
+        let lake = Arc::new(LakeSchema { snapshot: Arc::default(), store: self.store.as_ref().clone() });
+        PgSessions::of(&self.queries.context(&[("public", self.public(&self.queries, 0, lake)?)])?)
     }
 }
 

@@ -7,6 +7,7 @@ use arrow::array::{Array, AsArray, StringArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::engine::{Engine, QueryError};
@@ -29,7 +30,7 @@ pub struct ErrorsRequest {
 }
 
 /// A code in a line.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ErrorLine {
     /// The file's name.
     pub file: String,
@@ -38,6 +39,7 @@ pub struct ErrorLine {
     /// The offset of its first byte.
     pub offset: u64,
     /// Its own time, RFC 3339, or null.
+    #[schema(value_type = Option<chrono::DateTime<chrono::Utc>>)]
     pub ts: Value,
     /// The level that it names.
     pub level: Option<String>,

@@ -9,6 +9,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::engine::{Engine, QueryError};
@@ -18,7 +19,7 @@ use crate::rows::rfc3339;
 const COMPLETED: &str = "completed";
 
 /// What the tables do not know of a batch.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct BatchFacts {
     /// The batch; nil where files were read without one.
     #[serde(rename = "batch_id")]
@@ -36,7 +37,7 @@ pub struct BatchFacts {
 }
 
 /// What the codes of a batch are, over all its files.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Report {
     /// The batch, where there is one.
     #[serde(flatten)]
@@ -63,7 +64,7 @@ pub struct Report {
 }
 
 /// One code of a report.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CodeReport {
     /// The code.
     pub code: String,
@@ -76,8 +77,10 @@ pub struct CodeReport {
     /// Files with it.
     pub files: u64,
     /// The earliest time of a line with it, RFC 3339; null when no line names a time.
+    #[schema(value_type = Option<chrono::DateTime<chrono::Utc>>)]
     pub first_seen: Value,
     /// The latest.
+    #[schema(value_type = Option<chrono::DateTime<chrono::Utc>>)]
     pub last_seen: Value,
     /// Whether no earlier batch of the vehicle has it.
     pub new_for_vehicle: bool,
@@ -88,7 +91,7 @@ pub struct CodeReport {
 }
 
 /// How bad a code is. Orders from harmless to bad.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names are the meaning")]
 pub enum ReportSeverity {
@@ -117,7 +120,7 @@ impl ReportSeverity {
 }
 
 /// A line that says a code.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Example {
     /// The file's name.
     pub file: String,
@@ -128,7 +131,7 @@ pub struct Example {
 }
 
 /// One file of a report.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FileReport {
     /// Its name.
     pub name: String,

@@ -15,7 +15,7 @@ use crate::engine::QueryError;
 pub const STATEMENT_BYTES_MAX: usize = 64 << 10;
 /// Words and signs in a statement. Each is a step down in a tree that is walked
 /// on a stack, and planning some statements takes the square of them.
-pub const STATEMENT_WORDS_MAX: usize = 4_000;
+pub const STATEMENT_WORDS_MAX: usize = 2_000;
 
 /// Refuses what is not exactly one query, before anything is planned.
 pub(crate) fn check_statement(sql: &str) -> Result<(), QueryError> {

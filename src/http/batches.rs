@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use argus_query::rows::rfc3339;
 use argus_sinks::Snapshot;
+use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::watch;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::http::extract::{JsonBody, Parameters, Segments, idempotency_key};
-use crate::http::problem::{Problem, batch_id};
+use crate::http::problem::{Problem, ProblemBody, batch_id};
 use crate::http::report::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::metadata::{BatchFilter, Metadata};
 use crate::model::{Batch, FileTotals, NewBatch};
@@ -33,22 +35,22 @@ struct Parts {
 }
 
 /// Paths below `/batches` that are about the batch itself.
-pub fn router(service: &Service) -> Router {
+pub fn router(service: &Service) -> OpenApiRouter {
     let parts = Parts {
         pipeline: service.pipeline.clone(),
         metadata: service.metadata.clone(),
         snapshots: service.snapshots.clone(),
     };
-    Router::new()
-        .route("/batches", post(create).get(list))
-        .route("/batches/{id}", get(show).delete(delete))
-        .route("/batches/{id}/reopen", post(reopen))
-        .route("/batches/{id}/complete", post(complete))
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(show, delete))
+        .routes(routes!(reopen))
+        .routes(routes!(complete))
         .with_state(parts)
 }
 
 /// A batch as clients see it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct BatchBody {
     id: Uuid,
     #[serde(flatten)]
@@ -56,7 +58,9 @@ struct BatchBody {
     status: &'static str,
     total_files: u64,
     parsed_files: u64,
+    #[schema(value_type = chrono::DateTime<chrono::Utc>)]
     created_at: Value,
+    #[schema(value_type = chrono::DateTime<chrono::Utc>)]
     updated_at: Value,
     epoch: u64,
 }
@@ -84,6 +88,20 @@ impl Parts {
     }
 }
 
+/// Makes a batch.
+#[utoipa::path(
+    post,
+    path = "/api/v1/batches",
+    tag = "batches",
+    params(("Idempotency-Key" = Option<String>, Header, description = "makes a retry return the first answer")),
+    request_body(content = NewBatch),
+    responses(
+        (status = 201, description = "the batch", body = BatchBody),
+        (status = 413, description = "too long", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn create(
     State(parts): State<Parts>,
     headers: HeaderMap,
@@ -97,7 +115,15 @@ async fn create(
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
 }
 
-#[derive(Deserialize)]
+/// A page of batches.
+#[derive(Serialize, ToSchema)]
+struct BatchList {
+    batches: Vec<BatchBody>,
+    next_cursor: Option<Uuid>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ListParameters {
     status: Option<String>,
     vin: Option<String>,
@@ -107,10 +133,21 @@ struct ListParameters {
     cursor: Option<String>,
 }
 
+/// Lists batches, newest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/batches",
+    tag = "batches",
+    params(ListParameters),
+    responses(
+        (status = 200, description = "batches, newest first", body = BatchList),
+        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn list(
     State(parts): State<Parts>,
     Parameters(wanted): Parameters<ListParameters>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<BatchList>, Problem> {
     let limit = wanted.limit.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(Problem::invalid(format!("limit must be from 1 to {LIMIT_MAX}")));
@@ -136,15 +173,39 @@ async fn list(
     for batch in batches {
         bodies.push(parts.body(batch).await?);
     }
-    Ok(Json(json!({"batches": bodies, "next_cursor": next_cursor})))
+    Ok(Json(BatchList { batches: bodies, next_cursor }))
 }
 
+/// Shows a batch.
+#[utoipa::path(
+    get,
+    path = "/api/v1/batches/{id}",
+    tag = "batches",
+    params(("id" = Uuid, Path, description = "the batch")),
+    responses(
+        (status = 200, description = "the batch", body = BatchBody),
+        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn show(State(parts): State<Parts>, Segments(id): Segments<String>) -> Result<Json<BatchBody>, Problem> {
     let id = batch_id(&id)?;
     let batch = parts.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
     Ok(Json(parts.body(batch).await?))
 }
 
+/// Completes a batch: no file comes any more.
+#[utoipa::path(
+    post,
+    path = "/api/v1/batches/{id}/complete",
+    tag = "batches",
+    params(("id" = Uuid, Path, description = "the batch")),
+    responses(
+        (status = 202, description = "the batch", body = BatchBody),
+        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "not as the batch, or the file, stands now", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn complete(
     State(parts): State<Parts>,
     Segments(id): Segments<String>,
@@ -153,12 +214,37 @@ async fn complete(
     Ok((StatusCode::ACCEPTED, Json(parts.body(batch).await?)))
 }
 
+/// Opens a completed batch again.
+#[utoipa::path(
+    post,
+    path = "/api/v1/batches/{id}/reopen",
+    tag = "batches",
+    params(("id" = Uuid, Path, description = "the batch")),
+    responses(
+        (status = 200, description = "the batch", body = BatchBody),
+        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "not as the batch, or the file, stands now", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn reopen(State(parts): State<Parts>, Segments(id): Segments<String>) -> Result<Json<BatchBody>, Problem> {
     let batch = parts.pipeline.reopen(batch_id(&id)?).await?;
     Ok(Json(parts.body(batch).await?))
 }
 
 /// Answers when no reader sees the batch any more.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/batches/{id}",
+    tag = "batches",
+    params(("id" = Uuid, Path, description = "the batch")),
+    responses(
+        (status = 204, description = "it is gone from every view"),
+        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn delete(State(parts): State<Parts>, Segments(id): Segments<String>) -> Result<StatusCode, Problem> {
     let epoch = parts.pipeline.delete_batch(batch_id(&id)?).await?;
     snapshot_at_least(&parts.snapshots, Some(epoch), WAIT_MS_DEFAULT).await?;

@@ -10,20 +10,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argus_sinks::Snapshot;
-use axum::Router;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{Event as SseEvent, KeepAlive};
-use axum::routing::get;
 use futures::Stream;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::events::{Event, EventKind, EventLog};
 use crate::http::extract::Segments;
-use crate::http::problem::{Problem, batch_id};
+use crate::http::problem::{Problem, ProblemBody, batch_id};
 use crate::http::report::progress_body;
 use crate::metadata::{Metadata, MetadataError};
 use crate::service::{Service, Stopping};
@@ -42,14 +42,14 @@ struct Parts {
 }
 
 /// `/batches/{id}/events`.
-pub fn router(service: &Service) -> Router {
+pub fn router(service: &Service) -> OpenApiRouter {
     let parts = Parts {
         metadata: service.metadata.clone(),
         events: service.events.clone(),
         snapshots: service.snapshots.clone(),
         stopping: service.stopping.clone(),
     };
-    Router::new().route("/batches/{id}/events", get(follow)).with_state(parts)
+    OpenApiRouter::new().routes(routes!(follow)).with_state(parts)
 }
 
 /// How far a follower has come.
@@ -70,6 +70,18 @@ impl Place {
     }
 }
 
+/// Follows what happens to a batch.
+#[utoipa::path(
+    get,
+    path = "/api/v1/batches/{id}/events",
+    tag = "batches",
+    params(("id" = Uuid, Path, description = "the batch"), ("Last-Event-ID" = Option<String>, Header, description = "where to go on")),
+    responses(
+        (status = 200, description = "events: status, progress, report, diagnosis", body = String, content_type = "text/event-stream"),
+        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn follow(
     State(parts): State<Parts>,
     Segments(id): Segments<String>,

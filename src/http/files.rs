@@ -4,19 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argus_sinks::Snapshot;
+use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::multipart::{MultipartError, MultipartRejection};
 use axum::extract::{DefaultBodyLimit, Multipart, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{post, put};
-use axum::{Json, Router};
+use axum::routing::put;
 use futures::{Stream, StreamExt};
 use tokio::sync::{Semaphore, watch};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::http::extract::{Segments, drain, idempotency_key};
-use crate::http::problem::{Problem, batch_id};
+use crate::http::problem::{Problem, ProblemBody, batch_id};
 use crate::http::report::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::ingest::{BodyPart, Ingest};
 use crate::metadata::{Accepted, Metadata, Refused, UploadKey};
@@ -45,7 +47,7 @@ struct Parts {
 }
 
 /// Paths below `/batches/{id}/files`.
-pub fn router(service: &Service) -> Router {
+pub fn router(service: &Service) -> OpenApiRouter {
     let parts = Parts {
         ingest: service.ingest.clone(),
         pipeline: service.pipeline.clone(),
@@ -54,10 +56,10 @@ pub fn router(service: &Service) -> Router {
         turns: Arc::new(Semaphore::new(UPLOADS_MAX)),
         stopping: service.stopping.clone(),
     };
-    Router::new()
-        .route("/batches/{id}/files", post(upload_form))
-        .route("/batches/{id}/files/", put(no_name))
-        .route("/batches/{id}/files/{name}", put(upload).delete(delete))
+    OpenApiRouter::new()
+        .routes(routes!(upload_form))
+        .route("/api/v1/batches/{id}/files/", put(no_name))
+        .routes(routes!(upload, delete))
         // Bodies have a limit of their own, counted as they are read.
         .layer(DefaultBodyLimit::disable())
         .with_state(parts)
@@ -67,6 +69,24 @@ async fn no_name() -> Problem {
     Problem::invalid("a file's name must not be empty")
 }
 
+/// Uploads a file; answered when its bytes are durable.
+#[utoipa::path(
+    put,
+    path = "/api/v1/batches/{id}/files/{name}",
+    tag = "files",
+    params(("id" = Uuid, Path, description = "the batch"), ("name" = String, Path, description = "the file's name"), ("Content-Encoding" = Option<String>, Header, description = "identity, gzip or zstd"), ("Idempotency-Key" = Option<String>, Header, description = "makes a retry return the first answer")),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses(
+        (status = 201, description = "a new file", body = Receipt),
+        (status = 200, description = "a new generation of one that was there, or the same again", body = Receipt),
+        (status = 400, description = "what was sent broke off", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "not as the batch, or the file, stands now", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "too long", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn upload(
     State(parts): State<Parts>,
     Segments((id, name)): Segments<(String, String)>,
@@ -105,6 +125,20 @@ fn upload_key(headers: &HeaderMap, request: &str) -> Result<Option<UploadKey>, P
 }
 
 /// Answers when no reader sees the file any more.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/batches/{id}/files/{name}",
+    tag = "files",
+    params(("id" = Uuid, Path, description = "the batch"), ("name" = String, Path, description = "the file's name")),
+    responses(
+        (status = 204, description = "it is gone from every view"),
+        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "not as the batch, or the file, stands now", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn delete(
     State(parts): State<Parts>,
     Segments((id, name)): Segments<(String, String)>,
@@ -114,6 +148,23 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Uploads several files in a form.
+#[utoipa::path(
+    post,
+    path = "/api/v1/batches/{id}/files",
+    tag = "files",
+    params(("id" = Uuid, Path, description = "the batch"), ("Content-Encoding" = Option<String>, Header, description = "identity, gzip or zstd")),
+    request_body(content = Vec<u8>, content_type = "multipart/form-data", description = "one or more parts `file`"),
+    responses(
+        (status = 201, description = "the files", body = [Receipt]),
+        (status = 400, description = "what was sent broke off", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "not as the batch, or the file, stands now", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "too long", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn upload_form(
     State(parts): State<Parts>,
     Segments(id): Segments<String>,

@@ -6,21 +6,23 @@ use std::sync::Arc;
 use argus_query::rows::rfc3339;
 use argus_query::{Comparison, Engine, FleetRequest, GroupBy, Report, VehicleCode};
 use argus_sinks::Snapshot;
+use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use axum::routing::get;
-use axum::{Json, Router};
 use chrono::DateTime;
 use metrics::counter;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::http::answer::Answers;
 use crate::http::extract::{Parameters, Segments};
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, ProblemBody};
 use crate::http::report::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::metadata::{BatchFilter, Metadata};
 use crate::service::Service;
@@ -39,21 +41,18 @@ struct Parts {
 }
 
 /// `/fleet` and `/vehicles`.
-pub fn router(service: &Service) -> Router {
+pub fn router(service: &Service) -> OpenApiRouter {
     let parts = Parts {
         engine: service.engine.clone(),
         metadata: service.metadata.clone(),
         answers: service.answers.clone(),
         snapshots: service.snapshots.clone(),
     };
-    Router::new()
-        .route("/fleet/codes", get(codes))
-        .route("/fleet/compare", get(compare))
-        .route("/vehicles/{vin}/history", get(history))
-        .with_state(parts)
+    OpenApiRouter::new().routes(routes!(codes)).routes(routes!(compare)).routes(routes!(history)).with_state(parts)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct CodesParameters {
     group_by: Option<String>,
     since: Option<String>,
@@ -63,6 +62,20 @@ struct CodesParameters {
     timeout_ms: Option<u64>,
 }
 
+/// Codes over the fleet.
+#[utoipa::path(
+    get,
+    path = "/api/v1/fleet/codes",
+    tag = "fleet",
+    params(CodesParameters, ("If-None-Match" = Option<String>, Header, description = "the ETag of the answer that is known")),
+    responses(
+        (status = 200, description = "codes by group, the most frequent first", body = Object),
+        (status = 304, description = "the answer that is known still holds"),
+        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn codes(
     State(parts): State<Parts>,
     Parameters(wanted): Parameters<CodesParameters>,
@@ -105,7 +118,8 @@ async fn codes_body(engine: &Engine, snapshot: &Arc<Snapshot>, request: &FleetRe
     Ok(json!({"group_by": by, "codes": codes, "epoch": snapshot.epoch, "truncated": truncated}))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct CompareParameters {
     firmware: String,
     against: String,
@@ -113,6 +127,21 @@ struct CompareParameters {
     timeout_ms: Option<u64>,
 }
 
+/// Which codes more vehicles have with one firmware than with another.
+#[utoipa::path(
+    get,
+    path = "/api/v1/fleet/compare",
+    tag = "fleet",
+    params(CompareParameters, ("If-None-Match" = Option<String>, Header, description = "the ETag of the answer that is known")),
+    responses(
+        (status = 200, description = "the codes of both, the most different first", body = Comparison),
+        (status = 304, description = "the answer that is known still holds"),
+        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn compare(
     State(parts): State<Parts>,
     Parameters(wanted): Parameters<CompareParameters>,
@@ -135,7 +164,8 @@ async fn compare(
     Ok(answer.respond(found, &headers))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct HistoryParameters {
     limit: Option<usize>,
     cursor: Option<String>,
@@ -144,6 +174,19 @@ struct HistoryParameters {
 }
 
 /// A vehicle's batches, newest first, each with its codes; and its codes over all of them.
+#[utoipa::path(
+    get,
+    path = "/api/v1/vehicles/{vin}/history",
+    tag = "fleet",
+    params(("vin" = String, Path, description = "the vehicle identification number"), HistoryParameters),
+    responses(
+        (status = 200, description = "its batches and codes", body = Object),
+        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn history(
     State(parts): State<Parts>,
     Segments(vin): Segments<String>,

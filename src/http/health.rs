@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
 
 use argus_dataflow::Dataflow;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, ProblemBody};
 use crate::metadata::Metadata;
 use crate::service::Service;
 
@@ -29,25 +30,43 @@ struct Parts {
 }
 
 /// `/healthz`, `/readyz` and `/metrics`.
-pub fn router(service: &Service, metrics: PrometheusHandle, doors: BTreeMap<&'static str, SocketAddr>) -> Router {
+pub fn router(
+    service: &Service,
+    metrics: PrometheusHandle,
+    doors: BTreeMap<&'static str, SocketAddr>,
+) -> OpenApiRouter {
     let parts = Parts {
         metadata: service.metadata.clone(),
         dataflow: service.dataflow.clone(),
         metrics,
         doors: Arc::new(doors),
     };
-    Router::new()
-        .route("/healthz", get(alive))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(figures))
-        .with_state(parts)
+    OpenApiRouter::new().routes(routes!(alive)).routes(routes!(ready)).routes(routes!(figures)).with_state(parts)
 }
 
+/// Whether the server is alive.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "server",
+    responses(
+        (status = 200, description = "alive", body = Object)
+    ),
+)]
 async fn alive() -> Json<Value> {
     Json(json!({"status": "alive"}))
 }
 
 /// Requests are taken only after recovery, so what can be missing is the metadata.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "server",
+    responses(
+        (status = 200, description = "ready", body = Object),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn ready(State(parts): State<Parts>) -> Result<Json<Value>, Problem> {
     match parts.metadata.last_epoch().await {
         Ok(epoch) => Ok(Json(json!({"status": "ready", "epoch": epoch, "sql": *parts.doors}))),
@@ -58,6 +77,15 @@ async fn ready(State(parts): State<Parts>) -> Result<Json<Value>, Problem> {
     }
 }
 
+/// Figures of the server.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "server",
+    responses(
+        (status = 200, description = "figures for Prometheus", body = String, content_type = "text/plain")
+    ),
+)]
 async fn figures(State(parts): State<Parts>) -> Response {
     gauge!("argus_in_flight_bytes").set(parts.dataflow.in_flight_bytes() as f64);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], parts.metrics.render()).into_response()

@@ -4,17 +4,18 @@ use std::io::Read;
 use std::sync::Arc;
 
 use argus_sinks::Snapshot;
+use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
-use axum::{Json, Router};
 use futures::{Stream, StreamExt};
 use tokio::sync::{Semaphore, watch};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::extract::{Segments, drain, idempotency_key};
 use crate::http::files::{BODY_PAUSE, TURN_WAIT, content_encoding};
-use crate::http::problem::{Problem, batch_id};
+use crate::http::problem::{Problem, ProblemBody, batch_id};
 use crate::http::report::snapshot_at_least;
 use crate::ingest::compression;
 use crate::metadata::{Refused, UploadKey};
@@ -37,19 +38,33 @@ struct Parts {
 }
 
 /// `/batches/{id}/files/{name}/lines`.
-pub fn router(service: &Service) -> Router {
+pub fn router(service: &Service) -> OpenApiRouter {
     let parts = Parts {
         pipeline: service.pipeline.clone(),
         snapshots: service.snapshots.clone(),
         turns: Arc::new(Semaphore::new(PARTS_MAX)),
     };
-    Router::new()
-        .route("/batches/{id}/files/{name}/lines", post(append))
-        .layer(DefaultBodyLimit::disable())
-        .with_state(parts)
+    OpenApiRouter::new().routes(routes!(append)).layer(DefaultBodyLimit::disable()).with_state(parts)
 }
 
 /// Answers when the lines are durable and every reader sees them.
+#[utoipa::path(
+    post,
+    path = "/api/v1/batches/{id}/files/{name}/lines",
+    tag = "files",
+    params(("id" = Uuid, Path, description = "the batch"), ("name" = String, Path, description = "the file's name"), ("Content-Encoding" = Option<String>, Header, description = "identity, gzip or zstd"), ("Idempotency-Key" = Option<String>, Header, description = "makes a retry return the first answer"), ("Upload-Offset" = Option<u64>, Header, description = "the file's bytes so far, to make a retry safe")),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses(
+        (status = 200, description = "appended, durable and counted", body = Receipt),
+        (status = 400, description = "what was sent broke off", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "not as the batch, or the file, stands now", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "too long", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn append(
     State(parts): State<Parts>,
     Segments((id, name)): Segments<(String, String)>,

@@ -19,23 +19,43 @@ use std::net::SocketAddr;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use metrics_exporter_prometheus::PrometheusHandle;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::SwaggerUi;
 
 use crate::http::problem::Problem;
 use crate::service::Service;
 
+/// What the document says of all of it.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Argus", description = "Fleet update logs become answers."),
+    tags(
+        (name = "batches", description = "what a vehicle uploads together"),
+        (name = "files", description = "the logs of a batch"),
+        (name = "reports", description = "what the logs of a batch say"),
+        (name = "fleet", description = "what all logs say"),
+        (name = "query", description = "anything else, in SQL"),
+        (name = "server", description = "how the server is")
+    )
+)]
+struct Described;
+
 /// All paths of the service.
 pub fn router(service: &Service, metrics: PrometheusHandle, doors: BTreeMap<&'static str, SocketAddr>) -> Router {
-    let api = Router::new()
+    // Each path stands whole with its handler: nesting would cost every request a copy of its address.
+    let (router, described) = OpenApiRouter::with_openapi(Described::openapi())
         .merge(batches::router(service))
         .merge(events::router(service))
         .merge(files::router(service))
         .merge(fleet::router(service))
         .merge(lines::router(service))
         .merge(report::router(service))
-        .merge(query::router(service));
-    Router::new()
-        .nest("/api/v1", api)
+        .merge(query::router(service))
         .merge(health::router(service, metrics, doors))
+        .split_for_parts();
+    router
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", described))
         .fallback(nothing_here)
         .method_not_allowed_fallback(no_such_method)
 }

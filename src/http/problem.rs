@@ -7,6 +7,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::ingest::IngestError;
@@ -25,6 +26,22 @@ pub struct Problem {
     kind: &'static str,
     detail: String,
     /// Where the client should go on.
+    upload_offset: Option<u64>,
+}
+
+/// A problem as clients read it (RFC 9457).
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "says what the answer writes")]
+pub struct ProblemBody {
+    /// What kind it is.
+    r#type: String,
+    /// The status in words.
+    title: String,
+    /// The status.
+    status: u16,
+    /// What to do.
+    detail: String,
+    /// Where the client should go on, of an upload.
     upload_offset: Option<u64>,
 }
 

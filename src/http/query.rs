@@ -8,22 +8,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use argus_query::cache::{Flights, Lost, Redis};
+use argus_query::encode::EncodeError;
 use argus_query::{Encoder, Engine, Limits, QueryError, RowFormat, Rows};
 use argus_sinks::Snapshot;
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use axum::routing::post;
 use futures::stream;
 use metrics::counter;
 use serde::Deserialize;
 use tokio::sync::watch;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::answer::{self, Answer};
 use crate::http::extract::JsonBody;
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, ProblemBody};
 use crate::http::report::snapshot_at_least;
 use crate::service::Service;
 
@@ -46,7 +48,7 @@ struct Parts {
 }
 
 /// `/query`.
-pub fn router(service: &Service) -> Router {
+pub fn router(service: &Service) -> OpenApiRouter {
     let bytes_of = |question: &Question, kept: &Kept| {
         let body = if let Kept::Whole(answer) = kept { answer.bytes() } else { 0 };
         question.sql.len() + body + 256
@@ -57,17 +59,45 @@ pub fn router(service: &Service) -> Router {
         flights: Flights::new(ANSWERS_BYTES_MAX, bytes_of),
         redis: service.redis.clone(),
     };
-    Router::new().route("/query", post(query)).with_state(parts)
+    OpenApiRouter::new().routes(routes!(query)).with_state(parts)
 }
 
-#[derive(Deserialize)]
+/// A question.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct QueryBody {
+    /// One query.
     sql: String,
+    /// Rows at most; 10,000 when nobody says.
     limit: Option<usize>,
+    /// How long it may take; 30 seconds when nobody says.
     timeout_ms: Option<u64>,
+    /// Waits until readers see this epoch.
     min_epoch: Option<u64>,
+    /// Asks the tables as they were at this epoch.
     as_of: Option<u64>,
+}
+
+/// Rows as JSON.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "says what the encoder writes")]
+struct RowsBody {
+    columns: Vec<ColumnBody>,
+    /// Each a list of values in the order of the columns.
+    rows: Vec<Vec<serde_json::Value>>,
+    /// The epoch that the question saw.
+    epoch: u64,
+    /// Whether there were more rows than the limit.
+    truncated: bool,
+}
+
+/// A column of rows.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "says what the encoder writes")]
+struct ColumnBody {
+    name: String,
+    /// Its type in Arrow.
+    r#type: String,
 }
 
 /// What names an answer: rows of the same epoch are the same.
@@ -116,8 +146,34 @@ struct Begun {
     encoder: Encoder,
     /// What is encoded and not sent.
     body: Vec<u8>,
+    /// Whether that is all.
+    ended: bool,
 }
 
+/// Answers a query in SQL.
+#[utoipa::path(
+    post,
+    path = "/api/v1/query",
+    tag = "query",
+    params(("Accept" = Option<String>, Header, description = "the format of the rows")),
+    request_body(content = QueryBody),
+    responses(
+        (status = 200, description = "the rows", content(
+            (RowsBody = "application/json"),
+            (String = "text/csv"),
+            (Vec<u8> = "application/vnd.apache.arrow.stream"),
+            (Vec<u8> = "application/vnd.apache.parquet")
+        )),
+        (status = 403, description = "anything but a query", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 406, description = "no such format", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 410, description = "before the retention", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "too long", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "too many at once; try again", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn query(
     State(parts): State<Parts>,
     headers: HeaderMap,
@@ -174,7 +230,7 @@ impl Parts {
         let rows = self.engine.ask(snapshot, &question.sql, limits).await?;
         let encoder = Encoder::begin(question.format, &rows.schema, rows.epoch);
         let encoder = encoder.map_err(|error| Problem::invalid(error.to_string()))?;
-        Ok(Begun { rows, encoder, body: Vec::new() })
+        Ok(Begun { rows, encoder, body: Vec::new(), ended: false })
     }
 
     async fn compute(
@@ -187,7 +243,8 @@ impl Parts {
         let media_type = question.format.media_type();
         let whole = async {
             let mut begun = self.begin(question, snapshot, limits).await?;
-            if begun.rows.repeatable && begun.gather(KEPT_BYTES_MAX).await? {
+            begun.gather(KEPT_BYTES_MAX).await?;
+            if begun.rows.repeatable && begun.ended {
                 return Ok(begun.body);
             }
             *left.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
@@ -209,31 +266,26 @@ impl Parts {
 }
 
 impl Begun {
-    /// Gathers up to about `enough` bytes; says whether that is all.
-    async fn gather(&mut self, enough: usize) -> Result<bool, Problem> {
-        while self.body.len() < enough {
-            if !self.step().await? {
-                return Ok(true);
-            }
+    /// Gathers up to about `enough` bytes.
+    async fn gather(&mut self, enough: usize) -> Result<(), Problem> {
+        while self.body.len() < enough && !self.ended {
+            self.step().await?;
         }
-        Ok(false)
+        Ok(())
     }
 
-    /// Encodes the next rows; says whether there were any. After the last, the answer is ended.
-    async fn step(&mut self) -> Result<bool, Problem> {
-        let unencodable = |error: argus_query::encode::EncodeError| Problem::invalid(error.to_string());
-        let more = match self.rows.next().await {
-            Some(rows) => {
-                self.encoder.write(&rows?).map_err(unencodable)?;
-                true
-            }
+    /// Encodes the next rows. After the last, the answer is ended.
+    async fn step(&mut self) -> Result<(), Problem> {
+        let unencodable = |error: EncodeError| Problem::invalid(error.to_string());
+        match self.rows.next().await {
+            Some(rows) => self.encoder.write(&rows?).map_err(unencodable)?,
             None => {
                 self.encoder.finish(self.rows.truncated()).map_err(unencodable)?;
-                false
+                self.ended = true;
             }
-        };
+        }
         self.body.append(&mut self.encoder.take());
-        Ok(more)
+        Ok(())
     }
 
     /// Sends what is there and the rest as it comes. When that fails the body breaks off,
@@ -247,13 +299,11 @@ impl Begun {
                     let chunk = std::mem::take(&mut begun.body);
                     return Some((Ok(chunk), Some(begun)));
                 }
-                match begun.step().await {
-                    Ok(true) => {}
-                    Ok(false) => return Some((Ok(begun.body), None)),
-                    Err(_) => {
-                        let broken = std::io::Error::other(QueryError::BrokeOff);
-                        return Some((Err(broken), None));
-                    }
+                if begun.ended {
+                    return None;
+                }
+                if begun.step().await.is_err() {
+                    return Some((Err(std::io::Error::other(QueryError::BrokeOff)), None));
                 }
             }
         });

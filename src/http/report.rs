@@ -4,22 +4,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argus_query::cache::Found;
-use argus_query::{Engine, ErrorsPage, ErrorsRequest, Report};
+use argus_query::{Engine, ErrorLine, ErrorsPage, ErrorsRequest, Report};
 use argus_sinks::Snapshot;
+use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use axum::routing::get;
-use axum::{Json, Router};
 use metrics::counter;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::http::answer::{Answer, JSON};
 use crate::http::extract::{Parameters, Segments};
-use crate::http::problem::{Problem, batch_id};
+use crate::http::problem::{Problem, ProblemBody, batch_id};
 use crate::metadata::Metadata;
 use crate::model::{Batch, FileTotals};
 use crate::reports::Reports;
@@ -32,7 +34,6 @@ const WAIT_MS_MAX: u64 = 60_000;
 const ERRORS_LIMIT_DEFAULT: usize = 100;
 const ERRORS_LIMIT_MAX: usize = 10_000;
 
-#[derive(Clone)]
 struct Parts {
     metadata: Metadata,
     engine: Engine,
@@ -41,18 +42,18 @@ struct Parts {
 }
 
 /// Paths below `/batches/{id}` that read what was counted.
-pub fn router(service: &Service) -> Router {
+pub fn router(service: &Service) -> OpenApiRouter {
     let parts = Parts {
         metadata: service.metadata.clone(),
         engine: service.engine.clone(),
         reports: service.reports.clone(),
         snapshots: service.snapshots.clone(),
     };
-    Router::new()
-        .route("/batches/{id}/report", get(report))
-        .route("/batches/{id}/progress", get(progress))
-        .route("/batches/{id}/errors", get(errors))
-        .with_state(parts)
+    OpenApiRouter::new()
+        .routes(routes!(report))
+        .routes(routes!(progress))
+        .routes(routes!(errors))
+        .with_state(Arc::new(parts))
 }
 
 impl Parts {
@@ -99,7 +100,8 @@ pub async fn snapshot_at_least(
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ReportParameters {
     top: Option<usize>,
     as_of: Option<u64>,
@@ -107,8 +109,24 @@ struct ReportParameters {
     timeout_ms: Option<u64>,
 }
 
+/// The report of a batch, also while it is uploaded.
+#[utoipa::path(
+    get,
+    path = "/api/v1/batches/{id}/report",
+    tag = "reports",
+    params(("id" = Uuid, Path, description = "the batch"), ReportParameters, ("If-None-Match" = Option<String>, Header, description = "the ETag of the answer that is known")),
+    responses(
+        (status = 200, description = "the report", body = Report),
+        (status = 304, description = "the answer that is known still holds"),
+        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 410, description = "before the retention", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn report(
-    State(parts): State<Parts>,
+    State(parts): State<Arc<Parts>>,
     Segments(id): Segments<String>,
     Parameters(wanted): Parameters<ReportParameters>,
     headers: HeaderMap,
@@ -128,7 +146,18 @@ async fn report(
     Ok(answer.respond(found, &headers))
 }
 
-async fn progress(State(parts): State<Parts>, Segments(id): Segments<String>) -> Result<Json<Value>, Problem> {
+/// How far a batch is.
+#[utoipa::path(
+    get,
+    path = "/api/v1/batches/{id}/progress",
+    tag = "reports",
+    params(("id" = Uuid, Path, description = "the batch")),
+    responses(
+        (status = 200, description = "how far the batch is", body = Object),
+        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
+async fn progress(State(parts): State<Arc<Parts>>, Segments(id): Segments<String>) -> Result<Json<Value>, Problem> {
     let batch = parts.batch(&id).await?;
     let epoch = parts.snapshot().epoch;
     let totals = parts.metadata.file_totals(batch.id, epoch).await?;
@@ -155,7 +184,15 @@ pub fn progress_body(batch: &Batch, totals: FileTotals, epoch: u64) -> Value {
     })
 }
 
-#[derive(Deserialize)]
+/// A page of lines with codes.
+#[derive(Serialize, ToSchema)]
+struct ErrorsBody {
+    errors: Vec<ErrorLine>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ErrorsParameters {
     code: Option<String>,
     file: Option<String>,
@@ -163,11 +200,24 @@ struct ErrorsParameters {
     cursor: Option<String>,
 }
 
+/// The lines with codes.
+#[utoipa::path(
+    get,
+    path = "/api/v1/batches/{id}/errors",
+    tag = "reports",
+    params(("id" = Uuid, Path, description = "the batch"), ErrorsParameters),
+    responses(
+        (status = 200, description = "the lines with codes, in order of file and line", body = ErrorsBody),
+        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json")
+    ),
+)]
 async fn errors(
-    State(parts): State<Parts>,
+    State(parts): State<Arc<Parts>>,
     Segments(id): Segments<String>,
     Parameters(wanted): Parameters<ErrorsParameters>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<ErrorsBody>, Problem> {
     let Batch { id: batch_id, .. } = parts.batch(&id).await?;
     let limit = wanted.limit.unwrap_or(ERRORS_LIMIT_DEFAULT);
     if !(1..=ERRORS_LIMIT_MAX).contains(&limit) {
@@ -178,7 +228,7 @@ async fn errors(
     let page = ErrorsPage::read(&parts.engine, &parts.snapshot(), &request).await?;
     let next_cursor =
         page.errors.last().filter(|_| page.more).map(|last| write_cursor(&last.file, last.line, &last.code));
-    Ok(Json(json!({"errors": page.errors, "next_cursor": next_cursor})))
+    Ok(Json(ErrorsBody { errors: page.errors, next_cursor }))
 }
 
 /// A cursor is the place of the last line, in hexadecimal so that it needs no escaping.

@@ -3,6 +3,9 @@
 
 #![allow(dead_code, reason = "each test file uses its part of the harness")]
 
+pub mod python;
+pub mod redis;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -51,6 +54,26 @@ impl Server {
             return None;
         };
         Some(Server { child, base: base.to_owned(), client: Client::new() })
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A figure of the server's, by its name and labels; 0 when there is none.
+    pub async fn figure(&self, name: &str) -> f64 {
+        let answer = self.client.get(self.root_url("/metrics")).send().await.expect("the server answers");
+        let text = answer.text().await.expect("text");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        line.unwrap_or(0.0)
+    }
+
+    /// Where SQL is answered over another protocol: `postgres` or `flight`.
+    pub async fn door(&self, protocol: &str) -> String {
+        let answer = self.client.get(self.root_url("/readyz")).send().await.expect("the server answers");
+        let ready: Value = answer.json().await.expect("JSON");
+        ready["sql"][protocol].as_str().expect("the door is open").to_owned()
     }
 
     /// Sends a request; `None` when the server dies on it.

@@ -1,0 +1,172 @@
+//! Kept answers: found, shared, never stale, whatever Redis does.
+
+mod common;
+
+use common::redis::RedisServer;
+use common::{Server, VIN};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+const HIT: &str = "argus_cache_requests_total{tier=\"memory\",outcome=\"hit\"}";
+const REDIS_HIT: &str = "argus_cache_requests_total{tier=\"redis\",outcome=\"hit\"}";
+const REPORTS: &str = "argus_computed_total{kind=\"report\"}";
+const QUERIES: &str = "argus_computed_total{kind=\"sql\"}";
+const FLEET: &str = "argus_computed_total{kind=\"fleet\"}";
+
+/// Requests at once for one report.
+const CROWD: usize = 10_000;
+
+fn header<'a>(answer: &'a reqwest::Response, name: &str) -> &'a str {
+    answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_report_is_named_by_what_it_says() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch_of(json!({"vehicle_id": "v", "vin": VIN, "platform": "p"})).await;
+    server.put(&id, "a.log", "E_FAIL\n").await;
+    server.complete(&id).await;
+    let path = format!("/batches/{id}/report");
+    let first = server.send(Method::GET, &path, "").await;
+    let tag = header(&first, "etag").to_owned();
+    assert_eq!(header(&first, "cache-control"), "no-cache");
+    let again = server.send(Method::GET, &path, "").await;
+    assert_eq!((header(&again, "cache-status"), header(&again, "etag")), ("argus; hit", &*tag));
+    let before: Value = again.json().await.expect("JSON");
+    for known in [tag.clone(), format!("\"other\", W/{tag}"), "*".to_owned()] {
+        let known = server.send_with(Method::GET, &path, &[("if-none-match", &known)], Vec::new()).await;
+        assert_eq!((known.status(), header(&known, "etag")), (StatusCode::NOT_MODIFIED, &*tag));
+        assert!(known.bytes().await.expect("a body").is_empty());
+    }
+    // Another vehicle changes the epoch, and with its platform what the fleet says.
+    let other = server.new_batch_of(json!({"vehicle_id": "w", "vin": VIN.replace('1', "2"), "platform": "p"})).await;
+    let receipt = server.put(&other, "b.log", "E_FAIL\nno code\n").await;
+    let report = server.get(&format!("{path}?min_epoch={}", receipt["epoch"])).await;
+    assert!(report["epoch"].as_u64() >= receipt["epoch"].as_u64() && report["epoch"] != before["epoch"]);
+    assert_eq!((&before["codes"][0]["fleet_ratio"], &report["codes"][0]["fleet_ratio"]), (&json!(null), &json!(2.0)));
+    let changed = server.send_with(Method::GET, &path, &[("if-none-match", &tag)], Vec::new()).await;
+    assert_eq!(changed.status(), StatusCode::OK);
+    assert_eq!(server.figure(REPORTS).await, server.figure(REPORTS).await);
+    // Fewer codes are another answer.
+    let cut = server.send(Method::GET, &format!("{path}?top=0"), "").await;
+    assert_ne!(header(&cut, "etag"), header(&changed, "etag"));
+    assert_eq!(cut.json::<Value>().await.expect("JSON")["codes"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_asks_for_one_report_has_it_computed_once() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch().await;
+    server.put(&id, "a.log", "E_FAIL\nSIGSEGV\n").await;
+    server.complete(&id).await;
+    server.stop();
+    // After a start nothing is kept in memory, so it comes from the files.
+    let server = Server::start(data.path());
+    let client = reqwest::Client::new();
+    let url = server.url(&format!("/batches/{id}/report"));
+    let asked: Vec<_> = (0..CROWD)
+        .map(|_| {
+            let request = client.get(&url);
+            tokio::spawn(async move {
+                let answer = request.send().await.expect("the server answers");
+                assert_eq!(answer.status(), StatusCode::OK);
+                answer.text().await.expect("text")
+            })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for asked in asked {
+        answers.push(asked.await.expect("it ends"));
+    }
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "all are answered alike");
+    assert_eq!(server.figure(REPORTS).await, 1.0);
+}
+
+#[tokio::test]
+async fn the_same_question_at_the_same_epoch_is_asked_once() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch_of(json!({"vehicle_id": "v", "vin": VIN, "firmware": "7.2.1"})).await;
+    server.put(&id, "a.log", "E_FAIL\n").await;
+    server.complete(&id).await;
+    let query = async |sql: &str| {
+        let answer = server.send(Method::POST, "/query", json!({"sql": sql}).to_string()).await;
+        answer.json::<Value>().await.expect("JSON")
+    };
+    let sql = "SELECT code, sum(count) FROM error_counts GROUP BY code";
+    assert_eq!(query(sql).await["rows"], json!([["E_FAIL", 1]]));
+    assert_eq!(query(sql).await, query(sql).await);
+    assert_eq!(server.figure(QUERIES).await, 1.0);
+    // What asks for chance is asked anew.
+    assert_ne!(query("SELECT random()").await["rows"], query("SELECT random()").await["rows"]);
+    for path in ["/fleet/codes?group_by=firmware", "/fleet/codes?group_by=firmware", "/fleet/codes?group_by=vehicle"] {
+        server.get(path).await;
+    }
+    assert_eq!(server.figure(FLEET).await, 2.0);
+    let other = server.new_batch().await;
+    server.put(&other, "b.log", "E_FAIL\n").await;
+    server.complete(&other).await;
+    assert_eq!(query(sql).await["rows"], json!([["E_FAIL", 2]]));
+}
+
+#[tokio::test]
+async fn answers_outlive_the_process_in_redis() {
+    let (data, redis) = (tempfile::tempdir().expect("a temporary folder"), RedisServer::start());
+    let start = || Server::start_with(data.path(), &["--redis", &redis.url()]);
+    let server = start();
+    let id = server.new_batch().await;
+    server.put(&id, "a.log", "E_FAIL\n").await;
+    server.complete(&id).await;
+    let report = server.get(&format!("/batches/{id}/report")).await;
+    let sql = "SELECT count(*) FROM errors";
+    assert_eq!(server.sql(sql).await, json!([[1]]));
+    server.stop();
+
+    let server = start();
+    assert_eq!(server.get(&format!("/batches/{id}/report")).await["codes"], report["codes"]);
+    assert_eq!(server.sql(sql).await, json!([[1]]));
+    assert_eq!((server.figure(REPORTS).await, server.figure(QUERIES).await), (0.0, 0.0));
+    assert_eq!(server.figure(REDIS_HIT).await, 2.0);
+    server.stop();
+
+    // What is there is not what was put there.
+    assert!(redis.corrupt() >= 2);
+    let server = start();
+    assert_eq!(server.get(&format!("/batches/{id}/report")).await["codes"], report["codes"]);
+    assert_eq!(server.sql(sql).await, json!([[1]]));
+    assert_eq!((server.figure(REPORTS).await, server.figure(QUERIES).await), (1.0, 1.0));
+    server.stop();
+
+    // Another deployment with the same Redis has nothing of it.
+    let elsewhere = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start_with(elsewhere.path(), &["--redis", &redis.url()]);
+    assert_eq!(server.sql(sql).await, json!([[0]]));
+}
+
+#[tokio::test]
+async fn a_redis_that_is_gone_or_hangs_costs_no_answer() {
+    let (data, mut redis) = (tempfile::tempdir().expect("a temporary folder"), RedisServer::start());
+    let server = Server::start_with(data.path(), &["--redis", &redis.url()]);
+    let check = async |count: u64| {
+        let id = server.new_batch().await;
+        server.put(&id, "a.log", "E_FAIL\n").await;
+        assert_eq!(server.complete(&id).await["total_errors"], 1);
+        assert_eq!(server.sql("SELECT count(*) FROM errors").await, json!([[count]]));
+    };
+    check(1).await;
+    redis.pause();
+    check(2).await;
+    redis.resume();
+    check(3).await;
+    redis.restart();
+    check(4).await;
+    drop(redis);
+    check(5).await;
+    assert!(server.figure(HIT).await >= 0.0);
+    server.stop();
+    let refused = common::argus(&["serve", "--redis", "nonsense", "--data", data.path().to_str().expect("text")], b"");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no address of a Redis server"));
+}

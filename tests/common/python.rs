@@ -1,0 +1,41 @@
+//! A Python with clients that are not ours.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// What must be there, and what brings it.
+const IMPORTS: &str = "import adbc_driver_flightsql, asyncpg, deltalake, duckdb, psycopg, pyarrow, schemathesis";
+const PACKAGES: [&str; 8] = [
+    "adbc-driver-flightsql",
+    "adbc-driver-manager",
+    "asyncpg",
+    "deltalake",
+    "duckdb",
+    "psycopg[binary]",
+    "pyarrow",
+    "schemathesis",
+];
+
+/// The Python, its packages installed once below the build folder.
+pub fn python() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-clients");
+        let python = folder.join("bin/python");
+        let ready = |python: &Path| {
+            let found = Command::new(python).args(["-c", IMPORTS]).output();
+            found.is_ok_and(|output| output.status.success())
+        };
+        if !ready(&python) {
+            let run = |program: &Path, arguments: &[&str]| {
+                let output = Command::new(program).args(arguments).output().expect("it runs");
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            };
+            run(Path::new("python3"), &["-m", "venv", "--clear", folder.to_str().expect("text")]);
+            run(&python, &[&["-m", "pip", "install", "--quiet"][..], &PACKAGES].concat());
+            assert!(ready(&python), "the clients are installed");
+        }
+        python
+    })
+}

@@ -1,0 +1,141 @@
+//! Hostile SQL: each ends in an error or a limit, and the service lives on within its memory.
+
+mod common;
+
+use std::time::Duration;
+
+use common::Server;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+/// What the server may take at its worst (1.5 GiB; it is built without optimisation here).
+const PEAK_KIB_MAX: u64 = 1536 << 10;
+
+/// What must not be done.
+const FORBIDDEN: [&str; 20] = [
+    "COPY files TO '/tmp/argus-hostile.csv'",
+    "COPY (SELECT 1) TO 's3://bucket/key'",
+    "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'",
+    "CREATE TABLE t AS SELECT 1",
+    "CREATE VIEW v AS SELECT 1",
+    "CREATE SCHEMA s",
+    "CREATE FUNCTION f(INT) RETURNS INT RETURN $1",
+    "INSERT INTO files VALUES (1)",
+    "DELETE FROM files",
+    "UPDATE files SET bytes = 0",
+    "DROP TABLE files",
+    "ALTER TABLE files ADD COLUMN x INT",
+    "TRUNCATE TABLE files",
+    "SET datafusion.execution.batch_size = 1",
+    "EXPLAIN ANALYZE SELECT 1",
+    "PREPARE p AS SELECT 1",
+    "SELECT 1 INTO t",
+    "SELECT 1; DROP TABLE files",
+    "BEGIN",
+    "SHOW ALL",
+];
+
+/// What reads what is not ours, or is too much: an error at once, or at a limit.
+fn too_much() -> Vec<String> {
+    let nested =
+        |open: &str, close: &str, depth: usize| format!("SELECT {}1{}", open.repeat(depth), close.repeat(depth));
+    let mut all: Vec<String> = [
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM read_parquet('http://127.0.0.1/x')",
+        "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT count(*) FROM r",
+        "WITH RECURSIVE r AS (SELECT repeat('x', 1000) AS n UNION ALL SELECT n || n FROM r) SELECT max(length(n)) FROM r",
+        "SELECT value FROM generate_series(1, 1000000000) ORDER BY value DESC",
+        "SELECT value % 100000000, count(*) FROM generate_series(1, 1000000000) GROUP BY 1",
+        "SELECT array_agg(value) FROM generate_series(1, 10000000000)",
+        "SELECT string_agg(CAST(value AS VARCHAR), ',') FROM generate_series(1, 10000000000)",
+        "SELECT count(DISTINCT value) FROM generate_series(1, 10000000000)",
+        "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b, generate_series(1, 1000) c",
+        "SELECT * FROM generate_series(1, 10000000) a JOIN generate_series(1, 10000000) b ON a.value < b.value ORDER BY 1 DESC",
+        "SELECT row_number() OVER (ORDER BY value DESC) FROM generate_series(1, 1000000000)",
+        "SELECT repeat('x', 2000000000)",
+        "SELECT repeat(repeat('x', 1000), 1000000)",
+        "SELECT repeat(text, 100000000) FROM errors",
+        "SELECT lpad('x', 2000000000, 'y')",
+        "SELECT rpad('x', 2000000000)",
+        "SELECT array_repeat(1, 1000000000)",
+        "SELECT range(1, 1000000000000)",
+        "SELECT generate_series(1, 1000000000000)",
+        "SELECT replace(repeat('a', 1000), 'a', repeat('b', 1000))",
+        "SELECT regexp_replace(repeat('a', 1000), 'a', repeat('b', 1000), 'g')",
+        "SELECT regexp_like('a', '((a{1,1000}){1,1000}){1,1000}')",
+        "SELECT date_bin(INTERVAL '0 seconds', now())",
+        "SELECT arrow_cast('x' || value, 'Dictionary(Int8, Utf8)') FROM generate_series(1, 100000)",
+        "SELECT CAST(1e300 AS INT)",
+        "SELECT 1 / 0",
+        "SELECT \u{0}",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    all.extend([
+        nested("(", ")", 3000),
+        nested("(SELECT ", ")", 200),
+        nested("NOT ", "", 5000),
+        format!("SELECT 1{}", " + 1".repeat(5000)),
+        format!("SELECT '{}'", "x".repeat(100_000)),
+        format!("SELECT 1 IN ({}1)", "1, ".repeat(5000)),
+        format!("SELECT * FROM errors{}", ", errors".repeat(1500)),
+    ]);
+    all
+}
+
+#[tokio::test]
+async fn hostile_statements_end_and_the_service_lives_on() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch().await;
+    server.put(&id, "a.log", "E_FAIL\n".repeat(1000)).await;
+    server.complete(&id).await;
+    let ask = async |sql: &str| {
+        let body = json!({"sql": sql, "timeout_ms": 1000}).to_string();
+        let answer = tokio::time::timeout(Duration::from_secs(60), server.send(Method::POST, "/query", body));
+        let answer = answer.await.unwrap_or_else(|_| panic!("no end: {sql:.80}"));
+        // Of an answer that has begun the rest may break off, and must end.
+        let status = answer.status();
+        (status, answer.text().await)
+    };
+    for sql in FORBIDDEN {
+        assert_eq!(ask(sql).await.0, StatusCode::FORBIDDEN, "{sql}");
+    }
+    for sql in too_much() {
+        let (status, body) = ask(&sql).await;
+        let refused = status.is_client_error() || status.is_server_error();
+        let broken_off = body.is_err();
+        assert!(refused || broken_off, "{sql:.80}: {status}");
+        let leaked = body.is_ok_and(|body| body.contains("root:"));
+        assert!(!leaked, "{sql:.80}");
+        let report: Value = server.get(&format!("/batches/{id}/report")).await;
+        assert_eq!(report["total_errors"], 1000, "after {sql:.80}");
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("Linux");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+    assert!(peak.is_some_and(|peak: u64| peak < PEAK_KIB_MAX), "{peak:?} KiB");
+    server.stop();
+}
+
+#[tokio::test]
+async fn more_queries_than_may_wait_are_told_to_come_again() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let client = reqwest::Client::new();
+    let ask = |number: usize| {
+        let sql = format!("SELECT count(*) + {number} FROM generate_series(1, 1000000000000)");
+        let request = client.post(server.url("/query")).body(json!({"sql": sql, "timeout_ms": 1500}).to_string());
+        async move { request.send().await.expect("the server answers") }
+    };
+    let answers = futures::future::join_all((0..60).map(ask)).await;
+    let busy: Vec<_> = answers.iter().filter(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).collect();
+    assert!(busy.len() >= 60 - 4 - 32, "{} were refused", busy.len());
+    assert!(busy.iter().all(|answer| answer.headers().contains_key("retry-after")));
+    // A client that leaves ends its query, and makes room.
+    for round in 0..20 {
+        let left = tokio::time::timeout(Duration::from_millis(1), ask(1000 + round)).await;
+        assert!(left.is_err(), "it takes longer");
+    }
+    assert_eq!(server.sql("SELECT 1").await, json!([[1]]));
+}

@@ -1,0 +1,69 @@
+//! The OpenAPI document is what the server does.
+
+mod common;
+
+use std::process::Command;
+
+use common::python::python;
+use common::{Server, VIN};
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn the_document_and_its_page_are_served_without_the_net() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let client = Client::new();
+    let document: Value =
+        client.get(server.root_url("/openapi.json")).send().await.expect("it answers").json().await.expect("JSON");
+    assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.")));
+    for (path, methods) in [
+        ("/api/v1/batches", &["get", "post"][..]),
+        ("/api/v1/batches/{id}", &["get", "delete"]),
+        ("/api/v1/batches/{id}/files", &["post"]),
+        ("/api/v1/batches/{id}/files/{name}", &["put", "delete"]),
+        ("/api/v1/batches/{id}/files/{name}/lines", &["post"]),
+        ("/api/v1/batches/{id}/complete", &["post"]),
+        ("/api/v1/batches/{id}/reopen", &["post"]),
+        ("/api/v1/batches/{id}/report", &["get"]),
+        ("/api/v1/batches/{id}/progress", &["get"]),
+        ("/api/v1/batches/{id}/events", &["get"]),
+        ("/api/v1/batches/{id}/errors", &["get"]),
+        ("/api/v1/fleet/codes", &["get"]),
+        ("/api/v1/fleet/compare", &["get"]),
+        ("/api/v1/vehicles/{vin}/history", &["get"]),
+        ("/api/v1/query", &["post"]),
+        ("/healthz", &["get"]),
+        ("/readyz", &["get"]),
+        ("/metrics", &["get"]),
+    ] {
+        for method in methods {
+            assert!(document["paths"][path][method].is_object(), "{method} {path}");
+        }
+    }
+    let page = client.get(server.root_url("/docs/")).send().await.expect("it answers");
+    assert_eq!(page.status(), StatusCode::OK);
+    let page = page.text().await.expect("text");
+    assert!(page.contains("swagger-ui") && !page.contains("https://"), "{page}");
+}
+
+/// schemathesis makes requests by the document, good and bad, and holds the
+/// answers to it: statuses, media types, schemas, and no server error.
+#[tokio::test]
+async fn the_server_does_what_the_document_says() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch_of(json!({"vehicle_id": "v", "vin": VIN, "firmware": "7.2.1"})).await;
+    server.put(&id, "a.log", "E_FAIL\n").await;
+    let tool = python().with_file_name("schemathesis");
+    let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
+    let output = Command::new(tool)
+        .args(["run", &server.root_url("/openapi.json"), "--checks", checks, "--max-examples", "15", "--seed", "5"])
+        // What never ends by itself.
+        .args(["--exclude-path-regex", "/events$", "--request-timeout", "20", "--phases", "examples,fuzzing"])
+        .current_dir(data.path())
+        .output()
+        .expect("schemathesis runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+}
