@@ -16,7 +16,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 /// Appends of each writer.
-const ROUNDS: u64 = 40;
+const ROUNDS: u64 = 24;
 
 /// Three counts of a batch that are one at every epoch.
 fn sums(batch: &str) -> String {

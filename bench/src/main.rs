@@ -8,6 +8,7 @@
 //! - [`ingest`]: uploads at once, to durable and final, beside what the disk takes;
 //! - [`fresh`]: from sending a line to reading it in the report;
 //! - [`report`]: reports that are read, one after the other and at once;
+//! - [`mix`]: how often the cache has the answer; [`lookup`]: reports that are not in memory;
 //! - [`sql`]: questions in SQL over a fleet;
 //! - [`fleet`]: what the fleet's view costs as batches close;
 //! - [`memory`]: how much memory the largest file takes.
@@ -27,8 +28,10 @@ mod generate;
 mod ingest;
 mod latency;
 mod load;
+mod lookup;
 mod machine;
 mod memory;
+mod mix;
 mod output;
 mod peak;
 mod peers;
@@ -82,6 +85,10 @@ enum Command {
     Fresh(fresh::Args),
     /// Read reports of one batch and of many: how soon one comes, and how many a second.
     Report(report::Args),
+    /// Read reports of many batches while some change: how often the cache has the answer.
+    Mix(mix::Args),
+    /// Look closed batches up among a million, beside DuckDB on the same files.
+    Lookup(lookup::Args),
     /// Ask a fleet in SQL.
     Sql(sql::Args),
     /// Close many batches: what the fleet's view costs in memory, updates and reads.
@@ -104,6 +111,8 @@ fn main() -> Result<ExitCode> {
         Command::Ingest(args) => output.of(|run| ingest::measure(run, &args)),
         Command::Fresh(args) => output.of(|run| fresh::measure(run, &args)),
         Command::Report(args) => output.of(|run| report::measure(run, &args)),
+        Command::Mix(args) => output.of(|run| mix::measure(run, &args)),
+        Command::Lookup(args) => output.of(|run| runtime.block_on(lookup::measure(run, &args))),
         Command::Sql(args) => output.of(|run| sql::measure(run, &args)),
         Command::Fleet(args) => output.of(|run| runtime.block_on(fleet::measure(run, &args))),
         Command::Memory(args) => output.of(|run| memory::measure(run, &args)),

@@ -5,7 +5,7 @@
 //! tools take turns, so that a noisy minute of the machine hits all alike.
 
 mod field;
-mod python;
+pub mod python;
 mod trial;
 
 pub use field::{Peer, RG};

@@ -1,5 +1,6 @@
 //! Batches: made, listed, shown, completed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use argus_query::rows::rfc3339;
@@ -53,8 +54,12 @@ pub fn router(service: &Service) -> OpenApiRouter {
 #[derive(Serialize, ToSchema)]
 struct BatchBody {
     id: Uuid,
-    #[serde(flatten)]
-    described: NewBatch,
+    vehicle_id: String,
+    vin: String,
+    platform: Option<String>,
+    firmware: Option<String>,
+    expected_files: Option<u32>,
+    labels: BTreeMap<String, String>,
     status: &'static str,
     total_files: u64,
     parsed_files: u64,
@@ -67,9 +72,15 @@ struct BatchBody {
 
 impl BatchBody {
     fn new(batch: Batch, totals: FileTotals) -> BatchBody {
+        let NewBatch { vehicle_id, vin, platform, firmware, expected_files, labels } = batch.described;
         BatchBody {
             id: batch.id,
-            described: batch.described,
+            vehicle_id,
+            vin,
+            platform,
+            firmware,
+            expected_files,
+            labels,
             status: batch.status.word(),
             total_files: totals.total_files,
             parsed_files: totals.parsed_files,

@@ -60,6 +60,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
         (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "not as the batch, or the file, stands now", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "too long", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 415, description = "an encoding that is not known", body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
         (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
