@@ -17,7 +17,8 @@ for table in ("files", "error_counts"):
     paths = glob.glob(f"{lake}/{table}/*.parquet")
     db.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet({paths!r})")
 counts = """
-    SELECT c.file, c.code, sum(c.count), min(c.first_seen), max(c.last_seen), arg_min(c.example_text, c.example_line)
+    SELECT c.file, c.code, sum(c.count), epoch_us(min(c.first_seen)), epoch_us(max(c.last_seen)),
+            arg_min(c.example_text, c.example_line)
     FROM error_counts c
     WHERE c.batch_id = ? AND c.version IN
         (SELECT version FROM files WHERE batch_id = ? GROUP BY version HAVING sum(live) > 0)

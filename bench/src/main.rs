@@ -8,6 +8,7 @@
 //! - [`ingest`]: uploads at once, to durable and final, beside what the disk takes;
 //! - [`fresh`]: from sending a line to reading it in the report;
 //! - [`report`]: reports that are read, one after the other and at once;
+//! - [`hot`]: one report with a hundred connections, beside nginx;
 //! - [`mix`]: how often the cache has the answer; [`lookup`]: reports that are not in memory;
 //! - [`sql`]: questions in SQL over a fleet;
 //! - [`fleet`]: what the fleet's view costs as batches close;
@@ -25,6 +26,7 @@ mod fleet;
 mod follow;
 mod fresh;
 mod generate;
+mod hot;
 mod ingest;
 mod latency;
 mod load;
@@ -85,6 +87,8 @@ enum Command {
     Fresh(fresh::Args),
     /// Read reports of one batch and of many: how soon one comes, and how many a second.
     Report(report::Args),
+    /// Read one report with a hundred connections, beside nginx with a file of the same bytes.
+    Hot(hot::Args),
     /// Read reports of many batches while some change: how often the cache has the answer.
     Mix(mix::Args),
     /// Look closed batches up among a million, beside DuckDB on the same files.
@@ -111,6 +115,7 @@ fn main() -> Result<ExitCode> {
         Command::Ingest(args) => output.of(|run| ingest::measure(run, &args)),
         Command::Fresh(args) => output.of(|run| fresh::measure(run, &args)),
         Command::Report(args) => output.of(|run| report::measure(run, &args)),
+        Command::Hot(args) => output.of(|run| hot::measure(run, &args)),
         Command::Mix(args) => output.of(|run| mix::measure(run, &args)),
         Command::Lookup(args) => output.of(|run| runtime.block_on(lookup::measure(run, &args))),
         Command::Sql(args) => output.of(|run| sql::measure(run, &args)),

@@ -27,7 +27,17 @@ pub struct Server {
 impl Server {
     /// Starts on a data directory; returns when it listens. It has as many workers as there are cores when not told.
     pub fn start(data: &Path, workers: Option<u16>) -> Result<Server> {
-        let mut command = Command::new(argus_binary()?);
+        Server::spawn(Command::new(argus_binary()?), data, workers)
+    }
+
+    /// Starts on one core, which it takes for the only one.
+    pub fn start_on_core(data: &Path, core: usize) -> Result<Server> {
+        let mut command = Command::new("taskset");
+        command.args(["-c", &core.to_string()]).arg(argus_binary()?);
+        Server::spawn(command, data, None)
+    }
+
+    fn spawn(mut command: Command, data: &Path, workers: Option<u16>) -> Result<Server> {
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
         if let Some(workers) = workers {
             command.args(["--workers", &workers.to_string()]);

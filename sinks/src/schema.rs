@@ -53,6 +53,17 @@ impl Table {
             Table::Batches | Table::Files => &["batch_id", "epoch"],
         }
     }
+
+    /// The columns whose values are different in nearly every row, or batch.
+    pub fn distinct_columns(self) -> &'static [&'static str] {
+        match self {
+            Table::Errors => &["batch_id", "version", "text"],
+            Table::ErrorCounts => &["batch_id", "version", "example_text"],
+            Table::Batches => &["batch_id"],
+            Table::Fleet => &["vin", "vehicle_id", "first_batch"],
+            Table::Files => &["batch_id", "file_id", "version"],
+        }
+    }
 }
 
 /// A time: microseconds since 1970, UTC.

@@ -148,6 +148,11 @@ impl LakeTable {
                 .set_column_bloom_filter_enabled(key.clone(), true)
                 .set_column_bloom_filter_max_ndv(key, GROUP_KEYS)
         });
+        // What is different in nearly every row makes a dictionary as large as itself, which would be
+        // read whole to look up one row.
+        let properties = self.table.distinct_columns().iter().fold(properties, |properties, column| {
+            properties.set_column_dictionary_enabled(ColumnPath::from(*column), false)
+        });
         let properties = properties.build();
         Ok(RecordBatchWriter::for_table(&self.delta)?.with_writer_properties(properties))
     }
