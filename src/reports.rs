@@ -11,7 +11,7 @@
 //! every upload of any vehicle and is read off memory, so it is told anew to a
 //! kept report when somebody asks at a later epoch.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argus_query::cache::{Flights, Found, Redis};
 use argus_query::{BatchFacts, Engine, QueryError, Report};
@@ -81,15 +81,21 @@ impl Reports {
 
     /// The report of a batch with at most `top` codes, at the epoch that readers see or a later one.
     pub async fn present(&self, id: Uuid, top: Option<usize>) -> Result<(Arc<Answer>, Found), Problem> {
-        let snapshot = Arc::clone(&self.snapshots.borrow());
-        // Before anything is read: what is read from now on is at least as new.
-        let key = Key { id, data: snapshot.changes.last(id), metadata: self.metadata.changes().count(id) };
-        let maker = || {
-            let reports = self.clone();
-            async move { reports.make(id).await.map(Arc::new) }
-        };
-        let (kept, found) = self.flights.get(key, maker).await;
-        Ok((kept?.told(&snapshot, top)?, found))
+        loop {
+            let snapshot = Arc::clone(&self.snapshots.borrow());
+            // Before anything is read: what is read from now on is at least as new.
+            let key = Key { id, data: snapshot.changes.last(id), metadata: self.metadata.changes().count(id) };
+            let maker = || {
+                let reports = self.clone();
+                async move { reports.make(id).await.map(Arc::new) }
+            };
+            let (kept, found) = self.flights.get(key, maker).await;
+            let kept = kept?;
+            // Whoever made it saw more than this request did, which must then see as much.
+            if kept.facts.epoch <= snapshot.epoch {
+                return Ok((kept.told(&snapshot, top)?, found));
+            }
+        }
     }
 
     /// The status first, then what readers see: a status that says "gathered" is never ahead of its counts.
@@ -97,8 +103,8 @@ impl Reports {
         let (batch, total_files) = self.metadata.batch_and_files(id).await?.ok_or_else(|| Problem::no_batch(id))?;
         let snapshot = Arc::clone(&self.snapshots.borrow());
         let report = match &self.redis {
-            // What is named by an epoch that is not all there yet would be named wrongly.
-            Some(redis) if snapshot.epoch >= batch.epoch => {
+            // What is not all there yet, or has more than its name says, would be named wrongly.
+            Some(redis) if snapshot.epoch >= batch.epoch && snapshot.changes.last(id) <= batch.epoch => {
                 let compute = async { to_json(&self.count(&snapshot, id).await?) };
                 let json = redis.get(&format!("report/{id}/{}", batch.epoch), compute).await?;
                 serde_json::from_slice(&json).map_err(|error| Problem::internal(&error))?
@@ -124,23 +130,26 @@ impl Reports {
 }
 
 impl Kept {
-    /// The report as it is told at the snapshot's epoch, or was at a later one.
+    /// The report as it is told at the epoch of a snapshot that shows the batch as it is kept, or was at a later one.
     fn told(&self, snapshot: &Snapshot, top: Option<usize>) -> Result<Arc<Answer>, Problem> {
-        let last = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (epoch, view) = match last {
-            Some(last) if last.epoch >= snapshot.epoch && last.top == top => return Ok(last.answer),
-            // Whoever made it saw more than this request did.
-            Some(last) if last.epoch > snapshot.epoch => (last.epoch, None),
-            _ => (snapshot.epoch, Some(fleet(snapshot)?)),
-        };
-        let view = match view {
-            Some(view) => view,
-            None => fleet(snapshot)?,
-        };
-        let answer = Arc::new(self.tell(view, epoch, top)?);
-        let told = Told { epoch, top, answer: Arc::clone(&answer) };
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+        let last = self.lock().clone();
+        if let Some(last) = last
+            && last.epoch >= snapshot.epoch
+            && last.top == top
+        {
+            return Ok(last.answer);
+        }
+        let answer = Arc::new(self.tell(fleet(snapshot)?, snapshot.epoch, top)?);
+        let mut last = self.lock();
+        if last.as_ref().is_none_or(|last| last.epoch <= snapshot.epoch) {
+            *last = Some(Told { epoch: snapshot.epoch, top, answer: Arc::clone(&answer) });
+        }
         Ok(answer)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Told>> {
+        // Nothing that could panic is done under the lock.
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, view: &FleetView, epoch: u64, top: Option<usize>) -> Result<Answer, Problem> {

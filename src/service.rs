@@ -165,7 +165,9 @@ impl Service {
         let redis = match &config.redis {
             Some(url) => {
                 let Deployment { id, secret } = metadata.deployment().await?;
-                Some(Redis::connect(url, id, SealKey(secret))?)
+                // Other rules, or another version, answer the same question otherwise.
+                let name = format!("{id}:{}:{:x}", env!("CARGO_PKG_VERSION"), config.rules.fingerprint());
+                Some(Redis::connect(url, &name, SealKey(secret))?)
             }
             None => None,
         };

@@ -139,6 +139,19 @@ async fn answers_outlive_the_process_in_redis() {
     assert_eq!((server.figure(REPORTS).await, server.figure(QUERIES).await), (1.0, 1.0));
     server.stop();
 
+    // Other rules say otherwise of the same question at the same epoch.
+    let rules = data.path().join("rules.toml");
+    std::fs::write(&rules, "[[rule]]\nname = \"other\"\npatterns = [{ pattern = '(?P<code>OTHER)' }]\n")
+        .expect("writes");
+    let known = "SELECT count(*) FROM catalog";
+    let server = start();
+    assert_eq!(server.sql(known).await, json!([[18]]));
+    server.stop();
+    let rules = rules.to_str().expect("text");
+    let server = Server::start_with(data.path(), &["--redis", &redis.url(), "--rules", rules]);
+    assert_eq!(server.sql(known).await, json!([[1]]));
+    server.stop();
+
     // Another deployment with the same Redis has nothing of it.
     let elsewhere = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start_with(elsewhere.path(), &["--redis", &redis.url()]);

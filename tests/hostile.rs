@@ -61,6 +61,8 @@ fn too_much() -> Vec<String> {
         "SELECT array_repeat(1, 1000000000)",
         "SELECT range(1, 1000000000000)",
         "SELECT generate_series(1, 1000000000000)",
+        "SELECT range(TIMESTAMP '1970-01-01', TIMESTAMP '2200-01-01', INTERVAL '1 microsecond')",
+        "SELECT array_repeat(repeat(text, 4), 256) FROM errors",
         "SELECT replace(repeat('a', 1000), 'a', repeat('b', 1000))",
         "SELECT regexp_replace(repeat('a', 1000), 'a', repeat('b', 1000), 'g')",
         "SELECT regexp_like('a', '((a{1,1000}){1,1000}){1,1000}')",

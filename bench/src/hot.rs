@@ -34,8 +34,8 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let server = Server::start_on_core(&folder.path().join("data"), 0)?;
     let mut connection = Connection::open(server.address())?;
     let batch = connection.new_batch(1, "7.2.1")?;
-    // Ten codes make a report of about 2 KiB.
-    let log: String = (0..10).map(|code| format!("2026-03-01 10:15:30 ERROR ota: E_FAIL_{code}\n")).collect();
+    // Six codes make a report of about 2 KiB.
+    let log: String = (0..6).map(|code| format!("2026-03-01 10:15:30 ERROR ota: E_FAIL_{code}\n")).collect();
     connection.send("PUT", &format!("/api/v1/batches/{batch}/files/vehicle.log"), log.as_bytes())?;
     let epoch = connection.complete(&batch)?;
     connection.report_at(&batch, epoch)?;

@@ -4,6 +4,7 @@
 //! the rule and the reason.
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use regex_automata::meta::Regex;
@@ -68,6 +69,7 @@ pub enum RuleError {
 #[derive(Debug, Clone)]
 pub struct RuleSet {
     rules: Arc<[Rule]>,
+    fingerprint: u64,
 }
 
 /// One rule: its patterns in order, tried on the lines that match `require`.
@@ -191,7 +193,14 @@ impl RuleSet {
         if rules.is_empty() {
             return Err(RuleError::NoRule);
         }
-        Ok(RuleSet { rules: rules.into() })
+        let mut fingerprint = DefaultHasher::new();
+        files.hash(&mut fingerprint);
+        Ok(RuleSet { rules: rules.into(), fingerprint: fingerprint.finish() })
+    }
+
+    /// Tells these rules from others: made of the files' texts, the same in every process of one version.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     /// The rules in order of priority.

@@ -13,9 +13,9 @@ use arrow::datatypes::SchemaRef;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
+use crate::background::AbortOnDrop;
 use crate::engine::{Engine, QueryError, run};
 use crate::statement::{check_statement, is_repeatable};
 
@@ -67,16 +67,6 @@ impl Rows {
     /// Whether there were more rows than the limit; known after the last.
     pub fn truncated(&self) -> bool {
         self.end.cut.load(Ordering::Acquire)
-    }
-}
-
-/// Ends what is spawned when nobody wants it any more.
-#[derive(Debug)]
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

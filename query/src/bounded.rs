@@ -28,16 +28,21 @@ const RESULT_BYTES_MAX: u64 = 4 << 20;
 /// What a call on constants may make (1 KiB): its result is copied to each row of a batch.
 const CONSTANT_BYTES_MAX: u64 = 1 << 10;
 
-/// What a call will make, in bytes, roughly and never too little by much; none where that cannot be told before.
+/// What a call will make, in bytes, roughly; none where that cannot be told before.
 type Estimate = fn(&[ColumnarValue], usize) -> Option<u64>;
 
 /// The functions, and how long their results get.
 const FUNCTIONS: [(&str, Estimate); 17] = [
     ("repeat", |args, rows| product(lengths(args.first()?, rows)?, &numbers(args.get(1)?, rows)?)),
-    ("array_repeat", |args, rows| product(vec![16; rows], &numbers(args.get(1)?, rows)?)),
+    ("array_repeat", |args, rows| product(element_bytes(args.first()?, rows), &numbers(args.get(1)?, rows)?)),
     ("lpad", |args, rows| product(vec![4; rows], &numbers(args.get(1)?, rows)?)),
     ("rpad", |args, rows| product(vec![4; rows], &numbers(args.get(1)?, rows)?)),
-    ("array_resize", |args, rows| product(vec![16; rows], &numbers(args.get(1)?, rows)?)),
+    ("array_resize", |args, rows| {
+        product(
+            args.get(2).map_or_else(|| vec![16; rows], |fill| element_bytes(fill, rows)),
+            &numbers(args.get(1)?, rows)?,
+        )
+    }),
     ("range", span),
     ("generate_series", span),
     ("replace", |args, rows| replaced(args, rows, Some(args.get(1)?))),
@@ -217,8 +222,24 @@ fn replaced(args: &[ColumnarValue], rows: usize, from: Option<&ColumnarValue>) -
     Some(each.fold(0, u64::saturating_add))
 }
 
-/// `range(start, stop, step)`, of whole numbers.
+/// What one value of an argument takes, at least as much as it is long.
+fn element_bytes(value: &ColumnarValue, rows: usize) -> Vec<u64> {
+    match value {
+        ColumnarValue::Scalar(value) => vec![(value.size() as u64).max(16); rows],
+        ColumnarValue::Array(values) => {
+            lengths(value, rows).unwrap_or_else(|| vec![values.get_buffer_memory_size() as u64; rows])
+        }
+    }
+    .into_iter()
+    .map(|bytes| bytes.max(16))
+    .collect()
+}
+
+/// `range(start, stop, step)`. Of times nobody says how many there are, so only whole numbers are taken.
 fn span(args: &[ColumnarValue], rows: usize) -> Option<u64> {
+    if args.iter().any(|arg| !arg.data_type().is_integer() && !arg.data_type().is_null()) {
+        return Some(u64::MAX);
+    }
     let all: Option<Vec<Vec<i64>>> = args.iter().map(|arg| numbers(arg, rows)).collect();
     let all = all?;
     let each = (0..rows).map(|row| {
@@ -228,7 +249,7 @@ fn span(args: &[ColumnarValue], rows: usize) -> Option<u64> {
             [start, stop, step, ..] => (start[row], stop[row], step[row]),
             [] => (0, 0, 1),
         };
-        start.abs_diff(stop) / step.unsigned_abs().max(1) * 8
+        (start.abs_diff(stop) / step.unsigned_abs().max(1)).saturating_mul(8)
     });
     Some(each.fold(0, u64::saturating_add))
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use argus_sinks::{Snapshot, Table};
+use argus_sinks::{RecentBatch, Snapshot, Table};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::CatalogProviderList;
@@ -30,6 +30,7 @@ use datafusion::prelude::SessionConfig;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use url::Url;
+use uuid::Uuid;
 
 use crate::background::Background;
 use crate::bounded::bounded;
@@ -231,6 +232,12 @@ impl Engine {
     /// A session for a user's query, which sees one snapshot.
     pub fn session(&self, snapshot: &Arc<Snapshot>) -> Result<SessionContext, QueryError> {
         self.session_of(&self.queries, snapshot).map_err(QueryError::of)
+    }
+
+    /// What a batch comes to, by its rows in the tables.
+    pub(crate) async fn look_up(&self, snapshot: &Snapshot, id: Uuid) -> Result<RecentBatch, QueryError> {
+        let _turn = self.questions.turns.take().await?;
+        self.lookup.batch(snapshot, id).await
     }
 
     /// Answers one of our own questions in full.

@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use argus_sinks::Snapshot;
 use arrow::datatypes::Schema;
@@ -29,7 +30,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use prost::Message;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
@@ -37,6 +38,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::ask::{Limits, Rows};
 use crate::engine::{CATALOG, Engine, QueryError};
 use crate::statement::{check_plan, check_statement};
+
+/// How long open answers may go on after the signal to stop.
+const STOP_WAIT: Duration = Duration::from_secs(5);
 
 /// Answers connections until `stopped`.
 pub fn serve(
@@ -48,16 +52,23 @@ pub fn serve(
 ) -> impl Future<Output = ()> + Send + 'static {
     let threads = engine.background.handle();
     let door = FlightServiceServer::new(Door { engine, snapshots, limits });
-    let task = threads.spawn(async move {
+    let (stop, told) = oneshot::channel::<()>();
+    let mut task = threads.spawn(async move {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let served = Server::builder().add_service(door).serve_with_incoming_shutdown(incoming, stopped).await;
+        // Whoever would tell it to stop and is gone has told it.
+        let told = async move { drop(told.await) };
+        let served = Server::builder().add_service(door).serve_with_incoming_shutdown(incoming, told).await;
         if let Err(error) = served {
             tracing::error!(error = &error as &dyn std::error::Error, "Flight SQL has stopped");
         }
     });
     async move {
-        // Whatever ended it, there is nothing to answer any more.
-        let _ = task.await;
+        stopped.await;
+        drop(stop);
+        // Answers that are read slowly, or by nobody, end with the server.
+        if tokio::time::timeout(STOP_WAIT, &mut task).await.is_err() {
+            task.abort();
+        }
     }
 }
 
@@ -96,6 +107,8 @@ impl Door {
             check_plan(&plan)?;
             Ok(plan.schema().as_arrow().clone())
         };
+        // A plan takes a thread like the rows do.
+        let _turn = self.engine.turn().await.map_err(refused)?;
         plan.await.map_err(refused)
     }
 

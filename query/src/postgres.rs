@@ -44,10 +44,12 @@ use datafusion_postgres::pgwire::types::format::FormatOptions;
 use datafusion_postgres::{DfSessionService, Parser, QueryHook};
 use futures::{Sink, StreamExt};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Mutex, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::ask::Limits;
+use crate::background::AbortOnDrop;
 use crate::engine::{CATALOG, Engine, QueryError};
 use crate::statement::{check_plan, check_size};
 use crate::turns::Turn;
@@ -83,7 +85,8 @@ pub fn serve(
     let threads = engine.background.handle();
     let door = Arc::new(Door::new(engine, snapshots, limits)?);
     let answering = async move {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        // Those that are open end with it.
+        let mut connections = JoinSet::new();
         tokio::pin!(stopped);
         loop {
             let accepted = tokio::select! {
@@ -95,13 +98,15 @@ pub fn serve(
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+            while connections.try_join_next().is_some() {}
+            if connections.len() >= CONNECTIONS_MAX {
+                continue;
+            }
             let door = Arc::clone(&door);
-            tokio::spawn(async move {
+            connections.spawn(async move {
                 if let Err(error) = process_socket(socket, None, door).await {
                     tracing::debug!(%error, "a PostgreSQL connection broke off");
                 }
-                drop(place);
             });
         }
     };
@@ -164,21 +169,36 @@ impl Door {
         let (limits, stay) = (self.limits, Arc::clone(stay));
         let fields = answer.row_schema();
         let rows = std::mem::replace(answer.data_rows(), futures::stream::empty().boxed());
-        let rows = futures::stream::unfold((rows, 0_usize, false), move |(mut rows, count, ended)| {
-            let stay = Arc::clone(&stay);
-            async move {
-                if ended {
-                    return None;
-                }
-                let next = tokio::time::timeout_at(stay.until, rows.next()).await;
-                let failed = |error| Some((Err(refused(error)), (futures::stream::empty().boxed(), count, true)));
-                match next {
-                    Ok(Some(_)) if count >= limits.rows => failed(QueryError::TooManyRows(limits.rows)),
-                    Ok(Some(row)) => Some((row, (rows, count + 1, false))),
-                    Ok(None) => None,
-                    Err(_) => failed(QueryError::TimedOut(limits.time)),
-                }
+        // An answer that is left half read gives back its memory when its time is over.
+        let rows = Arc::new(Mutex::new(Some(rows)));
+        let expiry = {
+            let (rows, until) = (Arc::downgrade(&rows), stay.until);
+            AbortOnDrop(
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(until).await;
+                    if let Some(rows) = rows.upgrade() {
+                        rows.lock().await.take();
+                    }
+                })
+                .abort_handle(),
+            )
+        };
+        let begin = (rows, 0_usize, false, (stay, expiry));
+        let rows = futures::stream::unfold(begin, move |(rows, count, ended, held)| async move {
+            if ended {
+                return None;
             }
+            let next = match rows.lock().await.as_mut() {
+                Some(rows) => tokio::time::timeout_at(held.0.until, rows.next()).await.ok(),
+                None => None,
+            };
+            let (said, ended) = match next {
+                Some(Some(_)) if count >= limits.rows => (Err(refused(QueryError::TooManyRows(limits.rows))), true),
+                Some(Some(row)) => (row, false),
+                Some(None) => return None,
+                None => (Err(refused(QueryError::TimedOut(limits.time))), true),
+            };
+            Some((said, (rows, count + 1, ended, held)))
         });
         Response::Query(QueryResponse::new(fields, rows))
     }
@@ -233,7 +253,7 @@ impl ExtendedQueryHandler for Door {
     type QueryParser = Planner;
 
     fn query_parser(&self) -> Arc<Planner> {
-        Arc::new(Planner(Arc::clone(&self.planner)))
+        Arc::new(Planner { parser: Arc::clone(&self.planner), engine: self.engine.clone() })
     }
 
     async fn do_query<C>(
@@ -268,7 +288,10 @@ impl ExtendedQueryHandler for Door {
 }
 
 /// Plans statements that are prepared.
-struct Planner(Arc<Parser>);
+struct Planner {
+    parser: Arc<Parser>,
+    engine: Engine,
+}
 
 #[async_trait]
 impl QueryParser for Planner {
@@ -279,15 +302,17 @@ impl QueryParser for Planner {
         C: ClientInfo + Unpin + Send + Sync,
     {
         check_size(sql).map_err(refused)?;
-        self.0.parse_sql(client, sql, types).await
+        // A plan takes a thread like the rows do.
+        let _turn = self.engine.turn().await.map_err(refused)?;
+        self.parser.parse_sql(client, sql, types).await
     }
 
     fn get_parameter_types(&self, statement: &DoorStatement) -> PgWireResult<Vec<Type>> {
-        self.0.get_parameter_types(statement)
+        self.parser.get_parameter_types(statement)
     }
 
     fn get_result_schema(&self, statement: &DoorStatement, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
-        self.0.get_result_schema(statement, format)
+        self.parser.get_result_schema(statement, format)
     }
 }
 

@@ -178,7 +178,7 @@ impl Report {
     pub async fn of_batch(engine: &Engine, snapshot: &Snapshot, id: Uuid) -> Result<Report, QueryError> {
         match snapshot.recent.batch(id) {
             Some(batch) => Ok(Report::of_files(batch)),
-            None => Ok(Report::of_files(&engine.lookup.batch(snapshot, id).await?)),
+            None => Ok(Report::of_files(&engine.look_up(snapshot, id).await?)),
         }
     }
 

@@ -59,13 +59,14 @@ impl Answer {
 
     /// The response to a request with these headers.
     pub fn respond(&self, found: Found, asked: &HeaderMap) -> Response {
-        let mut response = match asked.get(header::IF_NONE_MATCH) {
-            Some(known) if self.is_among(known) => {
+        let is_known = asked.get_all(header::IF_NONE_MATCH).iter().any(|known| self.is_among(known));
+        let mut response = match is_known {
+            true => {
                 let mut response = HttpResponse::new(Body::empty());
                 *response.status_mut() = StatusCode::NOT_MODIFIED;
                 response
             }
-            _ => {
+            false => {
                 let mut response = HttpResponse::new(Body::from(self.body.clone()));
                 response.headers_mut().insert(header::CONTENT_TYPE, self.kind.clone());
                 response
@@ -90,6 +91,7 @@ fn status(found: Found) -> HeaderValue {
         Found::Hit => "argus; hit",
         Found::Shared => "argus; fwd=uri-miss; collapsed",
         Found::Miss => "argus; fwd=uri-miss; stored",
+        Found::Bypass => "argus; fwd=bypass",
     })
 }
 

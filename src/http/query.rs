@@ -107,8 +107,8 @@ struct Question {
     limit: usize,
     format: RowFormat,
     epoch: u64,
-    /// The past reads other tables than the present of the same epoch, once something was erased.
-    horizon: Option<u64>,
+    /// Who has more time must not share the end of one who has less.
+    time: Duration,
 }
 
 /// An answer that is kept.
@@ -186,24 +186,22 @@ async fn query(
     }
     let timeout_ms = asked.timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT).min(TIMEOUT_MS_MAX);
     let mut snapshot = snapshot_at_least(&parts.snapshots, asked.min_epoch.max(asked.as_of), timeout_ms).await?;
-    let mut horizon = None;
     if let Some(epoch) = asked.as_of {
-        horizon = Some(snapshot.horizon);
         snapshot = Arc::new(snapshot.as_of(epoch)?);
     }
     let limits = Limits { rows: limit, time: Duration::from_millis(timeout_ms) };
-    let question = Question { sql: asked.sql, limit, format, epoch: snapshot.epoch, horizon };
-    parts.answer(question, snapshot, limits, &headers).await
+    let question = Question { sql: asked.sql, limit, format, epoch: snapshot.epoch, time: limits.time };
+    if asked.as_of.is_some() {
+        // What is erased is gone from the past too, so that is never kept.
+        let mut begun = parts.begin(&question, &snapshot, limits).await?;
+        begun.gather(KEPT_BYTES_MAX).await?;
+        return Ok(begun.respond(format));
+    }
+    parts.answer(question, snapshot, limits).await
 }
 
 impl Parts {
-    async fn answer(
-        &self,
-        question: Question,
-        snapshot: Arc<Snapshot>,
-        limits: Limits,
-        headers: &HeaderMap,
-    ) -> Result<Response, Problem> {
+    async fn answer(&self, question: Question, snapshot: Arc<Snapshot>, limits: Limits) -> Result<Response, Problem> {
         // Whoever computes leaves here what is too long to be kept.
         let left = Arc::new(Mutex::new(None));
         let compute = || {
@@ -213,7 +211,8 @@ impl Parts {
         };
         let (kept, found) = self.flights.get(question.clone(), compute).await;
         match kept {
-            Ok(Kept::Whole(answer)) => return Ok(answer.respond(found, headers)),
+            // Only what is got can be known already (RFC 9110, 13.1.2), and this was posted.
+            Ok(Kept::Whole(answer)) => return Ok(answer.respond(found, &HeaderMap::new())),
             Ok(Kept::Nothing) | Err(Unkept::Streamed) => {}
             Err(Unkept::Problem(problem)) => return Err(problem),
         }
@@ -252,7 +251,7 @@ impl Parts {
         };
         let body = match &self.redis {
             Some(redis) => {
-                let asked = format!("{} {} {:?} {:?}", question.sql, question.limit, question.format, question.horizon);
+                let asked = format!("{} {} {:?}", question.sql, question.limit, question.format);
                 redis.get(&format!("sql/{}", answer::name(&asked, question.epoch)), whole).await
             }
             None => whole.await,

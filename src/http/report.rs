@@ -140,7 +140,7 @@ async fn report(
         snapshot_at_least(&parts.snapshots, awaited, timeout_ms).await?;
     }
     let (answer, found) = match wanted.as_of {
-        Some(epoch) => (Arc::new(parts.past_report(id, epoch, wanted.top).await?), Found::Miss),
+        Some(epoch) => (Arc::new(parts.past_report(id, epoch, wanted.top).await?), Found::Bypass),
         None => parts.reports.present(id, wanted.top).await?,
     };
     Ok(answer.respond(found, &headers))

@@ -3,16 +3,15 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use metrics::{Counter, counter};
 use moka::sync::Cache;
-use tokio::task::{JoinError, JoinHandle};
+
+use crate::background::AbortOnDrop;
 
 /// How an answer was come by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +22,8 @@ pub enum Found {
     Shared,
     /// It was not there, and was made for this request.
     Miss,
+    /// Such are not kept.
+    Bypass,
 }
 
 /// The computation broke off without an answer.
@@ -123,8 +124,10 @@ where
 
     /// Starts a computation that does not depend on the one who asked first.
     fn start(&self, key: K, number: u64, compute: impl Future<Output = Result<V, E>> + Send + 'static) -> Flight<V, E> {
-        let landing = Landing { inner: Arc::clone(&self.inner), key, number };
+        let inner = Arc::clone(&self.inner);
         let task = tokio::spawn(async move {
+            // Made in here: a task that is dropped before it began must not ask for the lock, which its maker holds.
+            let landing = Landing { inner, key, number };
             let answer = compute.await;
             if let Ok(answer) = &answer {
                 landing.inner.kept.insert(landing.key.clone(), answer.clone());
@@ -132,8 +135,12 @@ where
             drop(landing);
             answer
         });
-        let task = AbortOnDrop(task);
-        async move { task.await.unwrap_or_else(|_| Err(Lost.into())) }.boxed().shared()
+        let wanted = AbortOnDrop(task.abort_handle());
+        let answer = async move {
+            let _wanted = wanted;
+            task.await.unwrap_or_else(|_| Err(Lost.into()))
+        };
+        answer.boxed().shared()
     }
 }
 
@@ -141,23 +148,6 @@ impl<K, V, E> Inner<K, V, E> {
     fn open(&self) -> MutexGuard<'_, HashMap<K, Open<V, E>>> {
         // Nothing that could panic is done under the lock.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A task that ends with whoever waits for it.
-struct AbortOnDrop<T>(JoinHandle<T>);
-
-impl<T> Future for AbortOnDrop<T> {
-    type Output = Result<T, JoinError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.poll_unpin(context)
-    }
-}
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -29,17 +29,16 @@ const LEASE: Duration = Duration::from_secs(1);
 /// How often who waits looks.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long an answer is kept: this, and up to a tenth more, so that those made together do not lapse together.
-const KEPT: Duration = Duration::from_secs(3600);
+/// What was deleted and erased is gone from there too when it is over.
+const KEPT: Duration = Duration::from_secs(600);
 
 /// Gives a lock back, where it still is the one that was taken.
 const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
 /// Why Redis cannot be used at all.
 #[derive(Debug, thiserror::Error)]
-#[error("{url:?} is no address of a Redis server; one looks like redis://127.0.0.1:6379")]
-pub struct RedisError {
-    url: String,
-}
+#[error("that is no address of a Redis server; one looks like redis://127.0.0.1:6379")]
+pub struct RedisError;
 
 /// Answers in Redis. Clones share the connection.
 #[derive(Clone)]
@@ -69,10 +68,11 @@ enum Turn {
 }
 
 impl Redis {
-    /// Answers at `url`, for the deployment of that id and secret. Connects when
-    /// it is first needed, so a server that is not there stops nobody.
-    pub fn connect(url: &str, deployment: Uuid, seal: SealKey) -> Result<Redis, RedisError> {
-        let wrong = |_| RedisError { url: url.to_owned() };
+    /// Answers at `url`, for the deployment of that name and secret; whatever else
+    /// answers depend on must be in the name. Connects when it is first needed, so
+    /// a server that is not there stops nobody.
+    pub fn connect(url: &str, deployment: &str, seal: SealKey) -> Result<Redis, RedisError> {
+        let wrong = |_| RedisError;
         let config = ConnectionManagerConfig::new()
             .set_number_of_retries(0)
             .set_connection_timeout(Some(REPLY_WAIT))
