@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use crate::buckets::FINGERPRINT;
-use crate::finder::{Finder, Place, Places, Sweep};
+use crate::finder::{Finder, PIECE_BYTES, Place, Places, Sweep};
 
 /// Places that are looked at together.
 const LANES: usize = 32;
@@ -12,7 +12,31 @@ pub fn is_there() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") && is_x86_feature_detected!("bmi1")
 }
 
-/// Sweeps whole groups of lanes, up to `piece_end` or a little before the end of the text.
+/// Lanes that were looked at together, of which some are accepted.
+#[derive(Clone, Copy, Default)]
+pub struct Stride {
+    /// For each group of eight buckets and each lane, those that accept.
+    buckets: [[u8; LANES]; 2],
+    /// The first lane's place.
+    at: u32,
+    /// Before `at`.
+    line_feeds: u32,
+    /// The lanes that some bucket accepts, as bits.
+    lanes: u32,
+    /// The lanes that are line feeds, as bits.
+    feeds: u32,
+}
+
+/// Room for the strides of one piece of a text; one more than there can be.
+pub struct Strides(Box<[Stride; PIECE_BYTES / LANES + 1]>);
+
+impl Default for Strides {
+    fn default() -> Self {
+        Strides(Box::new([Stride::default(); PIECE_BYTES / LANES + 1]))
+    }
+}
+
+/// Sweeps whole strides, up to `piece_end` or a little before the end of the text.
 pub fn sweep(finder: &Finder, text: &[u8], piece_end: usize, sweep: &mut Sweep, places: &mut Places) {
     #[expect(unsafe_code, reason = "the caller has asked the processor for these instructions")]
     unsafe {
@@ -43,11 +67,13 @@ fn sweep_groups<const GROUPS: usize>(
     let half = _mm256_set1_epi8(0x0f);
     let feed = _mm256_set1_epi8(b'\n' as i8);
     let zero = _mm256_setzero_si256();
-    let mut buckets = [[0; LANES]; GROUPS];
     let (mut at, mut line_feeds) = (sweep.at, sweep.line_feeds);
-    while at + LANES <= piece_end
-        && let Some(window) = text[at..].first_chunk::<{ LANES + FINGERPRINT - 1 }>()
-    {
+    // The last bytes of a text have too little behind them.
+    let end = piece_end.min((text.len() + 1).saturating_sub(FINGERPRINT));
+    let strides = end.saturating_sub(at) / LANES;
+    let mut taken = 0;
+    for (window, _) in text[at..].windows(LANES + FINGERPRINT - 1).step_by(LANES).zip(0..strides) {
+        let Some(stride) = places.strides.0.get_mut(taken) else { break };
         let mut found = [_mm256_set1_epi8(-1); GROUPS];
         let mut feeds = 0;
         for place in 0..FINGERPRINT {
@@ -67,29 +93,38 @@ fn sweep_groups<const GROUPS: usize>(
             }
         }
         let any = if GROUPS == 2 { _mm256_or_si256(found[0], found[1]) } else { found[0] };
-        let mut lanes = !(_mm256_movemask_epi8(_mm256_cmpeq_epi8(any, zero)) as u32);
-        for group in 0..GROUPS {
-            store(&mut buckets[group], found[group]);
+        let lanes = !(_mm256_movemask_epi8(_mm256_cmpeq_epi8(any, zero)) as u32);
+        // Whether there is a place among the lanes is hard to predict, so they are always
+        // taken down, and those with none are written over.
+        for (buckets, found) in stride.buckets.iter_mut().zip(found) {
+            store(buckets, found);
         }
-        // Whether a group has a place is hard to predict, so the first is always taken, and left again
-        // where there is none; a second is rare.
-        loop {
-            let lane = lanes.trailing_zeros() as usize % LANES;
-            let before = (feeds & ((1 << lane) - 1)).count_ones();
-            places.add(Place {
-                at: (at + lane) as u32,
-                line_feeds: line_feeds + before,
-                buckets: (0..GROUPS).fold(0, |bits, group| bits | u16::from(buckets[group][lane]) << (8 * group)),
-            });
-            lanes &= lanes.wrapping_sub(1);
-            if lanes == 0 {
-                break;
-            }
-        }
+        (stride.at, stride.line_feeds, stride.lanes, stride.feeds) = (at as u32, line_feeds, lanes, feeds);
+        taken += usize::from(lanes != 0);
         line_feeds += feeds.count_ones();
         at += LANES;
     }
     *sweep = Sweep { at, line_feeds };
+    let Places { list, count, strides } = places;
+    for stride in &strides.0[..taken] {
+        let mut lanes = stride.lanes;
+        loop {
+            let lane = lanes.trailing_zeros() as usize % LANES;
+            lanes &= lanes.wrapping_sub(1);
+            let before = (stride.feeds & ((1 << lane) - 1)).count_ones();
+            let place = Place {
+                at: stride.at + lane as u32,
+                line_feeds: stride.line_feeds + before,
+                buckets: (0..GROUPS)
+                    .fold(0, |bits, group| bits | u16::from(stride.buckets[group][lane]) << (8 * group)),
+            };
+            list[*count] = place;
+            *count += usize::from(finder.may_be(text, place));
+            if lanes == 0 {
+                break;
+            }
+        }
+    }
 }
 
 #[inline]

@@ -14,10 +14,13 @@ use crate::bytes::{ByteSet, frequency};
 use crate::windows::Window;
 
 /// Bytes of a fingerprint.
-pub const FINGERPRINT: usize = 4;
+pub const FINGERPRINT: usize = 3;
 
 /// How many buckets there are at the most.
 pub const BUCKETS: usize = 16;
+
+/// Half as many take half the time; so few windows do without the others.
+const FEW_WINDOWS: usize = 24;
 
 /// A fingerprint begins at most this far behind its window's lead.
 pub const SHIFT_MAX: usize = 4;
@@ -95,16 +98,20 @@ pub fn share_out(placed: &mut [Placed]) -> Vec<Vec<usize>> {
         let best = candidates.iter().map(worth).enumerate().max_by(|one, other| one.1.total_cmp(&other.1));
         let Some((best, _)) = best else { break };
         let Group { closure, frequency, mut members } = candidates.swap_remove(best);
-        members.retain(|(window, _)| !is_placed[*window]);
-        for &(window, shift) in &members {
-            is_placed[window] = true;
-            placed[window].shift = shift;
-        }
+        // A row of alike classes has alike fingerprints at several places.
+        members.retain(|&(window, shift)| {
+            let is_first = !std::mem::replace(&mut is_placed[window], true);
+            if is_first {
+                placed[window].shift = shift;
+            }
+            is_first
+        });
         groups.push(Group { closure, frequency, members });
     }
     groups.sort_by(|one, other| other.frequency.total_cmp(&one.frequency));
-    let mut buckets: Vec<Vec<usize>> = vec![Vec::new(); BUCKETS];
-    let mut closures: [Option<Closure>; BUCKETS] = [None; BUCKETS];
+    let count = if placed.len() <= FEW_WINDOWS { BUCKETS / 2 } else { BUCKETS };
+    let mut buckets: Vec<Vec<usize>> = vec![Vec::new(); count];
+    let mut closures: Vec<Option<Closure>> = vec![None; count];
     for round in 0..ROUNDS {
         for index in 0..groups.len() {
             if round > 0 {

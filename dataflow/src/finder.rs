@@ -1,14 +1,14 @@
 //! Finds windows in a block, all at once.
 //!
-//! Of each window four bytes in a row are its *fingerprint*. Windows with
+//! Of each window three bytes in a row are its *fingerprint*. Windows with
 //! alike fingerprints share one of sixteen *buckets*, and a bucket is a bit: for
 //! each place of the fingerprint, a table tells by a byte's low half and
 //! another by its high half which buckets it may belong to. So a shuffle looks
-//! 32 bytes up at once, and a place where a bucket's bit is left over all four
+//! 32 bytes up at once, and a place where a bucket's bit is left over all three
 //! bytes is worth a look:
 //!
 //! ```text
-//!  32 bytes ──► 4 × (low half & high half) ──► bits of buckets ──► the windows of the bucket, byte by byte ──► hit
+//!  32 bytes ──► 3 × (low half & high half) ──► bits of buckets ──► the windows of the bucket, byte by byte ──► hit
 //!         └───► line feeds counted on the way
 //! ```
 //!
@@ -26,15 +26,15 @@ use crate::windows::{WINDOW_BYTES, Window};
 /// Bytes around the start of a fingerprint that a window may look at: from `SHIFT_MAX` + 1 before it.
 const PLACES: usize = SHIFT_MAX + 1 + WINDOW_BYTES + 2;
 
-/// A text is swept in pieces of this size, whose places stay in the processor's nearest cache.
-const PIECE_BYTES: usize = 4096;
+/// A text is swept in pieces of this size (bytes), whose places stay in the processor's nearest cache.
+pub const PIECE_BYTES: usize = 4096;
 
 /// Bytes around a place that are read at once, and how many of them are before it.
 const AROUND: usize = 16;
 const AROUND_BEFORE: usize = SHIFT_MAX + 1;
 
 /// Classes by which places are sifted.
-const SIEVE: usize = 6;
+const SIEVE: usize = 4;
 
 /// The text goes on with this outside of the block, for windows at its ends.
 const OUTSIDE: u8 = b'\n';
@@ -157,7 +157,7 @@ impl Finder {
             let piece_end = text.len().min(sweep.at + PIECE_BYTES);
             sweep_most(self, text, piece_end, &mut sweep, places);
             self.sweep(text, piece_end, &mut sweep, places);
-            for &Place { at, line_feeds, buckets } in self.sift(text, places) {
+            for &Place { at, line_feeds, buckets } in &places.list[..places.count] {
                 self.confirm(text, at as isize, buckets, u64::from(line_feeds), &mut on_hit);
             }
         }
@@ -168,12 +168,16 @@ impl Finder {
         self.buckets.len()
     }
 
-    /// Gathers the places up to `piece_end` that the tables accept, byte by byte.
+    /// Gathers the places up to `piece_end` at which a window may be, byte by byte.
     fn sweep(&self, text: &[u8], piece_end: usize, sweep: &mut Sweep, places: &mut Places) {
         while sweep.at < piece_end {
             let at = sweep.at;
-            let buckets = self.buckets_at(text, at as isize);
-            places.add(Place { at: at as u32, line_feeds: sweep.line_feeds, buckets });
+            let place =
+                Place { at: at as u32, line_feeds: sweep.line_feeds, buckets: self.buckets_at(text, at as isize) };
+            if place.buckets != 0 && self.may_be(text, place) {
+                places.list[places.count] = place;
+                places.count += 1;
+            }
             sweep.line_feeds += u32::from(text[at] == b'\n');
             sweep.at += 1;
         }
@@ -186,28 +190,21 @@ impl Finder {
         })
     }
 
-    /// Leaves the places at which some window may be by its rarest classes.
-    /// Most are none, and no branch depends on which, so none is mispredicted.
-    fn sift<'p>(&self, text: &[u8], places: &'p mut Places) -> &'p [Place] {
-        let mut left = 0;
-        for index in 0..places.count {
-            let place = places.list[index];
-            let bucket = &self.buckets[place.buckets.trailing_zeros() as usize];
-            let around =
-                (place.at as usize).checked_sub(AROUND_BEFORE).and_then(|start| text[start..].first_chunk::<AROUND>());
-            let accepted = match around {
-                Some(around) => (0..SIEVE).fold(u8::MAX, |accepted, index| {
-                    let byte = around[bucket.sieve.offsets[index] % AROUND];
-                    accepted & bucket.sieve.accepts[index][usize::from(byte)]
-                }),
-                None => u8::MAX,
-            };
-            // The sieve speaks of one bucket.
-            let may_be = (accepted != 0) | !place.buckets.is_power_of_two();
-            places.list[left] = place;
-            left += usize::from(may_be);
-        }
-        &places.list[..left]
+    /// Whether some window may be at a place by its rarest classes. Most are none, and
+    /// no branch depends on which, so none is mispredicted.
+    #[inline(always)]
+    pub(crate) fn may_be(&self, text: &[u8], place: Place) -> bool {
+        let sieve = &self.buckets[place.buckets.trailing_zeros() as usize].sieve;
+        let around =
+            (place.at as usize).checked_sub(AROUND_BEFORE).and_then(|start| text[start..].first_chunk::<AROUND>());
+        let accepted = match around {
+            Some(around) => (0..SIEVE).fold(u8::MAX, |accepted, index| {
+                accepted & sieve.accepts[index][usize::from(around[sieve.offsets[index] % AROUND])]
+            }),
+            None => u8::MAX,
+        };
+        // The sieve speaks of one bucket.
+        (accepted != 0) | !place.buckets.is_power_of_two()
     }
 
     /// Tells the windows of `buckets` whose fingerprint is at `at`, which has `line_feeds` before it.
@@ -266,23 +263,21 @@ pub struct Place {
 
 /// Room for the places of one piece of a text.
 pub struct Places {
-    /// One more than there can be, for [`Places::add`] writes before it knows.
-    list: Box<[Place; PIECE_BYTES + 1]>,
-    count: usize,
+    /// One more than there can be, to write before it is known whether it counts.
+    pub(crate) list: Box<[Place; PIECE_BYTES + 1]>,
+    pub(crate) count: usize,
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) strides: avx2::Strides,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Places { list: Box::new([Place::default(); PIECE_BYTES + 1]), count: 0 }
-    }
-}
-
-impl Places {
-    /// Adds a place where it has some bucket.
-    #[inline]
-    pub fn add(&mut self, place: Place) {
-        self.list[self.count] = place;
-        self.count += usize::from(place.buckets != 0);
+        Places {
+            list: Box::new([Place::default(); PIECE_BYTES + 1]),
+            count: 0,
+            #[cfg(target_arch = "x86_64")]
+            strides: avx2::Strides::default(),
+        }
     }
 }
 
@@ -323,6 +318,7 @@ impl Word {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::windows::Behind;
     use proptest::prelude::*;
 
     fn class() -> impl Strategy<Value = ByteSet> {
@@ -338,7 +334,7 @@ mod tests {
         (lead, prop::collection::vec(class(), 1..=WINDOW_BYTES)).prop_map(|(lead, classes)| Window {
             lead,
             classes,
-            start: Some(0),
+            start: Behind::START,
             frequency: 0.0,
         })
     }

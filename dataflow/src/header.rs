@@ -5,6 +5,7 @@
 //! uptimes are not made into dates.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use chrono::{NaiveDate, NaiveDateTime, NaiveTime, TimeDelta};
@@ -97,12 +98,20 @@ pub struct Header<'l> {
     pub component: Option<&'l [u8]>,
 }
 
-/// The header of a line. `upload_year` is the year of a time that names none.
-///
-/// The formats are tried in one order, whatever was read before: what a line
-/// says must not depend on which worker reads it after which other.
-pub fn read(line: &[u8], upload_year: i32) -> Header<'_> {
-    plain_iso(line).unwrap_or_else(|| read_any(line, upload_year))
+/// Reads headers, and remembers how it has read level and component of late.
+#[derive(Default)]
+pub struct Reader {
+    shapes: Shapes,
+}
+
+impl Reader {
+    /// The header of a line. `upload_year` is the year of a time that names none.
+    ///
+    /// The formats are tried in one order, whatever was read before: what a line
+    /// says must not depend on which worker reads it after which other.
+    pub fn read<'l>(&mut self, line: &'l [u8], upload_year: i32) -> Header<'l> {
+        plain_iso(line, &mut self.shapes).unwrap_or_else(|| read_any(line, upload_year))
+    }
 }
 
 fn read_any(line: &[u8], upload_year: i32) -> Header<'_> {
@@ -117,17 +126,20 @@ fn read_any(line: &[u8], upload_year: i32) -> Header<'_> {
 /// The header of a line that begins with an ISO time as most do, the same as
 /// its pattern reads it: `2026-03-01 10:15:30,123 ERROR …`. `None` where
 /// another format may be meant.
-fn plain_iso(line: &[u8]) -> Option<Header<'_>> {
+fn plain_iso<'l>(line: &'l [u8], shapes: &mut Shapes) -> Option<Header<'l>> {
     let (time, rest) = line.split_first_chunk::<19>()?;
     if !matches!([time[4], time[7], time[10], time[13], time[16]], [b'-', b'-', b' ' | b'T', b':', b':']) {
         return None;
     }
-    let two = |at: usize| (u32::from(time[at]).wrapping_sub(48), u32::from(time[at + 1]).wrapping_sub(48));
-    let pairs = [two(0), two(2), two(5), two(8), two(11), two(14), two(17)];
-    if pairs.iter().any(|&(tens, ones)| tens > 9 || ones > 9) {
+    let mut digits = [0; 19];
+    digits.iter_mut().zip(time).for_each(|(digit, byte)| *digit = byte.wrapping_sub(b'0'));
+    let [c1, c2, y1, y2, _, mo1, mo2, _, d1, d2, _, h1, h2, _, mi1, mi2, _, s1, s2] = digits;
+    if [c1, c2, y1, y2, mo1, mo2, d1, d2, h1, h2, mi1, mi2, s1, s2].into_iter().fold(0, u8::max) > 9 {
         return None;
     }
-    let [century, year, month, day, hour, minute, second] = pairs.map(|(tens, ones)| 10 * tens + ones);
+    let two = |tens: u8, ones: u8| u32::from(10 * tens + ones);
+    let (year, month, day) = (100 * two(c1, c2) + two(y1, y2), two(mo1, mo2), two(d1, d2));
+    let (hour, minute, second) = (two(h1, h2), two(mi1, mi2), two(s1, s2));
     let (mut micros, mut rest) = (0, rest);
     if let [b'.' | b',', behind @ ..] = rest {
         let digits = behind.iter().take(9).take_while(|byte| byte.is_ascii_digit()).count();
@@ -143,14 +155,13 @@ fn plain_iso(line: &[u8]) -> Option<Header<'_>> {
         return None;
     }
     // What is no date or no time has none.
-    let year = 100 * century + year;
     let is_time = day > 0
         && days_of_month(year, month).is_some_and(|days| day <= days)
         && hour < 24
         && minute < 60
         && second < 60;
     let seconds = || days_since_1970(year, month, day) * 86_400 + i64::from(3600 * hour + 60 * minute + second);
-    let (level, component) = level_and_component(rest);
+    let (level, component) = shapes.level_and_component(rest);
     Some(Header { observed_at: is_time.then(|| 1_000_000 * seconds() + micros), level, component })
 }
 
@@ -246,7 +257,7 @@ fn header<'l>(captures: &Captures<'l>, free_text: bool, line: &'l [u8], upload_y
     };
     if free_text {
         let rest = captures.name("rest").map_or(&line[line.len()..], |rest| rest.as_bytes());
-        let (level, component) = level_and_component(rest);
+        let Between { level, component, .. } = level_and_component(rest);
         header.level = level.or(header.level);
         header.component = component;
     }
@@ -291,13 +302,28 @@ fn zone_minutes(zone: &[u8]) -> Option<i64> {
     Some(sign * (hours * 60 + minutes))
 }
 
+/// What stands between a time and the message.
+struct Between<'l> {
+    level: Option<Level>,
+    component: Option<&'l [u8]>,
+    /// How many bytes say so, whatever stands behind them; `None` for all.
+    looked_at: Option<usize>,
+}
+
 /// Level and component as they stand between a time and the message:
 /// ` ERROR [main] com.acme.Updater - `, ` host updater[17]: `, ` [error] updater: `.
-fn level_and_component(rest: &[u8]) -> (Option<Level>, Option<&[u8]>) {
+fn level_and_component(rest: &[u8]) -> Between<'_> {
+    let mut words = Words { rest, open_bracket: false };
+    let (level, component) = level_and_name(&mut words);
+    // A word ends at the blank behind it.
+    let looked_at = rest.len() - words.rest.len() + 1;
+    Between { level, component, looked_at: Some(looked_at).filter(|&end| end <= rest.len() && !words.open_bracket) }
+}
+
+fn level_and_name<'l>(words: &mut Words<'l>) -> (Option<Level>, Option<&'l [u8]>) {
     const WORDS_MAX: usize = 6;
     let mut level = None;
     let mut name: Option<&[u8]> = None;
-    let mut words = Words(rest);
     for index in 0..WORDS_MAX {
         let Some(word) = words.next() else { break };
         let bare = trim(word);
@@ -315,9 +341,8 @@ fn level_and_component(rest: &[u8]) -> (Option<Level>, Option<&[u8]>) {
             b"-" | b"--" | b":" | b"|" => {
                 if word != b"|" && name.is_some() {
                     // Python writes `name - LEVEL - text`: the level is still to come.
-                    let next = words.clone().next().map(trim);
-                    level = level.or(next.filter(|word| word.len() > 1).and_then(Level::parse));
-                    return (level, name);
+                    let next = || words.next().map(trim).filter(|word| word.len() > 1).and_then(Level::parse);
+                    return (level.or_else(next), name);
                 }
             }
             b"---" => {}
@@ -331,6 +356,64 @@ fn level_and_component(rest: &[u8]) -> (Option<Level>, Option<&[u8]>) {
         }
     }
     (level, None)
+}
+
+/// How level and component were read of late, by the bytes that say them: a few of them stand in most lines.
+#[derive(Default)]
+struct Shapes {
+    /// Made when there is a first.
+    sets: Vec<[Shape; SHAPE_WAYS]>,
+    next_way: usize,
+}
+
+/// Sets of shapes by what they begin with, and shapes in each.
+const SHAPE_SETS: usize = 64;
+const SHAPE_WAYS: usize = 4;
+
+/// Bytes by which shapes are shared out to sets.
+const SHAPE_START: usize = 24;
+
+/// Shapes of more bytes are read each time.
+const SHAPE_BYTES_MAX: usize = 96;
+
+#[derive(Default, Clone)]
+struct Shape {
+    /// Empty where there is none.
+    bytes: Vec<u8>,
+    level: Option<Level>,
+    component: Option<Range<usize>>,
+}
+
+impl Shapes {
+    fn level_and_component<'l>(&mut self, rest: &'l [u8]) -> (Option<Level>, Option<&'l [u8]>) {
+        let set = rest.first_chunk::<SHAPE_START>().map(shape_set);
+        if let Some(set) = set.and_then(|set| self.sets.get(set))
+            && let Some(shape) = set.iter().find(|shape| !shape.bytes.is_empty() && rest.starts_with(&shape.bytes))
+        {
+            return (shape.level, shape.component.clone().map(|span| &rest[span]));
+        }
+        let Between { level, component, looked_at } = level_and_component(rest);
+        if let (Some(set), Some(length)) = (set, looked_at.filter(|&length| length <= SHAPE_BYTES_MAX)) {
+            if self.sets.is_empty() {
+                self.sets.resize(SHAPE_SETS, Default::default());
+            }
+            let component = component.map(|name| {
+                let start = name.as_ptr().addr() - rest.as_ptr().addr();
+                start..start + name.len()
+            });
+            self.sets[set][self.next_way] = Shape { bytes: rest[..length].to_vec(), level, component };
+            self.next_way = (self.next_way + 1) % SHAPE_WAYS;
+        }
+        (level, component)
+    }
+}
+
+fn shape_set(start: &[u8; SHAPE_START]) -> usize {
+    /// Spreads bits upwards (Knuth's multiplicative hashing, by the golden ratio).
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let words = start.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+    let hash = words.fold(0u64, |hash, word| (hash.rotate_left(23) ^ word).wrapping_mul(SPREAD));
+    (hash >> 32) as usize % SHAPE_SETS
 }
 
 /// The name in `updater[17]`; none for something that is not a name.
@@ -348,21 +431,25 @@ fn trim(word: &[u8]) -> &[u8] {
 }
 
 /// Words apart by blanks; a bracketed one may hold blanks.
-#[derive(Clone)]
-struct Words<'a>(&'a [u8]);
+struct Words<'a> {
+    rest: &'a [u8],
+    /// Whether a bracket was met that is not closed in all that follows.
+    open_bracket: bool,
+}
 
 impl<'a> Iterator for Words<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        let text = self.0.trim_ascii_start();
+        let text = self.rest.trim_ascii_start();
         let end = match text.first()? {
             b'[' => text.iter().position(|&byte| byte == b']').map(|end| end + 1),
             _ => None,
         };
+        self.open_bracket |= text[0] == b'[' && end.is_none();
         let end = end.or_else(|| text.iter().position(u8::is_ascii_whitespace)).unwrap_or(text.len());
         let (word, rest) = text.split_at(end);
-        self.0 = rest;
+        self.rest = rest;
         Some(word)
     }
 }
@@ -378,9 +465,10 @@ pub fn rfc3339(micros: i64) -> Cow<'static, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn check(line: &str, expected: &str) {
-        let header = read(line.as_bytes(), 2026);
+        let header = Reader::default().read(line.as_bytes(), 2026);
         let actual = format!(
             "{} {} {}",
             header.observed_at.map_or("-".into(), rfc3339),
@@ -451,7 +539,7 @@ mod tests {
         ];
         for line in plain.chain(odd.map(str::to_owned)) {
             let line = line.as_bytes();
-            assert_eq!(read(line, 2026), read_any(line, 2026), "{}", line.escape_ascii());
+            assert_eq!(Reader::default().read(line, 2026), read_any(line, 2026), "{}", line.escape_ascii());
         }
     }
 
@@ -460,5 +548,21 @@ mod tests {
         check("error 17", "- - -");
         check("2026-13-01 10:15:30 ERROR x: y", "- error x");
         check("", "- - -");
+    }
+
+    proptest! {
+        #[test]
+        fn a_reader_that_has_read_others_reads_a_line_as_a_new_one_does(
+            lines in prop::collection::vec(prop::collection::vec(prop::sample::select(vec![
+                " ", "-", "ERROR", "INFO", "[main]", "[", "] ", "a.B", "ota.Flash", "u[17]:", "x:", "17", "|", "\u{e9}",
+            ]), 0..12), 1..40),
+        ) {
+            let mut reader = Reader::default();
+            for (words, blank) in lines.iter().flat_map(|words| [(words, " "), (words, ""), (words, " ")]) {
+                let line = format!("2026-03-01 10:15:30 {}", words.join(blank));
+                let alone = Reader::default().read(line.as_bytes(), 2026);
+                prop_assert_eq!(reader.read(line.as_bytes(), 2026), alone);
+            }
+        }
     }
 }

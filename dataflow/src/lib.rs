@@ -24,6 +24,7 @@ mod avx2;
 pub mod blocks;
 pub mod buckets;
 pub mod bytes;
+pub mod endings;
 pub mod finder;
 pub mod fleet;
 pub mod fold;

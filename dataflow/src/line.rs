@@ -3,7 +3,8 @@
 //! A pattern is tried where a match of it can begin ([`crate::plan`]). What a
 //! match comes to (its code, the span that it takes, whether the code is
 //! denied) depends on the bytes of the match and the byte on either side only,
-//! so it is worked out once and remembered.
+//! so it is worked out once and remembered. So are the codes of a line by its
+//! ending ([`crate::endings`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,8 +15,9 @@ use regex_automata::util::iter::Searcher;
 use regex_automata::util::primitives::NonMaxUsize;
 use regex_automata::{Anchored, Input};
 
+use crate::endings::Endings;
 use crate::names::Names;
-use crate::plan::Plan;
+use crate::plan::{Plan, Reach};
 use crate::rules::{Pattern, Rule};
 
 /// A match longer than this (bytes) is worked out each time.
@@ -39,7 +41,8 @@ const NAMES_BYTES_MAX: usize = 4 << 20;
 pub struct Try {
     /// The pattern's number.
     pub pattern: u32,
-    /// Where a match can begin in the line, or [`Try::ANYWHERE`].
+    /// Where a match can begin in the line, and not before where the pattern's [`Reach`] is lines; or
+    /// [`Try::ANYWHERE`].
     pub start: u32,
 }
 
@@ -91,6 +94,7 @@ pub struct LineSearch {
     slots: Vec<Option<NonMaxUsize>>,
     remembered: HashMap<Box<[u8]>, Outcome, RandomState>,
     key: Vec<u8>,
+    endings: Endings,
     taken: Spans,
     /// The last line on which each code was seen.
     last_seen: Vec<u64>,
@@ -121,6 +125,7 @@ impl LineSearch {
             slots: Vec::new(),
             remembered: HashMap::default(),
             key: Vec::new(),
+            endings: Endings::default(),
             taken: Spans::default(),
             last_seen: Vec::new(),
             line_count: 0,
@@ -133,6 +138,7 @@ impl LineSearch {
         if self.names.bytes() > NAMES_BYTES_MAX {
             self.names.clear();
             self.remembered.clear();
+            self.endings.clear();
             self.last_seen.clear();
             self.numbering += 1;
         }
@@ -142,7 +148,32 @@ impl LineSearch {
     /// Finds the distinct codes of a line (without its end) by trying `tries`, in order of priority.
     pub fn search(&mut self, line: &[u8], tries: &mut Tries, found: &mut Vec<FoundCode>) {
         found.clear();
+        let from = self.ending_from(tries);
+        let ending = from.and_then(|from| self.endings.ending(line, from));
+        if let Some(known) = ending.and_then(|ending| self.endings.found(ending)) {
+            found.extend_from_slice(known);
+            return;
+        }
+        let by_ending = self.search_anew(line, tries, from.unwrap_or(line.len()), found);
+        if let Some(ending) = ending.filter(|_| by_ending) {
+            self.endings.remember(ending, found);
+        }
+    }
+
+    /// Where the part of the line begins on which depends what is found by `tries`; `None` where that is not known.
+    fn ending_from(&self, tries: &Tries) -> Option<usize> {
+        let context = |one: &Try| {
+            let before = self.plan.patterns()[one.pattern as usize].context?;
+            (one.start != Try::ANYWHERE).then(|| (one.start as usize).saturating_sub(before))
+        };
+        let first = tries.0.iter().map(context).try_fold(usize::MAX, |first, from| Some(first.min(from?)));
+        first.filter(|&from| from < usize::MAX)
+    }
+
+    /// The same without a look at earlier lines. Tells whether what is found depends on the bytes from `from` on only.
+    fn search_anew(&mut self, line: &[u8], tries: &mut Tries, from: usize, found: &mut Vec<FoundCode>) -> bool {
         tries.settle();
+        let mut by_ending = true;
         self.line_count += 1;
         self.taken.clear();
         let plan = Arc::clone(&self.plan);
@@ -157,7 +188,9 @@ impl LineSearch {
                     (None, _) => true,
                     (Some(_), Some((rule_index, holds))) if rule_index == planned.rule_index => holds,
                     (Some(require), _) => {
-                        let holds = require.is_match(line);
+                        let in_ending = require.is_match(Input::new(line).range(from..));
+                        let holds = in_ending || require.is_match(line);
+                        by_ending &= in_ending;
                         required = Some((planned.rule_index, holds));
                         holds
                     }
@@ -172,8 +205,8 @@ impl LineSearch {
             // The places are in order, so this one comes last.
             let anywhere = tries.last().is_some_and(|last| last.start == Try::ANYWHERE);
             // Many searches that each may run to the end of the line would take the square of its length.
-            let anywhere = anywhere || pattern.runs_far && tries.len() > FAR_TRIES_MAX;
-            if !anywhere {
+            let one_by_one = planned.reach == Reach::Starts && !(pattern.runs_far && tries.len() > FAR_TRIES_MAX);
+            if one_by_one && !anywhere {
                 let mut behind = 0;
                 for &Try { start, .. } in tries {
                     let start = start as usize;
@@ -187,7 +220,8 @@ impl LineSearch {
                     }
                 }
             } else {
-                let mut matches = Searcher::new(Input::new(line));
+                let first = if anywhere { 0 } else { tries[0].start as usize };
+                let mut matches = Searcher::new(Input::new(line).range(first.min(line.len())..));
                 while let Some(next) = matches.advance(|input| Ok(pattern.regex.search_with(&mut cache, input))) {
                     meets(next.start(), next.end(), self, &mut cache);
                 }
@@ -195,6 +229,7 @@ impl LineSearch {
             self.caches[number] = Some(cache);
             self.taken.settle();
         }
+        by_ending
     }
 
     /// Takes a match of a pattern and tells its code where that counts.

@@ -10,6 +10,9 @@ use crate::finder::Finder;
 use crate::rules::{Pattern, Rule, RuleSet};
 use crate::windows::{self, Unfiltered, Window};
 
+/// What a rule requires of a line stands mostly in this many bytes before a match, or behind it.
+const REQUIRED_WITHIN: usize = 16;
+
 /// Where a pattern is tried: the first is the fastest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
@@ -39,6 +42,8 @@ pub struct Planned {
     pub pattern_index: usize,
     /// Where it is tried.
     pub reach: Reach,
+    /// How many bytes before the start of a match may have to do with what is found; `None` for any.
+    pub context: Option<usize>,
     /// How often it is expected to be tried in logs, in places per byte; why everywhere, where it is.
     pub frequency: Result<f64, Unfiltered>,
 }
@@ -48,7 +53,8 @@ pub struct Planned {
 pub struct Trigger {
     /// The pattern's number.
     pub pattern: usize,
-    /// How far before the window a match begins; `None` for anywhere in the line.
+    /// How far before the window a match begins, or at most begins where the pattern's [`Reach`] is lines; `None` for
+    /// anywhere in the line.
     pub start: Option<usize>,
 }
 
@@ -84,7 +90,7 @@ impl Plan {
                 let number = patterns.len();
                 let reach = match &own {
                     Err(_) => Reach::EveryLine,
-                    Ok(own) if own.iter().all(|window| window.start.is_some()) => Reach::Starts,
+                    Ok(own) if own.iter().all(|window| window.start.is_exact()) => Reach::Starts,
                     Ok(_) => Reach::Lines,
                 };
                 if own.is_err() {
@@ -93,7 +99,7 @@ impl Plan {
                 let frequency =
                     own.as_ref().map(|own| own.iter().map(|window| window.frequency).sum()).map_err(|why| *why);
                 for window in own.into_iter().flatten() {
-                    let start = window.start.filter(|_| reach == Reach::Starts);
+                    let start = window.start.most;
                     let key = (window.lead, window.classes.clone());
                     let index = *numbers.entry(key).or_insert_with(|| {
                         windows.push(window);
@@ -102,7 +108,12 @@ impl Plan {
                     });
                     triggers[index].push(Trigger { pattern: number, start });
                 }
-                patterns.push(Planned { rule_index, pattern_index, reach, frequency });
+                let context = match (rule.patterns[pattern_index].looks_far, &rule.require) {
+                    (true, _) => None,
+                    (false, None) => Some(1),
+                    (false, Some(_)) => Some(REQUIRED_WITHIN),
+                };
+                patterns.push(Planned { rule_index, pattern_index, reach, context, frequency });
             }
         }
         Arc::new(Plan { finder: Finder::new(&windows), rules, patterns, triggers, every_line })

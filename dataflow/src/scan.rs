@@ -15,7 +15,7 @@ use crate::handle::InFlight;
 use crate::header::{self, Level};
 use crate::line::{FoundCode, LineSearch, Tries, Try};
 use crate::plain::{self, Found};
-use crate::plan::{Plan, Trigger};
+use crate::plan::{Plan, Reach, Trigger};
 use crate::rows::Origin;
 use crate::rules::{RuleSet, Severity};
 
@@ -63,6 +63,7 @@ pub struct Scanner {
     plan: Arc<Plan>,
     places: Places,
     search: LineSearch,
+    headers: header::Reader,
     tries: Tries,
     found: Vec<FoundCode>,
 }
@@ -77,6 +78,7 @@ impl Scanner {
     pub fn of(plan: Arc<Plan>) -> Scanner {
         Scanner {
             search: LineSearch::new(Arc::clone(&plan)),
+            headers: header::Reader::default(),
             places: Places::default(),
             plan,
             tries: Tries::default(),
@@ -102,8 +104,9 @@ impl Scanner {
         sightings: Option<&mut Vec<Sighting>>,
     ) {
         fold.renumber(self.search.numbering());
-        let Scanner { plan, places, search, tries, found } = self;
-        let mut lines = Lines { plan, search, tries, found, block, upload_year, fold, sightings, current: None };
+        let Scanner { plan, places, search, headers, tries, found } = self;
+        let mut lines =
+            Lines { plan, search, headers, tries, found, block, upload_year, fold, sightings, current: None };
         plan.finder().find(&block.text, places, |hit| lines.take(hit));
         if !plan.every_line().is_empty() {
             lines.walk_to(block.text.len());
@@ -122,6 +125,7 @@ impl Scanner {
 struct Lines<'a> {
     plan: &'a Plan,
     search: &'a mut LineSearch,
+    headers: &'a mut header::Reader,
     tries: &'a mut Tries,
     found: &'a mut Vec<FoundCode>,
     block: &'a TextBlock,
@@ -158,12 +162,11 @@ impl Lines<'_> {
         }
         let Some(line) = self.current else { return };
         for &Trigger { pattern, start } in self.plan.triggers(hit.window) {
-            let start = match start {
+            let start = match start.map(|before| hit.at.checked_sub(before + line.visible)) {
+                Some(Some(start)) => start as u32,
                 // What would begin before its line is no match.
-                Some(before) => match hit.at.checked_sub(before + line.visible) {
-                    Some(start) => start as u32,
-                    None => continue,
-                },
+                Some(None) if self.plan.patterns()[pattern].reach == Reach::Starts => continue,
+                Some(None) => 0,
                 None => Try::ANYWHERE,
             };
             self.tries.add(Try { pattern: pattern as u32, start });
@@ -206,7 +209,7 @@ impl Lines<'_> {
         if self.found.is_empty() {
             return;
         }
-        let header = header::read(line, self.upload_year);
+        let header = self.headers.read(line, self.upload_year);
         let component = header.component.map(|name| self.search.names.number(name));
         let component_text = component.map(|number| Arc::clone(self.search.names.text(number)));
         self.fold.error_lines += 1;

@@ -107,10 +107,33 @@ pub struct Window {
     pub lead: Option<ByteSet>,
     /// What the bytes from the cut on must be; behind the last, any.
     pub classes: Vec<ByteSet>,
-    /// How far the cut is behind the start of the match; `None` when that varies.
-    pub start: Option<usize>,
+    /// How far the cut is behind the start of the match.
+    pub start: Behind,
     /// How often it is expected in logs, in hits per byte.
     pub frequency: f64,
+}
+
+/// How far something is behind the start of a match, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behind {
+    /// At least so far.
+    pub least: usize,
+    /// At most so far; `None` for any distance.
+    pub most: Option<usize>,
+}
+
+impl Behind {
+    /// At the start itself.
+    pub const START: Behind = Behind { least: 0, most: Some(0) };
+
+    /// Whether it is always as far.
+    pub fn is_exact(&self) -> bool {
+        self.most == Some(self.least)
+    }
+
+    fn and(self, least: usize, most: Option<usize>) -> Behind {
+        Behind { least: self.least + least, most: self.most.zip(most).map(|(one, other)| one + other) }
+    }
 }
 
 /// Why a pattern has no windows of use, so that it must be tried on every line.
@@ -134,9 +157,9 @@ pub fn windows(pattern: &str) -> Result<Vec<Window>, Unfiltered> {
     let hir = hir.map_err(|_| Unfiltered::NothingFixed)?;
     let whole = Rest { todo: Todo::Parts(std::slice::from_ref(&hir)), next: None };
     let mut reading = Reading::default();
-    let choice = match reading.at_cut(&whole, Some(0)) {
+    let choice = match reading.at_cut(&whole, Behind::START) {
         Some(choice) if choice.is_good_enough() => Some(choice),
-        choice => Choice::rarest(choice, reading.inside(&hir, Some(0), None)),
+        choice => Choice::rarest(choice, reading.inside(&hir, Behind::START, None)),
     };
     let rows = choice.ok_or(Unfiltered::NothingFixed)?.rows;
     let windows: Vec<Window> = rows.iter().map(|(row, start)| reading.window(row, *start)).collect();
@@ -147,7 +170,7 @@ pub fn windows(pattern: &str) -> Result<Vec<Window>, Unfiltered> {
 /// Rows of which every match shows one, each with the distance of its cut from
 /// the start of the match, and what they cost.
 struct Choice {
-    rows: Vec<(Row, Option<usize>)>,
+    rows: Vec<(Row, Behind)>,
     cost: f64,
 }
 
@@ -217,7 +240,7 @@ impl Reading {
         self.sets[number as usize]
     }
 
-    fn window(&self, row: &Row, start: Option<usize>) -> Window {
+    fn window(&self, row: &Row, start: Behind) -> Window {
         Window {
             lead: row.lead.map(|lead| self.set(lead)),
             classes: row.classes().iter().map(|&class| self.set(class)).collect(),
@@ -244,15 +267,15 @@ impl Reading {
         if spelt != 0 && row.length > 1 { frequency.max(COMMON_WORD_FREQUENCY) } else { frequency }
     }
 
-    fn choice(&self, rows: Vec<(Row, Option<usize>)>) -> Choice {
-        let cost = |(row, start): &(Row, Option<usize>)| {
-            self.frequency(row) * if start.is_some() { 1.0 } else { UNKNOWN_START_COST } + WINDOW_COST
+    fn choice(&self, rows: Vec<(Row, Behind)>) -> Choice {
+        let cost = |(row, start): &(Row, Behind)| {
+            self.frequency(row) * if start.is_exact() { 1.0 } else { UNKNOWN_START_COST } + WINDOW_COST
         };
         Choice { cost: rows.iter().map(cost).sum(), rows }
     }
 
     /// The windows behind one cut, at the length that costs least.
-    fn at_cut(&mut self, rest: &Rest<'_>, start: Option<usize>) -> Option<Choice> {
+    fn at_cut(&mut self, rest: &Rest<'_>, start: Behind) -> Option<Choice> {
         let mut rows = [WINDOW_BYTES, 5, 3].into_iter().find_map(|length| self.rows(rest, length))?;
         if rows.is_empty() || rows.iter().any(|row| row.length == 0) {
             return None;
@@ -269,14 +292,14 @@ impl Reading {
     }
 
     /// The windows of the best cut within `hir`, which `next` follows.
-    fn inside(&mut self, hir: &Hir, start: Option<usize>, next: Option<&Rest<'_>>) -> Option<Choice> {
+    fn inside(&mut self, hir: &Hir, start: Behind, next: Option<&Rest<'_>>) -> Option<Choice> {
         let mut best = None;
         match hir.kind() {
             HirKind::Capture(capture) => return self.inside(&capture.sub, start, next),
             HirKind::Literal(literal) => {
                 for cut in 1..literal.0.len() {
                     let rest = Rest { todo: Todo::Bytes(&literal.0[cut..]), next };
-                    best = Choice::rarest(best, self.at_cut(&rest, start.map(|start| start + cut)));
+                    best = Choice::rarest(best, self.at_cut(&rest, start.and(cut, Some(cut))));
                 }
             }
             HirKind::Concat(parts) => {
@@ -291,8 +314,8 @@ impl Reading {
                     }
                     let behind = Rest { todo: Todo::Parts(&parts[index + 1..]), next };
                     best = Choice::rarest(best, self.inside(part, start, Some(&behind)));
-                    let (least, most) = (part.properties().minimum_len(), part.properties().maximum_len());
-                    start = start.zip(most.filter(|_| least == most)).map(|(start, length)| start + length);
+                    // What matches nothing has no least length, and no matter where what follows it begins.
+                    start = start.and(part.properties().minimum_len().unwrap_or(0), part.properties().maximum_len());
                 }
             }
             HirKind::Alternation(branches) => {
@@ -564,7 +587,11 @@ mod tests {
             .into_iter()
             .map(|window| {
                 let lead = if window.lead.is_some() { "|" } else { "" };
-                let start = window.start.map_or("?".to_owned(), |start| start.to_string());
+                let start = match window.start {
+                    Behind { least, most } if most == Some(least) => least.to_string(),
+                    Behind { least, most: Some(most) } => format!("{least}-{most}"),
+                    Behind { .. } => "?".to_owned(),
+                };
                 format!("{start} {lead}{}", window.classes.iter().map(class).collect::<String>())
             })
             .collect();

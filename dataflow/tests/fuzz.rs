@@ -65,6 +65,19 @@ fn check(rules: &RuleSet, scanner: &mut Scanner, text: &[u8], block_bytes: usize
     expected.len()
 }
 
+/// Says ends of lines of the text again, behind other beginnings.
+fn repeat_endings(random: &mut Random, text: &mut Vec<u8>) {
+    let lines: Vec<Vec<u8>> = text.split_inclusive(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect();
+    for _ in 0..random.below(1 + lines.len()) {
+        let line = &lines[random.below(lines.len())];
+        if text.last().is_some_and(|&byte| byte != b'\n') {
+            text.push(b'\n');
+        }
+        text.extend_from_slice(random.pick(&["", " ", "10:15:31 ", "x", "err", "error code: ", "ABC_"]).as_bytes());
+        text.extend_from_slice(&line[random.below(line.len().min(40))..]);
+    }
+}
+
 const WORDS: [&str; 18] =
     ["err", "error", "ERR", "E_", "code", "0x", "fail", "a", "b", " ", "_", ":", "=", "-", "7F", "status", "\t", "é"];
 const CLASSES: [(&str, &str); 9] = [
@@ -186,7 +199,8 @@ fn the_scan_finds_by_fuzzed_rules_what_the_plain_loop_finds() {
         let rules = RuleSet::parse(&[&file]).expect("the rules hold");
         let mut scanner = Scanner::new(rules.clone());
         for _ in 0..20 {
-            let text = text(random, &samples, 60);
+            let mut text = text(random, &samples, 60);
+            repeat_endings(random, &mut text);
             let block_bytes = [1, 7, 64, 4096][random.below(4)];
             check(&rules, &mut scanner, &text, block_bytes, &file);
         }
@@ -249,6 +263,7 @@ fn the_scan_finds_in_fuzzed_lines_what_the_plain_loop_finds() {
             text.extend_from_slice(&line);
             text.extend_from_slice(random.pick(&["\n", "\n", "\r\n"]).as_bytes());
         }
+        repeat_endings(random, &mut text);
         let block_bytes = [1, 50, 4096][random.below(3)];
         found.set(found.get() + check(&rules, &mut scanner.borrow_mut(), &text, block_bytes, "the built-in rules"));
     });
