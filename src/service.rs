@@ -22,6 +22,7 @@ use argus_sinks::{Lake, LakeConfig, Snapshot};
 use chrono::Utc;
 use metrics::{counter, gauge};
 use object_store::ObjectStore;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use url::Url;
@@ -251,7 +252,12 @@ impl Service {
             leftovers: Leftovers::default(),
         };
         let (close_pipeline, closing) = oneshot::channel();
-        let sequencer = tokio::spawn(async move { sequencer.run(closing).await.context("the pipeline has stopped") });
+        // On a thread of its own: a round goes to the metadata's thread and back several times, and a thread that waits
+        // for nothing else wakes sooner than the runtime does.
+        let runtime = Handle::current();
+        let sequencer = tokio::task::spawn_blocking(move || {
+            runtime.block_on(sequencer.run(closing)).context("the pipeline has stopped")
+        });
         let follower =
             Follower { pipeline: pipeline.downgrade(), engine: engine.clone(), snapshots: snapshots.clone() };
         for batch in metadata.unfinished().await? {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use argus_dataflow::{Change, FileRow, LINE_BYTES_MAX, Recall, VersionId};
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
+use sqlx::sqlite::SqliteArguments;
 use sqlx::{Row, Sqlite, Transaction};
 use uuid::Uuid;
 
@@ -48,6 +49,25 @@ pub struct UploadKey {
     /// What was asked with it; asking something else with it is refused.
     pub request: String,
 }
+
+type SqliteQuery<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+
+// Each call of the connection is a walk to its thread and back, so statements that belong together go in one.
+
+const KEEP_FILE: &str = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?); \
+    UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?";
+
+const KEEP_APPENDED: &str = "INSERT INTO appended VALUES (?, ?, ?, ?, ?); \
+    INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?); \
+    UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?";
+
+const JOURNAL: &str = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?)";
+
+/// The last entry, and the epoch itself. The last epoch has its time, and of those before a row a second is enough.
+const JOURNAL_END: &str = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?); \
+    DELETE FROM epochs WHERE epoch = (SELECT max(epoch) FROM epochs) \
+    AND at < (SELECT at FROM epochs ORDER BY epoch DESC LIMIT 1 OFFSET 1) + 1000000; \
+    INSERT INTO epochs VALUES (?, ?); UPDATE clock SET epoch = ?";
 
 /// Changes that are accepted together, at one epoch.
 pub struct Round<'c> {
@@ -229,16 +249,7 @@ impl<'c> Round<'c> {
         }
         let (lines, long_lines) = count_lines(&whole);
         let bytes_before = record.bytes - open_bytes;
-        if !part.bytes.is_empty() {
-            sqlx::query("INSERT INTO appended VALUES (?, ?, ?, ?, ?)")
-                .bind(record.batch_id.to_string())
-                .bind(record.version.0.to_string())
-                .bind(record.bytes as i64)
-                .bind(self.epoch as i64)
-                .bind(&part.bytes[..])
-                .execute(&mut *self.transaction)
-                .await?;
-        }
+        let start = record.bytes;
         let lines_before = record.whole_lines;
         record.bytes += part.bytes.len() as u64;
         record.digest.update(&part.bytes);
@@ -254,7 +265,10 @@ impl<'c> Round<'c> {
             ..record.row(record.version, i8::from(is_new))
         };
         self.feed(Change::Admit(grown), Text { text: whole, lines_before, bytes_before });
-        self.keep(&record).await?;
+        match &part.bytes[..] {
+            [] => self.keep(&record).await?,
+            bytes => self.keep_appended(&record, start, bytes).await?,
+        }
         let receipt = record.receipt();
         let answer = if is_new {
             let Receipt { generation, bytes, lines, .. } = receipt;
@@ -462,29 +476,19 @@ impl<'c> Round<'c> {
                 Lines::Stored(encoding) => (Some(json(encoding)?), None),
                 Lines::Here(text) => (None, Some(text)),
             };
-            sqlx::query("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?)")
+            let is_last = position + 1 == self.entries.len();
+            let mut query = sqlx::query(if is_last { JOURNAL_END } else { JOURNAL })
                 .bind(self.epoch as i64)
                 .bind(position as i64)
                 .bind(json(&entry.change)?)
                 .bind(encoding)
                 .bind(text.map(|text| &text.text[..]))
                 .bind(text.map(|text| text.lines_before as i64))
-                .bind(text.map(|text| text.bytes_before as i64))
-                .execute(&mut *self.transaction)
-                .await?;
-        }
-        if !self.entries.is_empty() {
-            // The last epoch has its time, and of those before a row a second is enough.
-            sqlx::query(
-                "DELETE FROM epochs WHERE epoch = (SELECT max(epoch) FROM epochs) \
-                 AND at < (SELECT at FROM epochs ORDER BY epoch DESC LIMIT 1 OFFSET 1) + 1000000; \
-                 INSERT INTO epochs VALUES (?, ?); UPDATE clock SET epoch = ?",
-            )
-            .bind(self.epoch as i64)
-            .bind(Utc::now().timestamp_micros())
-            .bind(self.epoch as i64)
-            .execute(&mut *self.transaction)
-            .await?;
+                .bind(text.map(|text| text.bytes_before as i64));
+            if is_last {
+                query = query.bind(self.epoch as i64).bind(Utc::now().timestamp_micros()).bind(self.epoch as i64);
+            }
+            query.execute(&mut *self.transaction).await?;
         }
         let committed = self.transaction.commit().await;
         // Also after an error, which does not say that nothing happened.
@@ -540,30 +544,41 @@ impl<'c> Round<'c> {
 
     /// Keeps how a file stands now, and that its batch has changed.
     async fn keep(&mut self, record: &FileRecord) -> Result<(), sqlx::Error> {
+        self.keep_by(sqlx::query(KEEP_FILE), record).await
+    }
+
+    /// The same, and the bytes that were appended at `start` of it.
+    async fn keep_appended(&mut self, record: &FileRecord, start: u64, bytes: &[u8]) -> Result<(), sqlx::Error> {
+        let appended = sqlx::query(KEEP_APPENDED)
+            .bind(record.batch_id.to_string())
+            .bind(record.version.0.to_string())
+            .bind(start as i64)
+            .bind(record.epoch as i64)
+            .bind(bytes);
+        self.keep_by(appended, record).await
+    }
+
+    async fn keep_by<'q>(&mut self, query: SqliteQuery<'q>, record: &'q FileRecord) -> Result<(), sqlx::Error> {
         self.changed.insert(record.batch_id);
-        // Each call is a walk to the connection's thread and back, so two statements go in one.
-        sqlx::query(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?); \
-             UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?",
-        )
-        .bind(record.batch_id.to_string())
-        .bind(&record.name)
-        .bind(record.file_id.to_string())
-        .bind(record.generation)
-        .bind(record.version.0.to_string())
-        .bind(record.bytes as i64)
-        .bind(record.whole_lines as i64)
-        .bind(record.digest.put_down())
-        .bind(&record.open_line.text)
-        .bind(record.open_line.bytes as i64)
-        .bind(record.open_version.map(|version| version.0.to_string()))
-        .bind(record.uploaded_at)
-        .bind(record.epoch as i64)
-        .bind(record.uploaded_at)
-        .bind(self.epoch as i64)
-        .bind(record.batch_id.to_string())
-        .execute(&mut *self.transaction)
-        .await?;
+        query
+            .bind(record.batch_id.to_string())
+            .bind(&record.name)
+            .bind(record.file_id.to_string())
+            .bind(record.generation)
+            .bind(record.version.0.to_string())
+            .bind(record.bytes as i64)
+            .bind(record.whole_lines as i64)
+            .bind(record.digest.put_down())
+            .bind(&record.open_line.text)
+            .bind(record.open_line.bytes as i64)
+            .bind(record.open_version.map(|version| version.0.to_string()))
+            .bind(record.uploaded_at)
+            .bind(record.epoch as i64)
+            .bind(record.uploaded_at)
+            .bind(self.epoch as i64)
+            .bind(record.batch_id.to_string())
+            .execute(&mut *self.transaction)
+            .await?;
         Ok(())
     }
 
