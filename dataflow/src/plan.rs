@@ -18,7 +18,7 @@ const REQUIRED_WITHIN: usize = 16;
 pub enum Reach {
     /// Where a window says that a match can begin.
     Starts,
-    /// On lines that have one of its windows.
+    /// On lines that have one of its windows, from where the first of them can belong to a match.
     Lines,
     /// On every line, for it has no windows of use.
     EveryLine,
