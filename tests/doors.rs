@@ -97,6 +97,10 @@ with adbc_driver_flightsql.dbapi.connect(f"grpc://{flight}") as c:
     cursor = c.cursor()
     cursor.execute(sums)
     said["adbc"] = [tuple(row.values()) for row in cursor.fetch_arrow_table().to_pylist()]
+    cursor.execute("SELECT sum(count) FROM error_counts WHERE code = ? AND count >= ?", ("E_FAIL", 2))
+    said["adbc_parameters"] = cursor.fetchall()
+    cursor.execute("SELECT code FROM error_counts WHERE code <> $1", ("E_FAIL",))
+    said["adbc_numbered"] = cursor.fetchall()
     said["vendor"] = c.adbc_get_info()["vendor_name"]
     objects = c.adbc_get_objects(depth="tables").read_all().to_pylist()
     said["tables"] = [t["table_name"] for o in objects for s in o["catalog_db_schemas"] for t in s["db_schema_tables"]]
@@ -121,6 +125,7 @@ async fn clients_of_other_protocols_read_the_same_rows_and_write_none() {
     assert_eq!((&said["parameter"], &said["asyncpg_parameters"]), (&json!([[3]]), &json!(2)));
     let refused = json!(["25006", "25006", "25006", "25006", "25006", "25006", "42000"]);
     assert_eq!((&said["refused"], &said["adbc_refused"]), (&refused, &json!(true)));
+    assert_eq!((&said["adbc_parameters"], &said["adbc_numbered"]), (&json!([[3]]), &json!([["SIGSEGV"]])));
     assert_eq!(said["vendor"], "Argus");
     assert_eq!(said["tables"], json!(["batches", "catalog", "error_counts", "errors", "files", "fleet_codes"]));
     let (host, port) = pg.split_once(':').expect("an address");

@@ -7,6 +7,8 @@ use std::time::Duration;
 use common::Server;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// What the server may take at its worst (1.5 GiB; it is built without optimisation here).
 const PEAK_KIB_MAX: u64 = 1536 << 10;
@@ -82,6 +84,7 @@ fn too_much() -> Vec<String> {
         format!("SELECT '{}'", "x".repeat(100_000)),
         format!("SELECT 1 IN ({}1)", "1, ".repeat(5000)),
         format!("SELECT * FROM errors{}", ", errors".repeat(1500)),
+        format!("SELECT 1{} FROM errors", ", repeat(text, 8)".repeat(200)),
     ]);
     all
 }
@@ -118,6 +121,45 @@ async fn hostile_statements_end_and_the_service_lives_on() {
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
     assert!(peak.is_some_and(|peak: u64| peak < PEAK_KIB_MAX), "{peak:?} KiB");
     server.stop();
+}
+
+/// What a client of the PostgreSQL protocol hears, its last word the error's SQLSTATE.
+async fn last_word(address: &str, messages: &[Vec<u8>]) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("it connects");
+    let startup = [&196_608_u32.to_be_bytes()[..], b"user\0anybody\0database\0argus\0\0"].concat();
+    let length = u32::try_from(startup.len() + 4).expect("it is short");
+    stream.write_all(&[&length.to_be_bytes()[..], &startup].concat()).await.expect("it is taken");
+    for message in messages {
+        // Whoever is sent away need not be listened to.
+        if stream.write_all(message).await.is_err() {
+            break;
+        }
+    }
+    let mut said = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut said));
+    // A connection may be reset on what was not read any more.
+    let _ = read.await.expect("the connection ends");
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let state =
+        said.rfind("SFATAL").and_then(|fatal| said[fatal..].split('\0').find_map(|field| field.strip_prefix('C')));
+    state.unwrap_or(&said).to_owned()
+}
+
+#[tokio::test]
+async fn a_postgres_client_is_held_to_what_it_may_send_and_keep() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start_with(data.path(), &["--pg", "127.0.0.1:0"]);
+    let pg = server.door("postgres").await;
+    let message = |kind: u8, length: usize, body: &[u8]| {
+        [&[kind][..], &u32::try_from(length + 4).expect("it is an i32").to_be_bytes(), body].concat()
+    };
+    let long = message(b'Q', 1 << 30, &[b'x'; 1 << 20]);
+    assert_eq!(last_word(&pg, &[long]).await, "54000");
+    let prepared = (0..2000).map(|number| format!("s{number}\0SELECT {number}\0\0\0").into_bytes());
+    let prepared: Vec<Vec<u8>> = prepared.map(|body| message(b'P', body.len(), &body)).collect();
+    assert_eq!(last_word(&pg, &prepared).await, "53400");
+    assert_eq!(last_word(&pg, &[b"Q\0\0\0\x01".to_vec()]).await, "08P01");
+    assert_eq!(server.sql("SELECT 1").await, json!([[1]]));
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use argus_sinks::Snapshot;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use datafusion::common::ScalarValue;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
@@ -73,6 +74,17 @@ impl Rows {
 impl Engine {
     /// Asks a user's query; returns when its columns are known.
     pub async fn ask(&self, snapshot: &Arc<Snapshot>, sql: &str, limits: Limits) -> Result<Rows, QueryError> {
+        self.ask_with(snapshot, sql, Vec::new(), limits).await
+    }
+
+    /// Asks a user's query with the values of its parameters.
+    pub(crate) async fn ask_with(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        sql: &str,
+        values: Vec<ScalarValue>,
+        limits: Limits,
+    ) -> Result<Rows, QueryError> {
         check_statement(sql)?;
         let until = Instant::now() + limits.time;
         let turn = timeout_at(until, self.turn()).await.map_err(|_| QueryError::Busy)??;
@@ -82,7 +94,7 @@ impl Engine {
         let (engine, sql, seen, reached) = (self.clone(), sql.to_owned(), Arc::clone(snapshot), Arc::clone(&end));
         let query = async move {
             let _turn = turn;
-            let started = async { run(&engine.session(&seen)?, &sql).await };
+            let started = async { run(&engine.session(&seen)?, &sql, values).await };
             match started.await {
                 Ok((plan, stream)) => {
                     // Whoever asked may have gone away, and ends the query by that.

@@ -57,6 +57,11 @@ const FUNCTIONS: [(&str, Estimate); 17] = [
     ("overlay", |_, _| None),
 ];
 
+/// Whether a function is one of them.
+pub fn is_bounded(function: &ScalarUDF) -> bool {
+    FUNCTIONS.iter().any(|(name, _)| *name == function.name())
+}
+
 /// The state with those functions bounded, and `||` made one of them.
 pub fn bounded(mut state: SessionState) -> Result<SessionState> {
     use datafusion::execution::FunctionRegistry;

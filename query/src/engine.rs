@@ -15,6 +15,7 @@ use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider, TableProvider,
 };
+use datafusion::common::ScalarValue;
 use datafusion::datasource::{MemTable, ViewTable};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
@@ -40,7 +41,7 @@ use crate::lookup::Lookup;
 use crate::memory::QueryPool;
 use crate::postgres::PgSessions;
 use crate::provider::Differences;
-use crate::statement::{STATEMENT_BYTES_MAX, STATEMENT_WORDS_MAX, check_plan, check_statement};
+use crate::statement::{CALLS_MAX, STATEMENT_BYTES_MAX, STATEMENT_WORDS_MAX, check_plan, check_statement};
 use crate::turns::{Turn, Turns};
 use crate::views::{VIEWS, View};
 
@@ -112,6 +113,8 @@ pub enum QueryError {
     Busy,
     #[error("the statement is too long: at most {STATEMENT_BYTES_MAX} bytes and {STATEMENT_WORDS_MAX} words and signs")]
     TooLong,
+    #[error("a statement may call functions that make text and lists at most {CALLS_MAX} times; ask in parts")]
+    TooManyCalls,
     #[error("the answer has more than {0} rows; ask with a LIMIT, or for sums")]
     TooManyRows(usize),
     #[error("the query broke off")]
@@ -220,7 +223,7 @@ impl Engine {
     /// Answers a query as it is computed, on the caller's threads and without limits of its own.
     pub async fn stream(&self, snapshot: &Arc<Snapshot>, sql: &str) -> Result<SendableRecordBatchStream, QueryError> {
         check_statement(sql)?;
-        let (_, rows) = run(&self.session(snapshot)?, sql).await?;
+        let (_, rows) = run(&self.session(snapshot)?, sql, Vec::new()).await?;
         Ok(rows)
     }
 
@@ -244,7 +247,7 @@ impl Engine {
     pub(crate) async fn collect(&self, snapshot: &Arc<Snapshot>, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
         let _turn = self.questions.turns.take().await?;
         let session = self.session_of(&self.questions, snapshot).map_err(QueryError::of)?;
-        let (_, rows) = run(&session, sql).await?;
+        let (_, rows) = run(&session, sql, Vec::new()).await?;
         rows.try_collect().await.map_err(QueryError::of)
     }
 
@@ -301,12 +304,16 @@ impl Engine {
     }
 }
 
-/// Plans and starts a statement, which must be a query; says its plan.
+/// Plans and starts a statement, which must be a query, with the values of its parameters; says its plan.
 pub(crate) async fn run(
     context: &SessionContext,
     sql: &str,
+    values: Vec<ScalarValue>,
 ) -> Result<(LogicalPlan, SendableRecordBatchStream), QueryError> {
-    let plan = context.state().create_logical_plan(sql).await.map_err(QueryError::of)?;
+    let mut plan = context.state().create_logical_plan(sql).await.map_err(QueryError::of)?;
+    if !values.is_empty() {
+        plan = plan.with_param_values(values).map_err(QueryError::of)?;
+    }
     check_plan(&plan)?;
     let frame = context.execute_logical_plan(plan.clone()).await.map_err(QueryError::of)?;
     let rows = frame.execute_stream().await.map_err(QueryError::of)?;

@@ -1,16 +1,21 @@
 //! SQL over Arrow Flight SQL, for ADBC and JDBC.
 //!
-//! A handle is the statement itself, so nothing is kept between calls: what a
-//! ticket stands for is planned and run when its rows are fetched, at the epoch
-//! of that moment.
+//! A handle is the statement itself ([`prepared`]), so nothing is kept between
+//! calls: what a ticket stands for is planned and run when its rows are fetched,
+//! at the epoch of that moment.
+
+mod prepared;
 
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use argus_sinks::Snapshot;
-use arrow::datatypes::Schema;
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::error::ArrowError;
 use arrow::ipc::writer::IpcWriteOptions;
+use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::FlightServiceServer;
@@ -37,6 +42,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::ask::{Limits, Rows};
 use crate::engine::{CATALOG, Engine, QueryError};
+use crate::flight::prepared::{HandleError, Prepared};
 use crate::statement::{check_plan, check_statement};
 
 /// How long open answers may go on after the signal to stop.
@@ -97,23 +103,31 @@ impl Door {
         Arc::clone(&self.snapshots.borrow())
     }
 
-    /// The columns of a statement's answer.
-    async fn columns(&self, sql: &str) -> Result<Schema, Status> {
+    /// The columns of a statement's answer, and its parameters.
+    async fn columns(&self, sql: &str) -> Result<(Schema, Schema), Status> {
         let (engine, snapshot, sql) = (self.engine.clone(), self.snapshot(), sql.to_owned());
         let plan = async move {
             check_statement(&sql)?;
             let session = engine.session(&snapshot)?;
             let plan = session.state().create_logical_plan(&sql).await.map_err(QueryError::of)?;
             check_plan(&plan)?;
-            Ok(plan.schema().as_arrow().clone())
+            let mut parameters: Vec<_> = plan.get_parameter_types().map_err(QueryError::of)?.into_iter().collect();
+            // By number: $10 comes after $9.
+            parameters.sort_by_key(|(name, _)| (name.len(), name.clone()));
+            // Of one that could be of any type, text is told.
+            let parameter =
+                |(name, kind): (String, Option<DataType>)| Field::new(name, kind.unwrap_or(DataType::Utf8), true);
+            let parameters = Schema::new(parameters.into_iter().map(parameter).collect::<Vec<_>>());
+            Ok((plan.schema().as_arrow().clone(), parameters))
         };
         // A plan takes a thread like the rows do.
         let _turn = self.engine.turn().await.map_err(refused)?;
         plan.await.map_err(refused)
     }
 
-    async fn rows(&self, sql: &str) -> Reply<DataStream> {
-        let rows = self.engine.ask(&self.snapshot(), sql, self.limits).await.map_err(refused)?;
+    async fn rows(&self, handle: &Bytes) -> Reply<DataStream> {
+        let Prepared { sql, values, .. } = Prepared::of(handle).map_err(no_handle)?;
+        let rows = self.engine.ask_with(&self.snapshot(), &sql, values, self.limits).await.map_err(refused)?;
         let (schema, limit) = (Arc::clone(&rows.schema), self.limits.rows);
         let batches = stream::unfold((rows, false), move |(mut rows, ended): (Rows, bool)| async move {
             if ended {
@@ -140,7 +154,7 @@ fn refused(error: QueryError) -> Status {
     let text = error.to_string();
     match error {
         QueryError::NotAQuery => Status::permission_denied(text),
-        QueryError::Invalid(_) | QueryError::TooLong => Status::invalid_argument(text),
+        QueryError::Invalid(_) | QueryError::TooLong | QueryError::TooManyCalls => Status::invalid_argument(text),
         QueryError::TimedOut(_) => Status::deadline_exceeded(text),
         QueryError::TooLarge | QueryError::TooManyRows(_) | QueryError::Busy => Status::resource_exhausted(text),
         QueryError::Failed(_) | QueryError::BrokeOff => Status::internal(text),
@@ -165,8 +179,8 @@ fn told(rows: Result<arrow::array::RecordBatch, FlightError>) -> Reply<DataStrea
     Ok(Response::new(encoded.map_err(Status::from).boxed()))
 }
 
-fn statement(handle: &Bytes) -> Result<&str, Status> {
-    std::str::from_utf8(handle).map_err(|_| Status::invalid_argument("the handle is not one of ours"))
+fn no_handle(error: HandleError) -> Status {
+    Status::invalid_argument(error.to_string())
 }
 
 #[tonic::async_trait]
@@ -187,12 +201,13 @@ impl FlightSqlService for Door {
         query: CommandStatementQuery,
         asked: Request<FlightDescriptor>,
     ) -> Reply<FlightInfo> {
-        let schema = self.columns(&query.query).await?;
-        info(&TicketStatementQuery { statement_handle: query.query.into() }, &schema, asked)
+        let prepared = Prepared::new(&query.query);
+        let (schema, _) = self.columns(&prepared.sql).await?;
+        info(&TicketStatementQuery { statement_handle: prepared.handle() }, &schema, asked)
     }
 
     async fn do_get_statement(&self, ticket: TicketStatementQuery, _: Request<Ticket>) -> Reply<DataStream> {
-        self.rows(statement(&ticket.statement_handle)?).await
+        self.rows(&ticket.statement_handle).await
     }
 
     async fn do_action_create_prepared_statement(
@@ -200,14 +215,17 @@ impl FlightSqlService for Door {
         query: ActionCreatePreparedStatementRequest,
         _: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
-        let schema = self.columns(&query.query).await?;
-        let IpcMessage(dataset_schema) = SchemaAsIpc::new(&schema, &IpcWriteOptions::default())
-            .try_into()
-            .map_err(|error: arrow::error::ArrowError| Status::internal(error.to_string()))?;
+        let prepared = Prepared::new(&query.query);
+        let (schema, parameters) = self.columns(&prepared.sql).await?;
+        let message = |schema: &Schema| -> Result<Bytes, Status> {
+            let message: Result<IpcMessage, _> = SchemaAsIpc::new(schema, &IpcWriteOptions::default()).try_into();
+            let IpcMessage(bytes) = message.map_err(|error: ArrowError| Status::internal(error.to_string()))?;
+            Ok(bytes)
+        };
         Ok(ActionCreatePreparedStatementResult {
-            prepared_statement_handle: query.query.into(),
-            dataset_schema,
-            parameter_schema: Bytes::new(),
+            prepared_statement_handle: prepared.handle(),
+            dataset_schema: message(&schema)?,
+            parameter_schema: message(&parameters)?,
         })
     }
 
@@ -221,10 +239,18 @@ impl FlightSqlService for Door {
 
     async fn do_put_prepared_statement_query(
         &self,
-        _: CommandPreparedStatementQuery,
-        _: Request<PeekableFlightDataStream>,
+        query: CommandPreparedStatementQuery,
+        sent: Request<PeekableFlightDataStream>,
     ) -> Result<DoPutPreparedStatementResult, Status> {
-        Err(Status::unimplemented("statements take no parameters here; write the values into the statement"))
+        let prepared = Prepared::of(&query.prepared_statement_handle).map_err(no_handle)?;
+        let sent = sent.into_inner().map_err(FlightError::from);
+        let rows: Vec<_> = FlightRecordBatchStream::new_from_flight_data(sent).take(2).try_collect().await?;
+        let row = match &rows[..] {
+            [row] => row,
+            rows => return Err(no_handle(HandleError::NotOneRow(rows.iter().map(RecordBatch::num_rows).sum()))),
+        };
+        let prepared = prepared.with_values(row).map_err(no_handle)?;
+        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(prepared.handle()) })
     }
 
     async fn get_flight_info_prepared_statement(
@@ -232,7 +258,8 @@ impl FlightSqlService for Door {
         query: CommandPreparedStatementQuery,
         asked: Request<FlightDescriptor>,
     ) -> Reply<FlightInfo> {
-        let schema = self.columns(statement(&query.prepared_statement_handle)?).await?;
+        let prepared = Prepared::of(&query.prepared_statement_handle).map_err(no_handle)?;
+        let (schema, _) = self.columns(&prepared.sql).await?;
         info(&query, &schema, asked)
     }
 
@@ -241,7 +268,7 @@ impl FlightSqlService for Door {
         query: CommandPreparedStatementQuery,
         _: Request<Ticket>,
     ) -> Reply<DataStream> {
-        self.rows(statement(&query.prepared_statement_handle)?).await
+        self.rows(&query.prepared_statement_handle).await
     }
 
     async fn get_flight_info_catalogs(

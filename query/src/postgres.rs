@@ -8,6 +8,8 @@
 //! Only queries run. `SET` and `SHOW`, `BEGIN` and `COMMIT` are answered, for
 //! drivers send them, and change nothing.
 
+mod guard;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +41,7 @@ use datafusion_postgres::pgwire::api::store::PortalStore;
 use datafusion_postgres::pgwire::api::{ClientInfo, ClientPortalStore, ConnectionManager, PgWireServerHandlers, Type};
 use datafusion_postgres::pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use datafusion_postgres::pgwire::messages::PgWireBackendMessage;
-use datafusion_postgres::pgwire::tokio::process_socket;
+use datafusion_postgres::pgwire::tokio::process_socket_unix;
 use datafusion_postgres::pgwire::types::format::FormatOptions;
 use datafusion_postgres::{DfSessionService, Parser, QueryHook};
 use futures::{Sink, StreamExt};
@@ -51,6 +53,7 @@ use tokio::time::Instant;
 use crate::ask::Limits;
 use crate::background::AbortOnDrop;
 use crate::engine::{CATALOG, Engine, QueryError};
+use crate::postgres::guard::guard;
 use crate::statement::{check_plan, check_size};
 use crate::turns::Turn;
 
@@ -104,7 +107,7 @@ pub fn serve(
             }
             let door = Arc::clone(&door);
             connections.spawn(async move {
-                if let Err(error) = process_socket(socket, None, door).await {
+                if let Err(error) = guard(socket, |socket| process_socket_unix(socket, door)).await {
                     tracing::debug!(%error, "a PostgreSQL connection broke off");
                 }
             });
@@ -429,7 +432,7 @@ fn refused(error: QueryError) -> PgWireError {
         QueryError::Invalid(_) => "42000",
         QueryError::TimedOut(_) => "57014",
         QueryError::TooLarge | QueryError::TooManyRows(_) => "53200",
-        QueryError::TooLong => "54000",
+        QueryError::TooLong | QueryError::TooManyCalls => "54000",
         QueryError::Busy => "53300",
         QueryError::Failed(_) | QueryError::BrokeOff => "58000",
     };

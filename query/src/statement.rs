@@ -1,7 +1,6 @@
 //! What may be asked: one query, of a size that can be planned.
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::sql::parser::{DFParser, Statement};
@@ -9,6 +8,7 @@ use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
+use crate::bounded::is_bounded;
 use crate::engine::QueryError;
 
 /// The longest statement (64 KiB): a text in it is copied to each row of a batch.
@@ -16,6 +16,9 @@ pub const STATEMENT_BYTES_MAX: usize = 64 << 10;
 /// Words and signs in a statement. Each is a step down in a tree that is walked
 /// on a stack, and planning some statements takes the square of them.
 pub const STATEMENT_WORDS_MAX: usize = 2_000;
+
+/// Calls of functions that make much of little ([`crate::bounded`]): what each makes of some rows stands beside the others.
+pub const CALLS_MAX: usize = 64;
 
 /// Refuses what is not exactly one query, before anything is planned.
 pub(crate) fn check_statement(sql: &str) -> Result<(), QueryError> {
@@ -40,32 +43,42 @@ pub(crate) fn check_size(sql: &str) -> Result<(), QueryError> {
     if count > STATEMENT_WORDS_MAX { Err(QueryError::TooLong) } else { Ok(()) }
 }
 
-/// Refuses a plan that does anything but read.
+/// Refuses a plan that does anything but read, or could make more at once than a query may take.
 pub(crate) fn check_plan(plan: &LogicalPlan) -> Result<(), QueryError> {
     let nothing_else = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    nothing_else.verify_plan(plan).map_err(|_| QueryError::NotAQuery)
+    nothing_else.verify_plan(plan).map_err(|_| QueryError::NotAQuery)?;
+    let mut calls = 0;
+    let counted = each_expression(plan, |expression| {
+        calls += usize::from(matches!(expression, Expr::ScalarFunction(call) if is_bounded(&call.func)));
+        calls <= CALLS_MAX
+    });
+    if counted && calls <= CALLS_MAX { Ok(()) } else { Err(QueryError::TooManyCalls) }
+}
+
+/// Shows each expression of a plan, and of what it selects from, until one is enough; says whether all could be shown.
+fn each_expression(plan: &LogicalPlan, mut goes_on: impl FnMut(&Expr) -> bool) -> bool {
+    let walked = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expression| {
+            expression.apply(|part| match goes_on(part) {
+                true => Ok(TreeNodeRecursion::Continue),
+                false => Ok(TreeNodeRecursion::Stop),
+            })
+        })
+    });
+    walked.is_ok()
 }
 
 /// Whether the same epoch always gives the same rows: nothing asks for the time, or for chance, or
 /// for the tables of differences, whose rows are others after they were compacted.
 pub(crate) fn is_repeatable(sql: &str, plan: &LogicalPlan) -> bool {
     let mut repeatable = !sql.to_ascii_lowercase().contains("lake");
-    let of_expression = |expression: &Expr| {
-        if let Expr::ScalarFunction(call) = expression
-            && call.func.signature().volatility != Volatility::Immutable
-        {
-            return Ok(true);
-        }
-        Ok::<_, DataFusionError>(matches!(expression, Expr::ScalarVariable(..)))
-    };
-    let walked = plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|expression| {
-            if expression.exists(of_expression)? {
-                repeatable = false;
-                return Ok(TreeNodeRecursion::Stop);
-            }
-            Ok(TreeNodeRecursion::Continue)
-        })
+    let all = each_expression(plan, |expression| {
+        repeatable &= match expression {
+            Expr::ScalarFunction(call) => call.func.signature().volatility == Volatility::Immutable,
+            Expr::ScalarVariable(..) => false,
+            _ => true,
+        };
+        repeatable
     });
-    repeatable && walked.is_ok()
+    repeatable && all
 }

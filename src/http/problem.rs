@@ -178,7 +178,7 @@ impl From<QueryError> for Problem {
             QueryError::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-query"),
             QueryError::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "query-timed-out"),
             QueryError::TooLarge => (StatusCode::UNPROCESSABLE_ENTITY, "query-too-large"),
-            QueryError::TooLong => (StatusCode::UNPROCESSABLE_ENTITY, "query-too-long"),
+            QueryError::TooLong | QueryError::TooManyCalls => (StatusCode::UNPROCESSABLE_ENTITY, "query-too-long"),
             QueryError::TooManyRows(_) => (StatusCode::UNPROCESSABLE_ENTITY, "too-many-rows"),
             QueryError::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy"),
             QueryError::Failed(_) | QueryError::BrokeOff => return Problem::internal(&error),
