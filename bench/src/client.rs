@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 /// A server that says nothing for this long has failed.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
 
+/// How often the server is asked whether it is at rest.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// A connection that stays open.
 pub struct Connection {
     stream: BufReader<TcpStream>,
@@ -75,6 +78,21 @@ impl Connection {
     /// Waits for a report that covers an epoch.
     pub fn report_at(&mut self, batch: &str, epoch: u64) -> Result<Value> {
         self.get(&format!("/api/v1/batches/{batch}/report?min_epoch={epoch}&timeout_ms=60000"))
+    }
+
+    /// One of the server's figures, under its name with its labels.
+    pub fn figure(&mut self, name: &str) -> Result<f64> {
+        let text = String::from_utf8(self.send("GET", "/metrics", b"")?.body)?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.with_context(|| format!("there is no figure {name}"))?.trim().parse()?)
+    }
+
+    /// Waits until what was changed up to an epoch is in the tables, and the server at rest.
+    pub fn wait_committed(&mut self, epoch: u64) -> Result<()> {
+        while self.figure("argus_committed_epoch")? < epoch as f64 {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
     }
 
     fn head(&self, method: &str, path: &str, bytes: u64) -> Vec<u8> {

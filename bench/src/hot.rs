@@ -39,6 +39,8 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     connection.send("PUT", &format!("/api/v1/batches/{batch}/files/vehicle.log"), log.as_bytes())?;
     let epoch = connection.complete(&batch)?;
     connection.report_at(&batch, epoch)?;
+    // A commit of the tables would take the server's one core meanwhile.
+    connection.wait_committed(epoch)?;
     let path = format!("/api/v1/batches/{batch}/report");
     let report = connection.send("GET", &path, b"")?.body;
     let ours = ask(&format!("http://{}{path}", server.address()), args)?;

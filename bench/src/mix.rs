@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 
 use crate::client::Connection;
 use crate::generate::Random;
@@ -69,11 +69,8 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
 
 /// Hits, and answers come by otherwise.
 fn figures(connection: &mut Connection) -> Result<[f64; 2]> {
-    let text = String::from_utf8(connection.send("GET", "/metrics", b"")?.body)?;
-    let of = |outcome: &str| -> Result<f64> {
-        let name = format!("argus_cache_requests_total{{tier=\"memory\",outcome=\"{outcome}\"}}");
-        let line = text.lines().find_map(|line| line.strip_prefix(&name)).context("there are figures")?;
-        Ok(line.trim().parse()?)
+    let mut of = |outcome: &str| {
+        connection.figure(&format!("argus_cache_requests_total{{tier=\"memory\",outcome=\"{outcome}\"}}"))
     };
     Ok([of("hit")?, of("miss")? + of("shared")?])
 }

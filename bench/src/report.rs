@@ -1,14 +1,22 @@
 //! Reports that are read: how soon one comes, and how many a second.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use serde_json::json;
 
 use crate::client::Connection;
 use crate::latency::Latencies;
 use crate::results::{Measurement, Run};
 use crate::server::Server;
 use crate::vehicles::{FleetArgs, Vehicles};
+
+/// Keeps all threads that queries have busy for some seconds.
+const HEAVY: &str = "SELECT value % 100003 AS part, count(*) FROM generate_series(1, 20000000) \
+                     GROUP BY part ORDER BY 2 DESC, 1 LIMIT 1";
+/// Turns of reading alone and beside a query.
+const TURNS: u32 = 5;
 
 /// Flags of `argus-bench report`.
 #[derive(Debug, clap::Args)]
@@ -41,8 +49,41 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
             Latencies::new(times).report(run, "report", &name, [None, None]);
         }
     }
+    beside_a_query(run, server.address(), &all, args)?;
     run.add(Measurement::lower("report", "server", (server.stop() >> 20) as f64, "MiB"));
     run.remark(format!("report: {} batches, {} MiB of logs together", all.len(), vehicles.truth().bytes >> 20));
+    Ok(())
+}
+
+/// Reads all reports with one reader, alone and beside a heavy query, in turns: a machine has moods.
+fn beside_a_query(run: &mut Run, address: &str, paths: &[String], args: &Args) -> Result<()> {
+    let turn = Duration::from_secs(u64::from(args.seconds)) / TURNS;
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        alone.extend(read(address, paths, 1, turn)?);
+        let done = AtomicBool::new(false);
+        let (read, asked) = std::thread::scope(|scope| {
+            let asker = scope.spawn(|| ask_until(address, &done));
+            let read = read(address, paths, 1, turn);
+            done.store(true, Ordering::Relaxed);
+            (read, asker.join())
+        });
+        asked.map_err(|_| anyhow!("the asker panicked"))??;
+        beside.extend(read?);
+    }
+    let alone = Latencies::new(alone).millis(0.99);
+    let beside =
+        Measurement::lower("report", "1 reading beside a heavy query", Latencies::new(beside).millis(0.99), "p99 ms");
+    run.add(beside.against("alone", alone));
+    Ok(())
+}
+
+/// Asks the heavy query again and again, each time another one.
+fn ask_until(address: &str, done: &AtomicBool) -> Result<()> {
+    let mut connection = Connection::open(address)?;
+    while !done.load(Ordering::Relaxed) {
+        connection.post("/api/v1/query", &json!({ "sql": format!("{HEAVY} -- {:?}", Instant::now()) }))?;
+    }
     Ok(())
 }
 
