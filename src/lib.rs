@@ -12,11 +12,12 @@
 //! - [`maintain`]: the upkeep of a data directory;
 //! - [`service`]: all of it, tied together;
 //! - [`http`], [`serve`]: the service over HTTP;
-//! - [`reports`]: reports, kept;
+//! - [`reports`], [`charts`]: reports and their pictures, kept;
 //! - [`analyze`], [`sql`] and its [`prompt`]: the same without a server; [`explain`] says how rules are searched for;
 //! - [`render`]: answers for people and for pipes.
 
 pub mod analyze;
+pub mod charts;
 pub mod cli;
 pub mod config;
 pub mod digest;

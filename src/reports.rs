@@ -79,12 +79,24 @@ impl Reports {
         Reports { metadata, engine, snapshots, flights, redis }
     }
 
+    /// The whole report of a batch at the epoch that readers see, where it is kept.
+    pub fn kept(&self, id: Uuid) -> Option<Arc<Answer>> {
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        // Whoever made it may have seen more than the snapshot of this request shows.
+        let kept = self.flights.kept(&self.key(id, &snapshot)).filter(|kept| kept.facts.epoch <= snapshot.epoch)?;
+        kept.told(&snapshot, None).ok()
+    }
+
+    /// What a batch's report is kept under. Read before anything else is: what is read then is at least as new.
+    fn key(&self, id: Uuid, snapshot: &Snapshot) -> Key {
+        Key { id, data: snapshot.changes.last(id), metadata: self.metadata.changes().count(id) }
+    }
+
     /// The report of a batch with at most `top` codes, at the epoch that readers see or a later one.
     pub async fn present(&self, id: Uuid, top: Option<usize>) -> Result<(Arc<Answer>, Found), Problem> {
         loop {
             let snapshot = Arc::clone(&self.snapshots.borrow());
-            // Before anything is read: what is read from now on is at least as new.
-            let key = Key { id, data: snapshot.changes.last(id), metadata: self.metadata.changes().count(id) };
+            let key = self.key(id, &snapshot);
             let maker = || {
                 let reports = self.clone();
                 async move { reports.make(id).await.map(Arc::new) }
@@ -107,7 +119,11 @@ impl Reports {
             Some(redis) if snapshot.epoch >= batch.epoch && snapshot.changes.last(id) <= batch.epoch => {
                 let compute = async { to_json(&self.count(&snapshot, id).await?) };
                 let json = redis.get(&format!("report/{id}/{}", batch.epoch), compute).await?;
-                serde_json::from_slice(&json).map_err(|error| Problem::internal(&error))?
+                match serde_json::from_slice(&json) {
+                    Ok(report) => report,
+                    // Another build put it there.
+                    Err(_) => self.count(&snapshot, id).await?,
+                }
             }
             _ => self.count(&snapshot, id).await?,
         };

@@ -1,7 +1,6 @@
 //! `argus serve`: the service over HTTP, until it is told to stop.
 
 use std::collections::BTreeMap;
-use std::future::IntoFuture;
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -12,12 +11,13 @@ use argus_query::{Limits, postgres};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::ServeArgs;
 use crate::http;
+use crate::http::connections;
+use crate::http::front::Front;
 use crate::service::{Service, ServiceConfig, Stopping, Work};
 
 /// What one question through another door than HTTP may take.
@@ -45,6 +45,9 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     config.retention = args.retention.retention.into();
     config.maintain_every = args.maintain_every.into();
     config.redis.clone_from(&args.redis);
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "connections are limited by the open files that this process may have");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let doors = Doors { pg: args.pg.clone(), flight: args.flight.clone() };
     let done = runtime.block_on(serve(config, &args.listen, &doors));
@@ -92,8 +95,7 @@ async fn bind_door(address: Option<&str>) -> Result<Option<TcpListener>> {
 /// The service, listening.
 pub struct Server {
     address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    http: JoinHandle<std::io::Result<()>>,
+    http: JoinHandle<()>,
     work: Work,
 }
 
@@ -117,7 +119,7 @@ impl Server {
         for (protocol, address) in &addresses {
             tracing::info!(protocol, %address, "SQL is answered here too");
         }
-        let router = http::router(&service, metrics, addresses);
+        let front = Front::new(service.reports.clone(), http::router(&service, metrics, addresses));
         let mut work = service.work;
         let stopped = || {
             let mut stopping = service.stopping.clone();
@@ -131,12 +133,9 @@ impl Server {
             let (engine, snapshots) = (service.engine.clone(), service.snapshots.clone());
             work.accompany(argus_query::flight::serve(flight, engine, snapshots, DOOR_LIMITS, stopped()));
         }
+        let http = tokio::spawn(connections::serve(listener, front, service.stopping.clone()));
         work.accompany(service.maintainer.schedule(service.stopping));
-        let (stop, stopped) = oneshot::channel::<()>();
-        // Whoever would tell it to stop and is gone has told it.
-        let told = async move { drop(stopped.await) };
-        let http = tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(told).into_future());
-        Ok(Server { address, stop, http, work })
+        Ok(Server { address, http, work })
     }
 
     /// Where it listens.
@@ -153,7 +152,6 @@ impl Server {
     pub async fn stop(self) -> Result<()> {
         tracing::info!("stopping");
         self.work.tell(Stopping::Soon);
-        drop(self.stop);
         let mut http = self.http;
         if tokio::time::timeout(STOP_WAIT, &mut http).await.is_err() {
             tracing::warn!("requests that are still open are cut off");

@@ -178,7 +178,7 @@ impl Service {
         for figure in ["argus_lines_total", "argus_bytes_total", "argus_sightings_total"] {
             counter!(figure).increment(0);
         }
-        for kind in ["report", "fleet", "sql"] {
+        for kind in ["report", "fleet", "sql", "chart"] {
             counter!("argus_computed_total", "kind" => kind).increment(0);
         }
         let committed = lake.committed_epoch();

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 const REDIS_HIT: &str = "argus_cache_requests_total{tier=\"redis\",outcome=\"hit\"}";
 const REPORTS: &str = "argus_computed_total{kind=\"report\"}";
 const QUERIES: &str = "argus_computed_total{kind=\"sql\"}";
+const CHARTS: &str = "argus_computed_total{kind=\"chart\"}";
 const FLEET: &str = "argus_computed_total{kind=\"fleet\"}";
 
 /// Requests at once for one report.
@@ -122,13 +123,21 @@ async fn answers_outlive_the_process_in_redis() {
     let report = server.get(&format!("/batches/{id}/report")).await;
     let sql = "SELECT count(*) FROM errors";
     assert_eq!(server.sql(sql).await, json!([[1]]));
+    let chart = async |server: &Server| {
+        let chart = server.send(Method::GET, &format!("/batches/{id}/chart.png"), "").await;
+        chart.bytes().await.expect("a body")
+    };
+    let drawn = chart(&server).await;
     server.stop();
 
     let server = start();
     assert_eq!(server.get(&format!("/batches/{id}/report")).await["codes"], report["codes"]);
     assert_eq!(server.sql(sql).await, json!([[1]]));
-    assert_eq!((server.figure(REPORTS).await, server.figure(QUERIES).await), (0.0, 0.0));
-    assert_eq!(server.figure(REDIS_HIT).await, 2.0);
+    assert_eq!(chart(&server).await, drawn);
+    for kept in [REPORTS, QUERIES, CHARTS] {
+        assert_eq!(server.figure(kept).await, 0.0, "{kept}");
+    }
+    assert_eq!(server.figure(REDIS_HIT).await, 3.0);
     server.stop();
 
     // What is there is not what was put there.

@@ -26,6 +26,8 @@ async fn the_document_and_its_page_are_served_without_the_net() {
         ("/api/v1/batches/{id}/complete", &["post"]),
         ("/api/v1/batches/{id}/reopen", &["post"]),
         ("/api/v1/batches/{id}/report", &["get"]),
+        ("/api/v1/batches/{id}/chart.svg", &["get"]),
+        ("/api/v1/batches/{id}/chart.png", &["get"]),
         ("/api/v1/batches/{id}/progress", &["get"]),
         ("/api/v1/batches/{id}/events", &["get"]),
         ("/api/v1/batches/{id}/errors", &["get"]),

@@ -56,4 +56,4 @@ pub use engine::{Engine, EngineConfig, QueryError};
 pub use errors::{ErrorLine, ErrorsPage, ErrorsRequest};
 pub use fleet::{FleetCode, FleetRequest, GroupBy};
 pub use history::VehicleCode;
-pub use report::{BatchFacts, Report};
+pub use report::{BatchFacts, CodeReport, Report};

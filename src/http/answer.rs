@@ -52,9 +52,20 @@ impl Answer {
         Answer::tagged(JSON, body, entity_tag(value.to_string().as_bytes()))
     }
 
-    /// Its bytes.
+    /// What it consists of.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// How many bytes that are.
     pub fn bytes(&self) -> usize {
         self.body.len()
+    }
+
+    /// Its `ETag`.
+    pub fn name(&self) -> &str {
+        // Made of visible ASCII.
+        self.tag.to_str().unwrap_or_default()
     }
 
     /// The response to a request with these headers.

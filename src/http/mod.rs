@@ -3,10 +3,13 @@
 
 pub mod answer;
 pub mod batches;
+pub mod chart;
+pub mod connections;
 pub mod events;
 pub mod extract;
 pub mod files;
 pub mod fleet;
+pub mod front;
 pub mod health;
 pub mod lines;
 pub mod problem;
@@ -51,6 +54,7 @@ pub fn router(service: &Service, metrics: PrometheusHandle, doors: BTreeMap<&'st
         .merge(fleet::router(service))
         .merge(lines::router(service))
         .merge(report::router(service))
+        .merge(chart::router(service))
         .merge(query::router(service))
         .merge(health::router(service, metrics, doors))
         .split_for_parts();

@@ -67,6 +67,8 @@ impl Parts {
     }
 
     async fn past_report(&self, id: Uuid, epoch: u64, top: Option<usize>) -> Result<Answer, Problem> {
+        // One that was deleted has no past either.
+        self.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
         let past = Arc::new(self.snapshot().as_of(epoch)?);
         counter!("argus_computed_total", "kind" => "report").increment(1);
         let report = Report::of_past_batch(&self.engine, &past, id).await?;
@@ -98,6 +100,21 @@ pub async fn snapshot_at_least(
             Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "epoch-not-there", detail))
         }
     }
+}
+
+/// Waits until readers see an epoch of a batch, for which one that is not there gives no cause.
+pub async fn batch_at_least(
+    metadata: &Metadata,
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    id: Uuid,
+    min_epoch: Option<u64>,
+    timeout_ms: u64,
+) -> Result<(), Problem> {
+    if min_epoch > Some(snapshots.borrow().epoch) {
+        metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
+        snapshot_at_least(snapshots, min_epoch, timeout_ms).await?;
+    }
+    Ok(())
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -132,13 +149,8 @@ async fn report(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id = batch_id(&id)?;
-    let awaited = wanted.min_epoch.max(wanted.as_of);
-    // Nobody need wait for a batch that is not there, and one that was deleted has no past either.
-    if awaited > Some(parts.snapshot().epoch) || wanted.as_of.is_some() {
-        parts.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
-        let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
-        snapshot_at_least(&parts.snapshots, awaited, timeout_ms).await?;
-    }
+    let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
+    batch_at_least(&parts.metadata, &parts.snapshots, id, wanted.min_epoch.max(wanted.as_of), timeout_ms).await?;
     let (answer, found) = match wanted.as_of {
         Some(epoch) => (Arc::new(parts.past_report(id, epoch, wanted.top).await?), Found::Bypass),
         None => parts.reports.present(id, wanted.top).await?,

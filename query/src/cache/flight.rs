@@ -89,6 +89,13 @@ where
         Flights { inner: Arc::new(inner) }
     }
 
+    /// The answer under `key` where it is kept, which takes no waiting.
+    pub fn kept(&self, key: &K) -> Option<V> {
+        let kept = self.inner.kept.get(key)?;
+        self.inner.hits.increment(1);
+        Some(kept)
+    }
+
     /// The answer under `key`: the one that is kept, or the one that is being
     /// computed, or else `compute`'s, which goes on as long as anybody waits for it.
     pub async fn get<F>(&self, key: K, compute: impl FnOnce() -> F) -> (Result<V, E>, Found)
@@ -96,8 +103,7 @@ where
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
         let inner = &self.inner;
-        if let Some(kept) = inner.kept.get(&key) {
-            inner.hits.increment(1);
+        if let Some(kept) = self.kept(&key) {
             return (Ok(kept), Found::Hit);
         }
         let (flight, found) = {
@@ -105,9 +111,8 @@ where
             if let Some(flight) = open.get(&key).and_then(|open| open.flight.upgrade()) {
                 inner.shared.increment(1);
                 (flight, Found::Shared)
-            } else if let Some(kept) = inner.kept.get(&key) {
+            } else if let Some(kept) = self.kept(&key) {
                 // It landed between the two looks.
-                inner.hits.increment(1);
                 return (Ok(kept), Found::Hit);
             } else {
                 inner.misses.increment(1);

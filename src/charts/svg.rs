@@ -1,0 +1,191 @@
+//! A report as a picture: a bar for each code, as the text of an SVG file.
+//!
+//! ```text
+//!  12 codes, 440 sightings
+//!  Batch 01a2…, completed: 431 of 9,120 lines in 2 files have a code
+//!
+//!  P0A1F-87   ██████████████████ 120      3.2 × the fleet
+//!  E_FAIL     ██████ 40            new for this vehicle
+//!
+//!  ■ high  ■ medium  ■ low
+//! ```
+
+use std::fmt::{self, Display, Formatter, Write};
+
+use argus_query::{CodeReport, Report};
+
+/// The font that [`super::png`] draws with; a browser takes what it has.
+pub const FONT: &str = "DejaVu Sans";
+
+const WIDTH: u32 = 800;
+const MARGIN: u32 = 24;
+/// Where bars begin; codes stand left of it.
+const BARS: u32 = 296;
+/// The longest bar; its count stands right of it.
+const LONGEST: f64 = 260.0;
+/// Where the first bar is.
+const TOP: u32 = 88;
+const ROW: u32 = 26;
+/// Letters of a code that fit left of its bar.
+const CODE_LETTERS: usize = 30;
+
+const STYLE: &str = "
+  text { font-family: 'DejaVu Sans', Verdana, sans-serif; font-size: 13px; fill: #24292f; }
+  .title { font-size: 18px; font-weight: bold; }
+  .quiet { fill: #656d76; font-size: 12px; }
+  .high { fill: #cf222e; }
+  .medium { fill: #d4a72c; }
+  .low { fill: #8c959f; }
+";
+
+/// Draws a report with at most `top` codes. What it says depends on nothing else.
+pub fn draw(report: &Report, top: usize) -> String {
+    let mut body = String::new();
+    // Writing to a string cannot fail.
+    let height = body_of(&mut body, report, top).unwrap_or_default();
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
+         height=\"{height}\" role=\"img\">\n<title>{}</title>\n<style>{STYLE}</style>\n\
+         <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>\n{body}</svg>\n",
+        Escaped(&title(report))
+    )
+}
+
+fn title(report: &Report) -> String {
+    format!("{}, {}", counted(report.codes.len() as u64, "code"), counted(report.total_errors, "sighting"))
+}
+
+fn subtitle(report: &Report) -> String {
+    let batch = report.batch.as_ref().map(|batch| format!("Batch {}, {}: ", batch.id, batch.status));
+    let lines = format!("{} of {}", thousands(report.error_lines), counted(report.total_lines, "line"));
+    let files = counted(report.parsed_files, "file");
+    format!("{}{lines} in {files} with a code", batch.unwrap_or_default())
+}
+
+/// Writes what is to be seen; says how high it is.
+fn body_of(body: &mut String, report: &Report, top: usize) -> Result<u32, fmt::Error> {
+    text(body, [MARGIN, 38], "title", "start", &title(report))?;
+    text(body, [MARGIN, 62], "quiet", "start", &subtitle(report))?;
+    let (shown, others) = report.codes.split_at(top.min(report.codes.len()));
+    let most = shown.iter().map(|code| code.count).max().unwrap_or_default();
+    let mut y = TOP;
+    for code in shown {
+        row(body, code, most, y)?;
+        y += ROW;
+    }
+    if !others.is_empty() {
+        let (codes, sightings) =
+            (counted(others.len() as u64, "more code"), others.iter().map(|code| code.count).sum());
+        text(body, [MARGIN, y + 14], "quiet", "start", &format!("and {codes}, {}", counted(sightings, "sighting")))?;
+        y += ROW;
+    }
+    if shown.is_empty() {
+        return Ok(y);
+    }
+    y += 10;
+    for (place, severity) in ["high", "medium", "low"].into_iter().enumerate() {
+        let x = MARGIN + 90 * place as u32;
+        writeln!(body, "<rect class=\"{severity}\" x=\"{x}\" y=\"{y}\" width=\"12\" height=\"12\" rx=\"2\"/>")?;
+        text(body, [x + 18, y + 11], "quiet", "start", severity)?;
+    }
+    Ok(y + 12 + MARGIN)
+}
+
+fn row(body: &mut String, code: &CodeReport, most: u64, y: u32) -> fmt::Result {
+    let length = (LONGEST * code.count as f64 / most as f64).max(1.0);
+    let count = thousands(code.count);
+    writeln!(body, "<g><title>{}: {count}, {}</title>", Escaped(&code.code), Escaped(&code.example.text))?;
+    text(body, [BARS - 10, y + 14], "code", "end", &cut(&code.code))?;
+    let severity = code.severity.word();
+    writeln!(
+        body,
+        "<rect class=\"{severity}\" x=\"{BARS}\" y=\"{y}\" width=\"{length:.1}\" height=\"{}\" rx=\"2\"/>",
+        ROW - 6
+    )?;
+    text(body, [BARS + length as u32 + 8, y + 14], "count", "start", &count)?;
+    let fleet = match (code.new_for_vehicle, code.fleet_ratio) {
+        (true, _) => "new for this vehicle".to_owned(),
+        (false, Some(ratio)) => format!("{} × the fleet", digits(ratio)),
+        (false, None) => String::new(),
+    };
+    text(body, [WIDTH - MARGIN, y + 14], "quiet", "end", &fleet)?;
+    body.write_str("</g>\n")
+}
+
+fn text(body: &mut String, [x, y]: [u32; 2], class: &str, anchor: &str, words: &str) -> fmt::Result {
+    writeln!(body, "<text class=\"{class}\" x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{}</text>", Escaped(words))
+}
+
+/// A number with its noun.
+fn counted(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", thousands(number), if number == 1 { "" } else { "s" })
+}
+
+/// A number with a comma before each three digits.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// A ratio with two digits that count.
+fn digits(ratio: f64) -> String {
+    match ratio {
+        ratio if ratio < 0.01 => "< 0.01".to_owned(),
+        ratio if ratio < 1.0 => format!("{ratio:.2}"),
+        ratio if ratio < 10.0 => format!("{ratio:.1}"),
+        ratio => thousands(ratio.round() as u64),
+    }
+}
+
+fn cut(code: &str) -> String {
+    match code.char_indices().nth(CODE_LETTERS) {
+        Some((end, _)) => format!("{}…", &code[..end]),
+        None => code.to_owned(),
+    }
+}
+
+/// Text as XML 1.0 takes it: what is no character there is replaced.
+struct Escaped<'a>(&'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for letter in self.0.chars() {
+            match letter {
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '&' => f.write_str("&amp;")?,
+                '\t' => f.write_char(' ')?,
+                '\0'..='\x1f' | '\u{fffe}' | '\u{ffff}' => f.write_char(char::REPLACEMENT_CHARACTER)?,
+                letter => f.write_char(letter)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_told_as_people_write_them() {
+        let told = [0, 999, 1000, 1_234_567].map(thousands);
+        assert_eq!(told, ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0.001, 0.25, 3.2, 17.0, 12_345.6].map(digits), ["< 0.01", "0.25", "3.2", "17", "12,346"]);
+        assert_eq!([counted(1, "code"), counted(2, "code")], ["1 code", "2 codes"]);
+    }
+
+    #[test]
+    fn text_cannot_leave_its_place() {
+        assert_eq!(Escaped("</text>&\u{1}\t\"é").to_string(), "&lt;/text&gt;&amp;\u{fffd} \"é");
+        assert_eq!(cut(&"é".repeat(31)), format!("{}…", "é".repeat(30)));
+        assert_eq!(cut("E_FAIL"), "E_FAIL");
+    }
+}
