@@ -17,7 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::background::AbortOnDrop;
-use crate::engine::{Engine, QueryError, run};
+use crate::engine::{Engine, run};
+use crate::query_error::QueryError;
 use crate::statement::{check_statement, is_repeatable};
 
 /// Batches of rows that wait for the asker.

@@ -12,7 +12,8 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use uuid::Uuid;
 
-use crate::engine::{Engine, QueryError};
+use crate::engine::Engine;
+use crate::query_error::QueryError;
 use crate::views::{literal, live};
 
 /// All cells at the snapshot's epoch, some at a time.

@@ -15,7 +15,8 @@ use datafusion::error::DataFusionError;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::engine::{Engine, QueryError};
+use crate::engine::Engine;
+use crate::query_error::QueryError;
 
 /// What is gone and leaves no row.
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! Sessions, limits, and what may be asked.
+//! Sessions, their limits, and the turns of who asks.
 //!
 //! A session is made for each question and sees one snapshot. Only queries
 //! are asked: nothing in SQL writes, or reads anything but our tables.
@@ -7,16 +7,13 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use argus_sinks::{RecentBatch, Snapshot, Table};
+use argus_sinks::{RecentBatch, Snapshot};
 use arrow::array::RecordBatch;
-use async_trait::async_trait;
 use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
-use datafusion::catalog::{
-    CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider, TableProvider,
-};
+use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider};
 use datafusion::common::ScalarValue;
-use datafusion::datasource::{MemTable, ViewTable};
+use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::SessionContext;
@@ -35,15 +32,15 @@ use uuid::Uuid;
 
 use crate::background::Background;
 use crate::bounded::bounded;
-use crate::catalog::{CATALOG_TABLE, CatalogRow, catalog_table};
+use crate::catalog::{CatalogRow, catalog_table};
 use crate::documented::DocumentedSchema;
 use crate::lookup::Lookup;
 use crate::memory::QueryPool;
 use crate::postgres::PgSessions;
-use crate::provider::Differences;
-use crate::statement::{CALLS_MAX, STATEMENT_BYTES_MAX, STATEMENT_WORDS_MAX, check_plan, check_statement};
+use crate::query_error::QueryError;
+use crate::schemas::{LakeSchema, PublicSchema};
+use crate::statement::{check_plan, check_statement};
 use crate::turns::{Turn, Turns};
-use crate::views::{VIEWS, View};
 
 /// Rows that are computed at once.
 const BATCH_ROWS: usize = 1024;
@@ -93,50 +90,6 @@ impl Default for EngineConfig {
             upkeep_bytes: 128 << 20,
             turn_wait: Duration::from_secs(10),
             catalog: Vec::new(),
-        }
-    }
-}
-
-/// Why a question has no answer.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say what each variant means")]
-pub enum QueryError {
-    #[error("only a single query (SELECT, VALUES, WITH) can be asked")]
-    NotAQuery,
-    #[error("{}", reason(.0))]
-    Invalid(Box<DataFusionError>),
-    #[error("the query took longer than {} ms", .0.as_millis())]
-    TimedOut(Duration),
-    #[error("the query or its answer needs more memory than it may use; select less or group by less")]
-    TooLarge,
-    #[error("too many questions at once; try again")]
-    Busy,
-    #[error("the statement is too long: at most {STATEMENT_BYTES_MAX} bytes and {STATEMENT_WORDS_MAX} words and signs")]
-    TooLong,
-    #[error("a statement may call functions that make text and lists at most {CALLS_MAX} times; ask in parts")]
-    TooManyCalls,
-    #[error("the answer has more than {0} rows; ask with a LIMIT, or for sums")]
-    TooManyRows(usize),
-    #[error("the query broke off")]
-    BrokeOff,
-    #[error("the tables could not be read")]
-    Failed(#[source] Box<DataFusionError>),
-}
-
-/// What the user can do something about: the first line, without the engine's own chain.
-fn reason(error: &DataFusionError) -> String {
-    let text = error.strip_backtrace();
-    text.lines().next().unwrap_or_default().to_owned()
-}
-
-impl QueryError {
-    pub(crate) fn of(error: DataFusionError) -> QueryError {
-        match error.find_root() {
-            DataFusionError::ResourcesExhausted(_) => QueryError::TooLarge,
-            DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) | DataFusionError::ParquetError(_) => {
-                QueryError::Failed(Box::new(error))
-            }
-            _ => QueryError::Invalid(Box::new(error)),
         }
     }
 }
@@ -347,65 +300,5 @@ impl Asker {
             .with_runtime_env(Arc::new(runtime.build()?))
             .build();
         Ok(SessionContext::new_with_state(state))
-    }
-}
-
-/// The tables of differences.
-#[derive(Debug)]
-struct LakeSchema {
-    snapshot: Arc<Snapshot>,
-    store: ObjectStoreUrl,
-}
-
-#[async_trait]
-impl SchemaProvider for LakeSchema {
-    fn table_names(&self) -> Vec<String> {
-        Table::ALL.map(|table| table.name().to_owned()).to_vec()
-    }
-
-    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
-        let table = Table::ALL.into_iter().find(|table| table.name() == name);
-        Ok(table.map(|table| -> Arc<dyn TableProvider> {
-            let rows = Arc::clone(self.snapshot.table(table));
-            Arc::new(Differences::new(table, rows, self.store.clone()))
-        }))
-    }
-
-    fn table_exist(&self, name: &str) -> bool {
-        Table::ALL.iter().any(|table| table.name() == name)
-    }
-}
-
-/// The tables that users see, planned when they are asked for.
-struct PublicSchema {
-    epoch: u64,
-    lake: SessionContext,
-    catalog: Arc<MemTable>,
-}
-
-impl fmt::Debug for PublicSchema {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PublicSchema").field("epoch", &self.epoch).finish_non_exhaustive()
-    }
-}
-
-#[async_trait]
-impl SchemaProvider for PublicSchema {
-    fn table_names(&self) -> Vec<String> {
-        VIEWS.iter().map(|view| view.name).chain([CATALOG_TABLE]).map(str::to_owned).collect()
-    }
-
-    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
-        if name == CATALOG_TABLE {
-            return Ok(Some(Arc::clone(&self.catalog) as Arc<dyn TableProvider>));
-        }
-        let Some(view) = View::named(name) else { return Ok(None) };
-        let sql = view.sql(self.epoch);
-        let plan = self.lake.state().create_logical_plan(&sql).await?;
-        Ok(Some(Arc::new(ViewTable::new(plan, Some(sql)))))
-    }
-
-    fn table_exist(&self, name: &str) -> bool {
-        View::named(name).is_some() || name == CATALOG_TABLE
     }
 }

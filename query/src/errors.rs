@@ -10,7 +10,8 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::engine::{Engine, QueryError};
+use crate::engine::Engine;
+use crate::query_error::QueryError;
 use crate::rows::rfc3339;
 use crate::views::literal;
 

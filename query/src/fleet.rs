@@ -12,7 +12,8 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use serde::Serialize;
 
-use crate::engine::{Engine, QueryError};
+use crate::engine::Engine;
+use crate::query_error::QueryError;
 
 /// What batches, or lines, are grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

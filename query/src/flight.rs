@@ -41,8 +41,9 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::ask::{Limits, Rows};
-use crate::engine::{CATALOG, Engine, QueryError};
+use crate::engine::{CATALOG, Engine};
 use crate::flight::prepared::{HandleError, Prepared};
+use crate::query_error::QueryError;
 use crate::statement::{check_plan, check_statement};
 
 /// How long open answers may go on after the signal to stop.

@@ -29,7 +29,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use uuid::Uuid;
 
-use crate::engine::QueryError;
+use crate::query_error::QueryError;
 
 /// Footers of files are kept up to about this much memory (32 MiB), those asked for longest ago go first.
 const FOOTER_BYTES_MAX: u64 = 32 << 20;

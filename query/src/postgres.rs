@@ -52,8 +52,9 @@ use tokio::time::Instant;
 
 use crate::ask::Limits;
 use crate::background::AbortOnDrop;
-use crate::engine::{CATALOG, Engine, QueryError};
+use crate::engine::{CATALOG, Engine};
 use crate::postgres::guard::guard;
+use crate::query_error::QueryError;
 use crate::statement::{check_plan, check_size};
 use crate::turns::Turn;
 

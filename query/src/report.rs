@@ -12,7 +12,8 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::engine::{Engine, QueryError};
+use crate::engine::Engine;
+use crate::query_error::QueryError;
 use crate::rows::rfc3339;
 
 /// The word of the table `batches` for a batch that its owner has completed.

@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::bounded::is_bounded;
-use crate::engine::QueryError;
+use crate::query_error::QueryError;
 
 /// The longest statement (64 KiB): a text in it is copied to each row of a batch.
 pub const STATEMENT_BYTES_MAX: usize = 64 << 10;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::engine::QueryError;
+use crate::query_error::QueryError;
 
 /// Turns to ask. Clones share them.
 #[derive(Debug, Clone)]

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::http::extract::{JsonBody, Parameters, Segments, idempotency_key};
 use crate::http::problem::{Problem, ProblemBody, batch_id};
-use crate::http::report::{WAIT_MS_DEFAULT, snapshot_at_least};
+use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::metadata::{BatchFilter, Metadata};
 use crate::model::{Batch, FileTotals, NewBatch};
 use crate::pipeline::Pipeline;

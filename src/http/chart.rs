@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use crate::charts::{ChartFormat, Charts};
 use crate::http::extract::{Parameters, Segments};
 use crate::http::problem::{Problem, ProblemBody, batch_id};
-use crate::http::report::{WAIT_MS_DEFAULT, batch_at_least};
+use crate::http::waiting::{WAIT_MS_DEFAULT, batch_at_least};
 use crate::metadata::Metadata;
 use crate::reports::Reports;
 use crate::service::Service;

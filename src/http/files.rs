@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::http::extract::{Segments, drain, idempotency_key};
 use crate::http::problem::{Problem, ProblemBody, batch_id};
-use crate::http::report::{WAIT_MS_DEFAULT, snapshot_at_least};
+use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::ingest::{BodyPart, Ingest};
 use crate::metadata::{Accepted, Metadata, Refused, UploadKey};
 use crate::model::{Encoding, Receipt, StoredUpload, Versions, check_name};

@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::http::answer::Answers;
 use crate::http::extract::{Parameters, Segments};
 use crate::http::problem::{Problem, ProblemBody};
-use crate::http::report::{WAIT_MS_DEFAULT, snapshot_at_least};
+use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::metadata::{BatchFilter, Metadata};
 use crate::service::Service;
 

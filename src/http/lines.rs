@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use crate::http::extract::{Segments, drain, idempotency_key};
 use crate::http::files::{BODY_PAUSE, TURN_WAIT, content_encoding};
 use crate::http::problem::{Problem, ProblemBody, batch_id};
-use crate::http::report::snapshot_at_least;
+use crate::http::waiting::snapshot_at_least;
 use crate::ingest::compression;
 use crate::metadata::{Refused, UploadKey};
 use crate::model::{Encoding, Part, Receipt, check_name};

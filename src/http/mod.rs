@@ -15,6 +15,7 @@ pub mod lines;
 pub mod problem;
 pub mod query;
 pub mod report;
+pub mod waiting;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -26,7 +26,7 @@ use utoipa_axum::routes;
 use crate::http::answer::{self, Answer};
 use crate::http::extract::JsonBody;
 use crate::http::problem::{Problem, ProblemBody};
-use crate::http::report::snapshot_at_least;
+use crate::http::waiting::snapshot_at_least;
 use crate::service::Service;
 
 const ROWS_DEFAULT: usize = 10_000;

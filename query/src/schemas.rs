@@ -1,0 +1,78 @@
+//! What a session sees: the tables of differences in `lake`, and over them those that users know in `public`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use argus_sinks::{Snapshot, Table};
+use async_trait::async_trait;
+use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::datasource::{MemTable, ViewTable};
+use datafusion::error::DataFusionError;
+use datafusion::execution::context::SessionContext;
+use datafusion::execution::object_store::ObjectStoreUrl;
+
+use crate::catalog::CATALOG_TABLE;
+use crate::provider::Differences;
+use crate::views::{VIEWS, View};
+
+/// The tables of differences.
+#[derive(Debug)]
+pub(crate) struct LakeSchema {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) store: ObjectStoreUrl,
+}
+
+#[async_trait]
+impl SchemaProvider for LakeSchema {
+    fn table_names(&self) -> Vec<String> {
+        Table::ALL.map(|table| table.name().to_owned()).to_vec()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        let table = Table::ALL.into_iter().find(|table| table.name() == name);
+        Ok(table.map(|table| -> Arc<dyn TableProvider> {
+            let rows = Arc::clone(self.snapshot.table(table));
+            Arc::new(Differences::new(table, rows, self.store.clone()))
+        }))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        Table::ALL.iter().any(|table| table.name() == name)
+    }
+}
+
+/// The tables that users see, planned when they are asked for.
+pub(crate) struct PublicSchema {
+    pub(crate) epoch: u64,
+    /// A session that sees the tables of differences.
+    pub(crate) lake: SessionContext,
+    /// What is known of codes.
+    pub(crate) catalog: Arc<MemTable>,
+}
+
+impl fmt::Debug for PublicSchema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublicSchema").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl SchemaProvider for PublicSchema {
+    fn table_names(&self) -> Vec<String> {
+        VIEWS.iter().map(|view| view.name).chain([CATALOG_TABLE]).map(str::to_owned).collect()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        if name == CATALOG_TABLE {
+            return Ok(Some(Arc::clone(&self.catalog) as Arc<dyn TableProvider>));
+        }
+        let Some(view) = View::named(name) else { return Ok(None) };
+        let sql = view.sql(self.epoch);
+        let plan = self.lake.state().create_logical_plan(&sql).await?;
+        Ok(Some(Arc::new(ViewTable::new(plan, Some(sql)))))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        View::named(name).is_some() || name == CATALOG_TABLE
+    }
+}

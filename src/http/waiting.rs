@@ -1,0 +1,50 @@
+//! Requests that show a receipt wait until readers see its epoch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use argus_sinks::Snapshot;
+use axum::http::StatusCode;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::http::problem::Problem;
+use crate::metadata::Metadata;
+
+/// How long a request waits for an epoch when it does not say.
+pub const WAIT_MS_DEFAULT: u64 = 5_000;
+const WAIT_MS_MAX: u64 = 60_000;
+
+/// Waits until readers see `min_epoch`.
+pub async fn snapshot_at_least(
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    min_epoch: Option<u64>,
+    timeout_ms: u64,
+) -> Result<Arc<Snapshot>, Problem> {
+    let mut snapshots = snapshots.clone();
+    let min_epoch = min_epoch.unwrap_or(0);
+    let wait = Duration::from_millis(timeout_ms.min(WAIT_MS_MAX));
+    match tokio::time::timeout(wait, snapshots.wait_for(|snapshot| snapshot.epoch >= min_epoch)).await {
+        Ok(Ok(snapshot)) => Ok(Arc::clone(&snapshot)),
+        Ok(Err(_)) => Err(Problem::busy("the server is stopping; try again")),
+        Err(_) => {
+            let detail = format!("epoch {min_epoch} is not there after {} ms; try again later", wait.as_millis());
+            Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "epoch-not-there", detail))
+        }
+    }
+}
+
+/// Waits until readers see an epoch of a batch, for which one that is not there gives no cause.
+pub async fn batch_at_least(
+    metadata: &Metadata,
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    id: Uuid,
+    min_epoch: Option<u64>,
+    timeout_ms: u64,
+) -> Result<(), Problem> {
+    if min_epoch > Some(snapshots.borrow().epoch) {
+        metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
+        snapshot_at_least(snapshots, min_epoch, timeout_ms).await?;
+    }
+    Ok(())
+}
