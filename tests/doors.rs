@@ -70,7 +70,7 @@ async fn every_table_and_column_says_what_it_holds() {
 
 const CLIENTS: &str = r#"
 import asyncio, json, sys, warnings
-import adbc_driver_flightsql.dbapi, asyncpg, psycopg
+import adbc_driver_flightsql.dbapi, asyncpg, psycopg, pyarrow.flight
 warnings.simplefilter("ignore")
 pg, flight, sums = sys.argv[1:4]
 said = {}
@@ -109,6 +109,14 @@ with adbc_driver_flightsql.dbapi.connect(f"grpc://{flight}") as c:
         said["adbc_refused"] = False
     except Exception:
         said["adbc_refused"] = True
+# A handle that is not ours, which says of itself that it goes on for 2 GiB.
+url, handle = b"type.googleapis.com/arrow.flight.protocol.sql.TicketStatementQuery", bytes.fromhex("00000000ffffffffffffff7f")
+part = lambda field, value: bytes([field << 3 | 2, len(value)]) + value
+try:
+    pyarrow.flight.connect(f"grpc://{flight}").do_get(pyarrow.flight.Ticket(part(1, url) + part(2, part(1, handle)))).read_all()
+    said["forged"] = ""
+except Exception as e:
+    said["forged"] = str(e)
 print(json.dumps(said))
 "#;
 
@@ -126,6 +134,7 @@ async fn clients_of_other_protocols_read_the_same_rows_and_write_none() {
     let refused = json!(["25006", "25006", "25006", "25006", "25006", "25006", "42000"]);
     assert_eq!((&said["refused"], &said["adbc_refused"]), (&refused, &json!(true)));
     assert_eq!((&said["adbc_parameters"], &said["adbc_numbered"]), (&json!([[3]]), &json!([["SIGSEGV"]])));
+    assert!(said["forged"].as_str().is_some_and(|said| said.contains("the handle is not one of ours")), "{said}");
     assert_eq!(said["vendor"], "Argus");
     assert_eq!(said["tables"], json!(["batches", "catalog", "error_counts", "errors", "files", "fleet_codes"]));
     let (host, port) = pg.split_once(':').expect("an address");

@@ -159,6 +159,13 @@ async fn a_postgres_client_is_held_to_what_it_may_send_and_keep() {
     let prepared: Vec<Vec<u8>> = prepared.map(|body| message(b'P', body.len(), &body)).collect();
     assert_eq!(last_word(&pg, &prepared).await, "53400");
     assert_eq!(last_word(&pg, &[b"Q\0\0\0\x01".to_vec()]).await, "08P01");
+    // Who cancels a query waits until the server ends the connection, whether or not there was one.
+    let mut canceller = TcpStream::connect(&pg).await.expect("it connects");
+    let cancel = [16_u32, 80_877_102, 1, 1].map(u32::to_be_bytes).concat();
+    canceller.write_all(&cancel).await.expect("it is taken");
+    let mut said = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(30), canceller.read_to_end(&mut said));
+    assert!(ended.await.is_ok_and(|read| read.is_ok()), "a cancel ends");
     assert_eq!(server.sql("SELECT 1").await, json!([[1]]));
 }
 

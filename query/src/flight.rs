@@ -15,6 +15,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::IpcWriteOptions;
+use arrow::ipc::{MessageHeader, root_as_message};
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
@@ -41,6 +42,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::ask::{Limits, Rows};
+use crate::cache::SealKey;
 use crate::engine::{CATALOG, Engine};
 use crate::flight::prepared::{HandleError, Prepared};
 use crate::query_error::QueryError;
@@ -58,7 +60,7 @@ pub fn serve(
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = ()> + Send + 'static {
     let threads = engine.background.handle();
-    let door = FlightServiceServer::new(Door { engine, snapshots, limits });
+    let door = FlightServiceServer::new(Door { engine, snapshots, limits, seal: SealKey::random() });
     let (stop, told) = oneshot::channel::<()>();
     let mut task = threads.spawn(async move {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -84,6 +86,8 @@ struct Door {
     engine: Engine,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     limits: Limits,
+    /// Seals handles.
+    seal: SealKey,
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -127,7 +131,7 @@ impl Door {
     }
 
     async fn rows(&self, handle: &Bytes) -> Reply<DataStream> {
-        let Prepared { sql, values, .. } = Prepared::of(handle).map_err(no_handle)?;
+        let Prepared { sql, values, .. } = Prepared::of(handle, self.seal).map_err(no_handle)?;
         let rows = self.engine.ask_with(&self.snapshot(), &sql, values, self.limits).await.map_err(refused)?;
         let (schema, limit) = (Arc::clone(&rows.schema), self.limits.rows);
         let batches = stream::unfold((rows, false), move |(mut rows, ended): (Rows, bool)| async move {
@@ -180,6 +184,24 @@ fn told(rows: Result<arrow::array::RecordBatch, FlightError>) -> Reply<DataStrea
     Ok(Response::new(encoded.map_err(Status::from).boxed()))
 }
 
+/// Refuses compressed values: how long they get is what the client says.
+fn uncompressed(data: FlightData) -> Result<FlightData, FlightError> {
+    let message = root_as_message(&data.data_header).map_err(|error| FlightError::DecodeError(error.to_string()))?;
+    let plain = match message.header_type() {
+        MessageHeader::Schema => true,
+        MessageHeader::RecordBatch => {
+            message.header_as_record_batch().is_some_and(|batch| batch.compression().is_none())
+        }
+        _ => false,
+    };
+    let refused = || {
+        Status::invalid_argument(
+            "the values of parameters are sent as they are, neither compressed nor in a dictionary",
+        )
+    };
+    if plain { Ok(data) } else { Err(FlightError::Tonic(Box::new(refused()))) }
+}
+
 fn no_handle(error: HandleError) -> Status {
     Status::invalid_argument(error.to_string())
 }
@@ -204,7 +226,7 @@ impl FlightSqlService for Door {
     ) -> Reply<FlightInfo> {
         let prepared = Prepared::new(&query.query);
         let (schema, _) = self.columns(&prepared.sql).await?;
-        info(&TicketStatementQuery { statement_handle: prepared.handle() }, &schema, asked)
+        info(&TicketStatementQuery { statement_handle: prepared.handle(self.seal).map_err(no_handle)? }, &schema, asked)
     }
 
     async fn do_get_statement(&self, ticket: TicketStatementQuery, _: Request<Ticket>) -> Reply<DataStream> {
@@ -224,7 +246,7 @@ impl FlightSqlService for Door {
             Ok(bytes)
         };
         Ok(ActionCreatePreparedStatementResult {
-            prepared_statement_handle: prepared.handle(),
+            prepared_statement_handle: prepared.handle(self.seal).map_err(no_handle)?,
             dataset_schema: message(&schema)?,
             parameter_schema: message(&parameters)?,
         })
@@ -243,15 +265,17 @@ impl FlightSqlService for Door {
         query: CommandPreparedStatementQuery,
         sent: Request<PeekableFlightDataStream>,
     ) -> Result<DoPutPreparedStatementResult, Status> {
-        let prepared = Prepared::of(&query.prepared_statement_handle).map_err(no_handle)?;
-        let sent = sent.into_inner().map_err(FlightError::from);
+        let prepared = Prepared::of(&query.prepared_statement_handle, self.seal).map_err(no_handle)?;
+        let sent = sent.into_inner().map_err(FlightError::from).and_then(|data| async { uncompressed(data) });
         let rows: Vec<_> = FlightRecordBatchStream::new_from_flight_data(sent).take(2).try_collect().await?;
         let row = match &rows[..] {
             [row] => row,
             rows => return Err(no_handle(HandleError::NotOneRow(rows.iter().map(RecordBatch::num_rows).sum()))),
         };
         let prepared = prepared.with_values(row).map_err(no_handle)?;
-        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(prepared.handle()) })
+        Ok(DoPutPreparedStatementResult {
+            prepared_statement_handle: Some(prepared.handle(self.seal).map_err(no_handle)?),
+        })
     }
 
     async fn get_flight_info_prepared_statement(
@@ -259,7 +283,7 @@ impl FlightSqlService for Door {
         query: CommandPreparedStatementQuery,
         asked: Request<FlightDescriptor>,
     ) -> Reply<FlightInfo> {
-        let prepared = Prepared::of(&query.prepared_statement_handle).map_err(no_handle)?;
+        let prepared = Prepared::of(&query.prepared_statement_handle, self.seal).map_err(no_handle)?;
         let (schema, _) = self.columns(&prepared.sql).await?;
         info(&query, &schema, asked)
     }

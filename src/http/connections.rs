@@ -65,8 +65,6 @@ async fn answer(stream: TcpStream, front: Front, mut stopping: watch::Receiver<S
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WAIT)
-        // Head and body of a short answer leave sooner in one piece than in two.
-        .writev(false)
         .serve_connection(TokioIo::new(stream), front);
     let mut connection = pin!(connection);
     // Whatever ends a connection early is the client's to see.

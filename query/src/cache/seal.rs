@@ -12,6 +12,7 @@ use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2_next::Sha256;
+use uuid::Uuid;
 
 /// The form's name; another form gets another.
 const FORM: &[u8] = b"A1";
@@ -31,6 +32,14 @@ impl fmt::Debug for SealKey {
 }
 
 impl SealKey {
+    /// A secret that nobody else has.
+    pub fn random() -> SealKey {
+        let halves = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()];
+        let mut secret = [0; 32];
+        secret.iter_mut().zip(halves.concat()).for_each(|(to, from)| *to = from);
+        SealKey(secret)
+    }
+
     /// Seals an answer under its key; `None` when it is too long to be kept.
     pub fn seal(&self, key: &str, answer: &[u8]) -> Option<Vec<u8>> {
         if answer.len() > ANSWER_BYTES_MAX {

@@ -1,10 +1,11 @@
 //! What a handle of Flight SQL stands for: a statement, and the values of its parameters once a client has said them.
 //!
 //! ```text
-//!  length of the statement, 4 bytes, big end first ‖ statement ‖ values: nothing, or one row as an Arrow stream
+//!  sealed: length of the statement, 4 bytes, big end first ‖ statement ‖ values: nothing, or one row as an Arrow stream
 //! ```
 //!
-//! So the server keeps nothing, and a handle holds as long as its client wants.
+//! So the server keeps nothing, and a handle holds as long as the server runs. It is sealed ([`SealKey`]), for what
+//! reads an Arrow stream trusts the lengths in it: only what we wrote is read.
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
@@ -16,8 +17,13 @@ use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
 
+use crate::cache::SealKey;
+
 /// What the values of parameters may take (256 KiB).
 const VALUES_BYTES_MAX: usize = 256 << 10;
+
+/// What a seal is made for.
+const SEALED_AS: &str = "flight";
 
 /// Why a handle cannot be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -54,29 +60,29 @@ impl Prepared {
         if row.num_rows() != 1 {
             return Err(HandleError::NotOneRow(row.num_rows()));
         }
-        if row.get_array_memory_size() > VALUES_BYTES_MAX {
-            return Err(HandleError::TooLong);
-        }
         let mut written = StreamWriter::try_new(Vec::new(), &row.schema())?;
         written.write(row)?;
-        Ok(Prepared { values: values_of(row)?, row: written.into_inner()?.into(), ..self })
+        let written = written.into_inner()?;
+        if written.len() > VALUES_BYTES_MAX {
+            return Err(HandleError::TooLong);
+        }
+        Ok(Prepared { values: values_of(row)?, row: written.into(), ..self })
     }
 
     /// What stands for it.
-    pub(super) fn handle(&self) -> Bytes {
+    pub(super) fn handle(&self, seal: SealKey) -> Result<Bytes, HandleError> {
         // A statement that is longer is refused before.
         let length = u32::try_from(self.sql.len()).unwrap_or(u32::MAX);
-        [&length.to_be_bytes()[..], self.sql.as_bytes(), &self.row].concat().into()
+        let told = [&length.to_be_bytes()[..], self.sql.as_bytes(), &self.row].concat();
+        seal.seal(SEALED_AS, &told).map(Bytes::from).ok_or(HandleError::TooLong)
     }
 
     /// What a handle stands for.
-    pub(super) fn of(handle: &Bytes) -> Result<Prepared, HandleError> {
-        let (length, rest) = handle.split_first_chunk().ok_or(HandleError::Foreign)?;
+    pub(super) fn of(handle: &Bytes, seal: SealKey) -> Result<Prepared, HandleError> {
+        let told = seal.open(SEALED_AS, handle).ok_or(HandleError::Foreign)?;
+        let (length, rest) = told.split_first_chunk().ok_or(HandleError::Foreign)?;
         let (sql, row) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or(HandleError::Foreign)?;
         let sql = std::str::from_utf8(sql).map_err(|_| HandleError::Foreign)?.to_owned();
-        if row.len() > 2 * VALUES_BYTES_MAX {
-            return Err(HandleError::TooLong);
-        }
         let values = match row {
             [] => Vec::new(),
             row => values_of(&StreamReader::try_new(row, None)?.next().ok_or(HandleError::Foreign)??)?,
@@ -140,18 +146,20 @@ mod tests {
         let texts: arrow::array::ArrayRef = Arc::new(StringArray::from(vec!["E_FAIL"]));
         let numbers: arrow::array::ArrayRef = Arc::new(Int64Array::from(vec![7]));
         let row = RecordBatch::try_from_iter([("1", texts), ("2", numbers)]).expect("it is a row");
+        let seal = SealKey::random();
         let prepared = Prepared::new("SELECT ?, ?");
-        assert_eq!(Prepared::of(&prepared.handle()).expect("it is ours"), prepared);
+        assert_eq!(Prepared::of(&prepared.handle(seal).expect("it is short"), seal).expect("it is ours"), prepared);
         let prepared = prepared.with_values(&row).expect("it is one row");
-        let read = Prepared::of(&prepared.handle()).expect("it is ours");
+        let read = Prepared::of(&prepared.handle(seal).expect("it is short"), seal).expect("it is ours");
         assert_eq!(
             (&*read.sql, &read.values),
             ("SELECT $1, $2", &vec![ScalarValue::from("E_FAIL"), ScalarValue::from(7_i64)])
         );
         assert!(matches!(prepared.with_values(&row.slice(0, 0)), Err(HandleError::NotOneRow(0))));
-        let whole = read.handle();
-        for foreign in [&b""[..], b"\0\0\0\x09SELECT", b"\0\0\0\x01\xff", &whole[..whole.len() - 300]] {
-            assert!(Prepared::of(&Bytes::copy_from_slice(foreign)).is_err());
+        let whole = read.handle(seal).expect("it is short");
+        assert!(Prepared::of(&whole, SealKey::random()).is_err(), "another server's");
+        for foreign in [&b""[..], b"\0\0\0\x09SELECT", b"\0\0\0\x01\xff", &whole[..whole.len() - 1]] {
+            assert!(Prepared::of(&Bytes::copy_from_slice(foreign), seal).is_err());
         }
     }
 }

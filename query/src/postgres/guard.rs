@@ -15,6 +15,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use datafusion_postgres::pgwire::error::{ErrorInfo, PgWireError};
@@ -22,11 +23,14 @@ use datafusion_postgres::pgwire::messages::Message;
 use datafusion_postgres::pgwire::messages::response::ErrorResponse;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, copy};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 
 /// The longest message (256 KiB): a statement may have 64 KiB, and the rest is for its parameters.
 const MESSAGE_BYTES_MAX: usize = 256 << 10;
 /// The longest first message (PostgreSQL's `MAX_STARTUP_PACKET_LENGTH`).
 const STARTUP_BYTES_MAX: usize = 10_000;
+/// How long a client may take over its first message (PostgreSQL's `authentication_timeout`).
+const GREETING_WAIT: Duration = Duration::from_secs(60);
 /// Named statements and portals that a connection may keep.
 const KEPT_MAX: usize = 1_000;
 /// What the messages that made them may have together (8 MiB; JDBC keeps 5 MiB when nobody says otherwise).
@@ -59,7 +63,8 @@ where
     let (mut ours, theirs) = UnixStream::pair()?;
     let (from_client, mut to_client) = client.split();
     let mut from_client = BufReader::new(from_client);
-    let greeting = match greet(&mut from_client, &mut to_client, &mut ours).await {
+    let greeted = timeout(GREETING_WAIT, greet(&mut from_client, &mut to_client, &mut ours)).await;
+    let greeting = match greeted.unwrap_or_else(|late| Err(Refused::Io(late.into()))) {
         Ok(greeting) => greeting,
         Err(refused) => return tell(refused, &mut to_client).await,
     };
@@ -70,7 +75,8 @@ where
         answered.and(told.map(drop))
     };
     if greeting == CANCEL_REQUEST {
-        // Who sends it waits for nothing.
+        // Who sends it says no more, and waits until the connection ends.
+        to_answer.shutdown().await?;
         return answering.await;
     }
     let refused = tokio::select! {
