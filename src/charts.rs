@@ -83,8 +83,8 @@ impl Charts {
         let (redis, turns) = (self.redis.clone(), self.turns.clone());
         let compute = || async move {
             let drawn = async {
-                counter!("argus_computed_total", "kind" => "chart").increment(1);
                 let turn = turns.take().await?;
+                counter!("argus_computed_total", "kind" => "chart").increment(1);
                 let draw = move || {
                     // It is over when the chart is drawn, whether or not somebody still waits for it.
                     let _turn = turn;

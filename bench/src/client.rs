@@ -6,9 +6,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 /// A server that says nothing for this long has failed.
@@ -89,7 +89,9 @@ impl Connection {
 
     /// Waits until what was changed up to an epoch is in the tables, and the server at rest.
     pub fn wait_committed(&mut self, epoch: u64) -> Result<()> {
+        let begun = Instant::now();
         while self.figure("argus_committed_epoch")? < epoch as f64 {
+            ensure!(begun.elapsed() < SILENCE_MAX, "epoch {epoch} is not committed");
             std::thread::sleep(LOOK_EVERY);
         }
         Ok(())

@@ -224,7 +224,7 @@ impl FlightSqlService for Door {
         query: CommandStatementQuery,
         asked: Request<FlightDescriptor>,
     ) -> Reply<FlightInfo> {
-        let prepared = Prepared::new(&query.query);
+        let prepared = Prepared::new(&query.query).map_err(no_handle)?;
         let (schema, _) = self.columns(&prepared.sql).await?;
         info(&TicketStatementQuery { statement_handle: prepared.handle(self.seal).map_err(no_handle)? }, &schema, asked)
     }
@@ -238,7 +238,7 @@ impl FlightSqlService for Door {
         query: ActionCreatePreparedStatementRequest,
         _: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
-        let prepared = Prepared::new(&query.query);
+        let prepared = Prepared::new(&query.query).map_err(no_handle)?;
         let (schema, parameters) = self.columns(&prepared.sql).await?;
         let message = |schema: &Schema| -> Result<Bytes, Status> {
             let message: Result<IpcMessage, _> = SchemaAsIpc::new(schema, &IpcWriteOptions::default()).try_into();

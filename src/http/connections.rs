@@ -58,7 +58,7 @@ pub async fn serve(listener: TcpListener, front: Front, mut stopping: watch::Rec
 
 /// Answers on one connection.
 async fn answer(stream: TcpStream, front: Front, mut stopping: watch::Receiver<Stopping>) {
-    // An answer is written whole, and must not wait for the client to say that it has the one before.
+    // What is written must not wait for the client to say that it has what came before.
     if stream.set_nodelay(true).is_err() {
         return;
     }

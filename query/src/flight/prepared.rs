@@ -30,6 +30,8 @@ const SEALED_AS: &str = "flight";
 pub(super) enum HandleError {
     #[error("the handle is not one of ours")]
     Foreign,
+    #[error("parameters are written either ? or $1, not both in one statement")]
+    Mixed,
     #[error("parameters are one row of values for the statement; it was given {0} rows")]
     NotOneRow(usize),
     #[error("the values of parameters may have at most {VALUES_BYTES_MAX} bytes")]
@@ -51,8 +53,8 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// A statement, whose parameters may be written `$1` or `?`, without values.
-    pub(super) fn new(sql: &str) -> Prepared {
-        Prepared { sql: numbered(sql), values: Vec::new(), row: Bytes::new() }
+    pub(super) fn new(sql: &str) -> Result<Prepared, HandleError> {
+        Ok(Prepared { sql: numbered(sql)?, values: Vec::new(), row: Bytes::new() })
     }
 
     /// The same with these values.
@@ -101,14 +103,16 @@ fn values_of(row: &RecordBatch) -> Result<Vec<ScalarValue>, HandleError> {
 }
 
 /// The statement with each `?` numbered, as the engine wants its parameters.
-fn numbered(sql: &str) -> String {
+fn numbered(sql: &str) -> Result<String, HandleError> {
     // What cannot be told apart is for the parser to complain about.
     let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().unwrap_or_default();
-    let mut places = tokens
-        .into_iter()
-        .filter(|token| matches!(&token.token, Token::Placeholder(name) if name == "?"))
-        .map(|token| token.span.start)
-        .peekable();
+    let placeholders = tokens.iter().filter(|token| matches!(token.token, Token::Placeholder(_)));
+    let (marks, named): (Vec<_>, Vec<_>) =
+        placeholders.partition(|token| matches!(&token.token, Token::Placeholder(name) if name == "?"));
+    if !marks.is_empty() && !named.is_empty() {
+        return Err(HandleError::Mixed);
+    }
+    let mut places = marks.into_iter().map(|token| token.span.start).peekable();
     let (mut numbered, mut here, mut number) = (String::with_capacity(sql.len()), Location::new(1, 1), 0);
     for letter in sql.chars() {
         if places.next_if_eq(&here).is_some() {
@@ -122,7 +126,7 @@ fn numbered(sql: &str) -> String {
             _ => Location::new(here.line, here.column + 1),
         };
     }
-    numbered
+    Ok(numbered)
 }
 
 #[cfg(test)]
@@ -136,9 +140,11 @@ mod tests {
     #[test]
     fn question_marks_are_numbered_but_those_in_texts() {
         let sql = "SELECT 'é?', \"?\" -- ?\n FROM t\nWHERE a = ? AND b='?' AND c > ?";
+        let numbered = |sql| super::numbered(sql).expect("its parameters are of one kind");
         assert_eq!(numbered(sql), "SELECT 'é?', \"?\" -- ?\n FROM t\nWHERE a = $1 AND b='?' AND c > $2");
         assert_eq!(numbered("SELECT $1, $name"), "SELECT $1, $name");
         assert_eq!(numbered("SELECT 'no end ?"), "SELECT 'no end ?");
+        assert!(matches!(super::numbered("SELECT $1, ?"), Err(HandleError::Mixed)), "both would be the first");
     }
 
     #[test]
@@ -147,7 +153,7 @@ mod tests {
         let numbers: arrow::array::ArrayRef = Arc::new(Int64Array::from(vec![7]));
         let row = RecordBatch::try_from_iter([("1", texts), ("2", numbers)]).expect("it is a row");
         let seal = SealKey::random();
-        let prepared = Prepared::new("SELECT ?, ?");
+        let prepared = Prepared::new("SELECT ?, ?").expect("of one kind");
         assert_eq!(Prepared::of(&prepared.handle(seal).expect("it is short"), seal).expect("it is ours"), prepared);
         let prepared = prepared.with_values(&row).expect("it is one row");
         let read = Prepared::of(&prepared.handle(seal).expect("it is short"), seal).expect("it is ours");
