@@ -93,6 +93,28 @@ async def ask():
     await c.close()
     return rows, count
 said["asyncpg"], said["asyncpg_parameters"] = asyncio.run(ask())
+# What one borrower of a connection has set the next does not see.
+async def borrow():
+    async with asyncpg.create_pool(f"postgresql://anybody@{pg}/argus", min_size=1, max_size=1) as pool:
+        for name in "first", "second":
+            async with pool.acquire() as c:
+                seen = await c.fetchval("SHOW application_name"), await c.fetchval("SELECT 1")
+                await c.execute(f"SET application_name = '{name}'")
+    return seen
+said["pool"] = asyncio.run(borrow())
+with psycopg.connect(f"postgresql://anybody@{pg}/argus?application_name=mine", autocommit=True) as c:
+    shown = lambda: c.execute("SHOW application_name").fetchone()[0]
+    c.execute("SET application_name = 'other'")
+    said["tidied"] = [shown(), c.info.parameter_status("application_name")]
+    for sql in "RESET statement_timeout", "RESET application_name", "DISCARD ALL", "DISCARD TEMP", "UNLISTEN *", "CLOSE ALL":
+        c.execute(sql)
+        c.execute(sql, prepare=True)
+    said["tidied"] += [shown(), c.info.parameter_status("application_name")]
+    for sql in "DEALLOCATE nothing", "CLOSE nothing":
+        try:
+            c.execute(sql)
+        except psycopg.Error as e:
+            said["tidied"].append(e.sqlstate)
 with adbc_driver_flightsql.dbapi.connect(f"grpc://{flight}") as c:
     cursor = c.cursor()
     cursor.execute(sums)
@@ -101,6 +123,15 @@ with adbc_driver_flightsql.dbapi.connect(f"grpc://{flight}") as c:
     said["adbc_parameters"] = cursor.fetchall()
     cursor.execute("SELECT code FROM error_counts WHERE code <> $1", ("E_FAIL",))
     said["adbc_numbered"] = cursor.fetchall()
+    cursor.execute("SELECT " + ", ".join(f"CAST(${i} AS BIGINT)" for i in range(1, 12)), tuple(range(1, 12)))
+    said["adbc_many"] = cursor.fetchall()
+    cursor.execute("SELECT count(*) FROM error_counts WHERE code = ? OR CAST(? AS VARCHAR) IS NULL", ("none", None))
+    said["adbc_null"] = cursor.fetchall()
+    try:
+        cursor.execute("SELECT count(*) FROM error_counts WHERE code = ? AND count = ?", ("E_FAIL",))
+        said["adbc_one_of_two"] = cursor.fetchall()
+    except Exception as e:
+        said["adbc_one_of_two"] = str(e)
     said["vendor"] = c.adbc_get_info()["vendor_name"]
     objects = c.adbc_get_objects(depth="tables").read_all().to_pylist()
     said["tables"] = [t["table_name"] for o in objects for s in o["catalog_db_schemas"] for t in s["db_schema_tables"]]
@@ -130,10 +161,18 @@ async fn clients_of_other_protocols_read_the_same_rows_and_write_none() {
     let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let sums = json!([["E_FAIL", 3], ["SIGSEGV", 1]]);
     assert_eq!((&said["psycopg"], &said["asyncpg"], &said["adbc"]), (&sums, &sums, &sums));
+    assert_eq!(said["pool"], json!(["", 1]));
+    assert_eq!(said["tidied"], json!(["other", "other", "mine", "mine", "26000", "34000"]));
     assert_eq!((&said["parameter"], &said["asyncpg_parameters"]), (&json!([[3]]), &json!(2)));
     let refused = json!(["25006", "25006", "25006", "25006", "25006", "25006", "42000"]);
     assert_eq!((&said["refused"], &said["adbc_refused"]), (&refused, &json!(true)));
     assert_eq!((&said["adbc_parameters"], &said["adbc_numbered"]), (&json!([[3]]), &json!([["SIGSEGV"]])));
+    assert_eq!(
+        (&said["adbc_many"], &said["adbc_null"]),
+        (&json!([[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]]), &json!([[2]]))
+    );
+    let one_of_two = said["adbc_one_of_two"].as_str().unwrap_or_default();
+    assert!(one_of_two.contains("No value found for placeholder with id $2"), "{one_of_two}");
     assert!(said["forged"].as_str().is_some_and(|said| said.contains("the handle is not one of ours")), "{said}");
     assert_eq!(said["vendor"], "Argus");
     assert_eq!(said["tables"], json!(["batches", "catalog", "error_counts", "errors", "files", "fleet_codes"]));

@@ -13,6 +13,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::ScalarValue;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::StreamExt;
+use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -89,6 +90,7 @@ impl Engine {
         check_statement(sql)?;
         let until = Instant::now() + limits.time;
         let turn = timeout_at(until, self.turn()).await.map_err(|_| QueryError::Busy)??;
+        counter!("argus_computed_total", "kind" => "sql").increment(1);
         let (planned, plan) = oneshot::channel();
         let (to, rows) = mpsc::channel(WAITING_MAX);
         let end = Arc::new(End::default());

@@ -4,6 +4,7 @@
 //! calls: what a ticket stands for is planned and run when its rows are fetched,
 //! at the epoch of that moment.
 
+mod connections;
 mod prepared;
 
 use std::pin::Pin;
@@ -38,12 +39,12 @@ use prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::ask::{Limits, Rows};
 use crate::cache::SealKey;
 use crate::engine::{CATALOG, Engine};
+use crate::flight::connections::{CONNECTIONS_MAX, PING_EVERY, incoming};
 use crate::flight::prepared::{HandleError, Prepared};
 use crate::query_error::QueryError;
 use crate::statement::{check_plan, check_statement};
@@ -51,7 +52,10 @@ use crate::statement::{check_plan, check_statement};
 /// How long open answers may go on after the signal to stop.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
-/// Answers connections until `stopped`.
+/// Calls at once on a connection.
+const STREAMS_MAX: u32 = 100;
+
+/// Answers connections until `stopped`. A call that has no answer in the time of a query has failed.
 pub fn serve(
     listener: TcpListener,
     engine: Engine,
@@ -63,10 +67,16 @@ pub fn serve(
     let door = FlightServiceServer::new(Door { engine, snapshots, limits, seal: SealKey::random() });
     let (stop, told) = oneshot::channel::<()>();
     let mut task = threads.spawn(async move {
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = incoming(listener, CONNECTIONS_MAX);
         // Whoever would tell it to stop and is gone has told it.
         let told = async move { drop(told.await) };
-        let served = Server::builder().add_service(door).serve_with_incoming_shutdown(incoming, told).await;
+        let served = Server::builder()
+            .timeout(limits.time)
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_keepalive_interval(Some(PING_EVERY))
+            .add_service(door)
+            .serve_with_incoming_shutdown(incoming, told)
+            .await;
         if let Err(error) = served {
             tracing::error!(error = &error as &dyn std::error::Error, "Flight SQL has stopped");
         }
@@ -108,13 +118,18 @@ impl Door {
         Arc::clone(&self.snapshots.borrow())
     }
 
-    /// The columns of a statement's answer, and its parameters.
-    async fn columns(&self, sql: &str) -> Result<(Schema, Schema), Status> {
-        let (engine, snapshot, sql) = (self.engine.clone(), self.snapshot(), sql.to_owned());
+    /// The columns of a statement's answer, and its parameters while they have no values.
+    async fn columns(&self, prepared: &Prepared) -> Result<(Schema, Schema), Status> {
+        let Prepared { sql, values, .. } = prepared.clone();
+        let (engine, snapshot) = (self.engine.clone(), self.snapshot());
         let plan = async move {
             check_statement(&sql)?;
             let session = engine.session(&snapshot)?;
-            let plan = session.state().create_logical_plan(&sql).await.map_err(QueryError::of)?;
+            let mut plan = session.state().create_logical_plan(&sql).await.map_err(QueryError::of)?;
+            // With values, a column may be known never to be null: the rows must have the columns that are told.
+            if !values.is_empty() {
+                plan = plan.with_param_values(values).map_err(QueryError::of)?;
+            }
             check_plan(&plan)?;
             let mut parameters: Vec<_> = plan.get_parameter_types().map_err(QueryError::of)?.into_iter().collect();
             // By number: $10 comes after $9.
@@ -225,7 +240,7 @@ impl FlightSqlService for Door {
         asked: Request<FlightDescriptor>,
     ) -> Reply<FlightInfo> {
         let prepared = Prepared::new(&query.query).map_err(no_handle)?;
-        let (schema, _) = self.columns(&prepared.sql).await?;
+        let (schema, _) = self.columns(&prepared).await?;
         info(&TicketStatementQuery { statement_handle: prepared.handle(self.seal).map_err(no_handle)? }, &schema, asked)
     }
 
@@ -239,7 +254,7 @@ impl FlightSqlService for Door {
         _: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let prepared = Prepared::new(&query.query).map_err(no_handle)?;
-        let (schema, parameters) = self.columns(&prepared.sql).await?;
+        let (schema, parameters) = self.columns(&prepared).await?;
         let message = |schema: &Schema| -> Result<Bytes, Status> {
             let message: Result<IpcMessage, _> = SchemaAsIpc::new(schema, &IpcWriteOptions::default()).try_into();
             let IpcMessage(bytes) = message.map_err(|error: ArrowError| Status::internal(error.to_string()))?;
@@ -284,7 +299,7 @@ impl FlightSqlService for Door {
         asked: Request<FlightDescriptor>,
     ) -> Reply<FlightInfo> {
         let prepared = Prepared::of(&query.prepared_statement_handle, self.seal).map_err(no_handle)?;
-        let (schema, _) = self.columns(&prepared.sql).await?;
+        let (schema, _) = self.columns(&prepared).await?;
         info(&query, &schema, asked)
     }
 

@@ -16,7 +16,6 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use futures::stream;
-use metrics::counter;
 use serde::Deserialize;
 use tokio::sync::watch;
 use utoipa::ToSchema;
@@ -25,7 +24,8 @@ use utoipa_axum::routes;
 
 use crate::http::answer::{self, Answer};
 use crate::http::extract::JsonBody;
-use crate::http::problem::{Problem, ProblemBody};
+use crate::http::problem::Problem;
+use crate::http::refusals::{Forbidden, Gone, Invalid, Late, NotAcceptable, TooLong, TooMany, Unavailable};
 use crate::http::waiting::snapshot_at_least;
 use crate::service::Service;
 
@@ -164,14 +164,7 @@ struct Begun {
             (Vec<u8> = "application/vnd.apache.arrow.stream"),
             (Vec<u8> = "application/vnd.apache.parquet")
         )),
-        (status = 403, description = "anything but a query", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 406, description = "no such format", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 410, description = "before the retention", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "too long", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "too many at once; try again", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+        Forbidden, NotAcceptable, Gone, TooLong, Invalid, TooMany, Unavailable, Late,
     ),
 )]
 async fn query(
@@ -225,7 +218,6 @@ impl Parts {
     }
 
     async fn begin(&self, question: &Question, snapshot: &Arc<Snapshot>, limits: Limits) -> Result<Begun, Problem> {
-        counter!("argus_computed_total", "kind" => "sql").increment(1);
         let rows = self.engine.ask(snapshot, &question.sql, limits).await?;
         let encoder = Encoder::begin(question.format, &rows.schema, rows.epoch);
         let encoder = encoder.map_err(|error| Problem::invalid(error.to_string()))?;

@@ -1,9 +1,8 @@
-//! What a PostgreSQL client may send, and leave on the server.
+//! What a PostgreSQL client may send, and how long it may leave an answer unread.
 //!
 //! The crate that speaks the protocol reads a message of up to 1 GiB before it
-//! looks at it, and keeps whatever is prepared. So each connection is read here
-//! first, message by message, and what is within its limits goes on to the crate
-//! through a pair of sockets:
+//! looks at it. So each connection is read here first, message by message, and
+//! what is within its limits goes on to the crate through a pair of sockets:
 //!
 //! ```text
 //!  client ──► guard ──► crate
@@ -11,10 +10,12 @@
 //! ```
 //!
 //! The forms of messages are those of "Frontend/Backend Protocol, Message
-//! Formats" in PostgreSQL's documentation.
+//! Formats" in PostgreSQL's documentation. A client that closes its half of the
+//! connection has left, whatever it still waits for: that is how a query ends
+//! whose client died.
 
-use std::collections::HashMap;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -23,7 +24,9 @@ use datafusion_postgres::pgwire::messages::Message;
 use datafusion_postgres::pgwire::messages::response::ErrorResponse;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, copy};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_io_timeout::TimeoutStream;
 
 /// The longest message (256 KiB): a statement may have 64 KiB, and the rest is for its parameters.
 const MESSAGE_BYTES_MAX: usize = 256 << 10;
@@ -31,10 +34,10 @@ const MESSAGE_BYTES_MAX: usize = 256 << 10;
 const STARTUP_BYTES_MAX: usize = 10_000;
 /// How long a client may take over its first message (PostgreSQL's `authentication_timeout`).
 const GREETING_WAIT: Duration = Duration::from_secs(60);
-/// Named statements and portals that a connection may keep.
-const KEPT_MAX: usize = 1_000;
-/// What the messages that made them may have together (8 MiB; JDBC keeps 5 MiB when nobody says otherwise).
-const KEPT_BYTES_MAX: usize = 8 << 20;
+/// How long a client may leave what it is told unread, when no more fits on the way.
+const UNREAD_WAIT: Duration = Duration::from_secs(120);
+/// How long what was asked before may still be answered when a client is sent away.
+const FAREWELL_WAIT: Duration = Duration::from_secs(10);
 
 /// Codes in place of a protocol's version: one that ends another connection's query, and two that ask for encryption.
 const CANCEL_REQUEST: u32 = 80_877_102;
@@ -46,22 +49,30 @@ const GSS_REQUEST: u32 = 80_877_104;
 enum Refused {
     #[error("a message may have at most {0} bytes")]
     TooLong(usize),
-    #[error("at most {KEPT_MAX} statements and portals of {KEPT_BYTES_MAX} bytes are kept; close some")]
-    TooMany,
+    #[error("there are as many clients as there may be; come again")]
+    TooManyClients,
     #[error("the message is not one of PostgreSQL's")]
     Malformed,
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// Passes on what a client sends within the limits, and what `answer` says to it. Ends when either has left.
-pub(super) async fn guard<F>(mut client: TcpStream, answer: impl FnOnce(UnixStream) -> F) -> io::Result<()>
+/// Passes on what a client sends within the limits, and what `answer` says to it, while there is room
+/// among `clients`. Ends when either has left.
+pub(super) async fn guard<F>(
+    client: TcpStream,
+    clients: &Semaphore,
+    answer: impl FnOnce(UnixStream) -> F,
+) -> io::Result<()>
 where
     F: Future<Output = io::Result<()>>,
 {
     client.set_nodelay(true)?;
+    let mut client = TimeoutStream::new(client);
+    client.set_write_timeout(Some(UNREAD_WAIT));
     let (mut ours, theirs) = UnixStream::pair()?;
-    let (from_client, mut to_client) = client.split();
+    let client = pin!(client);
+    let (from_client, mut to_client) = tokio::io::split(client);
     let mut from_client = BufReader::new(from_client);
     let greeted = timeout(GREETING_WAIT, greet(&mut from_client, &mut to_client, &mut ours)).await;
     let greeting = match greeted.unwrap_or_else(|late| Err(Refused::Io(late.into()))) {
@@ -69,24 +80,34 @@ where
         Err(refused) => return tell(refused, &mut to_client).await,
     };
     let (mut from_answer, mut to_answer) = ours.split();
-    let answering = async {
-        // What was said before it ended still goes out.
-        let (answered, told) = tokio::join!(answer(theirs), copy(&mut from_answer, &mut to_client));
-        answered.and(told.map(drop))
-    };
     if greeting == CANCEL_REQUEST {
         // Who sends it says no more, and waits until the connection ends.
         to_answer.shutdown().await?;
-        return answering.await;
+        return answer(theirs).await;
     }
-    let refused = tokio::select! {
-        answered = answering => return answered,
-        asked = pass_on(&mut from_client, &mut to_answer) => asked,
+    let Ok(_room) = clients.try_acquire() else { return tell(Refused::TooManyClients, &mut to_client).await };
+    let refused = {
+        let mut answering = pin!(async {
+            // What was said before it ended still goes out, and what cannot be told ends it.
+            let answered = async { Ok(answer(theirs).await) };
+            let (answered, _) = tokio::try_join!(answered, copy(&mut from_answer, &mut to_client))?;
+            answered
+        });
+        let refused = tokio::select! {
+            answered = &mut answering => return answered,
+            asked = pass_on(&mut from_client, &mut to_answer) => match asked {
+                Ok(()) => return Ok(()),
+                Err(refused) => refused,
+            },
+        };
+        // The last word must not fall into another message.
+        to_answer.shutdown().await?;
+        if timeout(FAREWELL_WAIT, answering).await.is_err() {
+            return Ok(());
+        }
+        refused
     };
-    match refused {
-        Ok(()) => Ok(()),
-        Err(refused) => tell(refused, &mut to_client).await,
-    }
+    tell(refused, &mut to_client).await
 }
 
 /// Passes on the first message, and says its code. Encryption, which may be asked for before, is declined.
@@ -111,7 +132,6 @@ async fn greet(
 
 /// Passes on messages until the client has left.
 async fn pass_on(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> Result<(), Refused> {
-    let mut kept = Kept::default();
     loop {
         let kind = match from.read_u8().await {
             Ok(kind) => kind,
@@ -120,7 +140,6 @@ async fn pass_on(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite 
         };
         let length = from.read_u32().await?;
         let body = body(from, length, MESSAGE_BYTES_MAX).await?;
-        kept.note(kind, &body)?;
         let [a, b, c, d] = length.to_be_bytes();
         to.write_all(&[kind, a, b, c, d]).await?;
         to.write_all(&body).await?;
@@ -142,7 +161,7 @@ async fn body(from: &mut (impl AsyncRead + Unpin), length: u32, bytes_max: usize
 async fn tell(refused: Refused, client: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     let state = match refused {
         Refused::TooLong(_) => "54000",
-        Refused::TooMany => "53400",
+        Refused::TooManyClients => "53300",
         Refused::Malformed => "08P01",
         Refused::Io(error) => return Err(error),
     };
@@ -153,67 +172,9 @@ async fn tell(refused: Refused, client: &mut (impl AsyncWrite + Unpin)) -> io::R
     client.shutdown().await
 }
 
-/// What a connection keeps: statements and portals by kind and name, with the bytes of what made them.
-#[derive(Debug, Default)]
-struct Kept {
-    named: HashMap<(u8, Vec<u8>), usize>,
-    bytes: usize,
-}
-
-impl Kept {
-    /// Notes what a message makes or closes.
-    fn note(&mut self, kind: u8, body: &[u8]) -> Result<(), Refused> {
-        let (kind, name) = match (kind, body) {
-            // Parse names its statement first, Bind its portal.
-            (b'P', name) => (b'S', name),
-            (b'B', name) => (b'P', name),
-            (b'C', [kind, name @ ..]) => {
-                self.bytes -= self.named.remove(&(*kind, text(name)?)).unwrap_or_default();
-                return Ok(());
-            }
-            _ => return Ok(()),
-        };
-        let name = text(name)?;
-        if name.is_empty() {
-            // The one without a name is replaced by the next.
-            return Ok(());
-        }
-        self.bytes += body.len();
-        self.bytes -= self.named.insert((kind, name), body.len()).unwrap_or_default();
-        let within = self.named.len() <= KEPT_MAX && self.bytes <= KEPT_BYTES_MAX;
-        if within { Ok(()) } else { Err(Refused::TooMany) }
-    }
-}
-
-/// The text that a message begins with, up to its zero.
-fn text(body: &[u8]) -> Result<Vec<u8>, Refused> {
-    let end = body.iter().position(|byte| *byte == 0).ok_or(Refused::Malformed)?;
-    Ok(body[..end].to_vec())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_kept_is_counted_by_name_until_it_is_closed() {
-        let mut kept = Kept::default();
-        for _ in 0..2 {
-            kept.note(b'P', b"a\0SELECT 1\0\0\0").expect("it is one statement");
-            kept.note(b'B', b"a\0a\0").expect("and one portal");
-            kept.note(b'P', b"\0SELECT 1\0\0\0").expect("without a name it is not kept");
-        }
-        assert_eq!((kept.named.len(), kept.bytes), (2, 13 + 4));
-        kept.note(b'C', b"Sa\0").expect("it is closed");
-        kept.note(b'C', b"Sb\0").expect("it was never there");
-        assert_eq!((kept.named.len(), kept.bytes), (1, 4));
-        let many = (0..=KEPT_MAX).map(|number| kept.note(b'P', format!("s{number}\0\0").as_bytes()));
-        assert_eq!(many.filter(Result::is_err).count(), 2, "with the portal, two are too many");
-        let mut kept = Kept::default();
-        let long = [b"s\0", vec![b'x'; KEPT_BYTES_MAX].as_slice()].concat();
-        assert!(matches!(kept.note(b'P', &long), Err(Refused::TooMany)));
-        assert!(matches!(kept.note(b'P', b"no end"), Err(Refused::Malformed)));
-    }
 
     #[tokio::test]
     async fn encryption_is_declined_and_lengths_are_held_to_limits() {

@@ -1,0 +1,203 @@
+//! Statements by which a pool of connections tidies one up before it lends it out again.
+//!
+//! `RESET`, `DISCARD`, `DEALLOCATE`, `CLOSE` and `UNLISTEN` change the connection
+//! alone, and do here what they do in PostgreSQL: settings are as they were when
+//! the client came, and statements and portals are gone. What is not there to be
+//! tidied (locks, channels, temporary tables) is tidy already.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::{DFSchema, ParamValues, ScalarValue};
+use datafusion::logical_expr::{ColumnarValue, EmptyRelation, LogicalPlan, ScalarUDF, Volatility, create_udf};
+use datafusion::prelude::SessionContext;
+use datafusion::sql::sqlparser::ast::{CloseCursor, DiscardObject, Ident, Reset, ResetStatement, Statement};
+use datafusion_postgres::QueryHook;
+use datafusion_postgres::hooks::HookClient;
+use datafusion_postgres::pgwire::api::ClientInfo;
+use datafusion_postgres::pgwire::api::auth::DefaultServerParameterProvider;
+use datafusion_postgres::pgwire::api::results::{Response, Tag};
+use datafusion_postgres::pgwire::api::store::PortalStore;
+use datafusion_postgres::pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
+use datafusion_postgres::pgwire::messages::PgWireBackendMessage;
+use datafusion_postgres::pgwire::messages::startup::ParameterStatus;
+
+use super::kept::{Kept, Name};
+
+/// Whether a statement is one of these.
+pub(super) fn is_tidying(statement: &Statement) -> bool {
+    matches!(
+        statement,
+        Statement::Reset(_)
+            | Statement::Discard { .. }
+            | Statement::Deallocate { .. }
+            | Statement::Close { .. }
+            | Statement::UNLISTEN { .. }
+    )
+}
+
+/// `pg_advisory_unlock_all()`: nobody holds a lock.
+pub(super) fn unlock_all() -> ScalarUDF {
+    let nothing = |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(ScalarValue::Utf8(Some(String::new()))));
+    create_udf("pg_advisory_unlock_all", Vec::new(), DataType::Utf8, Volatility::Volatile, Arc::new(nothing))
+}
+
+/// The settings that a client came with.
+struct AtStart(HashMap<String, String>);
+
+/// Remembers the settings of a client that has just come.
+pub(super) fn remember_settings(client: &impl ClientInfo) {
+    client.session_extensions().insert(AtStart(client.metadata().clone()));
+}
+
+/// Answers these statements.
+pub(super) struct Tidy;
+
+#[async_trait]
+impl QueryHook for Tidy {
+    async fn handle_simple_query(
+        &self,
+        statement: &Statement,
+        _context: &SessionContext,
+        client: &mut dyn HookClient,
+    ) -> Option<PgWireResult<Response>> {
+        if !is_tidying(statement) {
+            return None;
+        }
+        Some(tidy(statement, client).await.map(|tag| Response::Execution(Tag::new(tag))))
+    }
+
+    async fn handle_extended_parse_query(
+        &self,
+        statement: &Statement,
+        _context: &SessionContext,
+        _client: &(dyn ClientInfo + Send + Sync),
+    ) -> Option<PgWireResult<LogicalPlan>> {
+        // There is nothing to plan.
+        let nothing = EmptyRelation { produce_one_row: false, schema: Arc::new(DFSchema::empty()) };
+        is_tidying(statement).then(|| Ok(LogicalPlan::EmptyRelation(nothing)))
+    }
+
+    async fn handle_extended_query(
+        &self,
+        statement: &Statement,
+        _plan: &LogicalPlan,
+        _parameters: &ParamValues,
+        context: &SessionContext,
+        client: &mut dyn HookClient,
+    ) -> Option<PgWireResult<Response>> {
+        self.handle_simple_query(statement, context, client).await
+    }
+}
+
+/// Does what a statement says, and tells its tag.
+async fn tidy(statement: &Statement, client: &mut dyn HookClient) -> PgWireResult<&'static str> {
+    Ok(match statement {
+        Statement::Reset(ResetStatement { reset: Reset::ALL }) => {
+            reset(client, |_| true).await?;
+            "RESET"
+        }
+        Statement::Reset(ResetStatement { reset: Reset::ConfigurationParameter(name) }) => {
+            let name = name.to_string().to_lowercase();
+            reset(client, |key| key == name || key.strip_suffix("_ms") == Some(&name)).await?;
+            "RESET"
+        }
+        Statement::Deallocate { name, .. } if is_all(name) => {
+            close_all(client, |name| matches!(name, Name::Statement(_)));
+            "DEALLOCATE ALL"
+        }
+        Statement::Deallocate { name, .. } => {
+            close(client, Name::Statement(folded(name)))?;
+            "DEALLOCATE"
+        }
+        Statement::Close { cursor: CloseCursor::All } => {
+            close_all(client, |name| matches!(name, Name::Portal(_)));
+            "CLOSE CURSOR ALL"
+        }
+        Statement::Close { cursor: CloseCursor::Specific { name } } => {
+            close(client, Name::Portal(folded(name)))?;
+            "CLOSE CURSOR"
+        }
+        Statement::Discard { object_type: DiscardObject::ALL } => {
+            close_all(client, |_| true);
+            reset(client, |_| true).await?;
+            "DISCARD ALL"
+        }
+        Statement::Discard { object_type: DiscardObject::PLANS } => "DISCARD PLANS",
+        Statement::Discard { object_type: DiscardObject::SEQUENCES } => "DISCARD SEQUENCES",
+        Statement::Discard { object_type: DiscardObject::TEMP } => "DISCARD TEMP",
+        _ => "UNLISTEN",
+    })
+}
+
+/// Puts settings back to what they were when the client came, and tells it of those that it is told of.
+async fn reset(client: &mut dyn HookClient, chosen: impl Fn(&str) -> bool + Send) -> PgWireResult<()> {
+    let Some(start) = client.session_extensions().get::<AtStart>() else { return Ok(()) };
+    let set = client.metadata().iter().filter(|(key, value)| start.0.get(*key) != Some(value) && chosen(key));
+    let set: Vec<String> = set.map(|(key, _)| key.clone()).collect();
+    for key in set {
+        let before = start.0.get(&key).cloned();
+        match before.clone() {
+            Some(before) => client.metadata_mut().insert(key.clone(), before),
+            None => client.metadata_mut().remove(&key),
+        };
+        if let Some((name, default)) = told(&key) {
+            let status = ParameterStatus::new(name.to_owned(), before.unwrap_or(default));
+            client.send_message(PgWireBackendMessage::ParameterStatus(status)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The name of a setting whose changes a client is told of, and its value when the client did not say any
+/// (PostgreSQL's documentation, "Asynchronous Operations").
+fn told(key: &str) -> Option<(&'static str, String)> {
+    let defaults = DefaultServerParameterProvider::default();
+    Some(match key {
+        "application_name" => ("application_name", defaults.application_name.unwrap_or_default()),
+        "datestyle" => ("DateStyle", defaults.date_style),
+        "intervalstyle" => ("IntervalStyle", defaults.interval_style),
+        "search_path" => ("search_path", defaults.search_path),
+        "timezone" => ("TimeZone", defaults.time_zone),
+        _ => return None,
+    })
+}
+
+fn close(client: &dyn HookClient, name: Name) -> PgWireResult<()> {
+    if !Kept::of(client).close(&name) {
+        let (state, what) = match &name {
+            Name::Statement(name) => ("26000", format!("the prepared statement \"{name}\" does not exist")),
+            Name::Portal(name) => ("34000", format!("the cursor \"{name}\" does not exist")),
+        };
+        return Err(PgWireError::UserError(Box::new(ErrorInfo::new("ERROR".to_owned(), state.to_owned(), what))));
+    }
+    remove(client, &name);
+    Ok(())
+}
+
+fn close_all(client: &dyn HookClient, chosen: impl Fn(&Name) -> bool) {
+    let kept = Kept::of(client);
+    for name in kept.names().iter().filter(|name| chosen(name)) {
+        kept.close(name);
+        remove(client, name);
+    }
+}
+
+fn remove(client: &dyn HookClient, name: &Name) {
+    match name {
+        Name::Statement(name) => client.portal_store().rm_statement(name),
+        Name::Portal(name) => client.portal_store().rm_portal(name),
+    }
+}
+
+/// The parser takes the word for a name.
+fn is_all(name: &Ident) -> bool {
+    name.quote_style.is_none() && name.value.eq_ignore_ascii_case("all")
+}
+
+/// A name as PostgreSQL reads it: in lower case unless it stands in quotes.
+fn folded(name: &Ident) -> String {
+    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
+}
