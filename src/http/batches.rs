@@ -18,7 +18,8 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::http::extract::{JsonBody, Parameters, Segments, idempotency_key};
-use crate::http::problem::{Problem, ProblemBody, batch_id};
+use crate::http::problem::{Problem, batch_id};
+use crate::http::refusals::{Conflict, Invalid, Late, NotFound, TooLong, Unavailable};
 use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::metadata::{BatchFilter, Metadata};
 use crate::model::{Batch, FileTotals, NewBatch};
@@ -108,9 +109,7 @@ impl Parts {
     request_body(content = NewBatch),
     responses(
         (status = 201, description = "the batch", body = BatchBody),
-        (status = 413, description = "too long", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json")
+        TooLong, Invalid, Unavailable,
     ),
 )]
 async fn create(
@@ -152,7 +151,7 @@ struct ListParameters {
     params(ListParameters),
     responses(
         (status = 200, description = "batches, newest first", body = BatchList),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json")
+        Invalid,
     ),
 )]
 async fn list(
@@ -195,7 +194,7 @@ async fn list(
     params(("id" = Uuid, Path, description = "the batch")),
     responses(
         (status = 200, description = "the batch", body = BatchBody),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json")
+        NotFound,
     ),
 )]
 async fn show(State(parts): State<Parts>, Segments(id): Segments<String>) -> Result<Json<BatchBody>, Problem> {
@@ -212,9 +211,7 @@ async fn show(State(parts): State<Parts>, Segments(id): Segments<String>) -> Res
     params(("id" = Uuid, Path, description = "the batch")),
     responses(
         (status = 202, description = "the batch", body = BatchBody),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "not as the batch, or the file, stands now", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json")
+        NotFound, Conflict, Unavailable,
     ),
 )]
 async fn complete(
@@ -233,9 +230,7 @@ async fn complete(
     params(("id" = Uuid, Path, description = "the batch")),
     responses(
         (status = 200, description = "the batch", body = BatchBody),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "not as the batch, or the file, stands now", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json")
+        NotFound, Conflict, Unavailable,
     ),
 )]
 async fn reopen(State(parts): State<Parts>, Segments(id): Segments<String>) -> Result<Json<BatchBody>, Problem> {
@@ -251,9 +246,7 @@ async fn reopen(State(parts): State<Parts>, Segments(id): Segments<String>) -> R
     params(("id" = Uuid, Path, description = "the batch")),
     responses(
         (status = 204, description = "it is gone from every view"),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+        NotFound, Unavailable, Late,
     ),
 )]
 async fn delete(State(parts): State<Parts>, Segments(id): Segments<String>) -> Result<StatusCode, Problem> {

@@ -14,7 +14,8 @@ use utoipa_axum::routes;
 
 use crate::charts::{ChartFormat, Charts};
 use crate::http::extract::{Parameters, Segments};
-use crate::http::problem::{Problem, ProblemBody, batch_id};
+use crate::http::problem::{Problem, batch_id};
+use crate::http::refusals::{Invalid, Late, NotFound, TooMany, Unavailable};
 use crate::http::waiting::{WAIT_MS_DEFAULT, batch_at_least};
 use crate::metadata::Metadata;
 use crate::reports::Reports;
@@ -80,11 +81,7 @@ impl Parts {
     responses(
         (status = 200, description = "a bar for each code", body = String, content_type = "image/svg+xml"),
         (status = 304, description = "the answer that is known still holds"),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "too much is asked at once; try again", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+        NotFound, Invalid, TooMany, Unavailable, Late,
     ),
 )]
 async fn svg(
@@ -105,11 +102,7 @@ async fn svg(
     responses(
         (status = 200, description = "a bar for each code", body = Vec<u8>, content_type = "image/png"),
         (status = 304, description = "the answer that is known still holds"),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "too much is asked at once; try again", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+        NotFound, Invalid, TooMany, Unavailable, Late,
     ),
 )]
 async fn png(

@@ -23,7 +23,8 @@ use uuid::Uuid;
 
 use crate::events::{Event, EventKind, EventLog};
 use crate::http::extract::Segments;
-use crate::http::problem::{Problem, ProblemBody, batch_id};
+use crate::http::problem::{Problem, batch_id};
+use crate::http::refusals::{Invalid, NotFound};
 use crate::http::report::progress_body;
 use crate::metadata::{Metadata, MetadataError};
 use crate::service::{Service, Stopping};
@@ -78,8 +79,7 @@ impl Place {
     params(("id" = Uuid, Path, description = "the batch"), ("Last-Event-ID" = Option<String>, Header, description = "where to go on")),
     responses(
         (status = 200, description = "events: status, progress, report, diagnosis", body = String, content_type = "text/event-stream"),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json")
+        NotFound, Invalid,
     ),
 )]
 async fn follow(

@@ -18,7 +18,8 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::http::extract::{Segments, drain, idempotency_key};
-use crate::http::problem::{Problem, ProblemBody, batch_id};
+use crate::http::problem::{Problem, batch_id};
+use crate::http::refusals::{BrokenOff, Conflict, Invalid, Late, NotFound, TooLong, Unavailable, UnknownEncoding};
 use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::ingest::{BodyPart, Ingest};
 use crate::metadata::{Accepted, Metadata, Refused, UploadKey};
@@ -79,13 +80,7 @@ async fn no_name() -> Problem {
     responses(
         (status = 201, description = "a new file", body = Receipt),
         (status = 200, description = "a new generation of one that was there, or the same again", body = Receipt),
-        (status = 400, description = "what was sent broke off", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "not as the batch, or the file, stands now", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "too long", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, description = "an encoding that is not known", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json")
+        BrokenOff, NotFound, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable,
     ),
 )]
 async fn upload(
@@ -133,11 +128,7 @@ fn upload_key(headers: &HeaderMap, request: &str) -> Result<Option<UploadKey>, P
     params(("id" = Uuid, Path, description = "the batch"), ("name" = String, Path, description = "the file's name")),
     responses(
         (status = 204, description = "it is gone from every view"),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "not as the batch, or the file, stands now", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+        NotFound, Conflict, Invalid, Unavailable, Late,
     ),
 )]
 async fn delete(
@@ -158,13 +149,7 @@ async fn delete(
     request_body(content = Vec<u8>, content_type = "multipart/form-data", description = "one or more parts `file`"),
     responses(
         (status = 201, description = "the files", body = [Receipt]),
-        (status = 400, description = "what was sent broke off", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "not as the batch, or the file, stands now", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "too long", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, description = "an encoding that is not known", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json")
+        BrokenOff, NotFound, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable,
     ),
 )]
 async fn upload_form(

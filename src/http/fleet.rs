@@ -22,7 +22,8 @@ use uuid::Uuid;
 
 use crate::http::answer::Answers;
 use crate::http::extract::{Parameters, Segments};
-use crate::http::problem::{Problem, ProblemBody};
+use crate::http::problem::Problem;
+use crate::http::refusals::{Invalid, Late, NotFound, TooMany, Unavailable};
 use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::metadata::{BatchFilter, Metadata};
 use crate::service::Service;
@@ -71,9 +72,7 @@ struct CodesParameters {
     responses(
         (status = 200, description = "codes by group, the most frequent first", body = Object),
         (status = 304, description = "the answer that is known still holds"),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+        Invalid, TooMany, Unavailable, Late,
     ),
 )]
 async fn codes(
@@ -136,10 +135,7 @@ struct CompareParameters {
     responses(
         (status = 200, description = "the codes of both, the most different first", body = Comparison),
         (status = 304, description = "the answer that is known still holds"),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+        NotFound, Invalid, TooMany, Unavailable, Late,
     ),
 )]
 async fn compare(
@@ -181,10 +177,7 @@ struct HistoryParameters {
     params(("vin" = String, Path, description = "the vehicle identification number"), HistoryParameters),
     responses(
         (status = 200, description = "its batches and codes", body = Object),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+        NotFound, Invalid, TooMany, Unavailable, Late,
     ),
 )]
 async fn history(

@@ -16,7 +16,8 @@ use argus_dataflow::Dataflow;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::http::problem::{Problem, ProblemBody};
+use crate::http::problem::Problem;
+use crate::http::refusals::Unavailable;
 use crate::metadata::Metadata;
 use crate::service::Service;
 
@@ -64,7 +65,7 @@ async fn alive() -> Json<Value> {
     tag = "server",
     responses(
         (status = 200, description = "ready", body = Object),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json")
+        Unavailable,
     ),
 )]
 async fn ready(State(parts): State<Parts>) -> Result<Json<Value>, Problem> {

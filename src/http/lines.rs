@@ -15,7 +15,8 @@ use utoipa_axum::routes;
 
 use crate::http::extract::{Segments, drain, idempotency_key};
 use crate::http::files::{BODY_PAUSE, TURN_WAIT, content_encoding};
-use crate::http::problem::{Problem, ProblemBody, batch_id};
+use crate::http::problem::{Problem, batch_id};
+use crate::http::refusals::{BrokenOff, Conflict, Invalid, Late, NotFound, TooLong, Unavailable, UnknownEncoding};
 use crate::http::waiting::snapshot_at_least;
 use crate::ingest::compression;
 use crate::metadata::{Refused, UploadKey};
@@ -56,14 +57,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = 200, description = "appended, durable and counted", body = Receipt),
-        (status = 400, description = "what was sent broke off", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "not as the batch, or the file, stands now", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "too long", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, description = "an encoding that is not known", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+        BrokenOff, NotFound, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable, Late,
     ),
 )]
 async fn append(

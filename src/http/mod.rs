@@ -14,6 +14,7 @@ pub mod health;
 pub mod lines;
 pub mod problem;
 pub mod query;
+pub mod refusals;
 pub mod report;
 pub mod waiting;
 

@@ -20,7 +20,8 @@ use uuid::Uuid;
 
 use crate::http::answer::{Answer, JSON};
 use crate::http::extract::{Parameters, Segments};
-use crate::http::problem::{Problem, ProblemBody, batch_id};
+use crate::http::problem::{Problem, batch_id};
+use crate::http::refusals::{Gone, Invalid, Late, NotFound, TooMany, Unavailable};
 use crate::http::waiting::{WAIT_MS_DEFAULT, batch_at_least};
 use crate::metadata::Metadata;
 use crate::model::{Batch, FileTotals};
@@ -98,11 +99,7 @@ struct ReportParameters {
     responses(
         (status = 200, description = "the report", body = Report),
         (status = 304, description = "the answer that is known still holds"),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 410, description = "before the retention", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "not there in time", body = ProblemBody, content_type = "application/problem+json")
+        NotFound, Gone, Invalid, TooMany, Unavailable, Late,
     ),
 )]
 async fn report(
@@ -129,7 +126,7 @@ async fn report(
     params(("id" = Uuid, Path, description = "the batch")),
     responses(
         (status = 200, description = "how far the batch is", body = Object),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json")
+        NotFound,
     ),
 )]
 async fn progress(State(parts): State<Arc<Parts>>, Segments(id): Segments<String>) -> Result<Json<Value>, Problem> {
@@ -183,9 +180,7 @@ struct ErrorsParameters {
     params(("id" = Uuid, Path, description = "the batch"), ErrorsParameters),
     responses(
         (status = 200, description = "the lines with codes, in order of file and line", body = ErrorsBody),
-        (status = 404, description = "there is no such thing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "something sent does not hold", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "busy or stopping; try again", body = ProblemBody, content_type = "application/problem+json")
+        NotFound, Invalid, TooMany, Unavailable,
     ),
 )]
 async fn errors(
