@@ -55,8 +55,10 @@ struct Kept {
     total_files: u64,
     is_final: bool,
     bytes: usize,
-    /// As it was last told.
-    told: Mutex<Option<Told>>,
+    /// As it was last told whole.
+    whole: Mutex<Option<Told>>,
+    /// As it was last told with some of its codes.
+    cut: Mutex<Option<Told>>,
 }
 
 #[derive(Clone)]
@@ -131,11 +133,12 @@ impl Reports {
         let described = batch.described;
         let (vin, platform, epoch) = (described.vin, described.platform, snapshot.epoch);
         let facts = BatchFacts { id, vin, platform, status, epoch };
-        let mut kept = Kept { report, facts, total_files, is_final, bytes: 0, told: Mutex::default() };
+        let mut kept =
+            Kept { report, facts, total_files, is_final, bytes: 0, whole: Mutex::default(), cut: Mutex::default() };
         let answer = kept.tell(fleet(&snapshot)?, epoch, None)?;
-        // The values beside the text, roughly.
-        kept.bytes = 4 * answer.bytes() + 1024;
-        kept.told = Mutex::new(Some(Told { epoch, top: None, answer: Arc::new(answer) }));
+        // The texts, and the values beside them, roughly.
+        kept.bytes = 5 * answer.bytes() + 1024;
+        kept.whole = Mutex::new(Some(Told { epoch, top: None, answer: Arc::new(answer) }));
         Ok(kept)
     }
 
@@ -148,7 +151,8 @@ impl Reports {
 impl Kept {
     /// The report as it is told at the epoch of a snapshot that shows the batch as it is kept, or was at a later one.
     fn told(&self, snapshot: &Snapshot, top: Option<usize>) -> Result<Arc<Answer>, Problem> {
-        let last = self.lock().clone();
+        let told = if top.is_some() { &self.cut } else { &self.whole };
+        let last = lock(told).clone();
         if let Some(last) = last
             && last.epoch >= snapshot.epoch
             && last.top == top
@@ -156,16 +160,11 @@ impl Kept {
             return Ok(last.answer);
         }
         let answer = Arc::new(self.tell(fleet(snapshot)?, snapshot.epoch, top)?);
-        let mut last = self.lock();
+        let mut last = lock(told);
         if last.as_ref().is_none_or(|last| last.epoch <= snapshot.epoch) {
             *last = Some(Told { epoch: snapshot.epoch, top, answer: Arc::clone(&answer) });
         }
         Ok(answer)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Told>> {
-        // Nothing that could panic is done under the lock.
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, view: &FleetView, epoch: u64, top: Option<usize>) -> Result<Answer, Problem> {
@@ -182,6 +181,11 @@ impl Kept {
         let body = [before, epoch.to_string().as_bytes(), &after[1..]].concat();
         Ok(Answer::tagged(JSON, body, tag))
     }
+}
+
+fn lock(told: &Mutex<Option<Told>>) -> MutexGuard<'_, Option<Told>> {
+    // Nothing that could panic is done under the lock.
+    told.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn to_json(report: &Report) -> Result<Vec<u8>, Problem> {

@@ -55,6 +55,30 @@ async fn a_report_is_named_by_what_it_says() {
     assert_eq!(server.figure(REPORTS).await, computed, "none of it was computed anew");
 }
 
+#[tokio::test]
+async fn a_kept_report_is_answered_alike_before_the_router_and_behind_it() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch().await;
+    server.put(&id, "a.log", "E_FAIL\n").await;
+    server.complete(&id).await;
+    let path = format!("/batches/{id}/report");
+    let tag = header(&server.send(Method::GET, &path, "").await, "etag").to_owned();
+    let told = async |path: &str, known: &str| {
+        let answer = server.send_with(Method::GET, path, &[("if-none-match", known)], Vec::new()).await;
+        let mut headers = answer.headers().clone();
+        headers.remove("date");
+        (answer.status(), headers, answer.bytes().await.expect("a body"))
+    };
+    for known in ["\"another\"", &tag] {
+        // Only the path as it stands is answered before the router.
+        let (before, behind) = (told(&path, known).await, told(&format!("{path}?"), known).await);
+        assert_eq!(before, behind);
+        assert_eq!(before.1["cache-status"], "argus; hit");
+        assert_eq!(before.1.contains_key("content-length"), before.0 == StatusCode::OK);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_that_asks_for_one_report_has_it_computed_once() {
     let data = tempfile::tempdir().expect("a temporary folder");

@@ -13,8 +13,22 @@ const SCALE: f32 = 1.5;
 
 /// Why a picture could not be drawn.
 #[derive(Debug, thiserror::Error)]
-#[error("the picture cannot be drawn: {0}")]
-pub struct DrawError(String);
+pub enum DrawError {
+    /// The text is no picture.
+    #[error("the picture cannot be read")]
+    Unreadable(#[from] resvg::usvg::Error),
+    /// It has no size, or too large a one.
+    #[error("a picture of {width} by {height} cannot be drawn")]
+    Size {
+        /// In units of the picture.
+        width: f32,
+        /// In units of the picture.
+        height: f32,
+    },
+    /// The pixels could not be written as PNG.
+    #[error("the picture cannot be written")]
+    Unwritable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
 
 /// The fonts, read once.
 static FONTS: LazyLock<Arc<Database>> = LazyLock::new(|| {
@@ -29,9 +43,11 @@ static FONTS: LazyLock<Arc<Database>> = LazyLock::new(|| {
 /// Draws an SVG picture; the bytes of a PNG file.
 pub fn draw(svg: &str) -> Result<Vec<u8>, DrawError> {
     let options = Options { font_family: FONT.to_owned(), fontdb: Arc::clone(&FONTS), ..Options::default() };
-    let picture = Tree::from_str(svg, &options).map_err(|error| DrawError(error.to_string()))?;
-    let size = picture.size().to_int_size().scale_by(SCALE).ok_or_else(|| DrawError("it has no size".to_owned()))?;
-    let mut pixels = Pixmap::new(size.width(), size.height()).ok_or_else(|| DrawError("it is too large".to_owned()))?;
+    let picture = Tree::from_str(svg, &options)?;
+    let (width, height) = (picture.size().width(), picture.size().height());
+    let pixels = picture.size().to_int_size().scale_by(SCALE);
+    let pixels = pixels.and_then(|size| Pixmap::new(size.width(), size.height()));
+    let mut pixels = pixels.ok_or(DrawError::Size { width, height })?;
     resvg::render(&picture, Transform::from_scale(SCALE, SCALE), &mut pixels.as_mut());
-    pixels.encode_png().map_err(|error| DrawError(error.to_string()))
+    pixels.encode_png().map_err(|error| DrawError::Unwritable(error.into()))
 }
