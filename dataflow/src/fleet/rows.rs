@@ -1,0 +1,181 @@
+//! What the fleet's part of the dataflow takes and gives: cells, codes of groups, and batches that come back.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::rows::{BatchRow, VersionId};
+
+/// A vehicle as some of its batches describe it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Vehicle {
+    /// The firmware that was rolled out.
+    pub firmware: Option<String>,
+    /// The hardware platform.
+    pub platform: Option<String>,
+    /// The vehicle, by the name its owner gave it.
+    pub vehicle_id: String,
+    /// Its vehicle identification number.
+    pub vin: String,
+}
+
+impl Vehicle {
+    /// The vehicle that a batch is from.
+    pub fn of(batch: &BatchRow) -> Vehicle {
+        let BatchRow { firmware, platform, vehicle_id, vin, .. } = batch.clone();
+        Vehicle { firmware, platform, vehicle_id, vin }
+    }
+}
+
+/// What a cell counts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Subject {
+    /// Lines.
+    Lines,
+    /// Sightings of a code.
+    Code(String),
+    /// Sightings of a code in lines that name a component, or none.
+    CodeOf {
+        /// The component.
+        component: Option<String>,
+        /// The code.
+        code: String,
+    },
+}
+
+/// When something was seen, and first in which batch: what is kept of many is the extremes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Seen {
+    /// The earliest time of a line, microseconds since 1970.
+    pub first: Option<i64>,
+    /// The latest.
+    pub last: Option<i64>,
+    /// The batch that was made first.
+    pub first_batch: Uuid,
+}
+
+impl Seen {
+    /// What both say.
+    pub fn and(self, other: Seen) -> Seen {
+        Seen {
+            first: [self.first, other.first].into_iter().flatten().min(),
+            last: self.last.max(other.last),
+            first_batch: self.first_batch.min(other.first_batch),
+        }
+    }
+}
+
+/// A cell as it stands; the multiplicity is +1 from then on and -1 from when it stands otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CellRow {
+    /// Whose it is.
+    pub vehicle: Vehicle,
+    /// What it counts.
+    pub subject: Subject,
+    /// How many there are.
+    pub count: u64,
+    /// Batches with some.
+    pub batches: u64,
+    /// When they were seen.
+    pub seen: Seen,
+}
+
+/// Vehicles, or lines, that are looked at together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Group {
+    /// All with a firmware.
+    Firmware(Option<String>),
+    /// All of a platform.
+    Platform(Option<String>),
+    /// One vehicle.
+    Vehicle {
+        /// Its vehicle identification number.
+        vin: String,
+        /// The name its owner gave it.
+        vehicle_id: String,
+    },
+    /// All lines that name a component.
+    Component(Option<String>),
+}
+
+/// A code in a group as it stands, or the group's lines where it names no code;
+/// the multiplicity is as that of [`CellRow`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FleetRow {
+    /// The group.
+    pub group: Group,
+    /// The code.
+    pub code: Option<String>,
+    /// What is known of it.
+    pub totals: Totals,
+}
+
+/// What many cells come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Totals {
+    /// Sightings, or lines.
+    pub count: u64,
+    /// Different batches with some.
+    pub batches: u64,
+    /// Different vehicles with some.
+    pub vehicles: u64,
+    /// When they were seen.
+    pub seen: Seen,
+}
+
+/// A cold batch comes back, with its counts, before something happens to it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Recall {
+    /// The batch, as it was made.
+    pub batch: BatchRow,
+    /// Its live versions with their lines.
+    pub versions: Vec<(VersionId, u64)>,
+    /// What was counted in them.
+    pub counts: Vec<RecalledCount>,
+    /// When the cold batches that stay saw what the cells of this one count.
+    pub rest: Vec<(Subject, Seen)>,
+}
+
+/// Sightings of a code of a component in a version.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RecalledCount {
+    /// The version.
+    pub version: VersionId,
+    /// The component.
+    pub component: Option<String>,
+    /// The code.
+    pub code: String,
+    /// Sightings.
+    pub count: u64,
+    /// The earliest time of a line.
+    pub first: Option<i64>,
+    /// The latest.
+    pub last: Option<i64>,
+}
+
+impl Totals {
+    /// What both have, when no vehicle is in both.
+    pub(super) fn and(self, other: Totals) -> Totals {
+        Totals {
+            count: self.count + other.count,
+            batches: self.batches + other.batches,
+            vehicles: self.vehicles + other.vehicles,
+            seen: self.seen.and(other.seen),
+        }
+    }
+}
+
+impl CellRow {
+    /// The groups that it belongs to, each with the code that it counts there.
+    pub(super) fn groups(&self) -> Vec<(Group, Option<String>)> {
+        let code = match &self.subject {
+            Subject::CodeOf { component, code } => {
+                return vec![(Group::Component(component.clone()), Some(code.clone()))];
+            }
+            Subject::Code(code) => Some(code.clone()),
+            Subject::Lines => None,
+        };
+        let Vehicle { firmware, platform, vehicle_id, vin } = self.vehicle.clone();
+        let groups = [Group::Firmware(firmware), Group::Platform(platform), Group::Vehicle { vin, vehicle_id }];
+        groups.into_iter().map(|group| (group, code.clone())).collect()
+    }
+}
