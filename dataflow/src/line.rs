@@ -188,7 +188,9 @@ impl LineSearch {
                     (None, _) => true,
                     (Some(_), Some((rule_index, holds))) if rule_index == planned.rule_index => holds,
                     (Some(require), _) => {
-                        let in_ending = require.is_match(Input::new(line).range(from..));
+                        // A match looks at the byte before it, which must be in the ending too.
+                        let within = if from == 0 { 0 } else { line.len().min(from + 1) };
+                        let in_ending = require.is_match(Input::new(line).range(within..));
                         let holds = in_ending || require.is_match(line);
                         by_ending &= in_ending;
                         required = Some((planned.rule_index, holds));

@@ -108,7 +108,8 @@ impl Plan {
                     });
                     triggers[index].push(Trigger { pattern: number, start });
                 }
-                let context = match (rule.patterns[pattern_index].looks_far, &rule.require) {
+                let looks_far = rule.patterns[pattern_index].looks_far || rule.require_looks_far;
+                let context = match (looks_far, &rule.require) {
                     (true, _) => None,
                     (false, None) => Some(1),
                     (false, Some(_)) => Some(REQUIRED_WITHIN),

@@ -85,6 +85,8 @@ pub struct Rule {
     pub form: Form,
     /// The rule is tried only on lines that match this.
     pub require: Option<Regex>,
+    /// Whether a match of `require` depends on more than its own bytes and the one on either side.
+    pub require_looks_far: bool,
     /// Codes that match this are not counted.
     pub deny: Option<Regex>,
     /// The patterns, in order.
@@ -218,6 +220,7 @@ impl Rule {
         let Some(form) = Form::parse(&spec.form) else {
             return Err(RuleError::UnknownForm { rule, form: spec.form });
         };
+        let require_looks_far = spec.require.as_deref().is_some_and(|require| reach(require).0);
         let optional = |text: Option<String>| text.map(|text| compile(&rule, &text)).transpose();
         let (require, deny) = (optional(spec.require)?, optional(spec.deny)?);
         let mut patterns = Vec::with_capacity(spec.patterns.len());
@@ -237,7 +240,16 @@ impl Rule {
             let (looks_far, runs_far) = reach(&pattern);
             patterns.push(Pattern { text: pattern, regex, fixed: code, code_group, sym_group, looks_far, runs_far });
         }
-        Ok(Rule { name: rule.into(), about: spec.about, severity: spec.severity, form, require, deny, patterns })
+        Ok(Rule {
+            name: rule.into(),
+            about: spec.about,
+            severity: spec.severity,
+            form,
+            require,
+            require_looks_far,
+            deny,
+            patterns,
+        })
     }
 }
 

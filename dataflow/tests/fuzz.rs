@@ -151,7 +151,9 @@ fn rule_file(random: &mut Random) -> (String, Vec<String>) {
     for rule in 0..1 + random.below(3) {
         file.push_str(&format!("[[rule]]\nname = \"r{rule}\"\nform = \"{}\"\n", random.pick(&["asis", "upper"])));
         if random.one_in(4) {
-            file.push_str("require = 'err|[0-9]'\n");
+            let require =
+                random.pick(&["err|[0-9]", r"\berr|[0-9]\b", r"^(?:e|\s)|code\B", r"(?i)\b(?:err|fail)\b|-$"]);
+            file.push_str(&format!("require = '{require}'\n"));
         }
         if random.one_in(4) {
             file.push_str("deny = '^.?$'\n");

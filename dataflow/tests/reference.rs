@@ -286,6 +286,18 @@ proptest! {
     }
 }
 
+/// The rule of this code requires a word like "failed", which the second line does not have: the byte that makes it
+/// another word stands before what both lines end with.
+#[test]
+fn a_line_is_not_taken_for_another_that_ends_alike() {
+    let lines = b"x FAILED* [8020022 -2147024891\nABC_FAILED* [8020022 -2147024891\nxFAILED* [8020022 -2147024891\n";
+    let mut scanner = Scanner::new(rules());
+    let block = argus_dataflow::TextBlock { text: lines.to_vec().into(), first_line: 1, offset: 0 };
+    let (_, sightings) = scanner.scan(&block, 2026);
+    let seen: Vec<(u64, &str)> = sightings.iter().map(|sighting| (sighting.line, &*sighting.code)).collect();
+    assert_eq!(seen, [(1, "0x80070005")]);
+}
+
 #[test]
 fn a_line_full_of_codes_takes_time_in_proportion_to_its_length() {
     let mut scanner = Scanner::new(rules());
