@@ -70,6 +70,12 @@ async fn a_kept_report_is_answered_alike_before_the_router_and_behind_it() {
         headers.remove("date");
         (answer.status(), headers, answer.bytes().await.expect("a body"))
     };
+    let head = server.send_with(Method::HEAD, &path, &[("if-none-match", &tag)], Vec::new()).await;
+    let whole = server.send(Method::GET, &path, "").await;
+    assert_eq!(
+        (head.status(), header(&head, "content-length")),
+        (StatusCode::NOT_MODIFIED, header(&whole, "content-length"))
+    );
     for known in ["\"another\"", &tag] {
         // Only the path as it stands is answered before the router.
         let (before, behind) = (told(&path, known).await, told(&format!("{path}?"), known).await);

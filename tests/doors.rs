@@ -93,28 +93,6 @@ async def ask():
     await c.close()
     return rows, count
 said["asyncpg"], said["asyncpg_parameters"] = asyncio.run(ask())
-# What one borrower of a connection has set the next does not see.
-async def borrow():
-    async with asyncpg.create_pool(f"postgresql://anybody@{pg}/argus", min_size=1, max_size=1) as pool:
-        for name in "first", "second":
-            async with pool.acquire() as c:
-                seen = await c.fetchval("SHOW application_name"), await c.fetchval("SELECT 1")
-                await c.execute(f"SET application_name = '{name}'")
-    return seen
-said["pool"] = asyncio.run(borrow())
-with psycopg.connect(f"postgresql://anybody@{pg}/argus?application_name=mine", autocommit=True) as c:
-    shown = lambda: c.execute("SHOW application_name").fetchone()[0]
-    c.execute("SET application_name = 'other'")
-    said["tidied"] = [shown(), c.info.parameter_status("application_name")]
-    for sql in "RESET statement_timeout", "RESET application_name", "DISCARD ALL", "DISCARD TEMP", "UNLISTEN *", "CLOSE ALL":
-        c.execute(sql)
-        c.execute(sql, prepare=True)
-    said["tidied"] += [shown(), c.info.parameter_status("application_name")]
-    for sql in "DEALLOCATE nothing", "CLOSE nothing":
-        try:
-            c.execute(sql)
-        except psycopg.Error as e:
-            said["tidied"].append(e.sqlstate)
 with adbc_driver_flightsql.dbapi.connect(f"grpc://{flight}") as c:
     cursor = c.cursor()
     cursor.execute(sums)
@@ -161,8 +139,6 @@ async fn clients_of_other_protocols_read_the_same_rows_and_write_none() {
     let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let sums = json!([["E_FAIL", 3], ["SIGSEGV", 1]]);
     assert_eq!((&said["psycopg"], &said["asyncpg"], &said["adbc"]), (&sums, &sums, &sums));
-    assert_eq!(said["pool"], json!(["", 1]));
-    assert_eq!(said["tidied"], json!(["other", "other", "mine", "mine", "26000", "34000"]));
     assert_eq!((&said["parameter"], &said["asyncpg_parameters"]), (&json!([[3]]), &json!(2)));
     let refused = json!(["25006", "25006", "25006", "25006", "25006", "25006", "42000"]);
     assert_eq!((&said["refused"], &said["adbc_refused"]), (&refused, &json!(true)));

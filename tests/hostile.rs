@@ -2,15 +2,11 @@
 
 mod common;
 
-use std::process::Command;
 use std::time::Duration;
 
 use common::Server;
-use common::python::python;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// What the server may take at its worst (1.5 GiB; it is built without optimisation here).
 const PEAK_KIB_MAX: u64 = 1536 << 10;
@@ -129,65 +125,6 @@ async fn hostile_statements_end_and_the_service_lives_on() {
     server.stop();
 }
 
-/// The first message of a client of the PostgreSQL protocol.
-fn startup() -> Vec<u8> {
-    let startup = [&196_608_u32.to_be_bytes()[..], b"user\0anybody\0database\0argus\0\0"].concat();
-    let length = u32::try_from(startup.len() + 4).expect("it is short");
-    [&length.to_be_bytes()[..], &startup].concat()
-}
-
-/// Whether one more client is let in; it leaves again.
-async fn let_in(address: &str) -> bool {
-    let mut client = TcpStream::connect(address).await.expect("it connects");
-    client.write_all(&startup()).await.expect("it is taken");
-    client.read_u8().await.is_ok_and(|kind| kind == b'R')
-}
-
-/// Cancels a query that nobody asked, and waits until the server ends the connection.
-async fn cancel(address: &str) {
-    let mut canceller = TcpStream::connect(address).await.expect("it connects");
-    let cancel = [16_u32, 80_877_102, 1, 1].map(u32::to_be_bytes).concat();
-    canceller.write_all(&cancel).await.expect("it is taken");
-    let mut said = Vec::new();
-    let ended = tokio::time::timeout(Duration::from_secs(30), canceller.read_to_end(&mut said));
-    assert!(ended.await.is_ok_and(|read| read.is_ok()), "a cancel ends");
-}
-
-/// What a client of the PostgreSQL protocol hears, its last word the error's SQLSTATE.
-async fn last_word(address: &str, messages: &[Vec<u8>]) -> String {
-    let mut stream = TcpStream::connect(address).await.expect("it connects");
-    stream.write_all(&startup()).await.expect("it is taken");
-    for message in messages {
-        // Whoever is sent away need not be listened to.
-        if stream.write_all(message).await.is_err() {
-            break;
-        }
-    }
-    let mut said = Vec::new();
-    let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut said));
-    // A connection may be reset on what was not read any more.
-    let _ = read.await.expect("the connection ends");
-    let said = String::from_utf8_lossy(&said).into_owned();
-    let state =
-        said.rfind("SFATAL").and_then(|fatal| said[fatal..].split('\0').find_map(|field| field.strip_prefix('C')));
-    state.unwrap_or(&said).to_owned()
-}
-
-#[tokio::test]
-async fn a_postgres_client_is_held_to_what_it_may_send_and_keep() {
-    let data = tempfile::tempdir().expect("a temporary folder");
-    let server = Server::start_with(data.path(), &["--pg", "127.0.0.1:0"]);
-    let pg = server.door("postgres").await;
-    let message = |kind: u8, length: usize, body: &[u8]| {
-        [&[kind][..], &u32::try_from(length + 4).expect("it is an i32").to_be_bytes(), body].concat()
-    };
-    let long = message(b'Q', 1 << 30, &[b'x'; 1 << 20]);
-    assert_eq!(last_word(&pg, &[long]).await, "54000");
-    assert_eq!(last_word(&pg, &[b"Q\0\0\0\x01".to_vec()]).await, "08P01");
-    cancel(&pg).await;
-    assert_eq!(server.sql("SELECT 1").await, json!([[1]]));
-}
-
 #[tokio::test]
 async fn more_queries_than_may_wait_are_told_to_come_again() {
     let data = tempfile::tempdir().expect("a temporary folder");
@@ -222,85 +159,5 @@ async fn a_client_that_leaves_ends_its_query_and_makes_room() {
         () = all_run => {}
     }
     assert_eq!(server.sql("SELECT 1").await, json!([[1]]));
-    server.stop();
-}
-
-/// A client of the PostgreSQL protocol that prepares and prepares. What fails is not kept.
-const KEEPER: &str = r#"
-import sys, psycopg
-def prepare(c, sql):
-    try:
-        c.execute(sql, prepare=True)
-        return "kept"
-    except psycopg.Error as e:
-        return e.sqlstate
-with psycopg.connect(f"postgresql://anybody@{sys.argv[1]}/argus", autocommit=True) as c:
-    c.prepared_max = None
-    print({prepare(c, f"SELECT nothing_{i}") for i in range(1100)})
-    print({prepare(c, f"SELECT {i}") for i in range(1000)}, prepare(c, "SELECT 1000"), prepare(c, "SELECT 0"))
-    c.execute("DEALLOCATE ALL")
-    print(prepare(c, "SELECT 1000"))
-"#;
-
-#[tokio::test]
-async fn a_postgres_client_may_keep_a_thousand_statements_and_closes_some_for_more() {
-    let data = tempfile::tempdir().expect("a temporary folder");
-    let server = Server::start_with(data.path(), &["--pg", "127.0.0.1:0"]);
-    let output = Command::new(python()).args(["-c", KEEPER, &server.door("postgres").await]).output();
-    let output = output.expect("python runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(said, "{'42000'}\n{'kept'} 53400 kept\nkept\n", "{}", String::from_utf8_lossy(&output.stderr));
-    server.stop();
-}
-
-#[tokio::test]
-async fn one_postgres_client_too_many_is_told_so_and_a_cancel_still_comes_through() {
-    let data = tempfile::tempdir().expect("a temporary folder");
-    let server = Server::start_with(data.path(), &["--pg", "127.0.0.1:0"]);
-    let pg = server.door("postgres").await;
-    let mut clients = Vec::new();
-    for _ in 0..100 {
-        let mut client = TcpStream::connect(&pg).await.expect("it connects");
-        client.write_all(&startup()).await.expect("it is taken");
-        // R: it is let in.
-        assert_eq!(client.read_u8().await.expect("an answer"), b'R');
-        clients.push(client);
-    }
-    assert_eq!(last_word(&pg, &[]).await, "53300");
-    cancel(&pg).await;
-    drop(clients.pop());
-    // Its place is free once the server has seen that it left.
-    while !let_in(&pg).await {}
-    server.stop();
-}
-
-/// A client of the PostgreSQL protocol whose query is ended by another connection.
-const CANCEL: &str = r#"
-import sys, threading, urllib.request, psycopg
-pg, metrics = sys.argv[1:]
-computed = lambda: [line for line in urllib.request.urlopen(metrics).read().decode().splitlines() if 'kind="sql"' in line]
-with psycopg.connect(f"postgresql://anybody@{pg}/argus", autocommit=True) as c:
-    before = computed()
-    def cancel():
-        while computed() == before: pass
-        c.cancel_safe()
-    canceller = threading.Thread(target=cancel)
-    canceller.start()
-    try:
-        c.execute("SELECT count(*) FROM generate_series(1, 1000000000000)")
-    except psycopg.errors.QueryCanceled as e:
-        print(e.sqlstate)
-    canceller.join()
-    print(c.execute("SELECT 1").fetchone()[0])
-"#;
-
-#[tokio::test]
-async fn a_query_over_postgres_is_ended_by_a_cancel() {
-    let data = tempfile::tempdir().expect("a temporary folder");
-    let server = Server::start_with(data.path(), &["--pg", "127.0.0.1:0"]);
-    let pg = server.door("postgres").await;
-    let output = Command::new(python()).args(["-c", CANCEL, &pg, &server.root_url("/metrics")]).output();
-    let output = output.expect("python runs");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "57014\n1\n", "{}", String::from_utf8_lossy(&output.stderr));
     server.stop();
 }

@@ -15,15 +15,19 @@ use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::StreamExt;
 use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::background::AbortOnDrop;
 use crate::engine::{Engine, run};
 use crate::query_error::QueryError;
 use crate::statement::{check_statement, is_repeatable};
+use crate::turns::Turn;
 
 /// Batches of rows that wait for the asker.
 const WAITING_MAX: usize = 1;
+
+/// How long whoever asked may take no rows before others get the turn; less than those wait for one.
+pub(crate) const REST_MAX: Duration = Duration::from_secs(2);
 
 /// What one question may take.
 #[derive(Debug, Clone, Copy)]
@@ -96,12 +100,12 @@ impl Engine {
         let end = Arc::new(End::default());
         let (engine, sql, seen, reached) = (self.clone(), sql.to_owned(), Arc::clone(snapshot), Arc::clone(&end));
         let query = async move {
-            let _turn = turn;
             let started = async { run(&engine.session(&seen)?, &sql, values).await };
             match started.await {
                 Ok((plan, stream)) => {
                     // Whoever asked may have gone away, and ends the query by that.
                     let _ = planned.send(Ok((stream.schema(), is_repeatable(&sql, &plan))));
+                    let to = Outlet { engine, turn: Some(turn), to };
                     pump(stream, to, limits, until, &reached).await;
                 }
                 Err(error) => drop(planned.send(Err(error))),
@@ -118,14 +122,42 @@ impl Engine {
     }
 }
 
-/// Sends rows within the limits.
-async fn pump(
-    mut stream: SendableRecordBatchStream,
+/// Where rows go, and the turn of who computes them.
+struct Outlet {
+    engine: Engine,
+    /// `None` while whoever asked takes no rows.
+    turn: Option<Turn>,
     to: mpsc::Sender<Result<RecordBatch, QueryError>>,
-    limits: Limits,
-    until: Instant,
-    end: &End,
-) {
+}
+
+impl Outlet {
+    /// Sends rows when there is room for them; `false` when nobody wants more. While there is no room for long, others
+    /// have the turn.
+    async fn send(&mut self, rows: Result<RecordBatch, QueryError>) -> bool {
+        let room = match timeout(REST_MAX, self.to.reserve()).await {
+            Ok(room) => room,
+            Err(_) => {
+                self.turn = None;
+                self.to.reserve().await
+            }
+        };
+        let Ok(room) = room else { return false };
+        if self.turn.is_none() {
+            match self.engine.turn().await {
+                Ok(turn) => self.turn = Some(turn),
+                Err(busy) => {
+                    room.send(Err(busy));
+                    return false;
+                }
+            }
+        }
+        room.send(rows);
+        true
+    }
+}
+
+/// Sends rows within the limits.
+async fn pump(mut stream: SendableRecordBatchStream, mut to: Outlet, limits: Limits, until: Instant, end: &End) {
     let mut room = limits.rows;
     let all = async {
         while let Some(rows) = stream.next().await {
@@ -133,7 +165,7 @@ async fn pump(
                 Ok(rows) if rows.num_rows() > room => {
                     end.cut.store(true, Ordering::Release);
                     // The end of the stream says the rest.
-                    let _ = to.send(Ok(rows.slice(0, room))).await;
+                    to.send(Ok(rows.slice(0, room))).await;
                     return;
                 }
                 Ok(rows) => Ok(rows),
@@ -141,14 +173,14 @@ async fn pump(
             };
             let failed = rows.is_err();
             room -= rows.as_ref().map_or(0, RecordBatch::num_rows);
-            if to.send(rows).await.is_err() || failed {
+            if !to.send(rows).await || failed {
                 return;
             }
         }
     };
     if timeout_at(until, all).await.is_err() {
         // The queue may be full of rows that nobody takes.
-        let _ = tokio::time::timeout(Duration::from_secs(1), to.send(Err(QueryError::TimedOut(limits.time)))).await;
+        let _ = timeout(Duration::from_secs(1), to.to.send(Err(QueryError::TimedOut(limits.time)))).await;
     }
     end.reached.store(true, Ordering::Release);
 }

@@ -44,7 +44,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::ask::{Limits, Rows};
 use crate::cache::SealKey;
 use crate::engine::{CATALOG, Engine};
-use crate::flight::connections::{CONNECTIONS_MAX, PING_EVERY, incoming};
+use crate::flight::connections::{CONNECTIONS_MAX, PING_EVERY, SILENCE_MAX, incoming};
 use crate::flight::prepared::{HandleError, Prepared};
 use crate::query_error::QueryError;
 use crate::statement::{check_plan, check_statement};
@@ -74,6 +74,7 @@ pub fn serve(
             .timeout(limits.time)
             .max_concurrent_streams(STREAMS_MAX)
             .http2_keepalive_interval(Some(PING_EVERY))
+            .http2_keepalive_timeout(Some(SILENCE_MAX - PING_EVERY))
             .add_service(door)
             .serve_with_incoming_shutdown(incoming, told)
             .await;

@@ -12,6 +12,7 @@
 //! Only queries run. `SET` and `SHOW`, `BEGIN` and `COMMIT`, `RESET` and `DISCARD`
 //! are answered, for drivers send them, and change at most the connection.
 
+mod answer;
 mod door;
 mod guard;
 mod kept;
@@ -44,7 +45,7 @@ use crate::query_error::QueryError;
 
 /// Clients at once; one more is told so and sent away.
 const CLIENTS_MAX: usize = 100;
-/// Connections beside them, which have not said yet what they want, or want to end a client's query; one more is closed.
+/// Connections that have not said yet what they want, or want to end a client's query; one more is closed.
 const ARRIVING_MAX: usize = 32;
 
 /// The settings and the `pg_catalog` of sessions that PostgreSQL clients get.
@@ -75,7 +76,7 @@ pub fn serve(
 ) -> Result<impl Future<Output = ()> + Send + 'static, QueryError> {
     let threads = engine.background.handle();
     let door = Arc::new(Door::new(engine, snapshots, limits)?);
-    let clients = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let (clients, arriving) = (Arc::new(Semaphore::new(CLIENTS_MAX)), Arc::new(Semaphore::new(ARRIVING_MAX)));
     let answering = async move {
         // Those that are open end with it.
         let mut connections = JoinSet::new();
@@ -91,12 +92,11 @@ pub fn serve(
                 continue;
             };
             while connections.try_join_next().is_some() {}
-            if connections.len() >= CLIENTS_MAX + ARRIVING_MAX {
-                continue;
-            }
+            let Ok(arriving) = Arc::clone(&arriving).try_acquire_owned() else { continue };
             let (door, clients) = (Arc::clone(&door), Arc::clone(&clients));
             connections.spawn(async move {
-                if let Err(error) = guard(socket, &clients, |socket| process_socket_unix(socket, door)).await {
+                if let Err(error) = guard(socket, arriving, &clients, |socket| process_socket_unix(socket, door)).await
+                {
                     tracing::debug!(%error, "a PostgreSQL connection broke off");
                 }
             });
@@ -137,5 +137,9 @@ fn refused(error: QueryError) -> PgWireError {
         QueryError::Busy => "53300",
         QueryError::Failed(_) | QueryError::BrokeOff => "58000",
     };
-    PgWireError::UserError(Box::new(ErrorInfo::new("ERROR".to_owned(), state.to_owned(), error.to_string())))
+    with_code(state, error.to_string())
+}
+
+fn with_code(state: &str, what: impl Into<String>) -> PgWireError {
+    PgWireError::UserError(Box::new(ErrorInfo::new("ERROR".to_owned(), state.to_owned(), what.into())))
 }

@@ -75,7 +75,7 @@ impl Answer {
             true => {
                 let mut response = HttpResponse::new(Body::empty());
                 *response.status_mut() = StatusCode::NOT_MODIFIED;
-                // What it would be with the body (RFC 9110, 8.6): the router would say 0.
+                // What it would be with the body (RFC 9110, 8.6): of HEAD, the router would say 0.
                 response.headers_mut().insert(header::CONTENT_LENGTH, self.body.len().into());
                 response
             }

@@ -17,23 +17,15 @@ use crate::metadata::rows::{json, read_batch};
 use crate::metadata::{JournalEntry, Lines, MetadataError, Refused, Text};
 use crate::model::Batch;
 
-/// One entry. Each call of the connection is a walk to its thread and back, so statements that belong together
-/// go in one.
-macro_rules! journal {
-    () => {
-        "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?); "
-    };
-}
+// Each call of the connection is a walk to its thread and back, so statements that belong together go in one.
 
-const JOURNAL: &str = journal!();
+const JOURNAL: &str = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?)";
 
 /// The last entry, and the epoch itself. The last epoch has its time, and of those before a row a second is enough.
-const JOURNAL_END: &str = concat!(
-    journal!(),
-    "DELETE FROM epochs WHERE epoch = (SELECT max(epoch) FROM epochs) \
-     AND at < (SELECT at FROM epochs ORDER BY epoch DESC LIMIT 1 OFFSET 1) + 1000000; \
-     INSERT INTO epochs VALUES (?, ?); UPDATE clock SET epoch = ?"
-);
+const JOURNAL_END: &str = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?); \
+    DELETE FROM epochs WHERE epoch = (SELECT max(epoch) FROM epochs) \
+    AND at < (SELECT at FROM epochs ORDER BY epoch DESC LIMIT 1 OFFSET 1) + 1000000; \
+    INSERT INTO epochs VALUES (?, ?); UPDATE clock SET epoch = ?";
 
 /// Changes that are accepted together, at one epoch.
 pub struct Round<'c> {

@@ -18,7 +18,7 @@ pub(super) const CONNECTIONS_MAX: usize = 100;
 /// How often a client is asked for a sign of life.
 pub(super) const PING_EVERY: Duration = Duration::from_secs(30);
 /// How long a connection may give no sign of life, or take nothing of what is on its way.
-const SILENCE_MAX: Duration = Duration::from_secs(90);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(90);
 
 /// Takes connections while there is room for `max`.
 pub(super) fn incoming(listener: TcpListener, max: usize) -> impl Stream<Item = io::Result<Connection>> {

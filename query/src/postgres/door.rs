@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use argus_sinks::Snapshot;
 use async_trait::async_trait;
@@ -15,37 +16,40 @@ use datafusion_postgres::hooks::transactions::TransactionStatementHook;
 use datafusion_postgres::pgwire::api::auth::StartupHandler;
 use datafusion_postgres::pgwire::api::auth::noop::NoopStartupHandler;
 use datafusion_postgres::pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
-use datafusion_postgres::pgwire::api::portal::{Format, Portal};
-use datafusion_postgres::pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
-use datafusion_postgres::pgwire::api::results::{FieldInfo, QueryResponse, Response};
+use datafusion_postgres::pgwire::api::portal::{Format, Portal, PortalExecutionState};
+use datafusion_postgres::pgwire::api::query::{
+    ExtendedQueryHandler, SimpleQueryHandler, send_execution_response, send_partial_query_response,
+    send_ready_for_query,
+};
+use datafusion_postgres::pgwire::api::results::{FieldInfo, Response, Tag};
 use datafusion_postgres::pgwire::api::stmt::{QueryParser, StoredStatement};
 use datafusion_postgres::pgwire::api::store::{Entry, PortalStore};
 use datafusion_postgres::pgwire::api::{
-    ClientInfo, ClientPortalStore, ConnectionHandle, ConnectionManager, DEFAULT_NAME, PgWireServerHandlers, Type,
+    ClientInfo, ClientPortalStore, ConnectionGuard, ConnectionHandle, ConnectionManager, DEFAULT_NAME,
+    PgWireConnectionState, PgWireServerHandlers, Type,
 };
 use datafusion_postgres::pgwire::error::{PgWireError, PgWireResult};
 use datafusion_postgres::pgwire::messages::extendedquery::{
-    Bind, BindComplete, Close, CloseComplete, Parse, ParseComplete, TARGET_TYPE_BYTE_STATEMENT,
+    Bind, BindComplete, Close, CloseComplete, Execute, Parse, ParseComplete, Sync as PgSync, TARGET_TYPE_BYTE_STATEMENT,
 };
+use datafusion_postgres::pgwire::messages::response::EmptyQueryResponse;
+use datafusion_postgres::pgwire::messages::simplequery::Query;
 use datafusion_postgres::pgwire::messages::{Message, PgWireBackendMessage, PgWireFrontendMessage};
 use datafusion_postgres::{DfSessionService, Parser, QueryHook};
 use futures::channel::oneshot::Receiver;
-use futures::future::{BoxFuture, Shared};
-use futures::{FutureExt, Sink, SinkExt, StreamExt};
-use metrics::counter;
-use tokio::sync::{Mutex, oneshot, watch};
-use tokio::time::Instant;
+use futures::{Sink, SinkExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
-use super::kept::{Kept, Name};
+use super::answer::Stay;
+use super::kept::{Kept, Name, end_portals};
 use super::only_queries::OnlyQueries;
-use super::tidy::{Tidy, remember_settings};
-use super::{refused, with_state};
+use super::tidy::{STATEMENT_TIMEOUT, Tidy, remember_settings};
+use super::{refused, with_code, with_state};
 use crate::ask::Limits;
-use crate::background::AbortOnDrop;
 use crate::engine::Engine;
 use crate::query_error::QueryError;
 use crate::statement::check_size;
-use crate::turns::Turn;
 
 /// Answers the statements of all connections. Clones share what is behind it.
 #[derive(Clone)]
@@ -86,70 +90,84 @@ impl Door {
         Ok(service(self.engine.pg_session(&snapshot)?))
     }
 
-    /// Runs a statement within a turn and the time. From then on what `cancels` says ends its rows.
+    /// Runs a statement within a turn and its time. What is left of both goes on for its rows.
     async fn within<T>(
         &self,
-        cancels: Option<Arc<Cancels>>,
+        limits: Limits,
         statement: impl Future<Output = PgWireResult<T>>,
-    ) -> PgWireResult<(T, Stay)> {
-        let until = Instant::now() + self.limits.time;
+    ) -> PgWireResult<(T, Arc<Stay>)> {
+        let until = Instant::now() + limits.time;
         let turn = self.engine.turn().await.map_err(refused)?;
-        let done = tokio::time::timeout_at(until, statement).await;
-        let done = done.unwrap_or_else(|_| Err(refused(QueryError::TimedOut(self.limits.time)))).map_err(with_state)?;
-        // The crate listens for a cancel until the rows are there; this listens while they are computed.
-        let asked = match cancels {
-            Some(cancels) => Some(cancels.start_query().await),
-            None => None,
-        };
-        Ok((done, Stay::begin(turn, until, asked)))
+        let done = timeout_at(until, statement).await;
+        let done = done.unwrap_or_else(|_| Err(refused(QueryError::TimedOut(limits.time)))).map_err(with_state)?;
+        Ok((done, Stay::begin(self.engine.clone(), limits, until, turn)))
     }
 
-    /// Holds an answer's rows to the limits.
-    fn bounded(&self, response: Response, stay: &Arc<Stay>) -> Response {
-        let Response::Query(mut answer) = response else { return response };
-        counter!("argus_computed_total", "kind" => "sql").increment(1);
-        let (limits, stay) = (self.limits, Arc::clone(stay));
-        let fields = answer.row_schema();
-        let rows = std::mem::replace(answer.data_rows(), futures::stream::empty().boxed());
-        // An answer that is left half read gives back its memory when its time is over.
-        let rows = Arc::new(Mutex::new(Some(rows)));
-        let expiry = {
-            let (rows, until) = (Arc::downgrade(&rows), stay.until);
-            AbortOnDrop(
-                tokio::spawn(async move {
-                    tokio::time::sleep_until(until).await;
-                    if let Some(rows) = rows.upgrade() {
-                        rows.lock().await.take();
+    /// Sends the rows of a portal, or the next of them: at most `max_rows`, where that is more than 0. The crate's own
+    /// gathers them first, and makes room for as many as the client says.
+    async fn execute<C>(&self, client: &mut C, name: &str, max_rows: i32) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = DoorStatement>,
+        C::Error: std::fmt::Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let max_rows = usize::try_from(max_rows).unwrap_or_default();
+        client.set_state(PgWireConnectionState::QueryInProgress);
+        let mut status = client.transaction_status();
+        match client.portal_store().get_portal(name) {
+            Some(Entry::Value(portal)) => {
+                let state = portal.state();
+                let mut state = state.lock().await;
+                if matches!(*state, PortalExecutionState::Initial) {
+                    match ExtendedQueryHandler::do_query(self, client, &portal, max_rows).await? {
+                        Response::Query(rows) => *state = PortalExecutionState::Suspended(rows),
+                        Response::Execution(tag) => send_execution_response(client, tag).await?,
+                        Response::TransactionStart(tag) => {
+                            send_execution_response(client, tag).await?;
+                            status = status.to_in_transaction_state();
+                        }
+                        Response::TransactionEnd(tag) => {
+                            send_execution_response(client, tag).await?;
+                            status = status.to_idle_state();
+                        }
+                        Response::EmptyQuery => {
+                            client.feed(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new())).await?;
+                        }
+                        Response::Error(error) => return Err(PgWireError::UserError(error)),
+                        Response::CopyIn(_) | Response::CopyOut(_) | Response::CopyBoth(_) => {
+                            return Err(refused(QueryError::NotAQuery));
+                        }
                     }
-                })
-                .abort_handle(),
-            )
-        };
-        let begin = (rows, 0_usize, false, (stay, expiry));
-        let rows = futures::stream::unfold(begin, move |(rows, count, ended, held)| async move {
-            if ended {
-                return None;
+                }
+                match &mut *state {
+                    PortalExecutionState::Initial => {}
+                    PortalExecutionState::Suspended(rows) => {
+                        let more = send_partial_query_response(client, rows, max_rows).await?;
+                        if !more {
+                            *state = PortalExecutionState::Finished;
+                        }
+                    }
+                    PortalExecutionState::Finished => {
+                        send_execution_response(client, Tag::new("SELECT").with_rows(0)).await?;
+                    }
+                }
             }
-            let next = match rows.lock().await.as_mut() {
-                Some(rows) => tokio::select! {
-                    next = tokio::time::timeout_at(held.0.until, rows.next()) => next.ok(),
-                    () = held.0.cancelled.clone() => Some(Some(Err(PgWireError::QueryCanceled))),
-                },
-                None => None,
-            };
-            let (said, ended) = match next {
-                Some(Some(Err(error))) => (Err(error), true),
-                Some(Some(Ok(_))) if count >= limits.rows => (Err(refused(QueryError::TooManyRows(limits.rows))), true),
-                Some(Some(Ok(row))) => (Ok(row), false),
-                Some(None) => return None,
-                None => (Err(refused(QueryError::TimedOut(limits.time))), true),
-            };
-            if ended {
-                rows.lock().await.take();
+            Some(Entry::Empty) => {
+                client.feed(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new())).await?
             }
-            Some((said, (rows, count + 1, ended, held)))
-        });
-        Response::Query(QueryResponse::new(fields, rows))
+            None => return Err(PgWireError::PortalNotFound(name.to_owned())),
+        }
+        client.set_state(PgWireConnectionState::ReadyForQuery);
+        client.set_transaction_status(status);
+        Ok(())
+    }
+
+    /// The limits of a client's statements, which may be less than those of the door.
+    fn limits_for(&self, client: &impl ClientInfo) -> Limits {
+        let time = client.metadata().get(STATEMENT_TIMEOUT).and_then(|time| time.parse().ok());
+        let time = time.map_or(self.limits.time, |time| self.limits.time.min(Duration::from_millis(time)));
+        Limits { time, ..self.limits }
     }
 }
 
@@ -159,45 +177,53 @@ fn service(context: SessionContext) -> DfSessionService {
     DfSessionService::new_with_hooks(Arc::new(context), hooks)
 }
 
-/// A turn that ends with its answer, and at the latest when its time is over:
-/// a client may leave an answer half read.
-struct Stay {
-    until: Instant,
-    cancelled: Shared<BoxFuture<'static, ()>>,
-    _done: oneshot::Sender<()>,
+/// A client's place among those whose queries another connection can end.
+struct Place {
+    handle: Arc<ConnectionHandle>,
+    _guard: ConnectionGuard,
 }
 
-/// By which another connection ends this one's query.
-type Cancels = Arc<ConnectionHandle>;
+/// Listens for another connection that asks for the end of what `client` begins now.
+async fn listen(client: &impl ClientInfo) -> Option<Receiver<()>> {
+    let place = client.session_extensions().get::<Place>()?;
+    Some(place.handle.start_query().await)
+}
 
-impl Stay {
-    fn begin(turn: Turn, until: Instant, asked: Option<Receiver<()>>) -> Stay {
-        let (_done, done) = oneshot::channel::<()>();
-        tokio::spawn(async move {
-            // Done or out of time, the turn is over.
-            let _ = tokio::time::timeout_at(until, done).await;
-            drop(turn);
-        });
-        let cancelled = async move {
-            let cancelled = match asked {
-                Some(asked) => asked.await.is_ok(),
-                None => false,
-            };
-            if !cancelled {
-                // The next statement listens now.
-                std::future::pending().await
-            }
-        };
-        Stay { until, cancelled: cancelled.boxed().shared(), _done }
+/// Ends when it is asked for.
+async fn cancelled(asked: Option<Receiver<()>>) {
+    let is_asked = match asked {
+        Some(asked) => asked.await.is_ok(),
+        None => false,
+    };
+    if !is_asked {
+        std::future::pending().await
     }
 }
 
-fn cancels(client: &impl ClientInfo) -> Option<Arc<Cancels>> {
-    client.session_extensions().get::<Cancels>()
+/// What a statement takes while it is kept, roughly: a plan is some sixteen times as long as what is written of it.
+fn bytes_of((sql, planned): &DoorStatement) -> usize {
+    sql.len() + planned.as_ref().map_or(0, |(_, plan)| 16 * plan.display_indent().to_string().len())
 }
 
 #[async_trait]
 impl SimpleQueryHandler for Door {
+    async fn on_query<C>(&self, client: &mut C, query: Query) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
+        C::Error: std::fmt::Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let asked = listen(client).await;
+        let answered = tokio::select! {
+            biased;
+            () = cancelled(asked) => Err(PgWireError::QueryCanceled),
+            answered = self._on_query(client, query) => answered,
+        };
+        end_portals(client);
+        answered
+    }
+
     async fn do_query<C>(&self, client: &mut C, query: &str) -> PgWireResult<Vec<Response>>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
@@ -207,11 +233,9 @@ impl SimpleQueryHandler for Door {
     {
         check_size(query).map_err(refused)?;
         // All statements of one message see one snapshot.
-        let service = self.service().map_err(refused)?;
-        let (responses, stay) =
-            self.within(cancels(client), SimpleQueryHandler::do_query(&service, client, query)).await?;
-        let stay = Arc::new(stay);
-        Ok(responses.into_iter().map(|response| self.bounded(response, &stay)).collect())
+        let (service, limits) = (self.service().map_err(refused)?, self.limits_for(client));
+        let (responses, stay) = self.within(limits, SimpleQueryHandler::do_query(&service, client, query)).await?;
+        Ok(responses.into_iter().map(|response| stay.bound(response)).collect())
     }
 }
 
@@ -232,8 +256,8 @@ impl ExtendedQueryHandler for Door {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let parsed = StoredStatement::parse(client, &message, self.query_parser()).await?;
-        let bytes = message.message_length();
-        let name = message.name.unwrap_or_else(|| DEFAULT_NAME.to_owned());
+        let bytes = message.message_length() + parsed.as_ref().map_or(0, |parsed| bytes_of(&parsed.statement));
+        let name = name_of(message.name);
         Kept::of(client).note(Name::Statement(name.clone()), bytes)?;
         match parsed {
             Some(statement) => client.portal_store().put_statement(Arc::new(statement)),
@@ -251,21 +275,22 @@ impl ExtendedQueryHandler for Door {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let bytes = message.message_length();
-        let statement = message.statement_name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
-        let Some(statement) = client.portal_store().get_statement(&statement) else {
-            return Err(PgWireError::StatementNotFound(statement));
-        };
-        let name = message.portal_name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
-        match statement {
-            Entry::Value(statement) => {
+        let name = name_of(message.portal_name.clone());
+        let statement = name_of(message.statement_name.clone());
+        match client.portal_store().get_statement(&statement) {
+            Some(Entry::Value(statement)) => {
+                // It holds its statement, whatever becomes of that one's name.
+                let bytes = bytes + bytes_of(&statement.statement);
                 let portal = Portal::try_new(&message, statement)?;
                 Kept::of(client).note(Name::Portal(name), bytes)?;
                 client.portal_store().put_portal(Arc::new(portal));
             }
-            Entry::Empty => {
+            Some(Entry::Empty) if message.parameters.is_empty() => {
                 Kept::of(client).note(Name::Portal(name.clone()), bytes)?;
                 client.portal_store().put_empty_portal(&name);
             }
+            Some(Entry::Empty) => return Err(with_code("08P01", "a statement without words has no parameters")),
+            None => return Err(PgWireError::StatementNotFound(statement)),
         }
         client.send(PgWireBackendMessage::BindComplete(BindComplete::new())).await?;
         Ok(())
@@ -278,16 +303,44 @@ impl ExtendedQueryHandler for Door {
         C::Error: std::fmt::Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        let name = message.name.unwrap_or_else(|| DEFAULT_NAME.to_owned());
-        if message.target_type == TARGET_TYPE_BYTE_STATEMENT {
-            client.portal_store().rm_statement(&name);
-            Kept::of(client).close(&Name::Statement(name));
-        } else {
-            client.portal_store().rm_portal(&name);
-            Kept::of(client).close(&Name::Portal(name));
-        }
+        let name = name_of(message.name);
+        let is_statement = message.target_type == TARGET_TYPE_BYTE_STATEMENT;
+        let name = if is_statement { Name::Statement(name) } else { Name::Portal(name) };
+        Kept::of(client).close(client.portal_store(), &name);
         client.send(PgWireBackendMessage::CloseComplete(CloseComplete::new())).await?;
         Ok(())
+    }
+
+    async fn on_execute<C>(&self, client: &mut C, message: Execute) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = DoorStatement>,
+        C::Error: std::fmt::Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let name = name_of(message.name);
+        let asked = listen(client).await;
+        let executed = tokio::select! {
+            biased;
+            () = cancelled(asked) => Err(PgWireError::QueryCanceled),
+            executed = self.execute(client, &name, message.max_rows) => executed,
+        };
+        if executed.is_err() {
+            // What is left of its rows must not pass for all of them.
+            Kept::of(client).close(client.portal_store(), &Name::Portal(name));
+        }
+        executed
+    }
+
+    async fn on_sync<C>(&self, client: &mut C, _message: PgSync) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = DoorStatement>,
+        C::Error: std::fmt::Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        end_portals(client);
+        send_ready_for_query(client, client.transaction_status()).await
     }
 
     async fn do_query<C>(
@@ -303,7 +356,7 @@ impl ExtendedQueryHandler for Door {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let service = self.service().map_err(refused)?;
-        let cancels = cancels(client);
+        let limits = self.limits_for(client);
         let run = async {
             // It was planned without rows; now it is planned with those of now.
             let prepared = &portal.statement;
@@ -317,8 +370,8 @@ impl ExtendedQueryHandler for Door {
             planned.result_column_format = portal.result_column_format.clone();
             ExtendedQueryHandler::do_query(&service, client, &planned, max_rows).await
         };
-        let (response, stay) = self.within(cancels, run).await?;
-        Ok(self.bounded(response, &Arc::new(stay)))
+        let (response, stay) = self.within(limits, run).await?;
+        Ok(stay.bound(response))
     }
 }
 
@@ -369,15 +422,16 @@ impl PgWireServerHandlers for Door {
     }
 }
 
+/// The name of a statement or portal; the crate has one for those that have none.
+fn name_of(name: Option<String>) -> String {
+    name.unwrap_or_else(|| DEFAULT_NAME.to_owned())
+}
+
 /// Everybody may come in who can reach the address.
 struct Startup(Arc<ConnectionManager>);
 
 #[async_trait]
 impl NoopStartupHandler for Startup {
-    fn connection_manager(&self) -> Option<Arc<ConnectionManager>> {
-        Some(Arc::clone(&self.0))
-    }
-
     async fn post_startup<C>(&self, client: &mut C, _message: PgWireFrontendMessage) -> PgWireResult<()>
     where
         C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send,
@@ -385,6 +439,9 @@ impl NoopStartupHandler for Startup {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         remember_settings(client);
+        let (pid, key) = client.pid_and_secret_key();
+        let (handle, _guard) = self.0.register(pid, key);
+        client.session_extensions().insert(Place { handle, _guard });
         Ok(())
     }
 }

@@ -12,8 +12,10 @@
 //! The forms of messages are those of "Frontend/Backend Protocol, Message
 //! Formats" in PostgreSQL's documentation. A client that closes its half of the
 //! connection has left, whatever it still waits for: that is how a query ends
-//! whose client died.
+//! whose client died. (One that has sent more than fits on the way to the crate
+//! is seen to have left when the crate has read it.)
 
+use std::future::pending;
 use std::io;
 use std::pin::pin;
 use std::time::Duration;
@@ -22,9 +24,10 @@ use bytes::BytesMut;
 use datafusion_postgres::pgwire::error::{ErrorInfo, PgWireError};
 use datafusion_postgres::pgwire::messages::Message;
 use datafusion_postgres::pgwire::messages::response::ErrorResponse;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, copy};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, copy, split};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
 
@@ -36,6 +39,9 @@ const STARTUP_BYTES_MAX: usize = 10_000;
 const GREETING_WAIT: Duration = Duration::from_secs(60);
 /// How long a client may leave what it is told unread, when no more fits on the way.
 const UNREAD_WAIT: Duration = Duration::from_secs(120);
+/// How long a client may be silent before the system asks whether it is there, and how often it asks then.
+const IDLE_MAX: Duration = Duration::from_secs(300);
+const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// How long what was asked before may still be answered when a client is sent away.
 const FAREWELL_WAIT: Duration = Duration::from_secs(10);
 
@@ -58,9 +64,10 @@ enum Refused {
 }
 
 /// Passes on what a client sends within the limits, and what `answer` says to it, while there is room
-/// among `clients`. Ends when either has left.
+/// among `clients`. `arriving` is its place until it has said what it wants. Ends when either has left.
 pub(super) async fn guard<F>(
     client: TcpStream,
+    arriving: OwnedSemaphorePermit,
     clients: &Semaphore,
     answer: impl FnOnce(UnixStream) -> F,
 ) -> io::Result<()>
@@ -68,11 +75,12 @@ where
     F: Future<Output = io::Result<()>>,
 {
     client.set_nodelay(true)?;
+    SockRef::from(&client).set_tcp_keepalive(&TcpKeepalive::new().with_time(IDLE_MAX).with_interval(PROBE_EVERY))?;
     let mut client = TimeoutStream::new(client);
     client.set_write_timeout(Some(UNREAD_WAIT));
     let (mut ours, theirs) = UnixStream::pair()?;
     let client = pin!(client);
-    let (from_client, mut to_client) = tokio::io::split(client);
+    let (from_client, mut to_client) = split(client);
     let mut from_client = BufReader::new(from_client);
     let greeted = timeout(GREETING_WAIT, greet(&mut from_client, &mut to_client, &mut ours)).await;
     let greeting = match greeted.unwrap_or_else(|late| Err(Refused::Io(late.into()))) {
@@ -86,12 +94,20 @@ where
         return answer(theirs).await;
     }
     let Ok(_room) = clients.try_acquire() else { return tell(Refused::TooManyClients, &mut to_client).await };
+    drop(arriving);
     let refused = {
         let mut answering = pin!(async {
-            // What was said before it ended still goes out, and what cannot be told ends it.
-            let answered = async { Ok(answer(theirs).await) };
-            let (answered, _) = tokio::try_join!(answered, copy(&mut from_answer, &mut to_client))?;
-            answered
+            let answered = async {
+                if let Err(error) = answer(theirs).await {
+                    tracing::debug!(%error, "an answer over PostgreSQL broke off");
+                }
+                // What was said before still goes out.
+                pending().await
+            };
+            tokio::select! {
+                told = copy(&mut from_answer, &mut to_client) => told.map(drop),
+                never = answered => never,
+            }
         });
         let refused = tokio::select! {
             answered = &mut answering => return answered,
@@ -102,8 +118,9 @@ where
         };
         // The last word must not fall into another message.
         to_answer.shutdown().await?;
-        if timeout(FAREWELL_WAIT, answering).await.is_err() {
-            return Ok(());
+        match timeout(FAREWELL_WAIT, answering).await {
+            Ok(answered) => answered?,
+            Err(_) => return Ok(()),
         }
         refused
     };
@@ -130,20 +147,26 @@ async fn greet(
     }
 }
 
-/// Passes on messages until the client has left.
+/// Passes on messages until the client has left, or died.
 async fn pass_on(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> Result<(), Refused> {
     loop {
-        let kind = match from.read_u8().await {
-            Ok(kind) => kind,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            Err(error) => return Err(error.into()),
+        let (head, body) = match message(from).await {
+            Ok(message) => message,
+            Err(Refused::Io(_)) => return Ok(()),
+            Err(refused) => return Err(refused),
         };
-        let length = from.read_u32().await?;
-        let body = body(from, length, MESSAGE_BYTES_MAX).await?;
-        let [a, b, c, d] = length.to_be_bytes();
-        to.write_all(&[kind, a, b, c, d]).await?;
+        to.write_all(&head).await?;
         to.write_all(&body).await?;
     }
+}
+
+/// A message: its kind and length, and the rest.
+async fn message(from: &mut (impl AsyncRead + Unpin)) -> Result<([u8; 5], Vec<u8>), Refused> {
+    let mut head = [0; 5];
+    from.read_exact(&mut head).await?;
+    let [_, length @ ..] = head;
+    let body = body(from, u32::from_be_bytes(length), MESSAGE_BYTES_MAX).await?;
+    Ok((head, body))
 }
 
 /// What follows a length, which counts itself.

@@ -19,12 +19,13 @@ use datafusion_postgres::hooks::HookClient;
 use datafusion_postgres::pgwire::api::ClientInfo;
 use datafusion_postgres::pgwire::api::auth::DefaultServerParameterProvider;
 use datafusion_postgres::pgwire::api::results::{Response, Tag};
-use datafusion_postgres::pgwire::api::store::PortalStore;
-use datafusion_postgres::pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
+use datafusion_postgres::pgwire::error::PgWireResult;
 use datafusion_postgres::pgwire::messages::PgWireBackendMessage;
 use datafusion_postgres::pgwire::messages::startup::ParameterStatus;
+use datafusion_postgres::pgwire::types::format::FormatOptions;
 
 use super::kept::{Kept, Name};
+use super::with_code;
 
 /// Whether a statement is one of these.
 pub(super) fn is_tidying(statement: &Statement) -> bool {
@@ -43,6 +44,9 @@ pub(super) fn unlock_all() -> ScalarUDF {
     let nothing = |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(ScalarValue::Utf8(Some(String::new()))));
     create_udf("pg_advisory_unlock_all", Vec::new(), DataType::Utf8, Volatility::Volatile, Arc::new(nothing))
 }
+
+/// Where the crate keeps how long a client's statements may take, in milliseconds.
+pub(super) const STATEMENT_TIMEOUT: &str = "statement_timeout_ms";
 
 /// The settings that a client came with.
 struct AtStart(HashMap<String, String>);
@@ -100,28 +104,31 @@ async fn tidy(statement: &Statement, client: &mut dyn HookClient) -> PgWireResul
             "RESET"
         }
         Statement::Reset(ResetStatement { reset: Reset::ConfigurationParameter(name) }) => {
-            let name = name.to_string().to_lowercase();
-            reset(client, |key| key == name || key.strip_suffix("_ms") == Some(&name)).await?;
+            let name = name.0.iter().filter_map(|part| part.as_ident()).map(|part| part.value.to_lowercase());
+            let name = name.collect::<Vec<_>>().join(".");
+            // The crate keeps this one in milliseconds.
+            let name = if name == "statement_timeout" { STATEMENT_TIMEOUT } else { &name };
+            reset(client, |key| key == name).await?;
             "RESET"
         }
         Statement::Deallocate { name, .. } if is_all(name) => {
-            close_all(client, |name| matches!(name, Name::Statement(_)));
+            Kept::of(client).close_all(client.portal_store(), |name| matches!(name, Name::Statement(_)));
             "DEALLOCATE ALL"
         }
         Statement::Deallocate { name, .. } => {
-            close(client, Name::Statement(folded(name)))?;
+            close(client, &Name::Statement(folded(name)))?;
             "DEALLOCATE"
         }
         Statement::Close { cursor: CloseCursor::All } => {
-            close_all(client, |name| matches!(name, Name::Portal(_)));
+            Kept::of(client).close_all(client.portal_store(), |name| matches!(name, Name::Portal(_)));
             "CLOSE CURSOR ALL"
         }
         Statement::Close { cursor: CloseCursor::Specific { name } } => {
-            close(client, Name::Portal(folded(name)))?;
+            close(client, &Name::Portal(folded(name)))?;
             "CLOSE CURSOR"
         }
         Statement::Discard { object_type: DiscardObject::ALL } => {
-            close_all(client, |_| true);
+            Kept::of(client).close_all(client.portal_store(), |_| true);
             reset(client, |_| true).await?;
             "DISCARD ALL"
         }
@@ -151,12 +158,13 @@ async fn reset(client: &mut dyn HookClient, chosen: impl Fn(&str) -> bool + Send
     Ok(())
 }
 
-/// The name of a setting whose changes a client is told of, and its value when the client did not say any
-/// (PostgreSQL's documentation, "Asynchronous Operations").
+/// The name of a setting whose changes the crate tells a client of, and its value when the client did not say any.
 fn told(key: &str) -> Option<(&'static str, String)> {
-    let defaults = DefaultServerParameterProvider::default();
+    let (defaults, formats) = (DefaultServerParameterProvider::default(), FormatOptions::default());
     Some(match key {
         "application_name" => ("application_name", defaults.application_name.unwrap_or_default()),
+        "bytea_output" => ("bytea_output", formats.bytea_output),
+        "extra_float_digits" => ("extra_float_digits", formats.extra_float_digits.to_string()),
         "datestyle" => ("DateStyle", defaults.date_style),
         "intervalstyle" => ("IntervalStyle", defaults.interval_style),
         "search_path" => ("search_path", defaults.search_path),
@@ -165,31 +173,16 @@ fn told(key: &str) -> Option<(&'static str, String)> {
     })
 }
 
-fn close(client: &dyn HookClient, name: Name) -> PgWireResult<()> {
-    if !Kept::of(client).close(&name) {
-        let (state, what) = match &name {
-            Name::Statement(name) => ("26000", format!("the prepared statement \"{name}\" does not exist")),
-            Name::Portal(name) => ("34000", format!("the cursor \"{name}\" does not exist")),
-        };
-        return Err(PgWireError::UserError(Box::new(ErrorInfo::new("ERROR".to_owned(), state.to_owned(), what))));
+/// Closes what has a name; without one there is nothing to close.
+fn close(client: &dyn HookClient, name: &Name) -> PgWireResult<()> {
+    if Kept::of(client).close(client.portal_store(), name) {
+        return Ok(());
     }
-    remove(client, &name);
-    Ok(())
-}
-
-fn close_all(client: &dyn HookClient, chosen: impl Fn(&Name) -> bool) {
-    let kept = Kept::of(client);
-    for name in kept.names().iter().filter(|name| chosen(name)) {
-        kept.close(name);
-        remove(client, name);
-    }
-}
-
-fn remove(client: &dyn HookClient, name: &Name) {
-    match name {
-        Name::Statement(name) => client.portal_store().rm_statement(name),
-        Name::Portal(name) => client.portal_store().rm_portal(name),
-    }
+    let (state, what) = match name {
+        Name::Statement(name) => ("26000", format!("the prepared statement \"{name}\" does not exist")),
+        Name::Portal(name) => ("34000", format!("the cursor \"{name}\" does not exist")),
+    };
+    Err(with_code(state, what))
 }
 
 /// The parser takes the word for a name.

@@ -50,16 +50,13 @@ pub struct UploadKey {
 type SqliteQuery<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 
 /// How a file stands now, and that its batch has changed.
-macro_rules! keep_file {
-    () => {
-        "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?); \
-         UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?"
-    };
-}
+const KEEP_FILE: &str = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?); \
+    UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?";
 
-const KEEP_FILE: &str = keep_file!();
-
-const KEEP_APPENDED: &str = concat!("INSERT INTO appended VALUES (?, ?, ?, ?, ?); ", keep_file!());
+/// The same after a part of the file, in one call of the connection.
+const KEEP_APPENDED: &str = "INSERT INTO appended VALUES (?, ?, ?, ?, ?); \
+    INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?); \
+    UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?";
 
 impl Round<'_> {
     /// Accepts an upload into a pending batch. The generation before it, where

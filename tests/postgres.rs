@@ -1,0 +1,304 @@
+//! Clients of the PostgreSQL protocol: what they share, keep, cancel and leave open, and those that mean no good.
+
+mod common;
+
+use std::time::Duration;
+
+use common::Server;
+use common::python::python;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// More than anything here takes.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A server with the codes of one file, and where it answers.
+async fn server(data: &std::path::Path) -> (Server, String) {
+    let server = Server::start_with(data, &["--pg", "127.0.0.1:0"]);
+    let id = server.new_batch().await;
+    server.put(&id, "a.log", "E_FAIL\nSIGSEGV\n").await;
+    server.complete(&id).await;
+    let pg = server.door("postgres").await;
+    (server, pg)
+}
+
+/// What a script says that gets a function `refused` (the SQLSTATE of a call that fails), the address and some more.
+async fn said(script: &str, pg: &str, more: &str) -> Value {
+    let script = format!("{BEFORE}{script}\nprint(json.dumps(said))\n");
+    let mut command = tokio::process::Command::new(python());
+    let output = command.args(["-c", &script, pg, more]).kill_on_drop(true).output();
+    let output = timeout(LONG, output).await.expect("it ends").expect("python runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+const BEFORE: &str = r#"
+import asyncio, json, sys, threading, urllib.request
+import asyncpg, psycopg
+pg, more = sys.argv[1:]
+url = f"postgresql://anybody@{pg}/argus"
+said = {}
+def refused(run, *what, **how):
+    try:
+        run(*what, **how)
+        return ""
+    except psycopg.Error as e:
+        return e.sqlstate
+"#;
+
+#[tokio::test]
+async fn what_one_borrower_of_a_connection_has_set_the_next_does_not_see() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let (server, pg) = server(data.path()).await;
+    let script = r#"
+async def borrow():
+    async with asyncpg.create_pool(url, min_size=1, max_size=1) as pool:
+        for name in "first", "second":
+            async with pool.acquire() as c:
+                seen = await c.fetchval("SHOW application_name"), await c.fetchval("SELECT 1")
+                await c.execute(f"SET application_name = '{name}'")
+    return seen
+said["pool"] = asyncio.run(borrow())
+with psycopg.connect(url + "?application_name=mine", autocommit=True) as c:
+    shown = lambda: [c.execute("SHOW application_name").fetchone()[0], c.info.parameter_status("application_name")]
+    said["set"], said["reset"] = [], []
+    for sql in "RESET statement_timeout", 'RESET "application_name"', "RESET ALL", "DISCARD ALL":
+        for prepare in False, True:
+            c.execute("SET application_name = 'other'")
+            said["set"].append(shown())
+            c.execute(sql, prepare=prepare)
+            said["reset"].append(shown())
+    said["others"] = [refused(c.execute, sql) for sql in ("DISCARD TEMP", "UNLISTEN *", "CLOSE ALL", "LISTEN x")]
+"#;
+    let said = said(script, &pg, "").await;
+    assert_eq!(said["pool"], json!(["", 1]));
+    let (other, mine) = (["other"; 2], ["mine"; 2]);
+    assert_eq!(said["set"], json!(vec![other; 8]));
+    assert_eq!(said["reset"], json!([other, other, mine, mine, mine, mine, mine, mine]));
+    assert_eq!(said["others"], json!(["", "", "", "25006"]));
+    server.stop();
+}
+
+#[tokio::test]
+async fn statements_are_kept_until_they_are_closed_and_a_thousand_at_the_most() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let (server, pg) = server(data.path()).await;
+    let script = r#"
+with psycopg.connect(url, autocommit=True) as c:
+    c.execute("SELECT 1", prepare=True)
+    said["closed"] = [refused(c.execute, sql) for sql in (
+        "DEALLOCATE nothing", "CLOSE nothing", "DEALLOCATE _pg3_0", "SELECT 1")]
+with psycopg.connect(url, autocommit=True) as c:
+    c.prepared_max = None
+    # What fails is not kept.
+    said["failed"] = list({refused(c.execute, f"SELECT nothing_{i}", prepare=True) for i in range(1100)})
+    said["kept"] = list({refused(c.execute, f"SELECT {i}", prepare=True) for i in range(1000)})
+    said["full"] = [refused(c.execute, f"SELECT {i}", prepare=True) for i in (1000, 0)]
+    c.execute("DEALLOCATE ALL")
+    said["emptied"] = refused(c.execute, "SELECT 1000", prepare=True)
+"#;
+    let said = said(script, &pg, "").await;
+    assert_eq!(said["closed"], json!(["26000", "34000", "", "26000"]));
+    assert_eq!((&said["failed"], &said["kept"]), (&json!(["42000"]), &json!([""])));
+    assert_eq!((&said["full"], &said["emptied"]), (&json!(["53400", ""]), &json!("")));
+    server.stop();
+}
+
+#[tokio::test]
+async fn cursors_are_read_in_parts_and_end_with_their_transaction() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let (server, pg) = server(data.path()).await;
+    // More cursors at once than queries run at once: who rests gives up the turn.
+    let script = r#"
+async def read_in_parts():
+    c = await asyncpg.connect(url)
+    endless = "SELECT value FROM generate_series(1, 1000000000000) WHERE value > $1"
+    async with c.transaction():
+        cursors = [await c.cursor(endless, 0) for _ in range(6)]
+        parts = [await cursor.fetch(2) for _ in range(2) for cursor in cursors]
+        said["parts"] = [len({row[0] for part in parts[place::6] for row in part}) for place in range(6)]
+    await c.close()
+asyncio.run(read_in_parts())
+"#;
+    let said = said(script, &pg, "").await;
+    assert_eq!(said["parts"], json!([4, 4, 4, 4, 4, 4]));
+    // More portals, one after another, than a connection keeps.
+    let mut client = BufReader::new(TcpStream::connect(&pg).await.expect("it connects"));
+    let statement = b"s\0SELECT 1\0\0\0";
+    let mut messages = [startup(), message(b'P', statement.len(), statement)].concat();
+    for number in 0..1100 {
+        let bind = format!("p{number}\0s\0\0\0\0\0\0\0");
+        messages.extend([message(b'B', bind.len(), bind.as_bytes()), message(b'S', 0, b"")].concat());
+    }
+    client.write_all(&messages).await.expect("it is taken");
+    count(&mut client, b'R').await;
+    for _ in 0..1100 {
+        assert_eq!(count(&mut client, b'2').await, 1, "it is bound");
+    }
+    server.stop();
+}
+
+#[tokio::test]
+async fn a_query_ends_by_a_cancel_and_by_its_own_time_and_errors_of_rows_have_states() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let (server, pg) = server(data.path()).await;
+    let script = r#"
+endless = "SELECT count(*) FROM generate_series(1, 1000000000000)"
+computed = lambda: [line for line in urllib.request.urlopen(more).read().decode().splitlines() if 'kind="sql"' in line]
+with psycopg.connect(url, autocommit=True) as c:
+    said["cancelled"] = []
+    for how in {}, {"prepare": True}:
+        before = computed()
+        def cancel():
+            while computed() == before: pass
+            c.cancel_safe()
+        canceller = threading.Thread(target=cancel, daemon=True)
+        canceller.start()
+        said["cancelled"].append(refused(c.execute, endless, **how))
+        canceller.join()
+        # One that comes too late ends nothing.
+        c.cancel_safe()
+        said["cancelled"].append(refused(c.execute, "SELECT 1"))
+    said["late"] = [refused(c.execute, sql) for sql in (
+        "SELECT 1 / (value - 5000) FROM generate_series(1, 10000)", "SET statement_timeout = 100", endless, "SELECT 1")]
+"#;
+    let said = said(script, &pg, &server.root_url("/metrics")).await;
+    assert_eq!(said["cancelled"], json!(["57014", "", "57014", ""]));
+    assert_eq!(said["late"], json!(["42000", "", "57014", ""]));
+    server.stop();
+}
+
+/// The first message of a client of the PostgreSQL protocol.
+fn startup() -> Vec<u8> {
+    let startup = [&196_608_u32.to_be_bytes()[..], b"user\0anybody\0database\0argus\0\0"].concat();
+    let length = u32::try_from(startup.len() + 4).expect("it is short");
+    [&length.to_be_bytes()[..], &startup].concat()
+}
+
+/// Whether one more client is let in; it leaves again.
+async fn let_in(address: &str) -> bool {
+    let mut client = TcpStream::connect(address).await.expect("it connects");
+    client.write_all(&startup()).await.expect("it is taken");
+    client.read_u8().await.is_ok_and(|kind| kind == b'R')
+}
+
+/// Cancels a query that nobody asked, and waits until the server ends the connection.
+async fn cancel(address: &str) {
+    let mut canceller = TcpStream::connect(address).await.expect("it connects");
+    let cancel = [16_u32, 80_877_102, 1, 1].map(u32::to_be_bytes).concat();
+    canceller.write_all(&cancel).await.expect("it is taken");
+    let mut said = Vec::new();
+    let ended = timeout(LONG, canceller.read_to_end(&mut said));
+    assert!(ended.await.is_ok_and(|read| read.is_ok()), "a cancel ends");
+}
+
+/// A message of a client: its kind, how long it says that it is without its length, and its body.
+fn message(kind: u8, length: usize, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(length + 4).expect("it is an i32");
+    [&[kind][..], &length.to_be_bytes(), body].concat()
+}
+
+/// Messages that ask a statement, and at most so many of its rows.
+fn asked(sql: &str, max_rows: i32) -> Vec<u8> {
+    let parse = [b"\0", sql.as_bytes(), b"\0\0\0"].concat();
+    let execute = [&b"\0"[..], &max_rows.to_be_bytes()].concat();
+    let messages = [(b'P', &parse[..]), (b'B', b"\0\0\0\0\0\0\0\0"), (b'E', &execute), (b'S', b"")];
+    messages.map(|(kind, body)| message(kind, body.len(), body)).concat()
+}
+
+/// Reads up to the next `ReadyForQuery`; says how many messages of a kind come before it.
+async fn count(client: &mut BufReader<TcpStream>, kind: u8) -> usize {
+    let mut count = 0;
+    loop {
+        let heard = client.read_u8().await.expect("the server goes on");
+        let length = client.read_u32().await.expect("a length");
+        tokio::io::copy(&mut (&mut *client).take(u64::from(length) - 4), &mut tokio::io::sink()).await.expect("a body");
+        match heard {
+            b'Z' => return count,
+            heard => count += usize::from(heard == kind),
+        }
+    }
+}
+
+/// The most memory that a process ever had, in KiB.
+fn peak_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+    peak.expect("a figure")
+}
+
+#[tokio::test]
+async fn rows_go_out_as_they_come_however_many_a_client_says_that_it_takes() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let (server, pg) = server(data.path()).await;
+    let mut client = BufReader::new(TcpStream::connect(&pg).await.expect("it connects"));
+    client.write_all(&startup()).await.expect("it is taken");
+    count(&mut client, b'R').await;
+    for (most, rows) in [(0, 3), (i32::MAX, 3), (-1, 3), (2, 2)] {
+        client.write_all(&asked("SELECT value FROM generate_series(1, 3)", most)).await.expect("it is taken");
+        assert_eq!(count(&mut client, b'D').await, rows, "of at most {most}");
+    }
+    let before = peak_kib(server.pid());
+    // 200 MB of text.
+    let long = format!("SELECT '{}' FROM generate_series(1, 200000)", "x".repeat(1000));
+    client.write_all(&asked(&long, 0)).await.expect("it is taken");
+    assert_eq!(timeout(LONG, count(&mut client, b'D')).await.expect("it ends"), 200_000);
+    let more = peak_kib(server.pid()) - before;
+    assert!(more < 64 << 10, "{more} KiB");
+    server.stop();
+}
+
+#[tokio::test]
+async fn one_client_too_many_is_told_so_and_a_cancel_still_comes_through() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let (server, pg) = server(data.path()).await;
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        let mut client = TcpStream::connect(&pg).await.expect("it connects");
+        client.write_all(&startup()).await.expect("it is taken");
+        // R: it is let in.
+        assert_eq!(client.read_u8().await.expect("an answer"), b'R');
+        clients.push(client);
+    }
+    assert_eq!(last_word(&pg, &[]).await, "53300");
+    cancel(&pg).await;
+    drop(clients.pop());
+    // Its place is free once the server has seen that it left.
+    let place = async { while !let_in(&pg).await {} };
+    timeout(LONG, place).await.expect("it ends");
+    server.stop();
+}
+
+/// What a client of the PostgreSQL protocol hears, its last word the error's SQLSTATE.
+async fn last_word(address: &str, messages: &[Vec<u8>]) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("it connects");
+    stream.write_all(&startup()).await.expect("it is taken");
+    for message in messages {
+        // Whoever is sent away need not be listened to.
+        if stream.write_all(message).await.is_err() {
+            break;
+        }
+    }
+    let mut said = Vec::new();
+    let read = timeout(LONG, stream.read_to_end(&mut said));
+    // A connection may be reset on what was not read any more.
+    let _ = read.await.expect("the connection ends");
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let state =
+        said.rfind("SFATAL").and_then(|fatal| said[fatal..].split('\0').find_map(|field| field.strip_prefix('C')));
+    state.unwrap_or(&said).to_owned()
+}
+
+#[tokio::test]
+async fn a_client_is_held_to_what_it_may_send() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let (server, pg) = server(data.path()).await;
+    let long = message(b'Q', 1 << 30, &[b'x'; 1 << 20]);
+    assert_eq!(last_word(&pg, &[long]).await, "54000");
+    assert_eq!(last_word(&pg, &[b"Q\0\0\0\x01".to_vec()]).await, "08P01");
+    cancel(&pg).await;
+    assert_eq!(server.sql("SELECT 1").await, json!([[1]]));
+    server.stop();
+}
