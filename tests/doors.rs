@@ -103,6 +103,8 @@ with adbc_driver_flightsql.dbapi.connect(f"grpc://{flight}") as c:
     said["adbc_numbered"] = cursor.fetchall()
     cursor.execute("SELECT " + ", ".join(f"CAST(${i} AS BIGINT)" for i in range(1, 12)), tuple(range(1, 12)))
     said["adbc_many"] = cursor.fetchall()
+    cursor.execute("SELECT [1, 2] AS l, {'a': 1} AS s, grouping(code) AS g FROM error_counts GROUP BY ROLLUP(code) ORDER BY g LIMIT 1")
+    said["adbc_constants"] = cursor.fetchall()
     cursor.execute("SELECT count(*) FROM error_counts WHERE code = ? OR CAST(? AS VARCHAR) IS NULL", ("none", None))
     said["adbc_null"] = cursor.fetchall()
     try:
@@ -140,13 +142,14 @@ async fn clients_of_other_protocols_read_the_same_rows_and_write_none() {
     let sums = json!([["E_FAIL", 3], ["SIGSEGV", 1]]);
     assert_eq!((&said["psycopg"], &said["asyncpg"], &said["adbc"]), (&sums, &sums, &sums));
     assert_eq!((&said["parameter"], &said["asyncpg_parameters"]), (&json!([[3]]), &json!(2)));
-    let refused = json!(["25006", "25006", "25006", "25006", "25006", "25006", "42000"]);
+    let refused = json!(["25006", "25006", "25006", "25006", "25006", "25006", "42703"]);
     assert_eq!((&said["refused"], &said["adbc_refused"]), (&refused, &json!(true)));
     assert_eq!((&said["adbc_parameters"], &said["adbc_numbered"]), (&json!([[3]]), &json!([["SIGSEGV"]])));
     assert_eq!(
         (&said["adbc_many"], &said["adbc_null"]),
         (&json!([[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]]), &json!([[2]]))
     );
+    assert_eq!(said["adbc_constants"], json!([[[1, 2], {"a": 1}, 0]]));
     let one_of_two = said["adbc_one_of_two"].as_str().unwrap_or_default();
     assert!(one_of_two.contains("No value found for placeholder with id $2"), "{one_of_two}");
     assert!(said["forged"].as_str().is_some_and(|said| said.contains("the handle is not one of ours")), "{said}");

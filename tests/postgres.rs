@@ -101,7 +101,7 @@ with psycopg.connect(url, autocommit=True) as c:
 "#;
     let said = said(script, &pg, "").await;
     assert_eq!(said["closed"], json!(["26000", "34000", "", "26000"]));
-    assert_eq!((&said["failed"], &said["kept"]), (&json!(["42000"]), &json!([""])));
+    assert_eq!((&said["failed"], &said["kept"]), (&json!(["42703"]), &json!([""])));
     assert_eq!((&said["full"], &said["emptied"]), (&json!(["53400", ""]), &json!("")));
     server.stop();
 }
@@ -161,12 +161,20 @@ with psycopg.connect(url, autocommit=True) as c:
         # One that comes too late ends nothing.
         c.cancel_safe()
         said["cancelled"].append(refused(c.execute, "SELECT 1"))
+    # The engine begins such a join anew when memory is short, and dies of it.
+    said["large"] = [refused(c.execute, sql) for sql in (
+        "SELECT count(*) FROM generate_series(0, 2000) a, generate_series(0, 2000) b, generate_series(0, 2000) c "
+        "WHERE a.value + b.value + c.value = -1", "SELECT 1", "SELECT * FROM lake.errors", "SELECT nothing(1)", "SELEC")]
+    c.execute("BEGIN")
+    said["aborted"] = [refused(c.execute, sql) for sql in ("SELECT nope", "SELECT 1", "ROLLBACK", "SELECT 1")]
     said["late"] = [refused(c.execute, sql) for sql in (
         "SELECT 1 / (value - 5000) FROM generate_series(1, 10000)", "SET statement_timeout = 100", endless, "SELECT 1")]
 "#;
     let said = said(script, &pg, &server.root_url("/metrics")).await;
     assert_eq!(said["cancelled"], json!(["57014", "", "57014", ""]));
-    assert_eq!(said["late"], json!(["42000", "", "57014", ""]));
+    assert_eq!(said["large"], json!(["53200", "", "42P01", "42883", "42601"]));
+    assert_eq!(said["aborted"], json!(["42703", "25P02", "", ""]));
+    assert_eq!(said["late"], json!(["22012", "", "57014", ""]));
     server.stop();
 }
 

@@ -23,7 +23,7 @@ async fn a_deleted_file_leaves_no_trace_in_any_answer_and_its_bytes_go() {
     let server = Server::start(data.path());
     let id = server.new_batch().await;
     server.put(&id, "a.log", "E_FAIL\nE_FAIL\n").await;
-    server.put(&id, "b.log", "E_ABORT\n").await;
+    let uploaded = server.put(&id, "b.log", "E_ABORT\n").await;
     let path = format!("/batches/{id}/files/a.log");
     assert_eq!(server.send(Method::DELETE, &path, "").await.status(), StatusCode::NO_CONTENT);
     // The answer came when no reader saw the file any more.
@@ -33,6 +33,11 @@ async fn a_deleted_file_leaves_no_trace_in_any_answer_and_its_bytes_go() {
     assert_eq!(server.sql("SELECT file, code FROM errors").await, json!([["b.log", "E_ABORT"]]));
     assert_eq!(server.send(Method::DELETE, &path, "").await.status(), StatusCode::NOT_FOUND);
     raw_objects_become(data.path(), 1).await;
+    // Nor has it a past, though its rows may still be in the lake.
+    let before = uploaded["epoch"].as_u64().expect("an epoch");
+    let asked = json!({"sql": "SELECT file FROM errors UNION SELECT name FROM files", "as_of": before}).to_string();
+    let past: Value = server.send(Method::POST, "/query", asked).await.json().await.expect("JSON");
+    assert_eq!((&past["rows"], &past["epoch"]), (&json!([["b.log"]]), &json!(before)));
     // The name is free again, and begins anew.
     let again = server.put(&id, "a.log", "E_TIMEOUT\n").await;
     assert_eq!(again["generation"], json!(1));

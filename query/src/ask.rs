@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::background::AbortOnDrop;
 use crate::engine::{Engine, run};
+use crate::nested_loops::Deadline;
 use crate::query_error::QueryError;
 use crate::statement::{check_statement, is_repeatable};
 use crate::turns::Turn;
@@ -28,6 +29,9 @@ const WAITING_MAX: usize = 1;
 
 /// How long whoever asked may take no rows before others get the turn; less than those wait for one.
 pub(crate) const REST_MAX: Duration = Duration::from_secs(2);
+
+/// How much later than its time a query may say that it is over.
+const LATE_MAX: Duration = Duration::from_millis(500);
 
 /// What one question may take.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +53,8 @@ pub struct Rows {
     pub repeatable: bool,
     rows: mpsc::Receiver<Result<RecordBatch, QueryError>>,
     end: Arc<End>,
+    until: Instant,
+    time: Duration,
     _query: AbortOnDrop,
 }
 
@@ -64,7 +70,13 @@ struct End {
 impl Rows {
     /// The next rows; `None` after the last.
     pub async fn next(&mut self) -> Option<Result<RecordBatch, QueryError>> {
-        match self.rows.recv().await {
+        // Whoever computes them looks at the clock too, when it can.
+        let Ok(next) = timeout_at(self.until + LATE_MAX, self.rows.recv()).await else {
+            self.end.reached.store(true, Ordering::Release);
+            self.rows.close();
+            return Some(Err(QueryError::TimedOut(self.time)));
+        };
+        match next {
             // Without having come to the end, it died.
             None if !self.end.reached.swap(true, Ordering::AcqRel) => Some(Err(QueryError::BrokeOff)),
             next => next,
@@ -100,11 +112,12 @@ impl Engine {
         let end = Arc::new(End::default());
         let (engine, sql, seen, reached) = (self.clone(), sql.to_owned(), Arc::clone(snapshot), Arc::clone(&end));
         let query = async move {
-            let started = async { run(&engine.session(&seen)?, &sql, values).await };
+            let deadline = Some(Deadline::at(until, limits.time));
+            let started = async { run(&engine.session(&seen, deadline)?, &sql, values).await };
             match started.await {
                 Ok((plan, stream)) => {
                     // Whoever asked may have gone away, and ends the query by that.
-                    let _ = planned.send(Ok((stream.schema(), is_repeatable(&sql, &plan))));
+                    let _ = planned.send(Ok((stream.schema(), is_repeatable(&plan))));
                     let to = Outlet { engine, turn: Some(turn), to };
                     pump(stream, to, limits, until, &reached).await;
                 }
@@ -118,7 +131,8 @@ impl Engine {
             Ok(Err(_)) => return Err(QueryError::BrokeOff),
             Err(_) => return Err(QueryError::TimedOut(limits.time)),
         };
-        Ok(Rows { schema, epoch: snapshot.epoch, repeatable, rows, end, _query: query })
+        let (epoch, time) = (snapshot.epoch, limits.time);
+        Ok(Rows { schema, epoch, repeatable, rows, end, until, time, _query: query })
     }
 }
 

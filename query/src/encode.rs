@@ -23,7 +23,7 @@ const ROW_GROUP_ROWS: usize = 64 * 1024;
 pub enum RowFormat {
     /// `{"columns":[{"name","type"}],"rows":[[…]],"epoch","truncated"}`
     Json,
-    /// With a line of names; what is null is empty.
+    /// With a line of names; what is null is empty, and lists and structures are JSON.
     Csv,
     /// The Arrow IPC streaming format.
     Arrow,
@@ -146,7 +146,7 @@ impl Encoder {
 }
 
 fn csv(to: &mut Written, rows: &RecordBatch, header: bool) -> Result<(), EncodeError> {
-    arrow::csv::WriterBuilder::new().with_header(header).build(to).write(rows)?;
+    arrow::csv::WriterBuilder::new().with_header(header).build(to).write(&rows::flat(rows)?)?;
     Ok(())
 }
 

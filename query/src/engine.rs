@@ -36,6 +36,7 @@ use crate::catalog::{CatalogRow, catalog_table};
 use crate::documented::DocumentedSchema;
 use crate::lookup::Lookup;
 use crate::memory::QueryPool;
+use crate::nested_loops::{Deadline, HoldNestedLoops};
 use crate::postgres::PgSessions;
 use crate::query_error::QueryError;
 use crate::schemas::{LakeSchema, PublicSchema};
@@ -108,6 +109,15 @@ pub struct Engine {
     store: Arc<ObjectStoreUrl>,
 }
 
+/// What a session sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sees {
+    /// The tables that users know.
+    Tables,
+    /// Those, and the tables of differences, in which what was deleted stands until it is written out.
+    Lake,
+}
+
 /// One kind of asker: its session settings, its memory, and its turns.
 #[derive(Clone)]
 struct Asker {
@@ -159,7 +169,9 @@ impl Engine {
             1,
         )?;
         let lookup = Lookup::new(store);
-        let background = Background::start(config.query_threads).map_err(DataFusionError::IoError)?;
+        // Some queries hold on to a thread for as long as they may; a few are left for the others.
+        let threads = config.query_threads * (config.queries_max + 1);
+        let background = Background::start(threads).map_err(DataFusionError::IoError)?;
         let catalog = Arc::new(catalog_table(&config.catalog)?);
         Ok(Engine {
             queries: Arc::new(queries),
@@ -173,10 +185,12 @@ impl Engine {
         })
     }
 
-    /// Answers a query as it is computed, on the caller's threads and without limits of its own.
+    /// Answers a query as it is computed, on the caller's threads and without limits of its own. Sees the tables of
+    /// differences too, for whoever has the lake's files anyway.
     pub async fn stream(&self, snapshot: &Arc<Snapshot>, sql: &str) -> Result<SendableRecordBatchStream, QueryError> {
         check_statement(sql)?;
-        let (_, rows) = run(&self.session(snapshot)?, sql, Vec::new()).await?;
+        let session = self.session_of(&self.queries, snapshot, Sees::Lake, None).map_err(QueryError::of)?;
+        let (_, rows) = run(&session, sql, Vec::new()).await?;
         Ok(rows)
     }
 
@@ -186,8 +200,12 @@ impl Engine {
     }
 
     /// A session for a user's query, which sees one snapshot.
-    pub fn session(&self, snapshot: &Arc<Snapshot>) -> Result<SessionContext, QueryError> {
-        self.session_of(&self.queries, snapshot).map_err(QueryError::of)
+    pub(crate) fn session(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        deadline: Option<Deadline>,
+    ) -> Result<SessionContext, QueryError> {
+        self.session_of(&self.queries, snapshot, Sees::Tables, deadline).map_err(QueryError::of)
     }
 
     /// What a batch comes to, by its rows in the tables.
@@ -199,7 +217,7 @@ impl Engine {
     /// Answers one of our own questions in full.
     pub(crate) async fn collect(&self, snapshot: &Arc<Snapshot>, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
         let _turn = self.questions.turns.take().await?;
-        let session = self.session_of(&self.questions, snapshot).map_err(QueryError::of)?;
+        let session = self.session_of(&self.questions, snapshot, Sees::Lake, None).map_err(QueryError::of)?;
         let (_, rows) = run(&session, sql, Vec::new()).await?;
         rows.try_collect().await.map_err(QueryError::of)
     }
@@ -212,13 +230,17 @@ impl Engine {
         more: Arc<dyn SchemaProvider>,
     ) -> Result<SendableRecordBatchStream, QueryError> {
         let lake = Arc::new(LakeSchema { snapshot: Arc::clone(snapshot), store: self.store.as_ref().clone() });
-        let context = self.upkeep.context(&[("lake", lake), ("upkeep", more)]).map_err(QueryError::of)?;
+        let context = self.upkeep.context(&[("lake", lake), ("upkeep", more)], None).map_err(QueryError::of)?;
         let frame = context.sql(sql).await.map_err(QueryError::of)?;
         frame.execute_stream().await.map_err(QueryError::of)
     }
 
     /// A session for a PostgreSQL client's statement, which sees one snapshot.
-    pub(crate) fn pg_session(&self, snapshot: &Arc<Snapshot>) -> Result<SessionContext, QueryError> {
+    pub(crate) fn pg_session(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        deadline: Option<Deadline>,
+    ) -> Result<SessionContext, QueryError> {
         let made = || -> Result<SessionContext, DataFusionError> {
             let pg = match self.pg.get() {
                 Some(pg) => pg,
@@ -228,7 +250,7 @@ impl Engine {
                 }
             };
             let asker = Asker { state: pg.state.clone(), ..self.queries.as_ref().clone() };
-            let session = self.session_of(&asker, snapshot)?;
+            let session = self.session_of(&asker, snapshot, Sees::Tables, deadline)?;
             if let Some(catalog) = session.catalog(CATALOG) {
                 catalog.register_schema("pg_catalog", Arc::clone(&pg.catalog))?;
             }
@@ -237,23 +259,41 @@ impl Engine {
         made().map_err(QueryError::of)
     }
 
-    fn session_of(&self, asker: &Asker, snapshot: &Arc<Snapshot>) -> Result<SessionContext, DataFusionError> {
+    fn session_of(
+        &self,
+        asker: &Asker,
+        snapshot: &Arc<Snapshot>,
+        sees: Sees,
+        deadline: Option<Deadline>,
+    ) -> Result<SessionContext, DataFusionError> {
         let lake = Arc::new(LakeSchema { snapshot: Arc::clone(snapshot), store: self.store.as_ref().clone() });
-        let public = self.public(asker, snapshot.epoch, lake.clone())?;
+        let public = self.public(asker, snapshot, lake.clone())?;
         let documented = Arc::new(DocumentedSchema::of(public.clone()));
-        asker.context(&[("lake", lake), ("public", public), (INFORMATION_SCHEMA, documented)])
+        let mut schemas: Vec<(&str, Arc<dyn SchemaProvider>)> =
+            vec![("public", public), (INFORMATION_SCHEMA, documented)];
+        if sees == Sees::Lake {
+            schemas.push(("lake", lake));
+        }
+        asker.context(&schemas, deadline)
     }
 
     /// The tables that users see, over those of differences.
-    fn public(&self, asker: &Asker, epoch: u64, lake: Arc<LakeSchema>) -> Result<Arc<PublicSchema>, DataFusionError> {
-        let (lake, catalog) = (asker.context(&[("lake", lake)])?, Arc::clone(&self.catalog));
-        Ok(Arc::new(PublicSchema { epoch, lake, catalog }))
+    fn public(
+        &self,
+        asker: &Asker,
+        snapshot: &Snapshot,
+        lake: Arc<LakeSchema>,
+    ) -> Result<Arc<PublicSchema>, DataFusionError> {
+        let (lake, catalog) = (asker.context(&[("lake", lake)], None)?, Arc::clone(&self.catalog));
+        // Only a snapshot of the past has no view of the fleet.
+        Ok(Arc::new(PublicSchema { epoch: snapshot.epoch, is_past: snapshot.fleet.is_none(), lake, catalog }))
     }
 
     /// What PostgreSQL clients are told of the tables that users see.
     fn pg_sessions(&self) -> Result<PgSessions, DataFusionError> {
-        let lake = Arc::new(LakeSchema { snapshot: Arc::default(), store: self.store.as_ref().clone() });
-        PgSessions::of(&self.queries.context(&[("public", self.public(&self.queries, 0, lake)?)])?)
+        let nothing: Arc<Snapshot> = Arc::default();
+        let lake = Arc::new(LakeSchema { snapshot: Arc::clone(&nothing), store: self.store.as_ref().clone() });
+        PgSessions::of(&self.queries.context(&[("public", self.public(&self.queries, &nothing, lake)?)], None)?)
     }
 }
 
@@ -286,7 +326,11 @@ fn session_state(runtime: RuntimeEnv, threads: usize) -> SessionState {
 
 impl Asker {
     /// A session that sees these schemas and no others, with its share of the memory.
-    fn context(&self, schemas: &[(&str, Arc<dyn SchemaProvider>)]) -> Result<SessionContext, DataFusionError> {
+    fn context(
+        &self,
+        schemas: &[(&str, Arc<dyn SchemaProvider>)],
+        deadline: Option<Deadline>,
+    ) -> Result<SessionContext, DataFusionError> {
         let catalog = MemoryCatalogProvider::new();
         for (name, schema) in schemas {
             catalog.register_schema(name, Arc::clone(schema))?;
@@ -298,6 +342,7 @@ impl Asker {
         let state = SessionStateBuilder::new_from_existing(self.state.clone())
             .with_catalog_list(Arc::new(catalogs))
             .with_runtime_env(Arc::new(runtime.build()?))
+            .with_physical_optimizer_rule(Arc::new(HoldNestedLoops(deadline)))
             .build();
         Ok(SessionContext::new_with_state(state))
     }

@@ -125,9 +125,8 @@ impl Door {
         let (engine, snapshot) = (self.engine.clone(), self.snapshot());
         let plan = async move {
             check_statement(&sql)?;
-            let session = engine.session(&snapshot)?;
+            let session = engine.session(&snapshot, None)?;
             let mut plan = session.state().create_logical_plan(&sql).await.map_err(QueryError::of)?;
-            // With values, a column may be known never to be null: the rows must have the columns that are told.
             if !values.is_empty() {
                 plan = plan.with_param_values(values).map_err(QueryError::of)?;
             }
@@ -139,7 +138,15 @@ impl Door {
             let parameter =
                 |(name, kind): (String, Option<DataType>)| Field::new(name, kind.unwrap_or(DataType::Utf8), true);
             let parameters = Schema::new(parameters.into_iter().map(parameter).collect::<Vec<_>>());
-            Ok((plan.schema().as_arrow().clone(), parameters))
+            // The rows must have the columns that are told, so they are read off the plan that makes them; without values
+            // for its parameters there is none.
+            let columns = if parameters.fields().is_empty() {
+                let state = session.state();
+                state.create_physical_plan(&plan).await.map_err(QueryError::of)?.schema().as_ref().clone()
+            } else {
+                plan.schema().as_arrow().clone()
+            };
+            Ok((columns, parameters))
         };
         // A plan takes a thread like the rows do.
         let _turn = self.engine.turn().await.map_err(refused)?;
@@ -350,7 +357,7 @@ impl FlightSqlService for Door {
 
     async fn do_get_tables(&self, query: CommandGetTables, _: Request<Ticket>) -> Reply<DataStream> {
         let internal = |error: &dyn std::error::Error| Status::internal(error.to_string());
-        let session = self.engine.session(&self.snapshot()).map_err(refused)?;
+        let session = self.engine.session(&self.snapshot(), None).map_err(refused)?;
         let catalog = session.catalog(CATALOG).and_then(|catalog| catalog.schema("public"));
         let public = catalog.ok_or_else(|| Status::internal("the tables are not there"))?;
         let mut rows = query.into_builder();

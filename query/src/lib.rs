@@ -10,7 +10,7 @@
 //! - [`schemas`]: both, as a session sees them; [`documented`]: what is told of the tables;
 //! - [`engine`]: sessions, and the memory and turns of who asks: [`memory`], [`turns`], [`background`];
 //! - [`query_error`]: why a question has no answer;
-//! - [`statement`], [`bounded`]: what may be asked, and what functions may make;
+//! - [`statement`], [`bounded`], [`nested_loops`]: what may be asked, what functions may make, and joins without end;
 //! - [`ask`]: a user's question and its rows;
 //! - [`postgres`], [`flight`]: the same over other protocols;
 //! - [`lookup`]: one batch's rows, without a query;
@@ -40,6 +40,7 @@ pub mod flight;
 pub mod history;
 pub mod lookup;
 pub mod memory;
+mod nested_loops;
 pub mod postgres;
 pub mod provider;
 pub mod query_error;

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 
+use crate::nested_loops::no_room;
+
 /// What one query may take of the memory that all share.
 #[derive(Debug)]
 pub struct QueryPool {
@@ -57,10 +59,10 @@ impl MemoryPool for QueryPool {
             true => Err(DataFusionError::ResourcesExhausted(format!("one query may use {} bytes", self.bytes_max))),
             false => self.all.try_grow(reservation, additional),
         };
-        if grown.is_err() {
+        grown.map_err(|why| {
             self.used.fetch_sub(additional, Ordering::Relaxed);
-        }
-        grown
+            no_room(reservation.consumer().name(), why)
+        })
     }
 
     fn reserved(&self) -> usize {

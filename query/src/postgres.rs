@@ -20,6 +20,7 @@ mod only_queries;
 mod tidy;
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,8 +32,9 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion_postgres::datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
 use datafusion_postgres::datafusion_pg_catalog::setup_pg_catalog;
-use datafusion_postgres::pgwire::error::{ErrorInfo, PgWireError};
+use datafusion_postgres::pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use datafusion_postgres::pgwire::tokio::process_socket_unix;
+use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -114,6 +116,11 @@ fn failed(error: DataFusionError) -> PgWireError {
     refused(QueryError::of(error))
 }
 
+/// What a part of a statement comes to. The engine has faults that panic, which must not end the connection.
+async fn unpanicked<T>(part: impl Future<Output = PgWireResult<T>>) -> PgWireResult<T> {
+    AssertUnwindSafe(part).catch_unwind().await.unwrap_or_else(|_| Err(refused(QueryError::BrokeOff)))
+}
+
 /// What the crate says of a statement that it could not plan or run, with the SQLSTATE that it leaves out.
 fn with_state(error: PgWireError) -> PgWireError {
     let PgWireError::ApiError(error) = error else { return error };
@@ -126,18 +133,8 @@ fn with_state(error: PgWireError) -> PgWireError {
     }
 }
 
-/// An error with its SQLSTATE (PostgreSQL, appendix A).
 fn refused(error: QueryError) -> PgWireError {
-    let state = match &error {
-        QueryError::NotAQuery => "25006",
-        QueryError::Invalid(_) => "42000",
-        QueryError::TimedOut(_) => "57014",
-        QueryError::TooLarge | QueryError::TooManyRows(_) => "53200",
-        QueryError::TooLong | QueryError::TooManyCalls => "54000",
-        QueryError::Busy => "53300",
-        QueryError::Failed(_) | QueryError::BrokeOff => "58000",
-    };
-    with_code(state, error.to_string())
+    with_code(error.sqlstate(), error.to_string())
 }
 
 fn with_code(state: &str, what: impl Into<String>) -> PgWireError {

@@ -44,6 +44,8 @@ impl SchemaProvider for LakeSchema {
 /// The tables that users see, planned when they are asked for.
 pub(crate) struct PublicSchema {
     pub(crate) epoch: u64,
+    /// Whether it is before the present epoch.
+    pub(crate) is_past: bool,
     /// A session that sees the tables of differences.
     pub(crate) lake: SessionContext,
     /// What is known of codes.
@@ -67,7 +69,7 @@ impl SchemaProvider for PublicSchema {
             return Ok(Some(Arc::clone(&self.catalog) as Arc<dyn TableProvider>));
         }
         let Some(view) = View::named(name) else { return Ok(None) };
-        let sql = view.sql(self.epoch);
+        let sql = view.sql(self.epoch, self.is_past);
         let plan = self.lake.state().create_logical_plan(&sql).await?;
         Ok(Some(Arc::new(ViewTable::new(plan, Some(sql)))))
     }

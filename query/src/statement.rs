@@ -1,11 +1,13 @@
 //! What may be asked: one query, of a size that can be planned.
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::sql::parser::{DFParser, Statement};
-use datafusion::sql::sqlparser::ast;
-use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::ast::{self, SetExpr};
+use datafusion::sql::sqlparser::dialect::{GenericDialect, PostgreSqlDialect};
+use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::bounded::is_bounded;
@@ -23,12 +25,33 @@ pub const CALLS_MAX: usize = 64;
 /// Refuses what is not exactly one query, before anything is planned.
 pub(crate) fn check_statement(sql: &str) -> Result<(), QueryError> {
     check_size(sql)?;
-    let statements = DFParser::parse_sql(sql).map_err(QueryError::of)?;
+    let statements = DFParser::parse_sql(sql).map_err(|error| match is_other_statement(sql) {
+        true => QueryError::NotAQuery,
+        false => QueryError::of(error),
+    })?;
     let mut statements = statements.into_iter();
     match (statements.next(), statements.next()) {
-        (Some(Statement::Statement(statement)), None) if matches!(*statement, ast::Statement::Query(_)) => Ok(()),
+        (Some(Statement::Statement(statement)), None) => match *statement {
+            ast::Statement::Query(query) if only_reads(&query) => Ok(()),
+            _ => Err(QueryError::NotAQuery),
+        },
+        (None, _) => Err(QueryError::of(DataFusionError::Plan("there is no statement".to_owned()))),
         _ => Err(QueryError::NotAQuery),
     }
+}
+
+/// Whether what the engine cannot read is a statement of another kind (`COPY … FROM`, `ATTACH`).
+fn is_other_statement(sql: &str) -> bool {
+    let read = Parser::parse_sql(&GenericDialect {}, sql).or_else(|_| Parser::parse_sql(&PostgreSqlDialect {}, sql));
+    read.is_ok_and(|statements| statements.iter().any(|one| !matches!(one, ast::Statement::Query(_))))
+}
+
+/// Whether neither a query nor one that it begins with writes (`WITH x AS (INSERT …)`).
+fn only_reads(query: &ast::Query) -> bool {
+    let begins = query.with.iter().flat_map(|with| &with.cte_tables);
+    let writes =
+        matches!(*query.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_));
+    !writes && begins.map(|table| &table.query).all(|query| only_reads(query))
 }
 
 /// Refuses what is too long to be read.
@@ -68,10 +91,9 @@ fn each_expression(plan: &LogicalPlan, mut goes_on: impl FnMut(&Expr) -> bool) -
     walked.is_ok()
 }
 
-/// Whether the same epoch always gives the same rows: nothing asks for the time, or for chance, or
-/// for the tables of differences, whose rows are others after they were compacted.
-pub(crate) fn is_repeatable(sql: &str, plan: &LogicalPlan) -> bool {
-    let mut repeatable = !sql.to_ascii_lowercase().contains("lake");
+/// Whether the same epoch always gives the same rows: nothing asks for the time, or for chance.
+pub(crate) fn is_repeatable(plan: &LogicalPlan) -> bool {
+    let mut repeatable = true;
     let all = each_expression(plan, |expression| {
         repeatable &= match expression {
             Expr::ScalarFunction(call) => call.func.signature().volatility == Volatility::Immutable,

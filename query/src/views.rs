@@ -14,14 +14,18 @@ pub struct View {
 }
 
 /// Live generations; `{epoch}` is the last epoch that is seen.
-const LIVE: &str = "SELECT batch_id, version, sum(last_line) AS last_line FROM lake.files WHERE epoch <= {epoch} \
-                    GROUP BY batch_id, version HAVING sum(live) > 0";
+const LIVE: &str = "SELECT batch_id, version, sum(last_line) AS last_line FROM lake.files \
+                    WHERE epoch <= {epoch}{there} GROUP BY batch_id, version HAVING sum(live) > 0";
 
 /// Live batches.
 const BATCHES: &str = "SELECT batch_id, vehicle_id, vin, platform, firmware, \
                        CASE WHEN sum(completed) > 0 THEN 'completed' ELSE 'pending' END AS status, created_at, \
-                       max(epoch) AS epoch FROM lake.batches WHERE epoch <= {epoch} \
+                       max(epoch) AS epoch FROM lake.batches WHERE epoch <= {epoch}{batch_there} \
                        GROUP BY batch_id, vehicle_id, vin, platform, firmware, created_at HAVING sum(live) > 0";
+
+/// What was deleted by now has no past either, though its rows may still be there.
+const BATCH_THERE: &str = " AND batch_id NOT IN (SELECT batch_id FROM lake.batches WHERE live < 0)";
+const FILE_THERE: &str = " AND file_id NOT IN (SELECT file_id FROM lake.files WHERE erased > 0)";
 
 /// All views.
 pub const VIEWS: [View; 5] = [
@@ -34,7 +38,7 @@ pub const VIEWS: [View; 5] = [
               (SELECT batch_id, file_id, name, max(generation) AS generation, sum(bytes) AS bytes, \
                sum(lines) AS lines, sum(long_lines) AS long_lines, sum(error_lines) AS error_lines, \
                sum(sightings) AS errors, max(uploaded_at) AS uploaded_at, max(epoch) AS epoch \
-               FROM lake.files WHERE epoch <= {epoch} \
+               FROM lake.files WHERE epoch <= {epoch}{there} \
                GROUP BY batch_id, file_id, version, name HAVING sum(live) > 0) \
               GROUP BY batch_id, file_id, name",
     },
@@ -116,7 +120,14 @@ pub const COLUMN_COMMENTS: [(&str, &str); 37] = [
 
 /// The versions that are live at `epoch`, with their last lines, as SQL.
 pub fn live(epoch: u64) -> String {
-    LIVE.replace("{epoch}", &epoch.to_string())
+    filled(LIVE, epoch, false)
+}
+
+fn filled(sql: &str, epoch: u64, is_past: bool) -> String {
+    let (batch_there, file_there) = if is_past { (BATCH_THERE, FILE_THERE) } else { ("", "") };
+    sql.replace("{there}", &format!("{batch_there}{file_there}"))
+        .replace("{batch_there}", batch_there)
+        .replace("{epoch}", &epoch.to_string())
 }
 
 /// A text as an SQL literal.
@@ -130,8 +141,8 @@ impl View {
         VIEWS.into_iter().find(|view| view.name == name)
     }
 
-    /// The query that it stands for, as of `epoch`.
-    pub fn sql(&self, epoch: u64) -> String {
-        self.sql.replace("{live}", LIVE).replace("{epoch}", &epoch.to_string())
+    /// The query that it stands for, as of `epoch`, which may be past.
+    pub fn sql(&self, epoch: u64, is_past: bool) -> String {
+        filled(&self.sql.replace("{live}", LIVE), epoch, is_past)
     }
 }

@@ -12,7 +12,7 @@ use metrics::counter;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{refused, with_state};
+use super::{refused, unpanicked, with_state};
 use crate::ask::{Limits, REST_MAX};
 use crate::background::AbortOnDrop;
 use crate::engine::Engine;
@@ -118,7 +118,10 @@ impl Rows {
         held.turn().await.map_err(refused)?;
         let mut rows = self.rows.lock().await;
         let next = match rows.as_mut() {
-            Some(rows) => timeout_at(held.until, rows.next()).await.map_err(|_| timed_out())?,
+            Some(rows) => {
+                let next = unpanicked(async { rows.next().await.transpose() });
+                timeout_at(held.until, next).await.map_err(|_| timed_out())?.transpose()
+            }
             None => return Err(timed_out()),
         };
         self.count += 1;

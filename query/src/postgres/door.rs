@@ -45,9 +45,10 @@ use super::answer::Stay;
 use super::kept::{Kept, Name, end_portals};
 use super::only_queries::OnlyQueries;
 use super::tidy::{STATEMENT_TIMEOUT, Tidy, remember_settings};
-use super::{refused, with_code, with_state};
+use super::{refused, unpanicked, with_code, with_state};
 use crate::ask::Limits;
 use crate::engine::Engine;
+use crate::nested_loops::Deadline;
 use crate::query_error::QueryError;
 use crate::statement::check_size;
 
@@ -71,7 +72,7 @@ impl Door {
         snapshots: watch::Receiver<Arc<Snapshot>>,
         limits: Limits,
     ) -> Result<Door, QueryError> {
-        let planner = service(engine.pg_session(&Arc::default())?).query_parser();
+        let planner = service(engine.pg_session(&Arc::default(), None)?).query_parser();
         let connections = Arc::new(ConnectionManager::new());
         let startup = Arc::new(Startup(Arc::clone(&connections)));
         Ok(Door {
@@ -84,10 +85,11 @@ impl Door {
         })
     }
 
-    /// A service that sees the snapshot of now.
-    fn service(&self) -> Result<DfSessionService, QueryError> {
+    /// A service that sees the snapshot of now, for a statement of so much time.
+    fn service(&self, time: Duration) -> Result<DfSessionService, QueryError> {
         let snapshot = Arc::clone(&self.snapshots.borrow());
-        Ok(service(self.engine.pg_session(&snapshot)?))
+        let deadline = Deadline::at(Instant::now() + time, time);
+        Ok(service(self.engine.pg_session(&snapshot, Some(deadline))?))
     }
 
     /// Runs a statement within a turn and its time. What is left of both goes on for its rows.
@@ -98,7 +100,7 @@ impl Door {
     ) -> PgWireResult<(T, Arc<Stay>)> {
         let until = Instant::now() + limits.time;
         let turn = self.engine.turn().await.map_err(refused)?;
-        let done = timeout_at(until, statement).await;
+        let done = timeout_at(until, unpanicked(statement)).await;
         let done = done.unwrap_or_else(|_| Err(refused(QueryError::TimedOut(limits.time)))).map_err(with_state)?;
         Ok((done, Stay::begin(self.engine.clone(), limits, until, turn)))
     }
@@ -233,7 +235,8 @@ impl SimpleQueryHandler for Door {
     {
         check_size(query).map_err(refused)?;
         // All statements of one message see one snapshot.
-        let (service, limits) = (self.service().map_err(refused)?, self.limits_for(client));
+        let limits = self.limits_for(client);
+        let service = self.service(limits.time).map_err(refused)?;
         let (responses, stay) = self.within(limits, SimpleQueryHandler::do_query(&service, client, query)).await?;
         Ok(responses.into_iter().map(|response| stay.bound(response)).collect())
     }
@@ -355,8 +358,8 @@ impl ExtendedQueryHandler for Door {
         C::Error: std::fmt::Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        let service = self.service().map_err(refused)?;
         let limits = self.limits_for(client);
+        let service = self.service(limits.time).map_err(refused)?;
         let run = async {
             // It was planned without rows; now it is planned with those of now.
             let prepared = &portal.statement;

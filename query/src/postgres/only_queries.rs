@@ -15,10 +15,11 @@ use datafusion_postgres::pgwire::api::ClientInfo;
 use datafusion_postgres::pgwire::api::portal::Format;
 use datafusion_postgres::pgwire::api::results::Response;
 use datafusion_postgres::pgwire::error::PgWireResult;
+use datafusion_postgres::pgwire::messages::response::TransactionStatus;
 use datafusion_postgres::pgwire::types::format::FormatOptions;
 
 use super::tidy::is_tidying;
-use super::{failed, refused};
+use super::{failed, refused, with_code};
 use crate::query_error::QueryError;
 use crate::statement::check_plan;
 
@@ -29,7 +30,6 @@ impl OnlyQueries {
     fn check(statement: &Statement) -> PgWireResult<()> {
         let harmless = match statement {
             Statement::Query(_)
-            | Statement::Explain { .. }
             | Statement::ShowVariable { .. }
             | Statement::ShowStatus { .. }
             | Statement::ShowCatalogs { .. }
@@ -41,6 +41,14 @@ impl OnlyQueries {
             _ => is_tidying(statement),
         };
         if harmless { Ok(()) } else { Err(refused(QueryError::NotAQuery)) }
+    }
+
+    /// After an error, a transaction has to end before anything else is answered.
+    fn check_transaction(status: TransactionStatus) -> PgWireResult<()> {
+        match status {
+            TransactionStatus::Error => Err(with_code("25P02", "the transaction has failed; end it first")),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -59,8 +67,11 @@ impl QueryHook for OnlyQueries {
         if let Err(error) = OnlyQueries::check(statement) {
             return Some(Err(error));
         }
-        if !matches!(statement, Statement::Query(_) | Statement::Explain { .. }) {
+        if !matches!(statement, Statement::Query(_)) {
             return None;
+        }
+        if let Err(error) = OnlyQueries::check_transaction(client.transaction_status()) {
+            return Some(Err(error));
         }
         let run = async {
             let parsed = Parsed::Statement(Box::new(statement.clone()));
@@ -88,11 +99,12 @@ impl QueryHook for OnlyQueries {
         plan: &LogicalPlan,
         _parameters: &ParamValues,
         _context: &SessionContext,
-        _client: &mut dyn HookClient,
+        client: &mut dyn HookClient,
     ) -> Option<PgWireResult<Response>> {
-        if !matches!(statement, Statement::Query(_) | Statement::Explain { .. }) {
+        if !matches!(statement, Statement::Query(_)) {
             return OnlyQueries::check(statement).err().map(Err);
         }
-        check_plan(plan).err().map(|error| Err(refused(error)))
+        let checked = OnlyQueries::check_transaction(client.transaction_status());
+        checked.and_then(|()| check_plan(plan).map_err(refused)).err().map(Err)
     }
 }
