@@ -47,16 +47,16 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// The address to listen on; port 0 picks a free one.
-    #[arg(long, env = "ARGUS_LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    #[arg(long, env = "ARGUS_LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT", value_parser = address)]
     pub listen: String,
     /// The data directory.
     #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
     pub data: PathBuf,
     /// Answer SQL over the PostgreSQL protocol there too; port 0 picks a free one.
-    #[arg(long, env = "ARGUS_PG", value_name = "HOST:PORT")]
+    #[arg(long, env = "ARGUS_PG", value_name = "HOST:PORT", value_parser = address)]
     pub pg: Option<String>,
     /// Answer SQL over Arrow Flight SQL there too; port 0 picks a free one.
-    #[arg(long, env = "ARGUS_FLIGHT", value_name = "HOST:PORT")]
+    #[arg(long, env = "ARGUS_FLIGHT", value_name = "HOST:PORT", value_parser = address)]
     pub flight: Option<String>,
     /// Also keep answers in Redis, for other processes and the next start.
     #[arg(long, env = "ARGUS_REDIS", value_name = "URL")]
@@ -227,4 +227,13 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
         .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == ErrorKind::BrokenPipe))
+}
+
+/// A host and a port, of which only the port can be looked at before it is tried.
+fn address(text: &str) -> Result<String, String> {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+    match port {
+        Some(Ok(_)) => Ok(text.to_owned()),
+        _ => Err("an address is HOST:PORT, as in 127.0.0.1:8080".to_owned()),
+    }
 }

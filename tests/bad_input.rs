@@ -61,10 +61,12 @@ async fn unknown_batches_and_paths_are_404_and_bad_parameters_422() {
     problem(server.send(Method::POST, &format!("/batches/{id}/files"), "no form").await, 400).await;
     problem(server.send(Method::GET, "/nothing", "").await, 404).await;
     problem(server.send(Method::DELETE, "/batches", "").await, 405).await;
-    for path in ["/batches?limit=0", "/batches?limit=x", "/batches?cursor=x", "/batches?status=open"] {
+    for path in
+        ["/batches?limit=0", "/batches?limit=x", "/batches?cursor=x", "/batches?status=open", "/fleet/codes?as_of=1"]
+    {
         problem(server.send(Method::GET, path, "").await, 422).await;
     }
-    for path in ["errors?limit=0", "errors?cursor=zz", "report?top=-1", "report?min_epoch=x"] {
+    for path in ["errors?limit=0", "errors?cursor=zz", "errors?as_of=1", "report?top=-1", "report?min_epoch=x"] {
         problem(server.send(Method::GET, &format!("/batches/{id}/{path}"), "").await, 422).await;
     }
     problem(server.send(Method::GET, &format!("/batches/{id}/report?as_of=1000000&timeout_ms=10"), "").await, 504)

@@ -34,8 +34,9 @@ async fn a_report_is_named_by_what_it_says() {
     let again = server.send(Method::GET, &path, "").await;
     assert_eq!((header(&again, "cache-status"), header(&again, "etag")), ("argus; hit", &*tag));
     let before: Value = again.json().await.expect("JSON");
-    for known in [tag.clone(), format!("\"other\", W/{tag}"), "*".to_owned()] {
-        let known = server.send_with(Method::GET, &path, &[("if-none-match", &known)], Vec::new()).await;
+    let strong = tag.strip_prefix("W/").expect("the epoch is not in the name");
+    for known in [&tag, strong, &format!("\"other\", {tag}"), "*"] {
+        let known = server.send_with(Method::GET, &path, &[("if-none-match", known)], Vec::new()).await;
         assert_eq!((known.status(), header(&known, "etag")), (StatusCode::NOT_MODIFIED, &*tag));
         assert!(known.bytes().await.expect("a body").is_empty());
     }

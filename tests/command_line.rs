@@ -114,9 +114,14 @@ fn rules_of_a_file_replace_the_built_in_ones_or_come_before_them() {
 
 #[test]
 fn usage_errors_exit_with_2() {
-    for arguments in
-        [&["analyze"][..], &["nonsense"], &["analyze", "--workers", "0", "-"], &["--config", "/nowhere", "serve"]]
-    {
+    for arguments in [
+        &["analyze"][..],
+        &["nonsense"],
+        &["analyze", "--workers", "0", "-"],
+        &["--config", "/nowhere", "serve"],
+        &["serve", "--listen", "nonsense"],
+        &["serve", "--pg", "localhost:postgres"],
+    ] {
         assert_eq!(argus(arguments, b"").status.code(), Some(2), "{arguments:?}");
     }
     assert_eq!(argus(&["--help"], b"").status.code(), Some(0));

@@ -31,7 +31,21 @@ async fn rows_come_in_the_format_that_is_asked_for() {
     };
     let csv = ask("text/csv", json!({"sql": SUMS})).await;
     assert_eq!(csv.headers()["content-type"], "text/csv");
+    assert_eq!(csv.headers()["argus-truncated"], "false");
+    assert_eq!(csv.headers()["argus-limit"], "10000");
     assert_eq!(csv.text().await.expect("text"), "code,n\nE_FAIL,3\nSIGSEGV,1\n");
+    // A format without room for it says in headers that it was cut, kept or not.
+    for _ in 0..2 {
+        let cut = ask("text/csv", json!({"sql": SUMS, "limit": 1})).await;
+        assert_eq!(cut.headers()["argus-truncated"], "true");
+        assert!(cut.headers().contains_key("argus-epoch"));
+        let tag = cut.headers()["etag"].to_str().expect("text").to_owned();
+        assert_eq!(cut.text().await.expect("text"), "code,n\nE_FAIL,3\n");
+        let headers = [("accept", "text/csv"), ("if-none-match", &*tag)];
+        let asked = json!({"sql": SUMS, "limit": 1}).to_string().into_bytes();
+        let known = server.send_with(Method::POST, "/query", &headers, asked).await;
+        assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
+    }
     let json = ask("application/json;q=0.5, */*;q=0.1", json!({"sql": SUMS, "limit": 1})).await;
     let json: Value = json.json().await.expect("JSON");
     assert_eq!((&json["rows"], &json["truncated"]), (&json!([["E_FAIL", 3]]), &json!(true)));

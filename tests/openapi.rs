@@ -43,10 +43,28 @@ async fn the_document_and_its_page_are_served_without_the_net() {
             assert!(document["paths"][path][method].is_object(), "{method} {path}");
         }
     }
+    let mut references = Vec::new();
+    references_of(&document, &mut references);
+    assert!(references.contains(&"#/components/schemas/ProblemBody"));
+    for reference in references {
+        assert!(reference.strip_prefix('#').is_some_and(|path| document.pointer(path).is_some()), "{reference}");
+    }
     let page = client.get(server.root_url("/docs/")).send().await.expect("it answers");
     assert_eq!(page.status(), StatusCode::OK);
     let page = page.text().await.expect("text");
     assert!(page.contains("swagger-ui") && !page.contains("https://"), "{page}");
+}
+
+/// What a document refers to.
+fn references_of<'d>(part: &'d Value, references: &mut Vec<&'d str>) {
+    match part {
+        Value::Array(parts) => parts.iter().for_each(|part| references_of(part, references)),
+        Value::Object(parts) => {
+            references.extend(parts.get("$ref").and_then(Value::as_str));
+            parts.values().for_each(|part| references_of(part, references));
+        }
+        _ => {}
+    }
 }
 
 /// schemathesis makes requests by the document, good and bad, and holds the
@@ -62,7 +80,7 @@ async fn the_server_does_what_the_document_says() {
     let output = Command::new(tool)
         .args(["run", &server.root_url("/openapi.json"), "--checks", checks, "--max-examples", "15", "--seed", "5"])
         // What never ends by itself.
-        .args(["--exclude-path-regex", "/events$", "--request-timeout", "20", "--phases", "examples,fuzzing"])
+        .args(["--exclude-path-regex", "/events$", "--request-timeout", "70", "--phases", "examples,fuzzing"])
         .current_dir(data.path())
         .output()
         .expect("schemathesis runs");

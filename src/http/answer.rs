@@ -36,20 +36,20 @@ pub struct Answer {
 impl Answer {
     /// A body of a content type that is named by its bytes.
     pub fn new(kind: &'static str, body: Vec<u8>) -> Answer {
-        let tag = entity_tag(&body);
-        Answer::tagged(kind, body, tag)
+        let tag = entity_tag("", &body);
+        Answer { kind: HeaderValue::from_static(kind), body: body.into(), tag }
     }
 
-    /// A body under the name of what it says, which may be less than all of it.
-    pub fn tagged(kind: &'static str, body: Vec<u8>, tag: HeaderValue) -> Answer {
-        Answer { kind: HeaderValue::from_static(kind), body: body.into(), tag }
+    /// A body that is named by what it says, which may be less than all of it: the name is a weak one (RFC 9110, 8.8.1).
+    pub fn saying(said: &[u8], kind: &'static str, body: Vec<u8>) -> Answer {
+        Answer { kind: HeaderValue::from_static(kind), body: body.into(), tag: entity_tag("W/", said) }
     }
 
     /// JSON with an `epoch` that moves with every change, and does not count for the name.
     pub fn json(mut value: Value) -> Answer {
         let body = value.to_string().into_bytes();
         value["epoch"].take();
-        Answer::tagged(JSON, body, entity_tag(value.to_string().as_bytes()))
+        Answer::saying(value.to_string().as_bytes(), JSON, body)
     }
 
     /// What it consists of.
@@ -94,8 +94,11 @@ impl Answer {
 
     /// Whether the client has it already.
     fn is_among(&self, known: &HeaderValue) -> bool {
+        fn strong(tag: &str) -> &str {
+            tag.strip_prefix("W/").unwrap_or(tag)
+        }
         let (Ok(known), Ok(tag)) = (known.to_str(), self.tag.to_str()) else { return false };
-        known.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
+        known.split(',').map(str::trim).any(|one| one == "*" || strong(one) == strong(tag))
     }
 }
 
@@ -108,12 +111,12 @@ fn status(found: Found) -> HeaderValue {
     })
 }
 
-/// The name of some bytes.
-pub fn entity_tag(bytes: &[u8]) -> HeaderValue {
+/// The name of some bytes, `W/` before it where it is a weak one.
+fn entity_tag(weak: &str, bytes: &[u8]) -> HeaderValue {
     let digest = Sha256::digest(bytes);
     let half: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     // Quoted hexadecimal digits are a header's value.
-    HeaderValue::try_from(format!("\"{half}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+    HeaderValue::try_from(format!("{weak}\"{half}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
 /// What is asked, and the epoch that the answer is of.

@@ -133,6 +133,7 @@ struct BatchList {
 }
 
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListParameters {
     status: Option<String>,

@@ -13,6 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::charts::{ChartFormat, Charts};
+use crate::http::binary::Binary;
 use crate::http::extract::{Parameters, Segments};
 use crate::http::problem::{Problem, batch_id};
 use crate::http::refusals::{Invalid, Late, NotFound, TooMany, Unavailable};
@@ -44,6 +45,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
 }
 
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ChartParameters {
     top: Option<usize>,
@@ -100,7 +102,7 @@ async fn svg(
     tag = "reports",
     params(("id" = Uuid, Path, description = "the batch"), ChartParameters, ("If-None-Match" = Option<String>, Header, description = "the ETag of the answer that is known")),
     responses(
-        (status = 200, description = "a bar for each code", body = Vec<u8>, content_type = "image/png"),
+        (status = 200, description = "a bar for each code", body = Binary, content_type = "image/png"),
         (status = 304, description = "the answer that is known still holds"),
         NotFound, Invalid, TooMany, Unavailable, Late,
     ),

@@ -17,6 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::http::binary::{Binary, FilesForm};
 use crate::http::extract::{Segments, drain, idempotency_key};
 use crate::http::problem::{Problem, batch_id};
 use crate::http::refusals::{BrokenOff, Conflict, Invalid, Late, NotFound, TooLong, Unavailable, UnknownEncoding};
@@ -76,7 +77,7 @@ async fn no_name() -> Problem {
     path = "/api/v1/batches/{id}/files/{name}",
     tag = "files",
     params(("id" = Uuid, Path, description = "the batch"), ("name" = String, Path, description = "the file's name"), ("Content-Encoding" = Option<String>, Header, description = "identity, gzip or zstd"), ("Idempotency-Key" = Option<String>, Header, description = "makes a retry return the first answer")),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    request_body(content = Binary, content_type = "application/octet-stream"),
     responses(
         (status = 201, description = "a new file", body = Receipt),
         (status = 200, description = "a new generation of one that was there, or the same again", body = Receipt),
@@ -146,7 +147,7 @@ async fn delete(
     path = "/api/v1/batches/{id}/files",
     tag = "files",
     params(("id" = Uuid, Path, description = "the batch"), ("Content-Encoding" = Option<String>, Header, description = "identity, gzip or zstd")),
-    request_body(content = Vec<u8>, content_type = "multipart/form-data", description = "one or more parts `file`"),
+    request_body(content = FilesForm, content_type = "multipart/form-data", description = "one or more parts `file`"),
     responses(
         (status = 201, description = "the files", body = [Receipt]),
         BrokenOff, NotFound, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable,

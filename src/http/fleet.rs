@@ -53,6 +53,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
 }
 
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct CodesParameters {
     group_by: Option<String>,
@@ -118,6 +119,7 @@ async fn codes_body(engine: &Engine, snapshot: &Arc<Snapshot>, request: &FleetRe
 }
 
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct CompareParameters {
     firmware: String,
@@ -161,6 +163,7 @@ async fn compare(
 }
 
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct HistoryParameters {
     limit: Option<usize>,

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::http::binary::Binary;
 use crate::http::extract::{Segments, drain, idempotency_key};
 use crate::http::files::{BODY_PAUSE, TURN_WAIT, content_encoding};
 use crate::http::problem::{Problem, batch_id};
@@ -54,7 +55,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
     path = "/api/v1/batches/{id}/files/{name}/lines",
     tag = "files",
     params(("id" = Uuid, Path, description = "the batch"), ("name" = String, Path, description = "the file's name"), ("Content-Encoding" = Option<String>, Header, description = "identity, gzip or zstd"), ("Idempotency-Key" = Option<String>, Header, description = "makes a retry return the first answer"), ("Upload-Offset" = Option<u64>, Header, description = "the file's bytes so far, to make a retry safe")),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    request_body(content = Binary, content_type = "application/octet-stream"),
     responses(
         (status = 200, description = "appended, durable and counted", body = Receipt),
         BrokenOff, NotFound, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable, Late,

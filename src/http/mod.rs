@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod batches;
+pub mod binary;
 pub mod chart;
 pub mod connections;
 pub mod events;
@@ -28,13 +29,15 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, ProblemBody};
 use crate::service::Service;
 
 /// What the document says of all of it.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Argus", description = "Fleet update logs become answers."),
+    // What only refusals name is not found by itself.
+    components(schemas(ProblemBody)),
     tags(
         (name = "batches", description = "what a vehicle uploads together"),
         (name = "files", description = "the logs of a batch"),

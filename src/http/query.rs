@@ -23,6 +23,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::http::answer::{self, Answer};
+use crate::http::binary::Binary;
 use crate::http::extract::JsonBody;
 use crate::http::problem::Problem;
 use crate::http::refusals::{Forbidden, Gone, Invalid, Late, NotAcceptable, TooLong, TooMany, Unavailable};
@@ -50,7 +51,7 @@ struct Parts {
 /// `/query`.
 pub fn router(service: &Service) -> OpenApiRouter {
     let bytes_of = |question: &Question, kept: &Kept| {
-        let body = if let Kept::Whole(answer) = kept { answer.bytes() } else { 0 };
+        let body = if let Kept::Whole(answer, _) = kept { answer.bytes() } else { 0 };
         question.sql.len() + body + 256
     };
     let parts = Parts {
@@ -114,8 +115,8 @@ struct Question {
 /// An answer that is kept.
 #[derive(Clone)]
 enum Kept {
-    /// All of it.
-    Whole(Arc<Answer>),
+    /// All of it, and whether there were more rows than the limit.
+    Whole(Arc<Answer>, bool),
     /// That it is long, or never the same: everybody has it computed.
     Nothing,
 }
@@ -155,15 +156,20 @@ struct Begun {
     post,
     path = "/api/v1/query",
     tag = "query",
-    params(("Accept" = Option<String>, Header, description = "the format of the rows")),
+    params(("Accept" = Option<String>, Header, description = "the format of the rows"), ("If-None-Match" = Option<String>, Header, description = "the ETag of the answer that is known")),
     request_body(content = QueryBody),
     responses(
-        (status = 200, description = "the rows", content(
+        (status = 200, description = "the rows", headers(
+            ("argus-epoch" = u64, description = "the epoch that the question saw"),
+            ("argus-limit" = u64, description = "rows at most"),
+            ("argus-truncated" = Option<bool>, description = "whether there were more, where that is known before they are sent")
+        ), content(
             (RowsBody = "application/json"),
             (String = "text/csv"),
-            (Vec<u8> = "application/vnd.apache.arrow.stream"),
-            (Vec<u8> = "application/vnd.apache.parquet")
+            (Binary = "application/vnd.apache.arrow.stream"),
+            (Binary = "application/vnd.apache.parquet")
         )),
+        (status = 304, description = "the answer that is known still holds"),
         Forbidden, NotAcceptable, Gone, TooLong, Invalid, TooMany, Unavailable, Late,
     ),
 )]
@@ -188,13 +194,19 @@ async fn query(
         // What is erased is gone from the past too, so that is never kept.
         let mut begun = parts.begin(&question, &snapshot, limits).await?;
         begun.gather(KEPT_BYTES_MAX).await?;
-        return Ok(begun.respond(format));
+        return Ok(begun.respond(&question));
     }
-    parts.answer(question, snapshot, limits).await
+    parts.answer(question, snapshot, limits, &headers).await
 }
 
 impl Parts {
-    async fn answer(&self, question: Question, snapshot: Arc<Snapshot>, limits: Limits) -> Result<Response, Problem> {
+    async fn answer(
+        &self,
+        question: Question,
+        snapshot: Arc<Snapshot>,
+        limits: Limits,
+        asked: &HeaderMap,
+    ) -> Result<Response, Problem> {
         // Whoever computes leaves here what is too long to be kept.
         let left = Arc::new(Mutex::new(None));
         let compute = || {
@@ -204,8 +216,12 @@ impl Parts {
         };
         let (kept, found) = self.flights.get(question.clone(), compute).await;
         match kept {
-            // Only what is got can be known already (RFC 9110, 13.1.2), and this was posted.
-            Ok(Kept::Whole(answer)) => return Ok(answer.respond(found, &HeaderMap::new())),
+            // To ask changes nothing, so whoever says what they know is told when it still holds, though this was posted.
+            Ok(Kept::Whole(answer, truncated)) => {
+                let mut response = answer.respond(found, asked);
+                describe(response.headers_mut(), &question, Some(truncated));
+                return Ok(response);
+            }
             Ok(Kept::Nothing) | Err(Unkept::Streamed) => {}
             Err(Unkept::Problem(problem)) => return Err(problem),
         }
@@ -214,7 +230,7 @@ impl Parts {
             Some(begun) => begun,
             None => self.begin(&question, &snapshot, limits).await?,
         };
-        Ok(begun.respond(question.format))
+        Ok(begun.respond(&question))
     }
 
     async fn begin(&self, question: &Question, snapshot: &Arc<Snapshot>, limits: Limits) -> Result<Begun, Problem> {
@@ -236,6 +252,8 @@ impl Parts {
             let mut begun = self.begin(question, snapshot, limits).await?;
             begun.gather(KEPT_BYTES_MAX).await?;
             if begun.rows.repeatable && begun.ended {
+                let truncated = u8::from(begun.rows.truncated());
+                begun.body.push(truncated);
                 return Ok(begun.body);
             }
             *left.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
@@ -249,7 +267,11 @@ impl Parts {
             None => whole.await,
         };
         match body {
-            Ok(body) => Ok(Kept::Whole(Arc::new(Answer::new(media_type, body)))),
+            // Between processes, whether it was cut goes with it as its last byte.
+            Ok(mut body) => {
+                let truncated = body.pop().is_some_and(|truncated| truncated != 0);
+                Ok(Kept::Whole(Arc::new(Answer::new(media_type, body)), truncated))
+            }
             Err(Unkept::Streamed) => Ok(Kept::Nothing),
             Err(problem) => Err(problem),
         }
@@ -281,8 +303,8 @@ impl Begun {
 
     /// Sends what is there and the rest as it comes. When that fails the body breaks off,
     /// and when the client leaves the query ends.
-    fn respond(self, format: RowFormat) -> Response {
-        let epoch = self.rows.epoch;
+    fn respond(self, question: &Question) -> Response {
+        let truncated = self.ended.then(|| self.rows.truncated());
         let chunks = stream::unfold(Some(self), |begun| async move {
             let mut begun = begun?;
             loop {
@@ -300,11 +322,20 @@ impl Begun {
         });
         let mut response = Response::new(Body::from_stream(chunks));
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(question.format.media_type()));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert("argus-epoch", epoch.into());
+        describe(headers, question, truncated);
         headers.insert("cache-status", HeaderValue::from_static("argus; fwd=bypass"));
         response
+    }
+}
+
+/// Says in headers what only JSON has room for: the epoch, the limit of rows, and where it is known whether there were more.
+fn describe(headers: &mut HeaderMap, question: &Question, truncated: Option<bool>) {
+    headers.insert("argus-epoch", question.epoch.into());
+    headers.insert("argus-limit", question.limit.into());
+    if let Some(truncated) = truncated {
+        headers.insert("argus-truncated", HeaderValue::from_static(if truncated { "true" } else { "false" }));
     }
 }
 

@@ -82,6 +82,7 @@ impl Parts {
 }
 
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ReportParameters {
     top: Option<usize>,
@@ -164,6 +165,7 @@ struct ErrorsBody {
 }
 
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ErrorsParameters {
     code: Option<String>,
