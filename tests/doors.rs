@@ -75,6 +75,9 @@ async fn every_table_and_column_says_what_it_holds() {
     let silent = "SELECT table_name, column_name FROM information_schema.columns \
                   WHERE table_schema = 'public' AND coalesce(comment, '') = ''";
     assert_eq!(server.sql(silent).await, json!([]));
+    let first =
+        "SELECT column_name FROM information_schema.columns WHERE table_name = 'files' AND ordinal_position = 1";
+    assert_eq!(server.sql(first).await, json!([["batch_id"]]));
     let known =
         "SELECT c.meaning, c.severity FROM error_counts e JOIN catalog c ON c.rule = e.rule WHERE e.code = 'SIGSEGV'";
     assert_eq!(server.sql(known).await, json!([["a signal that killed a process", "error"]]));

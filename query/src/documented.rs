@@ -24,7 +24,9 @@ const COMMENTED: [(&str, &str); 2] = [
     ("tables", "SELECT t.*, c.comment FROM plain.tables t LEFT JOIN notes.tables c ON t.table_name = c.table_name"),
     (
         "columns",
-        "SELECT t.*, c.comment FROM plain.columns t LEFT JOIN notes.columns c ON t.column_name = c.column_name",
+        // The standard counts columns from 1.
+        "SELECT t.* REPLACE (t.ordinal_position + 1 AS ordinal_position), c.comment \
+         FROM plain.columns t LEFT JOIN notes.columns c ON t.column_name = c.column_name",
     ),
 ];
 

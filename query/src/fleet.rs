@@ -11,12 +11,14 @@ use argus_sinks::{FleetView, Snapshot};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::engine::Engine;
 use crate::query_error::QueryError;
 
 /// What batches, or lines, are grouped by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names are the meaning")]
 pub enum GroupBy {
     Firmware,
@@ -97,9 +99,10 @@ pub struct FleetRequest {
 }
 
 /// A code in a group. In order of count, highest first, then of code and group.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 pub struct FleetCode {
     /// Sightings.
+    #[schema(value_type = u64)]
     pub count: Reverse<u64>,
     /// The code.
     pub code: String,
@@ -114,9 +117,11 @@ pub struct FleetCode {
     pub vehicles: u64,
     /// The earliest time of a line with it, microseconds since 1970.
     #[serde(serialize_with = "as_rfc3339")]
+    #[schema(value_type = Option<chrono::DateTime<chrono::Utc>>)]
     pub first_seen: Option<i64>,
     /// The latest.
     #[serde(serialize_with = "as_rfc3339")]
+    #[schema(value_type = Option<chrono::DateTime<chrono::Utc>>)]
     pub last_seen: Option<i64>,
 }
 

@@ -3,12 +3,13 @@
 use argus_dataflow::Group;
 use argus_sinks::FleetView;
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::fleet::as_rfc3339;
 
 /// A code of a vehicle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct VehicleCode {
     /// The code.
     pub code: String,
@@ -18,9 +19,11 @@ pub struct VehicleCode {
     pub batches: u64,
     /// The earliest time of a line with it, microseconds since 1970.
     #[serde(serialize_with = "as_rfc3339")]
+    #[schema(value_type = Option<chrono::DateTime<chrono::Utc>>)]
     pub first_seen: Option<i64>,
     /// The latest.
     #[serde(serialize_with = "as_rfc3339")]
+    #[schema(value_type = Option<chrono::DateTime<chrono::Utc>>)]
     pub last_seen: Option<i64>,
     /// The first batch with it.
     pub first_batch: Uuid,

@@ -25,7 +25,7 @@ use crate::events::{Event, EventKind, EventLog};
 use crate::http::extract::Segments;
 use crate::http::problem::{Problem, batch_id};
 use crate::http::refusals::{Invalid, NotFound};
-use crate::http::report::progress_body;
+use crate::http::report::ProgressBody;
 use crate::metadata::{Metadata, MetadataError};
 use crate::service::{Service, Stopping};
 
@@ -145,7 +145,8 @@ impl Follower {
         let epoch = self.parts.snapshots.borrow_and_update().epoch;
         if epoch > self.place.epoch || self.progress.is_null() {
             let Some(batch) = self.parts.metadata.batch(self.id).await? else { return Ok(()) };
-            let mut progress = progress_body(&batch, self.parts.metadata.file_totals(self.id, epoch).await?, epoch);
+            let totals = self.parts.metadata.file_totals(self.id, epoch).await?;
+            let mut progress = json!(ProgressBody::new(&batch, totals, epoch));
             self.place.epoch = epoch;
             // What changes with every epoch, and with the status, is no progress of the files.
             let told = progress.clone();

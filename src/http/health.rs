@@ -10,7 +10,8 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use argus_dataflow::Dataflow;
 use utoipa_axum::router::OpenApiRouter;
@@ -51,11 +52,28 @@ pub fn router(
     path = "/healthz",
     tag = "server",
     responses(
-        (status = 200, description = "alive", body = Object)
+        (status = 200, description = "alive", body = AliveBody)
     ),
 )]
-async fn alive() -> Json<Value> {
-    Json(json!({"status": "alive"}))
+async fn alive() -> Json<AliveBody> {
+    Json(AliveBody { status: "alive" })
+}
+
+/// The server is alive.
+#[derive(Serialize, ToSchema)]
+struct AliveBody {
+    status: &'static str,
+}
+
+/// The server takes requests.
+#[derive(Serialize, ToSchema)]
+struct ReadyBody {
+    status: &'static str,
+    /// The last epoch that was accepted.
+    epoch: u64,
+    /// Where SQL is answered too, by protocol.
+    #[schema(value_type = BTreeMap<String, String>)]
+    sql: BTreeMap<&'static str, SocketAddr>,
 }
 
 /// Requests are taken only after recovery, so what can be missing is the metadata.
@@ -64,13 +82,13 @@ async fn alive() -> Json<Value> {
     path = "/readyz",
     tag = "server",
     responses(
-        (status = 200, description = "ready", body = Object),
+        (status = 200, description = "ready", body = ReadyBody),
         Unavailable,
     ),
 )]
-async fn ready(State(parts): State<Parts>) -> Result<Json<Value>, Problem> {
+async fn ready(State(parts): State<Parts>) -> Result<Json<ReadyBody>, Problem> {
     match parts.metadata.last_epoch().await {
-        Ok(epoch) => Ok(Json(json!({"status": "ready", "epoch": epoch, "sql": *parts.doors}))),
+        Ok(epoch) => Ok(Json(ReadyBody { status: "ready", epoch, sql: (*parts.doors).clone() })),
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "not ready");
             Err(Problem::busy("the metadata cannot be read"))

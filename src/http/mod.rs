@@ -12,6 +12,7 @@ pub mod files;
 pub mod fleet;
 pub mod front;
 pub mod health;
+pub mod history;
 pub mod lines;
 pub mod problem;
 pub mod query;
@@ -61,6 +62,7 @@ pub fn router(service: &Service, metrics: PrometheusHandle, doors: BTreeMap<&'st
         .merge(report::router(service))
         .merge(chart::router(service))
         .merge(query::router(service))
+        .merge(history::router(service))
         .merge(health::router(service, metrics, doors))
         .split_for_parts();
     router

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use metrics::counter;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::watch;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -126,35 +126,54 @@ async fn report(
     tag = "reports",
     params(("id" = Uuid, Path, description = "the batch")),
     responses(
-        (status = 200, description = "how far the batch is", body = Object),
+        (status = 200, description = "how far the batch is", body = ProgressBody),
         NotFound,
     ),
 )]
-async fn progress(State(parts): State<Arc<Parts>>, Segments(id): Segments<String>) -> Result<Json<Value>, Problem> {
+async fn progress(
+    State(parts): State<Arc<Parts>>,
+    Segments(id): Segments<String>,
+) -> Result<Json<ProgressBody>, Problem> {
     let batch = parts.batch(&id).await?;
     let epoch = parts.snapshot().epoch;
     let totals = parts.metadata.file_totals(batch.id, epoch).await?;
-    Ok(Json(progress_body(&batch, totals, epoch)))
+    Ok(Json(ProgressBody::new(&batch, totals, epoch)))
 }
 
 /// How far a batch is at an epoch.
-pub fn progress_body(batch: &Batch, totals: FileTotals, epoch: u64) -> Value {
-    let percent = match (totals.bytes_received, batch.status) {
-        (_, BatchStatus::Completed) => 100.0,
-        (0, _) => 0.0,
-        (received, _) => 100.0 * totals.bytes_parsed as f64 / received as f64,
-    };
-    json!({
-        "batch_id": batch.id,
-        "status": batch.status.word(),
-        "total_files": totals.total_files,
-        "parsed_files": totals.parsed_files,
-        "bytes_received": totals.bytes_received,
-        "bytes_parsed": totals.bytes_parsed,
-        "lines": totals.lines,
-        "percent": percent,
-        "epoch": epoch,
-    })
+#[derive(Serialize, ToSchema)]
+pub struct ProgressBody {
+    batch_id: Uuid,
+    status: &'static str,
+    total_files: u64,
+    parsed_files: u64,
+    bytes_received: u64,
+    bytes_parsed: u64,
+    lines: u64,
+    percent: f64,
+    epoch: u64,
+}
+
+impl ProgressBody {
+    /// How far a batch is that has come to `totals`.
+    pub fn new(batch: &Batch, totals: FileTotals, epoch: u64) -> ProgressBody {
+        let percent = match (totals.bytes_received, batch.status) {
+            (_, BatchStatus::Completed) => 100.0,
+            (0, _) => 0.0,
+            (received, _) => 100.0 * totals.bytes_parsed as f64 / received as f64,
+        };
+        ProgressBody {
+            batch_id: batch.id,
+            status: batch.status.word(),
+            total_files: totals.total_files,
+            parsed_files: totals.parsed_files,
+            bytes_received: totals.bytes_received,
+            bytes_parsed: totals.bytes_parsed,
+            lines: totals.lines,
+            percent,
+            epoch,
+        }
+    }
 }
 
 /// A page of lines with codes.

@@ -1,0 +1,140 @@
+//! What a vehicle has said.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use argus_query::rows::rfc3339;
+use argus_query::{Engine, Report, VehicleCode};
+use argus_sinks::Snapshot;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::watch;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::http::extract::{Parameters, Segments};
+use crate::http::problem::Problem;
+use crate::http::refusals::{Invalid, Late, NotFound, TooMany, Unavailable};
+use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
+use crate::metadata::{BatchFilter, Metadata};
+use crate::service::Service;
+
+const LIMIT_DEFAULT: usize = 20;
+const LIMIT_MAX: usize = 100;
+
+#[derive(Clone)]
+struct Parts {
+    engine: Engine,
+    metadata: Metadata,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+/// `/vehicles`.
+pub fn router(service: &Service) -> OpenApiRouter {
+    let parts = Parts {
+        engine: service.engine.clone(),
+        metadata: service.metadata.clone(),
+        snapshots: service.snapshots.clone(),
+    };
+    OpenApiRouter::new().routes(routes!(history)).with_state(parts)
+}
+
+/// What a vehicle has said.
+#[derive(Serialize, ToSchema)]
+struct HistoryBody {
+    vin: String,
+    /// Over all its batches, the most frequent first.
+    codes: Vec<VehicleCode>,
+    batches: Vec<BatchHistory>,
+    next_cursor: Option<Uuid>,
+    epoch: u64,
+}
+
+/// What a vehicle said in one batch.
+#[derive(Serialize, ToSchema)]
+struct BatchHistory {
+    batch_id: Uuid,
+    vehicle_id: String,
+    platform: Option<String>,
+    firmware: Option<String>,
+    status: &'static str,
+    #[schema(value_type = chrono::DateTime<chrono::Utc>)]
+    created_at: Value,
+    total_files: u64,
+    total_lines: u64,
+    error_lines: u64,
+    total_errors: u64,
+    /// Sightings by code.
+    codes: BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct HistoryParameters {
+    limit: Option<usize>,
+    cursor: Option<String>,
+    min_epoch: Option<u64>,
+    timeout_ms: Option<u64>,
+}
+
+/// A vehicle's batches, newest first, each with its codes; and its codes over all of them.
+#[utoipa::path(
+    get,
+    path = "/api/v1/vehicles/{vin}/history",
+    tag = "fleet",
+    params(("vin" = String, Path, description = "the vehicle identification number"), HistoryParameters),
+    responses(
+        (status = 200, description = "its batches and codes", body = HistoryBody),
+        NotFound, Invalid, TooMany, Unavailable, Late,
+    ),
+)]
+async fn history(
+    State(parts): State<Parts>,
+    Segments(vin): Segments<String>,
+    Parameters(wanted): Parameters<HistoryParameters>,
+) -> Result<Json<HistoryBody>, Problem> {
+    let limit = wanted.limit.unwrap_or(LIMIT_DEFAULT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        return Err(Problem::invalid(format!("limit must be from 1 to {LIMIT_MAX}")));
+    }
+    let before = wanted.cursor.as_deref().map(Uuid::parse_str).transpose();
+    let before = before.map_err(|_| Problem::invalid("the cursor is not one of ours; begin without it"))?;
+    let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
+    snapshot_at_least(&parts.snapshots, wanted.min_epoch, timeout_ms).await?;
+    let filter = BatchFilter { vin: Some(vin.clone()), before, limit: limit as u32 + 1, ..BatchFilter::default() };
+    let mut batches = parts.metadata.batches(&filter).await?;
+    if batches.is_empty() && before.is_none() {
+        let detail = format!("no batch is of vehicle {}", vin.escape_default());
+        return Err(Problem::new(StatusCode::NOT_FOUND, "vehicle-not-found", detail));
+    }
+    // The status first, then what readers see.
+    let snapshot = Arc::clone(&parts.snapshots.borrow());
+    let more = batches.len() > limit;
+    batches.truncate(limit);
+    let next_cursor = batches.last().filter(|_| more).map(|last| last.id);
+    let mut told = Vec::with_capacity(batches.len());
+    for batch in batches {
+        let report = Report::of_batch(&parts.engine, &snapshot, batch.id).await?;
+        told.push(BatchHistory {
+            batch_id: batch.id,
+            status: batch.status.word(),
+            created_at: rfc3339(batch.created_at),
+            vehicle_id: batch.described.vehicle_id,
+            platform: batch.described.platform,
+            firmware: batch.described.firmware,
+            total_files: report.total_files,
+            total_lines: report.total_lines,
+            error_lines: report.error_lines,
+            total_errors: report.total_errors,
+            codes: report.codes.into_iter().map(|code| (code.code, code.count)).collect(),
+        });
+    }
+    let codes = snapshot.fleet.as_ref().map_or_else(Vec::new, |fleet| VehicleCode::all(fleet, &vin));
+    Ok(Json(HistoryBody { vin, codes, batches: told, next_cursor, epoch: snapshot.epoch }))
+}
