@@ -13,6 +13,8 @@ const PEAK_KIB_MAX: u64 = 1536 << 10;
 
 /// Queries that run at once.
 const QUERIES_MAX: u32 = 4;
+/// Tables and a condition, to be ended by a number, of a join that compares each row with each.
+const JOIN: &str = "generate_series(0, 1000000) a, generate_series(0, 10000000) b WHERE a.value * b.value % 7 = ";
 const QUERIES: &str = "argus_computed_total{kind=\"sql\"}";
 
 /// What must not be done.
@@ -158,10 +160,11 @@ async fn more_queries_than_may_wait_are_told_to_come_again() {
 async fn a_client_that_leaves_ends_its_query_and_makes_room() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
-    // As many as run at once, for longer than any other waits for its turn.
-    let endless = "SELECT count(*) FROM generate_series(1, 1000000000000)";
+    // As many as run at once, for longer than any other waits for its turn; half of them hold on to their threads.
+    let endless = ["generate_series(1, 1000000000000) a WHERE 0 <> ", JOIN];
     let asked = (0..QUERIES_MAX).map(|number| {
-        let sql = json!({"sql": format!("{endless} -- {number}"), "timeout_ms": 60_000}).to_string();
+        let sql = format!("SELECT count(*) FROM {} -{}", endless[number as usize % 2], number + 1);
+        let sql = json!({"sql": sql, "timeout_ms": 60_000}).to_string();
         server.send(Method::POST, "/query", sql)
     });
     let all_run = async { while server.figure(QUERIES).await < f64::from(QUERIES_MAX) {} };
@@ -177,10 +180,8 @@ async fn a_client_that_leaves_ends_its_query_and_makes_room() {
 async fn joins_without_keys_end_in_time_and_leave_threads_for_others() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
-    let endless = "SELECT count(*) FROM generate_series(0, 1000000) a, generate_series(0, 10000000) b \
-                   WHERE a.value * b.value % 7 = ";
     let asked = (1..4).map(|number| {
-        let sql = json!({"sql": format!("{endless} -{number}"), "timeout_ms": 1000}).to_string();
+        let sql = json!({"sql": format!("SELECT count(*) FROM {JOIN} -{number}"), "timeout_ms": 1000}).to_string();
         server.send(Method::POST, "/query", sql)
     });
     let others = async {
@@ -216,5 +217,25 @@ async fn a_condition_that_does_not_fit_its_column_is_the_users_to_mend() {
         let detail = problem["detail"].as_str().unwrap_or_default();
         assert!(status == StatusCode::UNPROCESSABLE_ENTITY && detail.contains(reason), "{sql}: {problem}");
     }
+    server.stop();
+}
+
+#[tokio::test]
+async fn an_answer_that_is_read_too_slowly_breaks_off_and_does_not_pass_for_whole() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let long = format!("SELECT '{}' FROM generate_series(1, 500000)", "x".repeat(1000));
+    let asked = json!({"sql": long, "timeout_ms": 1500, "limit": 500_000}).to_string();
+    let headers = [("accept", "text/csv")];
+    let mut slow = server.send_with(Method::POST, "/query", &headers, asked.into_bytes()).await;
+    assert!(slow.chunk().await.is_ok_and(|chunk| chunk.is_some()));
+    // Another's time is over later than its own.
+    let other = json!({"sql": format!("SELECT count(*) FROM {JOIN} -1"), "timeout_ms": 4000}).to_string();
+    assert_eq!(server.send(Method::POST, "/query", other).await.status(), StatusCode::GATEWAY_TIMEOUT);
+    let rest = async {
+        while slow.chunk().await?.is_some() {}
+        Ok::<_, reqwest::Error>(())
+    };
+    assert!(rest.await.is_err(), "it breaks off");
     server.stop();
 }

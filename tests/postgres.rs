@@ -141,6 +141,30 @@ asyncio.run(read_in_parts())
 }
 
 #[tokio::test]
+async fn who_computes_keeps_the_turn_and_one_more_waits() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let (server, pg) = server(data.path()).await;
+    let script = r#"
+computed = lambda: urllib.request.urlopen(more).read().decode().split('argus_computed_total{kind="sql"} ')[1].split()[0]
+def run():
+    with psycopg.connect(url, autocommit=True) as c:
+        c.execute("SET statement_timeout = 9000")
+        c.execute("SELECT count(*) FROM generate_series(1, 1000000000000)")
+with psycopg.connect(url, autocommit=True) as c:
+    c.execute("SET statement_timeout = 6000")
+    runs = [threading.Thread(target=refused, args=(run,), daemon=True) for _ in range(4)]
+    for one in runs: one.start()
+    while computed() != "4": pass
+    said["one more"] = refused(c.execute, "SELECT 1")
+    for one in runs: one.join()
+    said["then"] = refused(c.execute, "SELECT 1")
+"#;
+    let said = said(script, &pg, &server.root_url("/metrics")).await;
+    assert_eq!(said, json!({"one more": "57014", "then": ""}));
+    server.stop();
+}
+
+#[tokio::test]
 async fn a_query_ends_by_a_cancel_and_by_its_own_time_and_errors_of_rows_have_states() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let (server, pg) = server(data.path()).await;
@@ -149,14 +173,15 @@ endless = "SELECT count(*) FROM generate_series(1, 1000000000000)"
 computed = lambda: [line for line in urllib.request.urlopen(more).read().decode().splitlines() if 'kind="sql"' in line]
 with psycopg.connect(url, autocommit=True) as c:
     said["cancelled"] = []
-    for how in {}, {"prepare": True}:
+    join = "SELECT count(*) FROM generate_series(0, 1000000) a, generate_series(0, 10000000) b WHERE a.value * b.value % 7 = -1"
+    for sql, how in (endless, {}), (endless, {"prepare": True}), (join, {}), (join, {"prepare": True}):
         before = computed()
         def cancel():
             while computed() == before: pass
             c.cancel_safe()
         canceller = threading.Thread(target=cancel, daemon=True)
         canceller.start()
-        said["cancelled"].append(refused(c.execute, endless, **how))
+        said["cancelled"].append(refused(c.execute, sql, **how))
         canceller.join()
         # One that comes too late ends nothing.
         c.cancel_safe()
@@ -171,7 +196,7 @@ with psycopg.connect(url, autocommit=True) as c:
         "SELECT 1 / (value - 5000) FROM generate_series(1, 10000)", "SET statement_timeout = 100", endless, "SELECT 1")]
 "#;
     let said = said(script, &pg, &server.root_url("/metrics")).await;
-    assert_eq!(said["cancelled"], json!(["57014", "", "57014", ""]));
+    assert_eq!(said["cancelled"], json!(["57014", "", "57014", "", "57014", "", "57014", ""]));
     assert_eq!(said["large"], json!(["53200", "", "42P01", "42883", "42601"]));
     assert_eq!(said["aborted"], json!(["42703", "25P02", "", ""]));
     assert_eq!(said["late"], json!(["22012", "", "57014", ""]));

@@ -38,6 +38,11 @@ async fn a_deleted_file_leaves_no_trace_in_any_answer_and_its_bytes_go() {
     let asked = json!({"sql": "SELECT file FROM errors UNION SELECT name FROM files", "as_of": before}).to_string();
     let past: Value = server.send(Method::POST, "/query", asked).await.json().await.expect("JSON");
     assert_eq!((&past["rows"], &past["epoch"]), (&json!([["b.log"]]), &json!(before)));
+    let asked = json!({"sql": "SELECT code FROM fleet_codes", "as_of": before}).to_string();
+    let past: Value = server.send(Method::POST, "/query", asked).await.json().await.expect("JSON");
+    assert_eq!(past["rows"], json!([]), "of its vehicle nothing is told apart");
+    let report = server.get(&format!("/batches/{id}/report?as_of={before}")).await;
+    assert_eq!((counts(&report), &report["total_files"]), (json!({"E_ABORT": 1}), &json!(1)));
     // The name is free again, and begins anew.
     let again = server.put(&id, "a.log", "E_TIMEOUT\n").await;
     assert_eq!(again["generation"], json!(1));

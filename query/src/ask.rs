@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::background::AbortOnDrop;
 use crate::engine::{Engine, run};
-use crate::nested_loops::Deadline;
+use crate::joins::{Deadline, Wanted};
 use crate::query_error::QueryError;
 use crate::statement::{check_statement, is_repeatable};
 use crate::turns::Turn;
@@ -31,7 +31,7 @@ const WAITING_MAX: usize = 1;
 pub(crate) const REST_MAX: Duration = Duration::from_secs(2);
 
 /// How much later than its time a query may say that it is over.
-const LATE_MAX: Duration = Duration::from_millis(500);
+pub(crate) const LATE_MAX: Duration = Duration::from_millis(500);
 
 /// What one question may take.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +55,8 @@ pub struct Rows {
     end: Arc<End>,
     until: Instant,
     time: Duration,
+    /// Tells whoever computes them that nobody wants them, where it looks.
+    _wanted: Wanted,
     _query: AbortOnDrop,
 }
 
@@ -77,8 +79,11 @@ impl Rows {
             return Some(Err(QueryError::TimedOut(self.time)));
         };
         match next {
-            // Without having come to the end, it died.
-            None if !self.end.reached.swap(true, Ordering::AcqRel) => Some(Err(QueryError::BrokeOff)),
+            // Without having come to the end, it was late or it died.
+            None if !self.end.reached.swap(true, Ordering::AcqRel) => Some(Err(match Instant::now() >= self.until {
+                true => QueryError::TimedOut(self.time),
+                false => QueryError::BrokeOff,
+            })),
             next => next,
         }
     }
@@ -111,14 +116,14 @@ impl Engine {
         let (to, rows) = mpsc::channel(WAITING_MAX);
         let end = Arc::new(End::default());
         let (engine, sql, seen, reached) = (self.clone(), sql.to_owned(), Arc::clone(snapshot), Arc::clone(&end));
+        let (deadline, wanted) = Deadline::at(until, limits.time);
         let query = async move {
-            let deadline = Some(Deadline::at(until, limits.time));
-            let started = async { run(&engine.session(&seen, deadline)?, &sql, values).await };
+            let started = async { run(&engine.session(&seen, Some(deadline))?, &sql, values).await };
             match started.await {
                 Ok((plan, stream)) => {
                     // Whoever asked may have gone away, and ends the query by that.
                     let _ = planned.send(Ok((stream.schema(), is_repeatable(&plan))));
-                    let to = Outlet { engine, turn: Some(turn), to };
+                    let to = Outlet::new(engine, Some(turn), to);
                     pump(stream, to, limits, until, &reached).await;
                 }
                 Err(error) => drop(planned.send(Err(error))),
@@ -132,46 +137,58 @@ impl Engine {
             Err(_) => return Err(QueryError::TimedOut(limits.time)),
         };
         let (epoch, time) = (snapshot.epoch, limits.time);
-        Ok(Rows { schema, epoch, repeatable, rows, end, until, time, _query: query })
+        Ok(Rows { schema, epoch, repeatable, rows, end, until, time, _wanted: wanted, _query: query })
     }
 }
 
-/// Where rows go, and the turn of who computes them.
-struct Outlet {
+/// Where what is computed goes, and the turn of who computes it.
+pub(crate) struct Outlet<T> {
     engine: Engine,
-    /// `None` while whoever asked takes no rows.
+    /// `None` while whoever asked takes nothing.
     turn: Option<Turn>,
-    to: mpsc::Sender<Result<RecordBatch, QueryError>>,
+    to: mpsc::Sender<T>,
 }
 
-impl Outlet {
-    /// Sends rows when there is room for them; `false` when nobody wants more. While there is no room for long, others
-    /// have the turn.
-    async fn send(&mut self, rows: Result<RecordBatch, QueryError>) -> bool {
-        let room = match timeout(REST_MAX, self.to.reserve()).await {
-            Ok(room) => room,
-            Err(_) => {
-                self.turn = None;
-                self.to.reserve().await
-            }
-        };
-        let Ok(room) = room else { return false };
+impl<T> Outlet<T> {
+    /// An outlet of who has the turn, or is to take it before the first.
+    pub(crate) fn new(engine: Engine, turn: Option<Turn>, to: mpsc::Sender<T>) -> Outlet<T> {
+        Outlet { engine, turn, to }
+    }
+
+    /// Takes the turn where it was given up.
+    pub(crate) async fn take_turn(&mut self) -> Result<(), QueryError> {
         if self.turn.is_none() {
-            match self.engine.turn().await {
-                Ok(turn) => self.turn = Some(turn),
-                Err(busy) => {
-                    room.send(Err(busy));
-                    return false;
-                }
+            self.turn = Some(self.engine.turn().await?);
+        }
+        Ok(())
+    }
+
+    /// Sends something when there is room for it; `false` when nobody wants more. While there is no room for long,
+    /// others have the turn; when it cannot be taken again, `busy` is what is said of it, and the last.
+    pub(crate) async fn send(&mut self, what: T, busy: impl FnOnce(QueryError) -> T) -> bool {
+        let mut what = what;
+        let mut goes_on = true;
+        if self.to.capacity() == 0 && timeout(REST_MAX, self.to.reserve()).await.is_err() {
+            self.turn = None;
+            if self.to.reserve().await.is_err() {
+                return false;
+            }
+            if let Err(error) = self.take_turn().await {
+                (what, goes_on) = (busy(error), false);
             }
         }
-        room.send(rows);
-        true
+        self.to.send(what).await.is_ok() && goes_on
     }
 }
 
 /// Sends rows within the limits.
-async fn pump(mut stream: SendableRecordBatchStream, mut to: Outlet, limits: Limits, until: Instant, end: &End) {
+async fn pump(
+    mut stream: SendableRecordBatchStream,
+    mut to: Outlet<Result<RecordBatch, QueryError>>,
+    limits: Limits,
+    until: Instant,
+    end: &End,
+) {
     let mut room = limits.rows;
     let all = async {
         while let Some(rows) = stream.next().await {
@@ -179,7 +196,7 @@ async fn pump(mut stream: SendableRecordBatchStream, mut to: Outlet, limits: Lim
                 Ok(rows) if rows.num_rows() > room => {
                     end.cut.store(true, Ordering::Release);
                     // The end of the stream says the rest.
-                    to.send(Ok(rows.slice(0, room))).await;
+                    to.send(Ok(rows.slice(0, room)), Err).await;
                     return;
                 }
                 Ok(rows) => Ok(rows),
@@ -187,14 +204,17 @@ async fn pump(mut stream: SendableRecordBatchStream, mut to: Outlet, limits: Lim
             };
             let failed = rows.is_err();
             room -= rows.as_ref().map_or(0, RecordBatch::num_rows);
-            if !to.send(rows).await || failed {
+            if !to.send(rows, Err).await || failed {
                 return;
             }
         }
     };
     if timeout_at(until, all).await.is_err() {
-        // The queue may be full of rows that nobody takes.
-        let _ = timeout(Duration::from_secs(1), to.to.send(Err(QueryError::TimedOut(limits.time)))).await;
+        // The queue may be full of rows that nobody takes. Then there is no end, which says that it broke off.
+        let said = timeout(Duration::from_secs(1), to.to.send(Err(QueryError::TimedOut(limits.time)))).await;
+        if !matches!(said, Ok(Ok(()))) {
+            return;
+        }
     }
     end.reached.store(true, Ordering::Release);
 }

@@ -34,9 +34,9 @@ use crate::background::Background;
 use crate::bounded::bounded;
 use crate::catalog::{CatalogRow, catalog_table};
 use crate::documented::DocumentedSchema;
+use crate::joins::{Deadline, HoldJoins};
 use crate::lookup::Lookup;
 use crate::memory::QueryPool;
-use crate::nested_loops::{Deadline, HoldNestedLoops};
 use crate::postgres::PgSessions;
 use crate::query_error::QueryError;
 use crate::schemas::{LakeSchema, PublicSchema};
@@ -285,8 +285,7 @@ impl Engine {
         lake: Arc<LakeSchema>,
     ) -> Result<Arc<PublicSchema>, DataFusionError> {
         let (lake, catalog) = (asker.context(&[("lake", lake)], None)?, Arc::clone(&self.catalog));
-        // Only a snapshot of the past has no view of the fleet.
-        Ok(Arc::new(PublicSchema { epoch: snapshot.epoch, is_past: snapshot.fleet.is_none(), lake, catalog }))
+        Ok(Arc::new(PublicSchema { epoch: snapshot.epoch, is_past: snapshot.is_past, lake, catalog }))
     }
 
     /// What PostgreSQL clients are told of the tables that users see.
@@ -342,7 +341,7 @@ impl Asker {
         let state = SessionStateBuilder::new_from_existing(self.state.clone())
             .with_catalog_list(Arc::new(catalogs))
             .with_runtime_env(Arc::new(runtime.build()?))
-            .with_physical_optimizer_rule(Arc::new(HoldNestedLoops(deadline)))
+            .with_physical_optimizer_rule(Arc::new(HoldJoins(deadline)))
             .build();
         Ok(SessionContext::new_with_state(state))
     }

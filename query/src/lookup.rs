@@ -5,9 +5,11 @@
 //! file's footer is kept in memory; its statistics say the row groups, its page
 //! index the pages, and only those pages are read.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use argus_dataflow::VersionId;
 use argus_sinks::{DataFile, RecentBatch, Snapshot, Table, TableSnapshot, decode};
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, StringArray, UInt64Array};
 use arrow::compute::filter_record_batch;
@@ -59,9 +61,11 @@ impl Lookup {
             self.rows(snapshot.table(Table::Files), id),
             self.rows(snapshot.table(Table::ErrorCounts), id)
         )?;
+        let gone = if snapshot.is_past { versions_of_deleted(&files) } else { HashSet::new() };
         let files = files.iter().flat_map(|rows| decode::files(rows, snapshot.epoch));
         let counts = counts.iter().flat_map(|rows| decode::counts(rows, snapshot.epoch));
-        Ok(RecentBatch::of_rows(files, counts))
+        let files = files.filter(|row| !gone.contains(&row.version));
+        Ok(RecentBatch::of_rows(files, counts.filter(|(row, _)| !gone.contains(&row.version))))
     }
 
     /// A batch's rows of a table, of every epoch.
@@ -107,6 +111,13 @@ impl Lookup {
         self.footers.insert(file.path.clone(), footer.clone());
         Ok(footer)
     }
+}
+
+/// All versions of the files that were deleted at any epoch.
+fn versions_of_deleted(files: &[RecordBatch]) -> HashSet<VersionId> {
+    let all = || files.iter().flat_map(|rows| decode::files(rows, u64::MAX));
+    let deleted: HashSet<Uuid> = all().filter(|row| row.erased > 0).map(|row| row.file_id).collect();
+    all().filter(|row| deleted.contains(&row.file_id)).map(|row| row.version).collect()
 }
 
 fn failed(error: ParquetError) -> QueryError {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 
-use crate::nested_loops::no_room;
+use crate::joins::no_room;
 
 /// What one query may take of the memory that all share.
 #[derive(Debug)]

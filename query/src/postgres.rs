@@ -14,6 +14,7 @@
 
 mod answer;
 mod door;
+mod execute;
 mod guard;
 mod kept;
 mod only_queries;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use arrow::error::ArrowError;
+use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 
-use crate::nested_loops::Held;
+use crate::joins::Held;
 use crate::statement::{CALLS_MAX, STATEMENT_BYTES_MAX, STATEMENT_WORDS_MAX};
 
 /// Why a question has no answer.
@@ -67,6 +68,13 @@ impl QueryError {
                 Some(Held::TooLarge) => QueryError::TooLarge,
                 None => QueryError::Invalid(Box::new(error)),
             },
+            // A spill that the disk has no room for, or that may be no longer.
+            DataFusionError::ArrowError(root, _) if matches!(**root, ArrowError::IoError(..)) => {
+                match root.to_string().contains("max_temp_directory_size") {
+                    true => QueryError::TooLarge,
+                    false => QueryError::Failed(Box::new(error)),
+                }
+            }
             DataFusionError::ParquetError(root) if root.to_string().contains(CONDITION_FAILED) => {
                 QueryError::Invalid(Box::new(error))
             }
@@ -83,7 +91,13 @@ impl QueryError {
             QueryError::NotAQuery => "25006",
             QueryError::Invalid(error) => match error.find_root() {
                 DataFusionError::SQL(..) => "42601",
-                DataFusionError::SchemaError(..) => "42703",
+                DataFusionError::SchemaError(root, _) => match **root {
+                    SchemaError::AmbiguousReference { .. } => "42702",
+                    SchemaError::DuplicateQualifiedField { .. } | SchemaError::DuplicateUnqualifiedField { .. } => {
+                        "42701"
+                    }
+                    _ => "42703",
+                },
                 DataFusionError::Plan(text) if text.contains("not found") && text.contains("table ") => "42P01",
                 DataFusionError::Plan(text) if text.contains("Invalid function") => "42883",
                 DataFusionError::ArrowError(root, _) => match **root {

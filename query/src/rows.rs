@@ -91,7 +91,11 @@ pub fn flat(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
             if !column.data_type().is_nested() {
                 return Ok(Arc::clone(column));
             }
-            let text = |value: Value| if value.is_null() { None } else { Some(value.to_string()) };
+            let text = |value: Value| match value {
+                Value::Null => None,
+                Value::String(text) => Some(text),
+                value => Some(value.to_string()),
+            };
             Ok(Arc::new(values(column)?.into_iter().map(text).collect::<StringArray>()) as ArrayRef)
         })
         .collect();

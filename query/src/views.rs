@@ -27,6 +27,11 @@ const BATCHES: &str = "SELECT batch_id, vehicle_id, vin, platform, firmware, \
 const BATCH_THERE: &str = " AND batch_id NOT IN (SELECT batch_id FROM lake.batches WHERE live < 0)";
 const FILE_THERE: &str = " AND file_id NOT IN (SELECT file_id FROM lake.files WHERE erased > 0)";
 
+/// Cells add a vehicle's batches, so nothing is told apart of those of which something was deleted.
+const VIN_THERE: &str = " AND vin NOT IN (SELECT vin FROM lake.batches \
+                         WHERE batch_id IN (SELECT batch_id FROM lake.batches WHERE live < 0) \
+                         OR batch_id IN (SELECT batch_id FROM lake.files WHERE erased > 0))";
+
 /// All views.
 pub const VIEWS: [View; 5] = [
     View { name: "batches", sql: BATCHES },
@@ -61,7 +66,7 @@ pub const VIEWS: [View; 5] = [
     View {
         name: "fleet_codes",
         sql: "SELECT firmware, platform, vehicle_id, vin, component, code, count, batches, 1 AS vehicles, \
-              first_seen, last_seen FROM lake.fleet WHERE epoch <= {epoch} AND subject = 'component' \
+              first_seen, last_seen FROM lake.fleet WHERE epoch <= {epoch}{vin_there} AND subject = 'component' \
               GROUP BY firmware, platform, vehicle_id, vin, component, code, count, batches, first_seen, last_seen \
               HAVING sum(live) > 0",
     },
@@ -124,8 +129,10 @@ pub fn live(epoch: u64) -> String {
 }
 
 fn filled(sql: &str, epoch: u64, is_past: bool) -> String {
-    let (batch_there, file_there) = if is_past { (BATCH_THERE, FILE_THERE) } else { ("", "") };
+    let (batch_there, file_there, vin_there) =
+        if is_past { (BATCH_THERE, FILE_THERE, VIN_THERE) } else { ("", "", "") };
     sql.replace("{there}", &format!("{batch_there}{file_there}"))
+        .replace("{vin_there}", vin_there)
         .replace("{batch_there}", batch_there)
         .replace("{epoch}", &epoch.to_string())
 }

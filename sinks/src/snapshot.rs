@@ -50,6 +50,8 @@ pub struct Snapshot {
     pub epoch: u64,
     /// The oldest epoch that the differences still tell apart.
     pub horizon: u64,
+    /// Whether it is of an epoch before the last: what was deleted since is not to be seen.
+    pub is_past: bool,
     /// What the fleet comes to; none in a snapshot of the past or of part of the lake.
     pub fleet: Option<FleetView>,
     /// Batches of late; none in a snapshot of the past or of part of the lake.
@@ -102,7 +104,7 @@ impl Snapshot {
         if epoch == self.epoch {
             return Ok(self.clone());
         }
-        Ok(Snapshot { epoch, fleet: None, recent: RecentView::default(), ..self.clone() })
+        Ok(Snapshot { epoch, is_past: true, fleet: None, recent: RecentView::default(), ..self.clone() })
     }
 
     /// Only some committed files of one table, and nothing of the others.

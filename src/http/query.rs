@@ -216,7 +216,7 @@ impl Parts {
         };
         let (kept, found) = self.flights.get(question.clone(), compute).await;
         match kept {
-            // To ask changes nothing, so whoever says what they know is told when it still holds, though this was posted.
+            // A posted question changes nothing, so it is treated as one that is got: RFC 9110, 13.1.2, has 304 for those only.
             Ok(Kept::Whole(answer, truncated)) => {
                 let mut response = answer.respond(found, asked);
                 describe(response.headers_mut(), &question, Some(truncated));
@@ -262,7 +262,7 @@ impl Parts {
         let body = match &self.redis {
             Some(redis) => {
                 let asked = format!("{} {} {:?}", question.sql, question.limit, question.format);
-                redis.get(&format!("sql/{}", answer::name(&asked, question.epoch)), whole).await
+                redis.get(&format!("rows/{}", answer::name(&asked, question.epoch)), whole).await
             }
             None => whole.await,
         };

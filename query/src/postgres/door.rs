@@ -4,7 +4,6 @@
 //! with every statement. So each statement gets a service of its own over a
 //! session of its own, and a prepared one is planned anew when it runs.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +15,9 @@ use datafusion_postgres::hooks::transactions::TransactionStatementHook;
 use datafusion_postgres::pgwire::api::auth::StartupHandler;
 use datafusion_postgres::pgwire::api::auth::noop::NoopStartupHandler;
 use datafusion_postgres::pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
-use datafusion_postgres::pgwire::api::portal::{Format, Portal, PortalExecutionState};
-use datafusion_postgres::pgwire::api::query::{
-    ExtendedQueryHandler, SimpleQueryHandler, send_execution_response, send_partial_query_response,
-    send_ready_for_query,
-};
-use datafusion_postgres::pgwire::api::results::{FieldInfo, Response, Tag};
+use datafusion_postgres::pgwire::api::portal::{Format, Portal};
+use datafusion_postgres::pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler, send_ready_for_query};
+use datafusion_postgres::pgwire::api::results::{FieldInfo, Response};
 use datafusion_postgres::pgwire::api::stmt::{QueryParser, StoredStatement};
 use datafusion_postgres::pgwire::api::store::{Entry, PortalStore};
 use datafusion_postgres::pgwire::api::{
@@ -32,7 +28,6 @@ use datafusion_postgres::pgwire::error::{PgWireError, PgWireResult};
 use datafusion_postgres::pgwire::messages::extendedquery::{
     Bind, BindComplete, Close, CloseComplete, Execute, Parse, ParseComplete, Sync as PgSync, TARGET_TYPE_BYTE_STATEMENT,
 };
-use datafusion_postgres::pgwire::messages::response::EmptyQueryResponse;
 use datafusion_postgres::pgwire::messages::simplequery::Query;
 use datafusion_postgres::pgwire::messages::{Message, PgWireBackendMessage, PgWireFrontendMessage};
 use datafusion_postgres::{DfSessionService, Parser, QueryHook};
@@ -48,7 +43,7 @@ use super::tidy::{STATEMENT_TIMEOUT, Tidy, remember_settings};
 use super::{refused, unpanicked, with_code, with_state};
 use crate::ask::Limits;
 use crate::engine::Engine;
-use crate::nested_loops::Deadline;
+use crate::joins::{Deadline, Wanted};
 use crate::query_error::QueryError;
 use crate::statement::check_size;
 
@@ -64,7 +59,8 @@ pub(super) struct Door {
     cancel: Arc<DefaultCancelHandler>,
 }
 
-type DoorStatement = <DfSessionService as ExtendedQueryHandler>::Statement;
+/// A statement as the crate prepares it.
+pub(super) type DoorStatement = <DfSessionService as ExtendedQueryHandler>::Statement;
 
 impl Door {
     pub(super) fn new(
@@ -85,84 +81,25 @@ impl Door {
         })
     }
 
-    /// A service that sees the snapshot of now, for a statement of so much time.
-    fn service(&self, time: Duration) -> Result<DfSessionService, QueryError> {
+    /// A service that sees the snapshot of now, for a statement that must end at a time.
+    fn service(&self, until: Instant, time: Duration) -> Result<(DfSessionService, Wanted), QueryError> {
         let snapshot = Arc::clone(&self.snapshots.borrow());
-        let deadline = Deadline::at(Instant::now() + time, time);
-        Ok(service(self.engine.pg_session(&snapshot, Some(deadline))?))
+        let (deadline, wanted) = Deadline::at(until, time);
+        Ok((service(self.engine.pg_session(&snapshot, Some(deadline))?), wanted))
     }
 
     /// Runs a statement within a turn and its time. What is left of both goes on for its rows.
     async fn within<T>(
         &self,
         limits: Limits,
-        statement: impl Future<Output = PgWireResult<T>>,
+        statement: impl AsyncFnOnce(DfSessionService) -> PgWireResult<T>,
     ) -> PgWireResult<(T, Arc<Stay>)> {
         let until = Instant::now() + limits.time;
-        let turn = self.engine.turn().await.map_err(refused)?;
-        let done = timeout_at(until, unpanicked(statement)).await;
-        let done = done.unwrap_or_else(|_| Err(refused(QueryError::TimedOut(limits.time)))).map_err(with_state)?;
-        Ok((done, Stay::begin(self.engine.clone(), limits, until, turn)))
-    }
-
-    /// Sends the rows of a portal, or the next of them: at most `max_rows`, where that is more than 0. The crate's own
-    /// gathers them first, and makes room for as many as the client says.
-    async fn execute<C>(&self, client: &mut C, name: &str, max_rows: i32) -> PgWireResult<()>
-    where
-        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
-        C::PortalStore: PortalStore<Statement = DoorStatement>,
-        C::Error: std::fmt::Debug,
-        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
-    {
-        let max_rows = usize::try_from(max_rows).unwrap_or_default();
-        client.set_state(PgWireConnectionState::QueryInProgress);
-        let mut status = client.transaction_status();
-        match client.portal_store().get_portal(name) {
-            Some(Entry::Value(portal)) => {
-                let state = portal.state();
-                let mut state = state.lock().await;
-                if matches!(*state, PortalExecutionState::Initial) {
-                    match ExtendedQueryHandler::do_query(self, client, &portal, max_rows).await? {
-                        Response::Query(rows) => *state = PortalExecutionState::Suspended(rows),
-                        Response::Execution(tag) => send_execution_response(client, tag).await?,
-                        Response::TransactionStart(tag) => {
-                            send_execution_response(client, tag).await?;
-                            status = status.to_in_transaction_state();
-                        }
-                        Response::TransactionEnd(tag) => {
-                            send_execution_response(client, tag).await?;
-                            status = status.to_idle_state();
-                        }
-                        Response::EmptyQuery => {
-                            client.feed(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new())).await?;
-                        }
-                        Response::Error(error) => return Err(PgWireError::UserError(error)),
-                        Response::CopyIn(_) | Response::CopyOut(_) | Response::CopyBoth(_) => {
-                            return Err(refused(QueryError::NotAQuery));
-                        }
-                    }
-                }
-                match &mut *state {
-                    PortalExecutionState::Initial => {}
-                    PortalExecutionState::Suspended(rows) => {
-                        let more = send_partial_query_response(client, rows, max_rows).await?;
-                        if !more {
-                            *state = PortalExecutionState::Finished;
-                        }
-                    }
-                    PortalExecutionState::Finished => {
-                        send_execution_response(client, Tag::new("SELECT").with_rows(0)).await?;
-                    }
-                }
-            }
-            Some(Entry::Empty) => {
-                client.feed(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new())).await?
-            }
-            None => return Err(PgWireError::PortalNotFound(name.to_owned())),
-        }
-        client.set_state(PgWireConnectionState::ReadyForQuery);
-        client.set_transaction_status(status);
-        Ok(())
+        let late = |_| refused(QueryError::TimedOut(limits.time));
+        let turn = timeout_at(until, self.engine.turn()).await.map_err(late)?.map_err(refused)?;
+        let (service, wanted) = self.service(until, limits.time).map_err(refused)?;
+        let done = timeout_at(until, unpanicked(statement(service))).await.map_err(late)?.map_err(with_state)?;
+        Ok((done, Stay::begin(self.engine.clone(), limits, until, turn, wanted)))
     }
 
     /// The limits of a client's statements, which may be less than those of the door.
@@ -220,10 +157,14 @@ impl SimpleQueryHandler for Door {
         let answered = tokio::select! {
             biased;
             () = cancelled(asked) => Err(PgWireError::QueryCanceled),
-            answered = self._on_query(client, query) => answered,
+            answered = self.answer(client, &query.query) => answered,
         };
         end_portals(client);
-        answered
+        // Once this is on its way, nothing else may be said of the statement.
+        let status = answered?;
+        client.set_state(PgWireConnectionState::ReadyForQuery);
+        client.set_transaction_status(status);
+        send_ready_for_query(client, status).await
     }
 
     async fn do_query<C>(&self, client: &mut C, query: &str) -> PgWireResult<Vec<Response>>
@@ -236,8 +177,8 @@ impl SimpleQueryHandler for Door {
         check_size(query).map_err(refused)?;
         // All statements of one message see one snapshot.
         let limits = self.limits_for(client);
-        let service = self.service(limits.time).map_err(refused)?;
-        let (responses, stay) = self.within(limits, SimpleQueryHandler::do_query(&service, client, query)).await?;
+        let run = async |service| SimpleQueryHandler::do_query(&service, client, query).await;
+        let (responses, stay) = self.within(limits, run).await?;
         Ok(responses.into_iter().map(|response| stay.bound(response)).collect())
     }
 }
@@ -284,6 +225,12 @@ impl ExtendedQueryHandler for Door {
             Some(Entry::Value(statement)) => {
                 // It holds its statement, whatever becomes of that one's name.
                 let bytes = bytes + bytes_of(&statement.statement);
+                let columns = self.planner.get_result_schema(&statement.statement, None)?.len();
+                if !matches!(message.result_column_format_codes.len(), 0 | 1)
+                    && message.result_column_format_codes.len() != columns
+                {
+                    return Err(with_code("08P01", format!("the statement has {columns} columns, and other formats")));
+                }
                 let portal = Portal::try_new(&message, statement)?;
                 Kept::of(client).note(Name::Portal(name), bytes)?;
                 client.portal_store().put_portal(Arc::new(portal));
@@ -359,8 +306,7 @@ impl ExtendedQueryHandler for Door {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let limits = self.limits_for(client);
-        let service = self.service(limits.time).map_err(refused)?;
-        let run = async {
+        let run = async |service: DfSessionService| {
             // It was planned without rows; now it is planned with those of now.
             let prepared = &portal.statement;
             let sql = &prepared.statement.0;
@@ -395,7 +341,7 @@ impl QueryParser for Planner {
         check_size(sql).map_err(refused)?;
         // A plan takes a thread like the rows do.
         let _turn = self.engine.turn().await.map_err(refused)?;
-        self.parser.parse_sql(client, sql, types).await.map_err(with_state)
+        unpanicked(self.parser.parse_sql(client, sql, types)).await.map_err(with_state)
     }
 
     fn get_parameter_types(&self, statement: &DoorStatement) -> PgWireResult<Vec<Type>> {

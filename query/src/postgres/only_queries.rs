@@ -44,9 +44,10 @@ impl OnlyQueries {
     }
 
     /// After an error, a transaction has to end before anything else is answered.
-    fn check_transaction(status: TransactionStatus) -> PgWireResult<()> {
-        match status {
-            TransactionStatus::Error => Err(with_code("25P02", "the transaction has failed; end it first")),
+    fn check_transaction(statement: &Statement, client: &dyn HookClient) -> PgWireResult<()> {
+        match (client.transaction_status(), statement) {
+            (TransactionStatus::Error, Statement::Commit { .. } | Statement::Rollback { .. }) => Ok(()),
+            (TransactionStatus::Error, _) => Err(with_code("25P02", "the transaction has failed; end it first")),
             _ => Ok(()),
         }
     }
@@ -64,14 +65,12 @@ impl QueryHook for OnlyQueries {
         context: &SessionContext,
         client: &mut dyn HookClient,
     ) -> Option<PgWireResult<Response>> {
-        if let Err(error) = OnlyQueries::check(statement) {
+        let checked = OnlyQueries::check(statement);
+        if let Err(error) = checked.and_then(|()| OnlyQueries::check_transaction(statement, client)) {
             return Some(Err(error));
         }
         if !matches!(statement, Statement::Query(_)) {
             return None;
-        }
-        if let Err(error) = OnlyQueries::check_transaction(client.transaction_status()) {
-            return Some(Err(error));
         }
         let run = async {
             let parsed = Parsed::Statement(Box::new(statement.clone()));
@@ -101,10 +100,12 @@ impl QueryHook for OnlyQueries {
         _context: &SessionContext,
         client: &mut dyn HookClient,
     ) -> Option<PgWireResult<Response>> {
-        if !matches!(statement, Statement::Query(_)) {
-            return OnlyQueries::check(statement).err().map(Err);
-        }
-        let checked = OnlyQueries::check_transaction(client.transaction_status());
-        checked.and_then(|()| check_plan(plan).map_err(refused)).err().map(Err)
+        let checked = OnlyQueries::check(statement);
+        let checked = checked.and_then(|()| OnlyQueries::check_transaction(statement, client));
+        let checked = match statement {
+            Statement::Query(_) => checked.and_then(|()| check_plan(plan).map_err(refused)),
+            _ => checked,
+        };
+        checked.err().map(Err)
     }
 }

@@ -1,14 +1,20 @@
-//! Joins that compare each row of one side with each of the other, held to the time and memory of their query.
+//! Joins, held to the time and memory of their query.
 //!
-//! The engine runs through the pairs of one batch without a look at the clock, for
-//! minutes where one side is long. And what does not fit in memory it reads again
-//! from the beginning, which in this version of the engine dies when the side was
-//! cut in parts, and gives rows twice in some outer joins. So the condition of
-//! such a join looks at the clock, and a side that does not fit ends the query.
+//! A join can make very many rows, or look at very many pairs, of few. The engine
+//! runs through those of one batch without a look at the clock, and what takes
+//! its rows goes on as long as there are some: for minutes in which nobody can
+//! end the query. So joins let go of their thread now and then, and the condition
+//! of one that compares each row with each looks at the clock, and whether
+//! anybody still wants the answer.
+//!
+//! What does not fit in memory such a join reads again from the beginning, which
+//! in this version of the engine dies when the side was cut in parts, and gives
+//! rows twice in some outer joins. So a side that does not fit ends the query.
 
 use std::fmt::{self, Display, Formatter};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::{BooleanArray, RecordBatch};
@@ -20,6 +26,7 @@ use datafusion::execution::TaskContext;
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::joins::NestedLoopJoinExec;
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -52,47 +59,73 @@ pub(crate) fn no_room(consumer: &str, why: DataFusionError) -> DataFusionError {
     if consumer.starts_with(LOAD) { Held::TooLarge.into() } else { why }
 }
 
-/// When a query must have ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// When a query must have ended: at a time, or when nobody wants its answer any more. Clones are of one query.
+#[derive(Debug, Clone)]
 pub(crate) struct Deadline {
     until: Instant,
     time: Duration,
+    unwanted: Arc<AtomicBool>,
 }
 
 impl Deadline {
-    /// A time, and how long it was until then from the beginning.
-    pub(crate) fn at(until: tokio::time::Instant, time: Duration) -> Deadline {
-        Deadline { until: until.into_std(), time }
+    /// A time, which is so long from the beginning, and what says that the answer is wanted.
+    pub(crate) fn at(until: tokio::time::Instant, time: Duration) -> (Deadline, Wanted) {
+        let unwanted = Arc::default();
+        (Deadline { until: until.into_std(), time, unwanted: Arc::clone(&unwanted) }, Wanted(unwanted))
+    }
+
+    fn check(&self) -> Result<()> {
+        let over = Instant::now() > self.until || self.unwanted.load(Ordering::Relaxed);
+        if over { Err(Held::Late(self.time).into()) } else { Ok(()) }
+    }
+}
+
+/// Held by whoever wants an answer.
+#[derive(Debug)]
+pub(crate) struct Wanted(Arc<AtomicBool>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
 /// Holds the joins of a plan.
 #[derive(Debug)]
-pub(crate) struct HoldNestedLoops(pub(crate) Option<Deadline>);
+pub(crate) struct HoldJoins(pub(crate) Option<Deadline>);
 
-impl PhysicalOptimizerRule for HoldNestedLoops {
+impl HoldJoins {
+    fn hold(&self, join: &NestedLoopJoinExec) -> Result<Arc<dyn ExecutionPlan>> {
+        let filter = join.filter().map(|filter| match &self.0 {
+            Some(deadline) => {
+                let condition = OnTime { condition: Arc::clone(filter.expression()), deadline: deadline.clone() };
+                let columns = filter.column_indices().to_vec();
+                JoinFilter::new(Arc::new(condition), columns, Arc::clone(filter.schema()))
+            }
+            None => filter.clone(),
+        });
+        let side = Arc::new(Side(Arc::clone(join.left())));
+        let projection = join.projection().as_ref().map(|columns| columns.to_vec());
+        let right = Arc::clone(join.right());
+        Ok(Arc::new(NestedLoopJoinExec::try_new(side, right, filter, join.join_type(), projection)?))
+    }
+}
+
+impl PhysicalOptimizerRule for HoldJoins {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         let hold = |node: Arc<dyn ExecutionPlan>| {
-            let Some(join) = node.downcast_ref::<NestedLoopJoinExec>() else { return Ok(Transformed::no(node)) };
-            let filter = join.filter().map(|filter| match self.0 {
-                Some(deadline) => {
-                    let condition = OnTime { condition: Arc::clone(filter.expression()), deadline };
-                    let columns = filter.column_indices().to_vec();
-                    JoinFilter::new(Arc::new(condition), columns, Arc::clone(filter.schema()))
-                }
-                None => filter.clone(),
-            });
-            let side = Arc::new(Side(Arc::clone(join.left())));
-            let projection = join.projection().as_ref().map(|columns| columns.to_vec());
-            let right = Arc::clone(join.right());
-            let held = NestedLoopJoinExec::try_new(side, right, filter, join.join_type(), projection)?;
-            Ok(Transformed::yes(Arc::new(held) as Arc<dyn ExecutionPlan>))
+            let held = match node.downcast_ref::<NestedLoopJoinExec>() {
+                Some(join) => self.hold(join)?,
+                None if node.name().ends_with("JoinExec") || node.name() == "UnnestExec" => node,
+                None => return Ok(Transformed::no(node)),
+            };
+            Ok(Transformed::yes(Arc::new(CooperativeExec::new(held)) as Arc<dyn ExecutionPlan>))
         };
         plan.transform_up(hold).data()
     }
 
     fn name(&self) -> &str {
-        "hold_nested_loops"
+        "hold_joins"
     }
 
     fn schema_check(&self) -> bool {
@@ -147,28 +180,23 @@ impl ExecutionPlan for Side {
 }
 
 /// A condition that looks at the clock whenever it is asked.
-#[derive(Debug, Eq)]
+#[derive(Debug)]
 struct OnTime {
     condition: Arc<dyn PhysicalExpr>,
     deadline: Deadline,
 }
 
-impl OnTime {
-    fn check(&self) -> Result<()> {
-        if Instant::now() > self.deadline.until { Err(Held::Late(self.deadline.time).into()) } else { Ok(()) }
+impl PartialEq for OnTime {
+    fn eq(&self, other: &OnTime) -> bool {
+        self.condition.eq(&other.condition)
     }
 }
 
-impl PartialEq for OnTime {
-    fn eq(&self, other: &OnTime) -> bool {
-        self.condition.eq(&other.condition) && self.deadline == other.deadline
-    }
-}
+impl Eq for OnTime {}
 
 impl Hash for OnTime {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.condition.hash(state);
-        self.deadline.hash(state);
     }
 }
 
@@ -184,12 +212,12 @@ impl PhysicalExpr for OnTime {
     }
 
     fn evaluate(&self, rows: &RecordBatch) -> Result<ColumnarValue> {
-        self.check()?;
+        self.deadline.check()?;
         self.condition.evaluate(rows)
     }
 
     fn evaluate_selection(&self, rows: &RecordBatch, chosen: &BooleanArray) -> Result<ColumnarValue> {
-        self.check()?;
+        self.deadline.check()?;
         self.condition.evaluate_selection(rows, chosen)
     }
 
@@ -199,7 +227,7 @@ impl PhysicalExpr for OnTime {
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
         let child = children.pop().ok_or_else(|| DataFusionError::Internal("a condition has one part".to_owned()))?;
-        Ok(Arc::new(OnTime { condition: child, deadline: self.deadline }))
+        Ok(Arc::new(OnTime { condition: child, deadline: self.deadline.clone() }))
     }
 
     fn fmt_sql(&self, f: &mut Formatter<'_>) -> fmt::Result {
