@@ -162,7 +162,9 @@ async fn answers_outlive_the_process_in_redis() {
     server.stop();
 
     let server = start();
-    assert_eq!(server.get(&format!("/batches/{id}/report")).await["codes"], report["codes"]);
+    let found = server.send(Method::GET, &format!("/batches/{id}/report"), "").await;
+    assert_eq!(header(&found, "cache-status"), "argus-redis; hit, argus; fwd=uri-miss; stored");
+    assert_eq!(found.json::<Value>().await.expect("JSON")["codes"], report["codes"]);
     assert_eq!(server.sql(sql).await, json!([[1]]));
     assert_eq!(chart(&server).await, drawn);
     for kept in [REPORTS, QUERIES, CHARTS] {
@@ -174,7 +176,9 @@ async fn answers_outlive_the_process_in_redis() {
     // What is there is not what was put there.
     assert!(redis.corrupt() >= 2);
     let server = start();
-    assert_eq!(server.get(&format!("/batches/{id}/report")).await["codes"], report["codes"]);
+    let found = server.send(Method::GET, &format!("/batches/{id}/report"), "").await;
+    assert_eq!(header(&found, "cache-status"), "argus; fwd=uri-miss; stored");
+    assert_eq!(found.json::<Value>().await.expect("JSON")["codes"], report["codes"]);
     assert_eq!(server.sql(sql).await, json!([[1]]));
     assert_eq!((server.figure(REPORTS).await, server.figure(QUERIES).await), (1.0, 1.0));
     server.stop();

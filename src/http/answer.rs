@@ -107,6 +107,8 @@ fn status(found: Found) -> HeaderValue {
         Found::Hit => "argus; hit",
         Found::Shared => "argus; fwd=uri-miss; collapsed",
         Found::Miss => "argus; fwd=uri-miss; stored",
+        // The cache that is nearer to the origin comes first.
+        Found::Remote => "argus-redis; hit, argus; fwd=uri-miss; stored",
         Found::Bypass => "argus; fwd=bypass",
     })
 }

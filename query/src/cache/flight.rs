@@ -12,6 +12,7 @@ use metrics::{Counter, counter};
 use moka::sync::Cache;
 
 use crate::background::AbortOnDrop;
+use crate::cache::redis::was_remote;
 
 /// How an answer was come by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub enum Found {
     Shared,
     /// It was not there, and was made for this request.
     Miss,
+    /// It was not there, and Redis had it.
+    Remote,
     /// Such are not kept.
     Bypass,
 }
@@ -37,13 +40,16 @@ pub struct Flights<K, V, E> {
     inner: Arc<Inner<K, V, E>>,
 }
 
+/// An answer, and whether Redis had it.
+type Landed<V, E> = (Result<V, E>, bool);
+
 /// An answer that is being computed; when nobody waits for it any more, it ends.
-type Flight<V, E> = Shared<BoxFuture<'static, Result<V, E>>>;
+type Flight<V, E> = Shared<BoxFuture<'static, Landed<V, E>>>;
 
 /// A flight that others may join, with its number.
 struct Open<V, E> {
     number: u64,
-    flight: WeakShared<BoxFuture<'static, Result<V, E>>>,
+    flight: WeakShared<BoxFuture<'static, Landed<V, E>>>,
 }
 
 struct Inner<K, V, E> {
@@ -124,7 +130,10 @@ where
                 (flight, Found::Miss)
             }
         };
-        (flight.await, found)
+        match (flight.await, found) {
+            ((answer, true), Found::Miss) => (answer, Found::Remote),
+            ((answer, _), found) => (answer, found),
+        }
     }
 
     /// Starts a computation that does not depend on the one who asked first.
@@ -133,17 +142,17 @@ where
         let task = tokio::spawn(async move {
             // Made in here: a task that is dropped before it began must not ask for the lock, which its maker holds.
             let landing = Landing { inner, key, number };
-            let answer = compute.await;
+            let (answer, was_remote) = was_remote(compute).await;
             if let Ok(answer) = &answer {
                 landing.inner.kept.insert(landing.key.clone(), answer.clone());
             }
             drop(landing);
-            answer
+            (answer, was_remote)
         });
         let wanted = AbortOnDrop(task.abort_handle());
         let answer = async move {
             let _wanted = wanted;
-            task.await.unwrap_or_else(|_| Err(Lost.into()))
+            task.await.unwrap_or_else(|_| (Err(Lost.into()), false))
         };
         answer.boxed().shared()
     }

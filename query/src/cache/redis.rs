@@ -9,6 +9,7 @@
 //! with it, the answer is computed and kept; without it, waited for, for at most
 //! [`LEASE`], and then computed after all.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -57,6 +58,21 @@ struct Rest {
     until: AtomicU64,
 }
 
+tokio::task_local! {
+    /// Whether what is being made was found here: whoever tells of it is far from whoever asks Redis.
+    static REMOTE: Cell<bool>;
+}
+
+/// Makes an answer, and says whether Redis had it.
+pub(super) async fn was_remote<T>(make: impl Future<Output = T>) -> (T, bool) {
+    REMOTE.scope(Cell::new(false), async { (make.await, REMOTE.with(Cell::get)) }).await
+}
+
+fn note_remote() {
+    // Somebody may ask who does not want to know.
+    let _ = REMOTE.try_with(|remote| remote.set(true));
+}
+
 /// Who computes an answer that is not there.
 enum Turn {
     /// We do; the lock is to be given back.
@@ -86,12 +102,14 @@ impl Redis {
     /// The answer under `key`: the one that is kept there, or else `compute`'s.
     pub async fn get<E>(&self, key: &str, compute: impl Future<Output = Result<Vec<u8>, E>>) -> Result<Vec<u8>, E> {
         if let Some(kept) = self.kept(key).await {
+            note_remote();
             return Ok(kept);
         }
         let turn = self.take_turn(key).await;
         if let Turn::Theirs = turn
             && let Some(kept) = self.wait(key).await
         {
+            note_remote();
             return Ok(kept);
         }
         let answer = compute.await;
