@@ -225,12 +225,12 @@ async fn an_answer_that_is_read_too_slowly_breaks_off_and_does_not_pass_for_whol
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let long = format!("SELECT '{}' FROM generate_series(1, 500000)", "x".repeat(1000));
-    let asked = json!({"sql": long, "timeout_ms": 1500, "limit": 500_000}).to_string();
+    let asked = json!({"sql": long, "timeout_ms": 5000, "limit": 500_000}).to_string();
     let headers = [("accept", "text/csv")];
     let mut slow = server.send_with(Method::POST, "/query", &headers, asked.into_bytes()).await;
     assert!(slow.chunk().await.is_ok_and(|chunk| chunk.is_some()));
     // Another's time is over later than its own.
-    let other = json!({"sql": format!("SELECT count(*) FROM {JOIN} -1"), "timeout_ms": 4000}).to_string();
+    let other = json!({"sql": format!("SELECT count(*) FROM {JOIN} -1"), "timeout_ms": 8000}).to_string();
     assert_eq!(server.send(Method::POST, "/query", other).await.status(), StatusCode::GATEWAY_TIMEOUT);
     let rest = async {
         while slow.chunk().await?.is_some() {}

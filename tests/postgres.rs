@@ -146,18 +146,16 @@ async fn who_computes_keeps_the_turn_and_one_more_waits() {
     let (server, pg) = server(data.path()).await;
     let script = r#"
 computed = lambda: urllib.request.urlopen(more).read().decode().split('argus_computed_total{kind="sql"} ')[1].split()[0]
-def run():
-    with psycopg.connect(url, autocommit=True) as c:
-        c.execute("SET statement_timeout = 9000")
-        c.execute("SELECT count(*) FROM generate_series(1, 1000000000000)")
-with psycopg.connect(url, autocommit=True) as c:
-    c.execute("SET statement_timeout = 6000")
-    runs = [threading.Thread(target=refused, args=(run,), daemon=True) for _ in range(4)]
-    for one in runs: one.start()
-    while computed() != "4": pass
-    said["one more"] = refused(c.execute, "SELECT 1")
-    for one in runs: one.join()
-    said["then"] = refused(c.execute, "SELECT 1")
+clients = [psycopg.connect(url, autocommit=True) for _ in range(5)]
+clients[4].execute("SET statement_timeout = 6000")
+endless = "SELECT count(*) FROM generate_series(1, 1000000000000)"
+runs = [threading.Thread(target=refused, args=(c.execute, endless), daemon=True) for c in clients[:4]]
+for one in runs: one.start()
+while computed() != "4": pass
+said["one more"] = refused(clients[4].execute, "SELECT 1")
+for c in clients[:4]: c.cancel_safe()
+for one in runs: one.join()
+said["then"] = refused(clients[4].execute, "SELECT 1")
 "#;
     let said = said(script, &pg, &server.root_url("/metrics")).await;
     assert_eq!(said, json!({"one more": "57014", "then": ""}));
