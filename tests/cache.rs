@@ -137,9 +137,19 @@ async fn the_same_question_at_the_same_epoch_is_asked_once() {
         server.get(path).await;
     }
     assert_eq!(server.figure(FLEET).await, 2.0);
+    // A batch without files changes nothing of the fleet, and the answer is of its epoch.
     let other = server.new_batch().await;
+    let path = "/fleet/codes?group_by=firmware&min_epoch=";
+    let before = server.get(path.trim_end_matches("&min_epoch=")).await;
+    let epoch = server.get(&format!("/batches/{other}")).await["epoch"].clone();
+    let after = server.get(&format!("{path}{epoch}")).await;
+    assert!(after["epoch"].as_u64() >= epoch.as_u64() && after["codes"] == before["codes"]);
+    assert_eq!(server.figure(FLEET).await, 2.0);
     server.put(&other, "b.log", "E_FAIL\n").await;
     server.complete(&other).await;
+    let codes = server.get("/fleet/codes?group_by=firmware").await;
+    assert_eq!(codes["codes"].as_array().map(Vec::len), Some(2), "{codes}");
+    assert_eq!(server.figure(FLEET).await, 3.0);
     assert_eq!(query(sql).await["rows"], json!([["E_FAIL", 2]]));
 }
 

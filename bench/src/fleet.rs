@@ -119,10 +119,13 @@ impl Fleet {
         self.dataflow.advance(self.epoch, changes)?;
         while let Some(output) = self.outputs.recv().await {
             let Output::Closed(closed) = output else { continue };
-            self.view.apply(closed.rows.iter().filter_map(|(row, count)| match row {
-                Row::Fleet(row) => Some((row, *count)),
-                _ => None,
-            }));
+            self.view.apply(
+                closed.epoch,
+                closed.rows.iter().filter_map(|(row, count)| match row {
+                    Row::Fleet(row) => Some((row, *count)),
+                    _ => None,
+                }),
+            );
             if closed.epoch == self.epoch {
                 return Ok(());
             }

@@ -10,11 +10,15 @@ use imbl::OrdMap;
 #[derive(Debug, Clone, Default)]
 pub struct FleetView {
     rows: OrdMap<(Group, Option<String>), Totals>,
+    changed: u64,
 }
 
 impl FleetView {
     /// Takes the changes of an epoch, each with its multiplicity.
-    pub fn apply<'r>(&mut self, changes: impl Iterator<Item = (&'r FleetRow, i64)> + Clone) {
+    pub fn apply<'r>(&mut self, epoch: u64, changes: impl Iterator<Item = (&'r FleetRow, i64)> + Clone) {
+        if changes.clone().next().is_some() {
+            self.changed = epoch;
+        }
         let key = |row: &FleetRow| (row.group.clone(), row.code.clone());
         // What a row was goes before what it is now.
         for (row, _) in changes.clone().filter(|(_, count)| *count < 0) {
@@ -23,6 +27,11 @@ impl FleetView {
         for (row, _) in changes.filter(|(_, count)| *count > 0) {
             self.rows.insert(key(row), row.totals);
         }
+    }
+
+    /// The last epoch that changed anything: until the next, it says the same.
+    pub fn changed(&self) -> u64 {
+        self.changed
     }
 
     /// What a group's code comes to; its lines where `code` is none.

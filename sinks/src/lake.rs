@@ -284,10 +284,11 @@ impl Lake {
                 _ => {}
             }
         }
-        self.fleet.apply(closed.rows.iter().filter_map(|(row, count)| match row {
+        let changes = closed.rows.iter().filter_map(|(row, count)| match row {
             Row::Fleet(row) => Some((row, *count)),
             _ => None,
-        }));
+        });
+        self.fleet.apply(closed.epoch, changes);
         self.recent.apply(closed);
         self.changes.apply(closed);
         crash::point("closed");

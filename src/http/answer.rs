@@ -4,6 +4,7 @@
 //! (`Cache-Control: no-cache`): what has not changed is 304. How we came by it
 //! stands in `Cache-Status` (RFC 9211).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use argus_query::cache::{Flights, Found, Redis};
@@ -31,25 +32,45 @@ pub struct Answer {
     body: Bytes,
     /// Names what it says.
     tag: HeaderValue,
+    /// Where in the body the epoch stands that it is of, where that is not part of what it says.
+    epoch: Option<Range<usize>>,
 }
+
+/// Stands for an epoch in JSON until its place is found: no other number of ours is as high.
+const NO_EPOCH: &str = "\"epoch\":18446744073709551615";
 
 impl Answer {
     /// A body of a content type that is named by its bytes.
     pub fn new(kind: &'static str, body: Vec<u8>) -> Answer {
         let tag = entity_tag("", &body);
-        Answer { kind: HeaderValue::from_static(kind), body: body.into(), tag }
+        Answer { kind: HeaderValue::from_static(kind), body: body.into(), tag, epoch: None }
     }
 
     /// A body that is named by what it says, which may be less than all of it: the name is a weak one (RFC 9110, 8.8.1).
     pub fn saying(said: &[u8], kind: &'static str, body: Vec<u8>) -> Answer {
-        Answer { kind: HeaderValue::from_static(kind), body: body.into(), tag: entity_tag("W/", said) }
+        Answer { kind: HeaderValue::from_static(kind), body: body.into(), tag: entity_tag("W/", said), epoch: None }
     }
 
     /// JSON with an `epoch` that moves with every change, and does not count for the name.
     pub fn json(mut value: Value) -> Answer {
-        let body = value.to_string().into_bytes();
-        value["epoch"].take();
-        Answer::saying(value.to_string().as_bytes(), JSON, body)
+        let epoch = value["epoch"].as_u64().unwrap_or_default();
+        value["epoch"] = u64::MAX.into();
+        let said = value.to_string().into_bytes();
+        let end = memchr::memmem::find(&said, NO_EPOCH.as_bytes()).map(|place| place + NO_EPOCH.len());
+        let digits = end.map(|end| end - u64::MAX.to_string().len()..end);
+        let answer = Answer { epoch: digits, ..Answer::saying(&said, JSON, said.clone()) };
+        answer.at(epoch)
+    }
+
+    /// The same as it is told at an epoch at which it still holds.
+    pub fn at(&self, epoch: u64) -> Answer {
+        let Some(digits) = self.epoch.clone() else { return self.clone() };
+        let told = epoch.to_string();
+        if self.body[digits.clone()] == *told.as_bytes() {
+            return self.clone();
+        }
+        let body = [&self.body[..digits.start], told.as_bytes(), &self.body[digits.end..]].concat();
+        Answer { body: body.into(), epoch: Some(digits.start..digits.start + told.len()), ..self.clone() }
     }
 
     /// What it consists of.
@@ -121,14 +142,14 @@ fn entity_tag(weak: &str, bytes: &[u8]) -> HeaderValue {
     HeaderValue::try_from(format!("{weak}\"{half}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
-/// What is asked, and the epoch that the answer is of.
+/// What is asked, and the epoch at which what it asks for changed last.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     question: String,
-    epoch: u64,
+    changed: u64,
 }
 
-/// Answers about everything, kept until anything changes. Clones share them.
+/// Answers in JSON, kept until what they are about changes. Clones share them.
 #[derive(Clone)]
 pub struct Answers {
     flights: Flights<Key, Arc<Answer>, Problem>,
@@ -142,18 +163,19 @@ impl Answers {
         Answers { flights: Flights::new(ANSWER_BYTES_MAX, bytes_of), redis }
     }
 
-    /// The JSON that answers a question at an epoch.
+    /// The JSON that answers a question since what it asks for changed last, as it is told at an epoch.
     pub async fn json<F>(
         &self,
         question: String,
+        changed: u64,
         epoch: u64,
         compute: impl FnOnce() -> F,
-    ) -> Result<(Arc<Answer>, Found), Problem>
+    ) -> Result<(Answer, Found), Problem>
     where
         F: Future<Output = Result<Value, Problem>> + Send + 'static,
     {
         let redis = self.redis.clone();
-        let name = redis.is_some().then(|| name(&question, epoch));
+        let name = redis.is_some().then(|| name(&question, changed));
         let compute = || {
             let computed = compute();
             async move {
@@ -166,8 +188,8 @@ impl Answers {
                 Ok(Arc::new(Answer::json(value)))
             }
         };
-        let (answer, found) = self.flights.get(Key { question, epoch }, compute).await;
-        Ok((answer?, found))
+        let (answer, found) = self.flights.get(Key { question, changed }, compute).await;
+        Ok((answer?.at(epoch), found))
     }
 }
 
@@ -175,4 +197,22 @@ impl Answers {
 pub fn name(question: &str, epoch: u64) -> String {
     let digest: String = Sha256::digest(question).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{epoch}/{digest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_told_at_another_epoch_under_the_same_name() {
+        let answer = Answer::json(json!({"codes": ["\"epoch\":7"], "epoch": 99, "truncated": false}));
+        for epoch in [99, 100, 7, u64::MAX] {
+            let told = answer.at(epoch).at(5).at(epoch);
+            let value: Value = serde_json::from_slice(told.body()).expect("it is JSON");
+            assert_eq!(value, json!({"codes": ["\"epoch\":7"], "epoch": epoch, "truncated": false}));
+            assert_eq!(told.name(), answer.name());
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use argus_query::{Comparison, Engine, FleetCode, FleetRequest, GroupBy};
-use argus_sinks::Snapshot;
+use argus_sinks::{FleetView, Snapshot};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -100,11 +100,13 @@ async fn codes(
     let snapshot = snapshot_at_least(&parts.snapshots, wanted.min_epoch, timeout_ms).await?;
     let engine = parts.engine.clone();
     let epoch = snapshot.epoch;
+    // With a span of time, lines are counted, which may change where the fleet's codes do not.
+    let changed = if request.since.is_some() || request.until.is_some() { epoch } else { fleet_changed(&snapshot) };
     let compute = || {
         let request = request.clone();
         async move { codes_body(&engine, &snapshot, &request).await }
     };
-    let (answer, found) = parts.answers.json(format!("fleet/codes {request:?}"), epoch, compute).await?;
+    let (answer, found) = parts.answers.json(format!("fleet/codes {request:?}"), changed, epoch, compute).await?;
     Ok(answer.respond(found, &headers))
 }
 
@@ -151,7 +153,7 @@ async fn compare(
 ) -> Result<Response, Problem> {
     let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
     let snapshot = snapshot_at_least(&parts.snapshots, wanted.min_epoch, timeout_ms).await?;
-    let epoch = snapshot.epoch;
+    let (epoch, changed) = (snapshot.epoch, fleet_changed(&snapshot));
     let question = format!("fleet/compare {:?} {:?}", wanted.firmware, wanted.against);
     let compute = || async move {
         counter!("argus_computed_total", "kind" => "fleet").increment(1);
@@ -162,8 +164,13 @@ async fn compare(
         body["epoch"] = json!(epoch);
         Ok(body)
     };
-    let (answer, found) = parts.answers.json(question, epoch, compute).await?;
+    let (answer, found) = parts.answers.json(question, changed, epoch, compute).await?;
     Ok(answer.respond(found, &headers))
+}
+
+/// The last epoch that changed what is kept of the fleet.
+fn fleet_changed(snapshot: &Snapshot) -> u64 {
+    snapshot.fleet.as_ref().map_or(snapshot.epoch, FleetView::changed)
 }
 
 fn time(name: &str, text: &str) -> Result<i64, Problem> {
