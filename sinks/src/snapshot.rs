@@ -92,8 +92,8 @@ impl Snapshot {
         Snapshot { fleet: Some(fleet), recent, changes, ..self }
     }
 
-    /// The same tables as they were at an epoch. Files that were deleted since
-    /// are gone from the past too once their rows have been erased.
+    /// The same tables as they were at an epoch. The rows of files that were deleted
+    /// since may still be there; whoever reads them leaves those out.
     pub fn as_of(&self, epoch: u64) -> Result<Snapshot, PastError> {
         if epoch < self.horizon {
             return Err(PastError::Gone { epoch, horizon: self.horizon });
