@@ -137,6 +137,17 @@ asyncio.run(read_in_parts())
     for _ in 0..1100 {
         assert_eq!(count(&mut client, b'2').await, 1, "it is bound");
     }
+    // One that is described after its transaction is an error (E).
+    let bind = b"p\0s\0\0\0\0\0\0\0";
+    let [begin, commit] = [&b"BEGIN\0"[..], b"COMMIT\0"].map(|sql| message(b'Q', sql.len(), sql));
+    let describe = [message(b'D', 3, b"Pp\0"), message(b'S', 0, b"")].concat();
+    let messages = [begin, message(b'B', bind.len(), bind), describe.clone(), commit, describe].concat();
+    client.write_all(&messages).await.expect("it is taken");
+    let mut errors = Vec::new();
+    for _ in 0..4 {
+        errors.push(count(&mut client, b'E').await);
+    }
+    assert_eq!(errors, [0, 0, 0, 1]);
     server.stop();
 }
 

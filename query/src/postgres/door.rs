@@ -159,11 +159,13 @@ impl SimpleQueryHandler for Door {
             () = cancelled(asked) => Err(PgWireError::QueryCanceled),
             answered = self.answer(client, &query.query) => answered,
         };
+        if let Ok(status) = answered {
+            client.set_transaction_status(status);
+        }
         end_portals(client);
         // Once this is on its way, nothing else may be said of the statement.
         let status = answered?;
         client.set_state(PgWireConnectionState::ReadyForQuery);
-        client.set_transaction_status(status);
         send_ready_for_query(client, status).await
     }
 
