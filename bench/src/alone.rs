@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
-use argus_dataflow::fold::{Fold, OpenFold};
+use argus_dataflow::fold::{CodeLimits, Fold, OpenFold};
 use argus_dataflow::plan::Plan;
 use argus_dataflow::scan::Scanner;
 use argus_dataflow::{
@@ -86,7 +86,7 @@ fn bare(args: &Args, rules: RuleSet) -> Result<Counted> {
             let (lines, fold) = worker.join().map_err(|_| anyhow!("a worker has died"))??;
             counted.lines += lines;
             counted.error_lines += fold.error_lines;
-            fold.codes().for_each(|(_, code, seen)| *counted.codes.entry(code).or_default() += seen.count);
+            fold.codes.into_iter().for_each(|(key, seen)| *counted.codes.entry(key.code).or_default() += seen.count);
         }
         anyhow::Ok(())
     })?;
@@ -96,7 +96,14 @@ fn bare(args: &Args, rules: RuleSet) -> Result<Counted> {
 
 fn through_dataflow(args: &Args, rules: RuleSet, runtime: &Runtime) -> Result<Counted> {
     let in_flight_bytes = Config::IN_FLIGHT_BYTES_DEFAULT;
-    let config = Config { workers: args.workers, rules, first_epoch: 1, in_flight_bytes, sightings: false };
+    let config = Config {
+        workers: args.workers,
+        rules,
+        first_epoch: 1,
+        in_flight_bytes,
+        sightings: false,
+        limits: CodeLimits::default(),
+    };
     let (dataflow, mut outputs) = Dataflow::start(config).map_err(anyhow::Error::msg)?;
     let begun = Instant::now();
     let mut counted = Counted::default();

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use argus_dataflow::{BatchRow, Change, Config, Dataflow, FileRow, Origin, Output, Row, RuleSet, TextBlock, VersionId};
+use argus_dataflow::{
+    BatchRow, Change, CodeLimits, Config, Dataflow, FileRow, Origin, Output, Row, RuleSet, TextBlock, VersionId,
+};
 use argus_query::{Engine, EngineConfig, FleetRequest, GroupBy};
 use argus_sinks::{Changes, FleetView, RecentView, Snapshot};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -61,8 +63,14 @@ pub struct Args {
 pub async fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let rules = RuleSet::built_in()?;
     let in_flight_bytes = Config::IN_FLIGHT_BYTES_DEFAULT;
-    let config =
-        Config { workers: usize::from(args.workers), rules, first_epoch: 1, in_flight_bytes, sightings: false };
+    let config = Config {
+        workers: usize::from(args.workers),
+        rules,
+        first_epoch: 1,
+        in_flight_bytes,
+        sightings: false,
+        limits: CodeLimits::default(),
+    };
     let (dataflow, outputs) = Dataflow::start(config).map_err(anyhow::Error::msg)?;
     let mut fleet = Fleet { dataflow, outputs, view: FleetView::default(), epoch: 0, closed: 0 };
     let engine = Engine::new(Arc::new(object_store()), &Url::parse("file:///")?, &EngineConfig::default())?;

@@ -180,7 +180,7 @@ impl Logs {
 mod tests {
     use super::*;
     use crate::simple;
-    use argus_dataflow::fold::Fold;
+    use argus_dataflow::fold::{CodeLimits, Fold};
     use argus_dataflow::scan::Scanner;
     use argus_dataflow::{BlockReader, RuleSet};
 
@@ -190,11 +190,11 @@ mod tests {
         let mut blocks = BlockReader::new(log, 64 << 10);
         let mut fold = Fold::default();
         while let Some(block) = blocks.next_block().expect("reads") {
-            fold.merge(scanner.scan(&block, 2026).0);
+            fold.merge(scanner.scan(&block, 2026).0, CodeLimits::default());
         }
         let mut counted =
             Truth { bytes: blocks.bytes(), lines: blocks.lines(), error_lines: fold.error_lines, ..Truth::default() };
-        fold.codes().for_each(|(_, code, seen)| *counted.codes.entry(code).or_default() += seen.count);
+        fold.codes.into_iter().for_each(|(key, seen)| *counted.codes.entry(key.code).or_default() += seen.count);
         counted
     }
 

@@ -46,7 +46,7 @@ pub async fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let store = Arc::new(LocalFileSystem::new());
     let root = Url::from_directory_path(folder.path()).map_err(|()| anyhow::anyhow!("the folder has no address"))?;
-    let lake = Lake::open(store.clone(), &root, LakeConfig::default()).await?;
+    let lake = Lake::open(store.clone(), &root, LakeConfig::default(), None).await?;
     let ids = write(lake, args.batches).await?;
     let snapshot = Lake::read(store.clone(), &root).await?;
     let engine = Engine::new(store, &root, &EngineConfig::default())?;

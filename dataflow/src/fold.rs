@@ -1,6 +1,13 @@
 //! What blocks add up to: for each code and component, how often, when, how bad.
+//!
+//! The different codes of one rule in one upload are limited ([`CodeLimits`]):
+//! those behind the limit are counted together. Which codes are kept must not
+//! depend on blocks, epochs or workers, so it is the order of their names that
+//! decides and not the order of their lines: the first codes of any part of the
+//! blocks include those that are first in all of them, so what is dropped early
+//! would have been dropped at the end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -9,25 +16,68 @@ use serde::{Deserialize, Serialize};
 use crate::names::Names;
 use crate::rules::Severity;
 
+/// How many different codes and components are counted each by its own name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CodeLimits {
+    /// Different codes of one rule. Further codes, in the order of their names, are counted as [`other_code`].
+    pub codes_per_rule: usize,
+    /// Different pairs of code and component of one rule. Further components, in the order of codes and components,
+    /// are counted as [`OTHER`].
+    pub pairs_per_rule: usize,
+}
+
+impl Default for CodeLimits {
+    fn default() -> Self {
+        CodeLimits { codes_per_rule: 500, pairs_per_rule: 1000 }
+    }
+}
+
+/// The component under which those behind the limit are counted together, and the beginning of [`other_code`].
+pub const OTHER: &str = "OTHER";
+
+/// The code under which the codes of a rule behind the limit are counted together.
+pub fn other_code(rule: &str) -> String {
+    format!("{OTHER}:{rule}")
+}
+
+/// Whether a code stands for the codes of a rule behind the limit.
+pub fn is_other_code(code: &str) -> bool {
+    code.strip_prefix(OTHER).is_some_and(|rest| rest.starts_with(':'))
+}
+
+/// Entries that one scanner gathers before the limits are applied to them.
+const ENTRIES_MAX: usize = 4096;
+
 /// What blocks of one version add to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fold {
-    /// Lines with at least one sighting.
+    /// Lines with at least one occurrence.
     pub error_lines: u64,
-    /// What was seen of each code, by component; lines that name none are under the empty name.
-    pub components: HashMap<String, HashMap<String, CodeFold>>,
+    /// What was seen of each code, by rule and component.
+    pub codes: BTreeMap<FoldKey, CodeFold>,
+    /// The first line that could not be searched, where there is one: then nothing of the version is counted.
+    pub failed_line: Option<u64>,
+}
+
+/// What tells counts apart.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FoldKey {
+    /// The rule that found the code.
+    pub rule: String,
+    /// The code.
+    pub code: String,
+    /// The process, tag or logger that the lines name.
+    pub component: Option<String>,
 }
 
 /// What was seen of one code in one component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodeFold {
-    /// Sightings.
+    /// Occurrences.
     pub count: u64,
-    /// The rule of the first sighting.
-    pub rule: String,
-    /// The worst severity of any sighting.
+    /// The worst severity of any occurrence.
     pub severity: Severity,
-    /// The earliest time of a sighting, microseconds since 1970.
+    /// The earliest time of an occurrence, microseconds since 1970.
     pub first_seen: Option<i64>,
     /// The latest.
     pub last_seen: Option<i64>,
@@ -38,28 +88,58 @@ pub struct CodeFold {
 }
 
 impl Fold {
-    /// Adds other blocks of the same version; the order does not matter.
-    pub fn merge(&mut self, other: Fold) {
+    /// Adds other blocks of the same version, within the limits; the order does not matter.
+    pub fn merge(&mut self, other: Fold, limits: CodeLimits) {
         self.error_lines += other.error_lines;
-        for (component, codes) in other.components {
-            let mine = self.components.entry(component).or_default();
-            for (name, more) in codes {
-                match mine.get_mut(&name) {
-                    Some(code) => code.merge(more),
-                    None => {
-                        mine.insert(name, more);
-                    }
-                }
-            }
+        self.failed_line = earliest(self.failed_line, other.failed_line);
+        for (key, more) in other.codes {
+            self.add(key, more);
+        }
+        self.limit(limits);
+    }
+
+    fn add(&mut self, key: FoldKey, more: CodeFold) {
+        match self.codes.get_mut(&key) {
+            Some(code) => code.merge(more),
+            None => drop(self.codes.insert(key, more)),
         }
     }
 
-    /// Every code of every component, with what was seen of it.
-    pub fn codes(self) -> impl Iterator<Item = (Option<String>, String, CodeFold)> {
-        self.components.into_iter().flat_map(|(component, codes)| {
-            let component = (!component.is_empty()).then_some(component);
-            codes.into_iter().map(move |(code, seen)| (component.clone(), code, seen))
-        })
+    /// Counts what is behind the limits together.
+    fn limit(&mut self, limits: CodeLimits) {
+        // No rule can have more than all have.
+        if self.codes.len() <= limits.codes_per_rule.min(limits.pairs_per_rule) {
+            return;
+        }
+        let mut behind: Vec<(FoldKey, FoldKey)> = Vec::new();
+        let (mut rule, mut other, mut code): (Option<&str>, String, Option<&str>) = (None, String::new(), None);
+        let (mut codes, mut pairs) = (0, 0);
+        for key in self.codes.keys() {
+            if rule != Some(key.rule.as_str()) {
+                (rule, other, code, codes, pairs) = (Some(key.rule.as_str()), other_code(&key.rule), None, 0, 0);
+            }
+            if key.code == other {
+                continue;
+            }
+            if code != Some(key.code.as_str()) {
+                code = Some(key.code.as_str());
+                codes += 1;
+            }
+            if codes > limits.codes_per_rule {
+                let to = FoldKey { rule: key.rule.clone(), code: other.clone(), component: None };
+                behind.push((key.clone(), to));
+            } else if key.component.as_deref() != Some(OTHER) {
+                pairs += 1;
+                if pairs > limits.pairs_per_rule {
+                    behind.push((key.clone(), FoldKey { component: Some(OTHER.to_owned()), ..key.clone() }));
+                }
+            }
+        }
+        for (from, to) in behind {
+            if let Some(code) = self.codes.remove(&from) {
+                self.add(to, code);
+            }
+        }
     }
 }
 
@@ -70,14 +150,13 @@ impl CodeFold {
         self.first_seen = earliest(self.first_seen, more.first_seen);
         self.last_seen = self.last_seen.max(more.last_seen);
         if more.example_line < self.example_line {
-            self.rule = more.rule;
             self.example_line = more.example_line;
             self.example_text = more.example_text;
         }
     }
 }
 
-fn earliest(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+fn earliest<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
@@ -87,12 +166,23 @@ fn earliest(a: Option<i64>, b: Option<i64>) -> Option<i64> {
 /// A fold that one scanner still adds to, by the numbers of its [`Names`].
 #[derive(Debug, Default)]
 pub struct OpenFold {
-    /// Lines with at least one sighting.
+    /// Lines with at least one occurrence.
     pub error_lines: u64,
-    entries: Vec<(Option<Arc<str>>, Arc<str>, CodeFold)>,
-    places: HashMap<(Option<u32>, u32), usize, RandomState>,
+    limits: CodeLimits,
+    entries: Vec<Entry>,
+    places: HashMap<(Option<u32>, u32, usize), usize, RandomState>,
     /// Which numbers `places` speaks of.
     numbering: u64,
+    /// What was gathered before, within the limits.
+    limited: Fold,
+}
+
+#[derive(Debug)]
+struct Entry {
+    component: Option<Arc<str>>,
+    code: Arc<str>,
+    rule: Arc<str>,
+    seen: CodeFold,
 }
 
 /// A code on a line, as a fold takes it.
@@ -101,8 +191,10 @@ pub struct Seen<'a> {
     pub component: Option<u32>,
     /// The code's number.
     pub code: u32,
-    /// The rule that found it.
-    pub rule: &'a str,
+    /// The index of the rule that found it.
+    pub rule_index: usize,
+    /// That rule's name.
+    pub rule: &'a Arc<str>,
     /// The line's own severity, else the rule's.
     pub severity: Severity,
     /// The line's time.
@@ -112,6 +204,11 @@ pub struct Seen<'a> {
 }
 
 impl OpenFold {
+    /// A fold within these limits.
+    pub fn new(limits: CodeLimits) -> OpenFold {
+        OpenFold { limits, ..OpenFold::default() }
+    }
+
     /// Goes on with other numbers than before.
     pub fn renumber(&mut self, numbering: u64) {
         if self.numbering != numbering {
@@ -120,52 +217,133 @@ impl OpenFold {
         }
     }
 
-    /// Adds a sighting; `text` is asked for the line's text where it becomes an example.
+    /// Adds an occurrence; `text` is asked for the line's text where it becomes an example.
     pub fn add(&mut self, seen: &Seen<'_>, names: &Names, text: impl FnOnce() -> String) {
-        let Seen { component, code, rule, severity, observed_at, line } = *seen;
-        if let Some(&place) = self.places.get(&(component, code)) {
-            let (_, _, fold) = &mut self.entries[place];
+        let Seen { component, code, rule_index, rule, severity, observed_at, line } = *seen;
+        if let Some(&place) = self.places.get(&(component, code, rule_index)) {
+            let fold = &mut self.entries[place].seen;
             fold.count += 1;
             fold.severity = fold.severity.max(severity);
             fold.first_seen = earliest(fold.first_seen, observed_at);
             fold.last_seen = fold.last_seen.max(observed_at);
             if line < fold.example_line {
                 fold.example_line = line;
-                rule.clone_into(&mut fold.rule);
                 fold.example_text = text();
             }
             return;
         }
+        if self.entries.len() >= ENTRIES_MAX {
+            self.apply_limits();
+        }
         let fold = CodeFold {
             count: 1,
-            rule: rule.to_owned(),
             severity,
             first_seen: observed_at,
             last_seen: observed_at,
             example_line: line,
             example_text: text(),
         };
-        self.places.insert((component, code), self.entries.len());
+        self.places.insert((component, code, rule_index), self.entries.len());
         let component = component.map(|component| Arc::clone(names.text(component)));
-        self.entries.push((component, Arc::clone(names.text(code)), fold));
+        let (code, rule) = (Arc::clone(names.text(code)), Arc::clone(rule));
+        self.entries.push(Entry { component, code, rule, seen: fold });
+    }
+
+    /// Nothing of the version is counted, since this line could not be searched.
+    pub fn fail(&mut self, line: u64) {
+        self.limited.failed_line = earliest(self.limited.failed_line, Some(line));
+    }
+
+    /// Whether there is nothing to pass on.
+    pub fn is_empty(&self) -> bool {
+        self.error_lines == 0 && self.limited.failed_line.is_none()
     }
 
     /// What it has come to.
-    pub fn close(self) -> Fold {
-        let mut fold = Fold { error_lines: self.error_lines, ..Fold::default() };
-        for (component, code, seen) in self.entries {
-            let component = component.as_deref().unwrap_or_default();
-            let codes = match fold.components.get_mut(component) {
-                Some(codes) => codes,
-                None => fold.components.entry(component.to_owned()).or_default(),
-            };
-            match codes.get_mut(&*code) {
-                Some(before) => before.merge(seen),
-                None => {
-                    codes.insert(code.to_string(), seen);
-                }
-            }
+    pub fn close(mut self) -> Fold {
+        self.apply_limits();
+        let Fold { codes, failed_line, .. } = self.limited;
+        match failed_line {
+            Some(_) => Fold { failed_line, ..Fold::default() },
+            None => Fold { error_lines: self.error_lines, codes, failed_line },
+        }
+    }
+
+    fn apply_limits(&mut self) {
+        self.places.clear();
+        for Entry { component, code, rule, seen } in self.entries.drain(..) {
+            let component = component.map(|component| component.to_string());
+            let key = FoldKey { rule: rule.to_string(), code: code.to_string(), component };
+            self.limited.add(key, seen);
+        }
+        self.limited.limit(self.limits);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: CodeLimits = CodeLimits { codes_per_rule: 3, pairs_per_rule: 4 };
+
+    fn one(rule: &str, code: &str, component: Option<&str>, line: u64) -> (FoldKey, CodeFold) {
+        let component = component.map(str::to_owned);
+        let key = FoldKey { rule: rule.to_owned(), code: code.to_owned(), component };
+        let (severity, seen, example_text) = (Severity::Error, Some(line as i64), format!("line {line}"));
+        (key, CodeFold { count: 1, severity, first_seen: seen, last_seen: seen, example_line: line, example_text })
+    }
+
+    fn folded(parts: &[Vec<(FoldKey, CodeFold)>]) -> Fold {
+        let mut fold = Fold::default();
+        for part in parts {
+            let mut other = Fold { error_lines: part.len() as u64, ..Fold::default() };
+            part.iter().for_each(|(key, code)| other.add(key.clone(), code.clone()));
+            other.limit(LIMITS);
+            fold.merge(other, LIMITS);
         }
         fold
+    }
+
+    fn counts(fold: &Fold) -> Vec<String> {
+        let text = |(key, code): (&FoldKey, &CodeFold)| {
+            format!("{} {} {} {}", key.rule, key.code, key.component.as_deref().unwrap_or("-"), code.count)
+        };
+        fold.codes.iter().map(text).collect()
+    }
+
+    #[test]
+    fn codes_and_components_behind_the_limits_are_counted_together() {
+        let mut seen = Vec::new();
+        for code in ["E", "B", "A", "D", "C", "A"] {
+            seen.push(one("r", code, None, seen.len() as u64));
+        }
+        for component in ["x", "y", "z"] {
+            seen.push(one("r", "A", Some(component), 10));
+        }
+        seen.push(one("s", "Z", None, 11));
+        let fold = folded(&[seen]);
+        // A takes all four pairs, so the components of B and C are behind the limit.
+        let expected =
+            ["r A - 2", "r A x 1", "r A y 1", "r A z 1", "r B OTHER 1", "r C OTHER 1", "r OTHER:r - 2", "s Z - 1"];
+        assert_eq!(counts(&fold), expected);
+        assert!(is_other_code(&other_code("r")) && !is_other_code("OTHERS"));
+    }
+
+    #[test]
+    fn any_split_into_parts_keeps_the_same_codes_and_counts() {
+        let names: Vec<String> = (0..12).map(|number| format!("C{:02}", (number * 7) % 12)).collect();
+        let mut seen = Vec::new();
+        for round in 0..40_usize {
+            let component = ["a", "b", "c"].get((round * 5) % 4).copied();
+            let rule = if round % 5 == 0 { "s" } else { "r" };
+            seen.push(one(rule, &names[(round * 11) % 12], component, round as u64));
+        }
+        let whole = folded(std::slice::from_ref(&seen));
+        for size in 1..20 {
+            let parts: Vec<Vec<_>> = seen.chunks(size).map(<[_]>::to_vec).collect();
+            assert_eq!(folded(&parts), whole, "parts of {size}");
+            let backwards: Vec<Vec<_>> = parts.into_iter().rev().collect();
+            assert_eq!(folded(&backwards), whole, "parts of {size}, backwards");
+        }
     }
 }

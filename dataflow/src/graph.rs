@@ -10,6 +10,7 @@
 //!    admits its generation; `admit` holds folded counts and no lines.
 //! 2. `admit` handles the changes of an epoch when no block of that epoch can
 //!    arrive any more: everything that was fed before the change is in the fold.
+//!    A version with a line that could not be searched has no codes, and its row says so.
 //! 3. `fleet` keeps what all batches together say, and adds what changes of it.
 //! 4. `close` emits an epoch when its frontier has passed it: never a part of
 //!    one, never one before another.
@@ -29,7 +30,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::blocks::TextBlock;
 use crate::fleet;
-use crate::fold::{Fold, OpenFold};
+use crate::fold::{CodeLimits, Fold, FoldKey, OpenFold};
 use crate::handle::{InFlight, Output};
 use crate::rows::{Change, ClosedEpoch, CountRow, FileRow, Origin, Row, VersionId};
 use crate::scan::{ScannedBlock, Scanner};
@@ -64,12 +65,13 @@ pub fn build(
     sealed: Rc<Cell<u64>>,
     outputs: UnboundedSender<Output>,
     sightings_wanted: bool,
+    limits: CodeLimits,
 ) -> Inputs {
     let (blocks_in, blocks) = scope.new_input();
     let (changes_in, changes) = scope.new_input();
 
-    let folds = scan(blocks, scanner, sightings_wanted.then(|| outputs.clone()));
-    let rows = admit(folds, changes);
+    let folds = scan(blocks, scanner, sightings_wanted.then(|| outputs.clone()), limits);
+    let rows = admit(folds, changes, limits);
     let fleet = fleet::fleet(rows.clone());
     let rows = rows.as_collection().filter(|row| !matches!(row, Row::Recalled(_) | Row::Loaded(_)));
     close(rows.concat(fleet).consolidate(), closed, sealed, outputs);
@@ -83,6 +85,7 @@ fn scan<'s>(
     blocks: StreamVec<'s, u64, Block>,
     mut scanner: Scanner,
     sightings: Option<UnboundedSender<Output>>,
+    limits: CodeLimits,
 ) -> StreamVec<'s, u64, (VersionId, Fold)> {
     blocks.unary_frontier::<CapacityContainerBuilder<_>, _, _, _>(Pipeline, "Scan", |_, _| {
         let mut open: BTreeMap<u64, (_, HashMap<VersionId, OpenFold>)> = BTreeMap::new();
@@ -92,13 +95,13 @@ fn scan<'s>(
                 let Some(&epoch) = time.least() else { return };
                 let (_, folds) = open.entry(epoch).or_insert_with(|| (time.delayed(&epoch, 0), HashMap::new()));
                 for Block { origin, text, room } in blocks.drain(..) {
-                    let fold = folds.entry(origin.version).or_default();
+                    let fold = folds.entry(origin.version).or_insert_with(|| OpenFold::new(limits));
                     let Some(outputs) = &sightings else {
-                        scanner.scan_into(&text, origin.upload_year, fold, None);
+                        scanner.scan_or_fail(&text, origin.upload_year, fold, None);
                         continue;
                     };
                     let mut seen = Vec::new();
-                    scanner.scan_into(&text, origin.upload_year, fold, Some(&mut seen));
+                    scanner.scan_or_fail(&text, origin.upload_year, fold, Some(&mut seen));
                     // Its memory is for the next block, whoever still reads the sightings.
                     drop(text);
                     if !seen.is_empty() {
@@ -113,7 +116,7 @@ fn scan<'s>(
                 }
                 let (capability, folds) = entry.remove();
                 let mut session = output.session(&capability);
-                let folds = folds.into_iter().filter(|(_, fold)| fold.error_lines > 0);
+                let folds = folds.into_iter().filter(|(_, fold)| !fold.is_empty());
                 folds.for_each(|(version, fold)| session.give((version, fold.close())));
             }
         }
@@ -124,6 +127,7 @@ fn scan<'s>(
 fn admit<'s>(
     folds: StreamVec<'s, u64, (VersionId, Fold)>,
     changes: StreamVec<'s, u64, Change>,
+    limits: CodeLimits,
 ) -> StreamVec<'s, u64, Update> {
     let by_version = Exchange::new(|(version, _): &(VersionId, Fold)| route(*version));
     let by_change = Exchange::new(|change: &Change| change.version().map_or(0, route));
@@ -138,7 +142,7 @@ fn admit<'s>(
             move |(folds, folds_frontier), (changes, _), output| {
                 folds.for_each(|_, arrived| {
                     for (version, fold) in arrived.drain(..) {
-                        held.entry(version).or_default().merge(fold);
+                        held.entry(version).or_default().merge(fold, limits);
                     }
                 });
                 changes.for_each(|time, arrived| {
@@ -179,11 +183,17 @@ fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, mut give: impl F
             give(Row::Abandoned(version), 1);
         }
         Change::Admit(mut file) => {
-            let fold = held.remove(&file.version).unwrap_or_default();
+            let mut fold = held.remove(&file.version).unwrap_or_default();
+            if let Some(line) = fold.failed_line {
+                file.failure.get_or_insert_with(|| format!("line {line} could not be searched"));
+            }
+            if file.failure.is_some() {
+                fold = Fold::default();
+            }
             file.error_lines = fold.error_lines;
             let FileRow { batch_id, version, name, .. } = &file;
             let mut sightings = 0;
-            for (component, code, seen) in fold.codes() {
+            for (FoldKey { rule, code, component }, seen) in fold.codes {
                 sightings += seen.count;
                 let row = CountRow {
                     batch_id: *batch_id,
@@ -191,7 +201,7 @@ fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, mut give: impl F
                     file: name.clone(),
                     component,
                     code,
-                    rule: seen.rule,
+                    rule,
                     severity: seen.severity,
                     first_seen: seen.first_seen,
                     last_seen: seen.last_seen,

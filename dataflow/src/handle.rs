@@ -19,6 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::blocks::TextBlock;
+use crate::fold::CodeLimits;
 use crate::graph::{self, Block, Inputs};
 use crate::plan::Plan;
 use crate::rows::{Change, ClosedEpoch, Origin};
@@ -38,6 +39,8 @@ pub struct Config {
     pub in_flight_bytes: usize,
     /// Whether each sighting leaves, beside the counts.
     pub sightings: bool,
+    /// How many different codes of an upload are counted by name.
+    pub limits: CodeLimits,
 }
 
 /// How long a worker looks for more after a command before it sleeps. An epoch
@@ -117,7 +120,7 @@ impl Dataflow {
         let receivers: Mutex<Vec<Option<Receiver<Command>>>> = Mutex::new(receivers.into_iter().map(Some).collect());
         let (threads_in, threads) = channel();
         let threads_in = Mutex::new(threads_in);
-        let Config { rules, first_epoch, sightings, .. } = config;
+        let Config { rules, first_epoch, sightings, limits, .. } = config;
         let plan = Plan::new(rules);
         let guards = timely::execute(timely::Config::process(workers), move |worker| {
             let index = worker.index();
@@ -130,7 +133,7 @@ impl Dataflow {
                 .send((index, thread))
                 .expect("start waits for all workers");
             let _alarm = DeathAlarm;
-            run(worker, &commands, Scanner::of(Arc::clone(&plan)), first_epoch, &outputs, sightings);
+            run(worker, &commands, Scanner::of(Arc::clone(&plan)), first_epoch, &outputs, sightings, limits);
         })?;
         let mut threads: Vec<(usize, Thread)> = threads.iter().take(workers).collect();
         threads.sort_by_key(|(index, _)| *index);
@@ -218,11 +221,12 @@ fn run(
     first_epoch: u64,
     outputs: &UnboundedSender<Output>,
     sightings: bool,
+    limits: CodeLimits,
 ) {
     let closed = first_epoch.saturating_sub(1);
     let sealed = Rc::new(Cell::new(closed));
-    let Inputs { mut blocks, mut changes } =
-        worker.dataflow(|scope| graph::build(scope, scanner, closed, Rc::clone(&sealed), outputs.clone(), sightings));
+    let Inputs { mut blocks, mut changes } = worker
+        .dataflow(|scope| graph::build(scope, scanner, closed, Rc::clone(&sealed), outputs.clone(), sightings, limits));
     blocks.advance_to(first_epoch);
     changes.advance_to(first_epoch);
     let mut awake_until = Instant::now();

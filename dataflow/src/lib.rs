@@ -44,6 +44,7 @@ pub mod windows;
 
 pub use blocks::{BLOCK_BYTES_DEFAULT, BlockReader, LINE_BYTES_MAX, TextBlock};
 pub use fleet::{CellRow, FleetRow, Group, Recall, RecalledCount, Seen, Subject, Totals, Vehicle};
+pub use fold::{CodeLimits, is_other_code, other_code};
 pub use handle::{Config, Dataflow, DataflowGone, Output};
 pub use header::Level;
 pub use rows::{BatchRow, Change, ClosedEpoch, CountRow, FileRow, Origin, Row, VersionId};

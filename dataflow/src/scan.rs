@@ -6,6 +6,7 @@
 //! counts are as if each line were tried alone with every pattern;
 //! [`crate::plain`] says what that means.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::blocks::TextBlock;
@@ -103,6 +104,7 @@ impl Scanner {
         fold: &mut OpenFold,
         sightings: Option<&mut Vec<Sighting>>,
     ) {
+        fail_on_demand(&block.text);
         fold.renumber(self.search.numbering());
         let Scanner { plan, places, search, headers, tries, found } = self;
         let mut lines =
@@ -112,6 +114,46 @@ impl Scanner {
             lines.walk_to(block.text.len());
         }
         lines.finish();
+    }
+
+    /// The same, where a panic of the search is the version's failure: nothing of the block is taken, and the fold names
+    /// the line. The search begins anew, for what it had remembered may be half made.
+    pub fn scan_or_fail(
+        &mut self,
+        block: &TextBlock,
+        upload_year: i32,
+        fold: &mut OpenFold,
+        mut sightings: Option<&mut Vec<Sighting>>,
+    ) {
+        let before = sightings.as_ref().map_or(0, |sightings| sightings.len());
+        let searched = catch_unwind(AssertUnwindSafe(|| {
+            self.scan_into(block, upload_year, fold, sightings.as_deref_mut());
+        }));
+        if searched.is_ok() {
+            return;
+        }
+        *self = Scanner::of(Arc::clone(&self.plan));
+        if let Some(sightings) = sightings {
+            sightings.truncate(before);
+        }
+        fold.fail(self.failing_line(block, upload_year));
+    }
+
+    /// The number of the first line of a block that cannot be searched by itself; else of its first line.
+    fn failing_line(&mut self, block: &TextBlock, upload_year: i32) -> u64 {
+        let mut offset = block.offset;
+        for (number, line) in (block.first_line..).zip(block.text.split_inclusive(|&byte| byte == b'\n')) {
+            let alone = TextBlock { text: line.to_vec().into(), first_line: number, offset };
+            let searched = catch_unwind(AssertUnwindSafe(|| {
+                self.scan_into(&alone, upload_year, &mut OpenFold::default(), None);
+            }));
+            if searched.is_err() {
+                *self = Scanner::of(Arc::clone(&self.plan));
+                return number;
+            }
+            offset += line.len() as u64;
+        }
+        block.first_line
     }
 
     /// The distinct codes of one line (without its end), every pattern tried in
@@ -218,7 +260,7 @@ impl Lines<'_> {
             let rule = &self.plan.rules()[rule_index];
             let severity = header.level.map_or(rule.severity, Level::severity);
             let observed_at = header.observed_at;
-            let seen = Seen { component, code, rule: &rule.name, severity, observed_at, line: number };
+            let seen = Seen { component, code, rule_index, rule: &rule.name, severity, observed_at, line: number };
             self.fold.add(&seen, &self.search.names, || cut_text(line));
             if let Some(sightings) = &mut self.sightings {
                 sightings.push(Sighting {
@@ -233,6 +275,19 @@ impl Lines<'_> {
                     text: Arc::clone(text.get_or_insert_with(|| cut_text(line).into())),
                 });
             }
+        }
+    }
+}
+
+/// Panics on a block that contains the text of `ARGUS_PANIC_ON`, so that tests can have a search fail. Builds without
+/// debug assertions never do.
+fn fail_on_demand(_text: &[u8]) {
+    #[cfg(debug_assertions)]
+    {
+        static WANTED: std::sync::LazyLock<Option<String>> =
+            std::sync::LazyLock::new(|| std::env::var("ARGUS_PANIC_ON").ok().filter(|text| !text.is_empty()));
+        if let Some(wanted) = &*WANTED {
+            assert!(memchr::memmem::find(_text, wanted.as_bytes()).is_none(), "a test wants the search to fail");
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use argus_dataflow::fold::Fold;
+use argus_dataflow::fold::{CodeLimits, Fold};
 use argus_dataflow::scan::Scanner;
 use argus_dataflow::{BlockReader, LINE_BYTES_MAX, RuleSet, text};
 use serde_json::Value;
@@ -29,13 +29,13 @@ fn every_real_log_counts_as_the_reference_counts_it_for_any_block_size() {
             let mut blocks = BlockReader::new(text::text(&bytes[..]).expect("reads"), block_bytes);
             let mut fold = Fold::default();
             while let Some(block) = blocks.next_block().expect("reads") {
-                fold.merge(scanner.scan(&block, 2026).0);
+                fold.merge(scanner.scan(&block, 2026).0, CodeLimits::default());
             }
             assert_eq!(Value::from(blocks.bytes()), expected["bytes"], "bytes of {name}");
             assert_eq!(Value::from(blocks.lines()), expected["lines"], "lines of {name}");
             assert_eq!(Value::from(fold.error_lines), expected["error_lines"], "error lines of {name}");
             let mut codes: BTreeMap<String, u64> = BTreeMap::new();
-            fold.codes().for_each(|(_, code, seen)| *codes.entry(code).or_default() += seen.count);
+            fold.codes.into_iter().for_each(|(key, seen)| *codes.entry(key.code).or_default() += seen.count);
             assert_eq!(serde_json::json!(codes), expected["codes"], "codes of {name}");
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use argus_dataflow::scan::Scanner;
 use argus_dataflow::{
-    BlockReader, Change, ClosedEpoch, Config, Dataflow, FileRow, Origin, Output, Row, RuleSet, VersionId,
+    BlockReader, Change, ClosedEpoch, CodeLimits, Config, Dataflow, FileRow, Origin, Output, Row, RuleSet, VersionId,
 };
 use proptest::prelude::*;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -136,8 +136,15 @@ fn sum(epochs: &[ClosedEpoch]) -> Tables {
 }
 
 fn start(workers: usize, in_flight_bytes: usize) -> (Dataflow, UnboundedReceiver<Output>) {
-    Dataflow::start(Config { workers, rules: rules(), first_epoch: 1, in_flight_bytes, sightings: true })
-        .expect("the dataflow starts")
+    Dataflow::start(Config {
+        workers,
+        rules: rules(),
+        first_epoch: 1,
+        in_flight_bytes,
+        sightings: true,
+        limits: CodeLimits::default(),
+    })
+    .expect("the dataflow starts")
 }
 
 /// Lines with and without codes, of odd bytes and line ends.
