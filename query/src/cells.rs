@@ -4,8 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use argus_dataflow::{BatchRow, CellRow, Recall, RecalledCount, Seen, Subject, Vehicle, VersionId};
-use argus_sinks::Snapshot;
+use argus_dataflow::{BatchRow, CellRow, CountRow, Recall, RecalledCount, Seen, Subject, Vehicle};
+use argus_sinks::{RecentCount, Snapshot};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use futures::stream::BoxStream;
@@ -13,8 +13,11 @@ use futures::{StreamExt, TryStreamExt};
 use uuid::Uuid;
 
 use crate::engine::Engine;
+use crate::lookup::Wanted;
 use crate::query_error::QueryError;
-use crate::views::{literal, live};
+
+/// Batches that are looked up together, for whose rows there must be memory.
+const OTHERS_AT_ONCE: usize = 64;
 
 /// All cells at the snapshot's epoch, some at a time.
 pub async fn cells(
@@ -48,136 +51,83 @@ fn cell(rows: &RecordBatch, row: usize) -> CellRow {
     CellRow { vehicle, subject, count: number(rows, 7, row), batches: number(rows, 8, row), seen }
 }
 
-/// What the tables hold of a batch, and of the others that share its cells
-/// and are not `warm`; `None` when there is no such batch.
+/// What the tables hold of a batch at the snapshot's epoch, and of the `others` that share its cells and that the
+/// dataflow does not hold. Looked up without a query and without a permit of readers, so that readers cannot stop
+/// those who write.
 pub async fn recall(
     engine: &Engine,
-    snapshot: &Arc<Snapshot>,
-    batch_id: Uuid,
-    warm: impl Fn(&Uuid) -> bool,
-) -> Result<Option<Recall>, QueryError> {
-    let sql =
-        format!("SELECT vehicle_id, vin, platform, firmware, created_at FROM batches WHERE batch_id = '{batch_id}'");
-    let found = engine.collect(snapshot, &sql).await?;
-    let Some(row) = found.iter().find(|rows| rows.num_rows() > 0) else { return Ok(None) };
-    let batch = BatchRow {
-        batch_id,
-        vehicle_id: text(row, 0, 0),
-        vin: text(row, 1, 0),
-        platform: optional(row, 2, 0),
-        firmware: optional(row, 3, 0),
-        created_at: time(row, 4, 0).unwrap_or_default(),
-        live: 0,
-        completed: 0,
+    snapshot: &Snapshot,
+    batch: BatchRow,
+    others: &[Uuid],
+) -> Result<Recall, QueryError> {
+    let had = engine.lookup.batch_or_recent(snapshot, batch.batch_id).await?;
+    let versions = had.files().map(|file| (file.row.version, file.row.lines)).collect();
+    let counts = had.counts().map(|counted| {
+        let CountRow { version, component, code, first_seen: first, last_seen: last, .. } = counted.row.clone();
+        RecalledCount { version, component, code, count: counted.count, first, last }
+    });
+    let counts = counts.collect();
+    let mut rest: HashMap<Subject, Seen> = HashMap::new();
+    let mut add = |subject, seen: Seen| {
+        let entry = rest.entry(subject).or_insert(seen);
+        *entry = entry.and(seen);
     };
-    let epoch = snapshot.epoch;
-    let sql = format!(
-        "SELECT version, sum(lines) FROM lake.files WHERE batch_id = '{batch_id}' AND epoch <= {epoch} \
-         GROUP BY version HAVING sum(live) > 0"
-    );
-    let mut versions = Vec::new();
-    for rows in engine.collect(snapshot, &sql).await? {
-        versions.extend((0..rows.num_rows()).map(|row| (VersionId(id(&rows, 0, row)), number(&rows, 1, row))));
+    for some in others.chunks(OTHERS_AT_ONCE) {
+        let had = engine.lookup.batches(snapshot, &Wanted::new(some.iter().copied())).await?;
+        for file in had.files() {
+            add(Subject::Lines, Seen { first: None, last: None, first_batch: file.row.batch_id });
+        }
+        for RecentCount { row, .. } in had.counts() {
+            let seen = Seen { first: row.first_seen, last: row.last_seen, first_batch: row.batch_id };
+            add(Subject::Code(row.code.clone()), seen);
+            add(Subject::CodeOf { component: row.component.clone(), code: row.code.clone() }, seen);
+        }
     }
-    let sql = format!(
-        "SELECT c.version, c.component, c.code, sum(c.count), min(c.first_seen), max(c.last_seen) \
-         FROM ({}) f JOIN lake.error_counts c ON c.batch_id = f.batch_id AND c.version = f.version \
-         WHERE c.batch_id = '{batch_id}' AND c.epoch <= {epoch} GROUP BY c.version, c.component, c.code",
-        live(epoch)
-    );
-    let mut counts = Vec::new();
-    for rows in engine.collect(snapshot, &sql).await? {
-        counts.extend((0..rows.num_rows()).map(|row| RecalledCount {
-            version: VersionId(id(&rows, 0, row)),
-            component: optional(&rows, 1, row),
-            code: text(&rows, 2, row),
-            count: number(&rows, 3, row),
-            first: time(&rows, 4, row),
-            last: time(&rows, 5, row),
-        }));
-    }
-    let rest = rest(engine, snapshot, &batch, warm).await?;
-    Ok(Some(Recall { batch, versions, counts, rest }))
+    Ok(Recall { batch, versions, counts, rest: rest.into_iter().collect() })
 }
 
-/// The open batches of the vehicles that some batches are of, in order of their ids.
-pub async fn open_batches_beside(
+/// A batch of the tables as the dataflow takes it, and whether it is open; with the others in the same cells.
+#[derive(Debug, Clone)]
+pub struct BatchOfVehicle {
+    /// The batch.
+    pub batch: BatchRow,
+    /// Whether files may come.
+    pub is_open: bool,
+}
+
+/// All batches of the vehicles that some batches are of, in order of their ids. Asked once, before any client is
+/// answered.
+pub async fn batches_beside(
     engine: &Engine,
     snapshot: &Arc<Snapshot>,
     batches: &HashSet<Uuid>,
-) -> Result<Vec<Uuid>, QueryError> {
+) -> Result<Vec<BatchOfVehicle>, QueryError> {
     if batches.is_empty() {
         return Ok(Vec::new());
     }
     let ids: Vec<String> = batches.iter().map(|id| format!("'{id}'")).collect();
     let sql = format!(
-        "SELECT batch_id FROM batches WHERE status = 'pending' \
-         AND vin IN (SELECT vin FROM batches WHERE batch_id IN ({})) ORDER BY batch_id",
+        "SELECT batch_id, vehicle_id, vin, platform, firmware, created_at, status FROM batches \
+         WHERE vin IN (SELECT vin FROM batches WHERE batch_id IN ({})) ORDER BY batch_id",
         ids.join(", ")
     );
-    let mut open = Vec::new();
+    let mut found = Vec::new();
     for rows in engine.collect(snapshot, &sql).await? {
-        open.extend((0..rows.num_rows()).map(|row| id(&rows, 0, row)));
+        found.extend((0..rows.num_rows()).map(|row| BatchOfVehicle {
+            batch: BatchRow {
+                batch_id: id(&rows, 0, row),
+                vehicle_id: text(&rows, 1, row),
+                vin: text(&rows, 2, row),
+                platform: optional(&rows, 3, row),
+                firmware: optional(&rows, 4, row),
+                created_at: time(&rows, 5, row).unwrap_or_default(),
+                live: 0,
+                completed: 0,
+            },
+            is_open: text(&rows, 6, row) == "pending",
+        }));
     }
-    Ok(open)
-}
-
-/// When the vehicle's other batches that are not warm saw what they count.
-async fn rest(
-    engine: &Engine,
-    snapshot: &Arc<Snapshot>,
-    batch: &BatchRow,
-    warm: impl Fn(&Uuid) -> bool,
-) -> Result<Vec<(Subject, Seen)>, QueryError> {
-    let is = |column: &str, value: &Option<String>| match value {
-        Some(value) => format!("{column} = {}", literal(value)),
-        None => format!("{column} IS NULL"),
-    };
-    let sql = format!(
-        "SELECT batch_id FROM batches WHERE vin = {} AND vehicle_id = {} AND {} AND {} AND batch_id <> '{}'",
-        literal(&batch.vin),
-        literal(&batch.vehicle_id),
-        is("platform", &batch.platform),
-        is("firmware", &batch.firmware),
-        batch.batch_id
-    );
-    let mut others = Vec::new();
-    for rows in engine.collect(snapshot, &sql).await? {
-        let ids = (0..rows.num_rows()).map(|row| id(&rows, 0, row));
-        others.extend(ids.filter(|id| !warm(id)).map(|id| format!("'{id}'")));
-    }
-    if others.is_empty() {
-        return Ok(Vec::new());
-    }
-    let others = others.join(", ");
-    let mut all: HashMap<Subject, Seen> = HashMap::new();
-    let mut add = |subject, seen: Seen| {
-        let entry = all.entry(subject).or_insert(seen);
-        *entry = entry.and(seen);
-    };
-    let sql = format!("SELECT min(batch_id) FROM files WHERE batch_id IN ({others}) HAVING count(*) > 0");
-    for rows in engine.collect(snapshot, &sql).await? {
-        for row in 0..rows.num_rows() {
-            add(Subject::Lines, Seen { first: None, last: None, first_batch: id(&rows, 0, row) });
-        }
-    }
-    let epoch = snapshot.epoch;
-    let sql = format!(
-        "SELECT c.component, c.code, min(c.first_seen), max(c.last_seen), min(c.batch_id) \
-         FROM ({}) f JOIN lake.error_counts c ON c.batch_id = f.batch_id AND c.version = f.version \
-         WHERE c.batch_id IN ({others}) AND c.epoch <= {epoch} GROUP BY c.component, c.code",
-        live(epoch)
-    );
-    for rows in engine.collect(snapshot, &sql).await? {
-        for row in 0..rows.num_rows() {
-            let (component, code) = (optional(&rows, 0, row), text(&rows, 1, row));
-            let first_batch = id(&rows, 4, row);
-            let seen = Seen { first: time(&rows, 2, row), last: time(&rows, 3, row), first_batch };
-            add(Subject::Code(code.clone()), seen);
-            add(Subject::CodeOf { component, code }, seen);
-        }
-    }
-    Ok(all.into_iter().collect())
+    Ok(found)
 }
 
 fn text(rows: &RecordBatch, column: usize, row: usize) -> String {

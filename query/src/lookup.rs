@@ -1,4 +1,4 @@
-//! One batch's rows, looked up in the tables' files without a query.
+//! The rows of a batch, or of several, looked up in the tables' files without a query.
 //!
 //! Files are sorted by batch and their ids are in order of their making, so a
 //! batch's rows lie in one or two files: those whose range of ids has it. A
@@ -57,9 +57,22 @@ impl Lookup {
 
     /// What a batch comes to at the snapshot's epoch; empty where there is none.
     pub async fn batch(&self, snapshot: &Snapshot, id: Uuid) -> Result<RecentBatch, QueryError> {
+        self.batches(snapshot, &Wanted::new([id])).await
+    }
+
+    /// The same, where it is in memory without looking into files.
+    pub(crate) async fn batch_or_recent(&self, snapshot: &Snapshot, id: Uuid) -> Result<RecentBatch, QueryError> {
+        match snapshot.recent.batch(id) {
+            Some(batch) => Ok(batch.clone()),
+            None => self.batch(snapshot, id).await,
+        }
+    }
+
+    /// What several batches come to together.
+    pub(crate) async fn batches(&self, snapshot: &Snapshot, wanted: &Wanted) -> Result<RecentBatch, QueryError> {
         let (files, counts) = futures::try_join!(
-            self.rows(snapshot.table(Table::Files), id),
-            self.rows(snapshot.table(Table::ErrorCounts), id)
+            self.rows(snapshot.table(Table::Files), wanted),
+            self.rows(snapshot.table(Table::ErrorCounts), wanted)
         )?;
         let gone = if snapshot.is_past { versions_of_deleted(&files) } else { HashSet::new() };
         let files = files.iter().flat_map(|rows| decode::files(rows, snapshot.epoch));
@@ -68,31 +81,31 @@ impl Lookup {
         Ok(RecentBatch::of_rows(files, counts.filter(|(row, _)| !gone.contains(&row.version))))
     }
 
-    /// A batch's rows of a table, of every epoch.
-    async fn rows(&self, table: &TableSnapshot, id: Uuid) -> Result<Vec<RecordBatch>, QueryError> {
-        let id = id.to_string();
+    /// The rows of a table that are of the wanted batches, of every epoch.
+    async fn rows(&self, table: &TableSnapshot, wanted: &Wanted) -> Result<Vec<RecordBatch>, QueryError> {
+        let may_hold = |file: &&DataFile| file.keys.as_ref().is_none_or(|keys| wanted.any_in(keys.start(), keys.end()));
         let mut found = Vec::new();
-        for file in table.committed.iter().chain(&table.spilled).filter(|file| file.may_hold(&id)) {
-            found.extend(self.rows_of_file(file, &id).await.map_err(failed)?);
+        for file in table.committed.iter().chain(&table.spilled).filter(may_hold) {
+            found.extend(self.rows_of_file(file, wanted).await.map_err(failed)?);
         }
         for rows in &table.batches {
-            let wanted = equals(rows, &id).and_then(|wanted| filter_record_batch(rows, &wanted));
-            found.push(wanted.map_err(|error| failed(error.into()))?);
+            let rows = wanted.rows(rows).and_then(|wanted| filter_record_batch(rows, &wanted));
+            found.push(rows.map_err(|error| failed(error.into()))?);
         }
         Ok(found)
     }
 
-    async fn rows_of_file(&self, file: &DataFile, id: &str) -> Result<Vec<RecordBatch>, ParquetError> {
+    async fn rows_of_file(&self, file: &DataFile, wanted: &Wanted) -> Result<Vec<RecordBatch>, ParquetError> {
         let footer = self.footer(file).await?;
-        let (row_groups, pages) = places(&footer, id)?;
+        let (row_groups, pages) = places(&footer, wanted)?;
         if row_groups.is_empty() {
             return Ok(Vec::new());
         }
         let reader = FileReader { store: Arc::clone(&self.store), path: file.path.clone(), bytes: file.bytes };
         let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, footer);
         let key = ProjectionMask::columns(builder.parquet_schema(), [KEY]);
-        let id = id.to_owned();
-        let is_wanted = ArrowPredicateFn::new(key, move |rows| equals(&rows, &id));
+        let wanted = wanted.clone();
+        let is_wanted = ArrowPredicateFn::new(key, move |rows| wanted.rows(&rows));
         let rows = builder
             .with_row_groups(row_groups)
             .with_row_selection(pages)
@@ -124,20 +137,48 @@ fn failed(error: ParquetError) -> QueryError {
     QueryError::Failed(Box::new(DataFusionError::ParquetError(Box::new(error))))
 }
 
-fn equals(rows: &RecordBatch, id: &str) -> Result<BooleanArray, arrow::error::ArrowError> {
-    match rows.column_by_name(KEY) {
-        Some(ids) => cmp::eq(ids, &StringArray::new_scalar(id)),
-        None => Ok(BooleanArray::new_null(rows.num_rows())),
+/// The batches whose rows are looked up.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// In order.
+    ids: Arc<[String]>,
+}
+
+impl Wanted {
+    pub(crate) fn new(ids: impl IntoIterator<Item = Uuid>) -> Wanted {
+        let mut ids: Vec<String> = ids.into_iter().map(|id| id.to_string()).collect();
+        ids.sort_unstable();
+        Wanted { ids: ids.into() }
+    }
+
+    /// Whether any of them is from `least` to `greatest`.
+    fn any_in(&self, least: &str, greatest: &str) -> bool {
+        let first = self.ids.partition_point(|id| id.as_str() < least);
+        self.ids.get(first).is_some_and(|id| id.as_str() <= greatest)
+    }
+
+    /// Which rows are of one of them.
+    fn rows(&self, rows: &RecordBatch) -> Result<BooleanArray, arrow::error::ArrowError> {
+        match (rows.column_by_name(KEY), &*self.ids) {
+            (Some(ids), [one]) => cmp::eq(ids, &StringArray::new_scalar(one)),
+            (Some(ids), wanted) => {
+                let is_wanted = |id: Option<&str>| {
+                    id.is_some_and(|id| wanted.binary_search_by(|wanted| wanted.as_str().cmp(id)).is_ok())
+                };
+                Ok(ids.as_string::<i32>().iter().map(|id| Some(is_wanted(id))).collect())
+            }
+            (None, _) => Ok(BooleanArray::new_null(rows.num_rows())),
+        }
     }
 }
 
-/// The row groups that may have rows of a batch, and the rows in them by whole pages.
-fn places(footer: &ArrowReaderMetadata, id: &str) -> Result<(Vec<usize>, RowSelection), ParquetError> {
+/// The row groups that may have rows of the wanted batches, and the rows in them by whole pages.
+fn places(footer: &ArrowReaderMetadata, wanted: &Wanted) -> Result<(Vec<usize>, RowSelection), ParquetError> {
     let metadata = footer.metadata();
     let keys = StatisticsConverter::try_new(KEY, footer.schema(), footer.parquet_schema())?;
     let all = metadata.row_groups();
     let within = Within { least: keys.row_group_mins(all)?, greatest: keys.row_group_maxes(all)? };
-    let groups: Vec<usize> = (0..all.len()).filter(|&group| within.may_hold(group, id)).collect();
+    let groups: Vec<usize> = (0..all.len()).filter(|&group| within.may_hold(group, wanted)).collect();
     let rows_of = |group: usize| usize::try_from(all[group].num_rows()).unwrap_or(0);
     let total = groups.iter().map(|&group| rows_of(group)).sum();
     let mut ranges: Vec<Range<usize>> = Vec::new();
@@ -148,7 +189,7 @@ fn places(footer: &ArrowReaderMetadata, id: &str) -> Result<(Vec<usize>, RowSele
                 let mut first = start;
                 for (page, count) in counts.values().iter().enumerate() {
                     let end = first + *count as usize;
-                    if within.may_hold(page, id) {
+                    if within.may_hold(page, wanted) {
                         ranges.push(first..end);
                     }
                     first = end;
@@ -182,12 +223,14 @@ struct Within {
 }
 
 impl Within {
-    fn may_hold(&self, part: usize, id: &str) -> bool {
-        let bound = |keys: &dyn Array, holds: fn(&str, &str) -> bool| match keys.as_string_opt::<i32>() {
-            Some(keys) if keys.is_valid(part) => holds(keys.value(part), id),
+    fn may_hold(&self, part: usize, wanted: &Wanted) -> bool {
+        fn bound(keys: &dyn Array, part: usize) -> Option<&str> {
+            keys.as_string_opt::<i32>().filter(|keys| keys.is_valid(part)).map(|keys| keys.value(part))
+        }
+        match (bound(&self.least, part), bound(&self.greatest, part)) {
+            (Some(least), Some(greatest)) => wanted.any_in(least, greatest),
             _ => true,
-        };
-        bound(&self.least, |least, id| least <= id) && bound(&self.greatest, |greatest, id| id <= greatest)
+        }
     }
 }
 

@@ -4,12 +4,20 @@
 //! returns from `put` and from completing a multipart upload only when the file
 //! and its place in the directory are on the disk. A conditional put appears
 //! whole or not at all: the commit log of a Delta table depends on it.
+//!
+//! A file is written beside its place, under a name that no listing shows, and
+//! moved there when it is whole. What a process leaves that dies meanwhile,
+//! [`DurableFileSystem::delete_unfinished`] finds: those names that nobody here
+//! is writing.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path as FsPath, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -25,12 +33,86 @@ use uuid::Uuid;
 #[derive(Debug, Clone)]
 pub struct DurableFileSystem {
     inner: Arc<LocalFileSystem>,
+    unfinished: Unfinished,
 }
+
+/// The files that this process is writing. Clones are the same.
+type Unfinished = Arc<Mutex<HashSet<PathBuf>>>;
 
 impl DurableFileSystem {
     /// A store over the whole file system.
     pub fn new() -> DurableFileSystem {
-        DurableFileSystem { inner: Arc::new(LocalFileSystem::new()) }
+        DurableFileSystem { inner: Arc::new(LocalFileSystem::new()), unfinished: Arc::default() }
+    }
+
+    /// Deletes what other processes began to write below a folder and did not finish, where it was touched last more
+    /// than `age` ago. Says how many files it were. On a thread that may wait.
+    pub fn delete_unfinished(&self, folder: &FsPath, age: Duration) -> std::io::Result<usize> {
+        let mut deleted = 0;
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    folders.push(entry.path());
+                    continue;
+                }
+                let path = entry.path();
+                if !is_unfinished(&path) || lock(&self.unfinished).contains(&path) {
+                    continue;
+                }
+                // A file from the future is no reason to keep it: nobody here writes it.
+                let is_old = |touched: SystemTime| touched.elapsed().map_or(true, |since| since >= age);
+                if age.is_zero() || entry.metadata().and_then(|metadata| metadata.modified()).is_ok_and(is_old) {
+                    fs::remove_file(&path)?;
+                    deleted += 1;
+                }
+            }
+        }
+        Ok(deleted)
+    }
+}
+
+/// Whether a file is one that is being written, by its name.
+fn is_unfinished(path: &FsPath) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.rsplit_once('#').is_some_and(|(_, end)| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn lock(unfinished: &Unfinished) -> MutexGuard<'_, HashSet<PathBuf>> {
+    // Nothing that could panic is done under the lock.
+    unfinished.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A file beside its place. Dropped before it is moved there, it is deleted.
+#[derive(Debug)]
+struct Staged {
+    path: PathBuf,
+    unfinished: Unfinished,
+}
+
+impl Staged {
+    fn beside(target: &FsPath, unfinished: &Unfinished) -> Staged {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        // Listings leave out names of this form, so a crash leaves nothing that could be read.
+        let path = target.with_file_name(format!("{name}#{}", Uuid::new_v4().as_u128()));
+        lock(unfinished).insert(path.clone());
+        Staged { path, unfinished: Arc::clone(unfinished) }
+    }
+
+    fn create(&self) -> std::io::Result<File> {
+        if let Some(directory) = self.path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        File::create_new(&self.path)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Moved to its place, mostly. What is left behind costs its space until it is looked for.
+        let _ = fs::remove_file(&self.path);
+        lock(&self.unfinished).remove(&self.path);
     }
 }
 
@@ -63,16 +145,10 @@ fn sync_place(path: &FsPath) -> Result<()> {
 }
 
 /// Writes `payload` beside `target` and moves it there: for `create`, only where nothing is.
-fn put(target: &FsPath, payload: &PutPayload, create: bool) -> Result<()> {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    // Listings leave out names of this form, so a crash leaves nothing that could be read.
-    let staged = target.with_file_name(format!("{name}#{}", Uuid::new_v4().as_u128()));
+fn put(target: &FsPath, payload: &PutPayload, create: bool, unfinished: &Unfinished) -> Result<()> {
+    let staged = Staged::beside(target, unfinished);
     let written = write_synced(&staged, payload)
-        .and_then(|()| if create { fs::hard_link(&staged, target) } else { fs::rename(&staged, target) });
-    if create || written.is_err() {
-        // A staged file that is left behind costs its space only.
-        let _ = fs::remove_file(&staged);
-    }
+        .and_then(|()| if create { fs::hard_link(&staged.path, target) } else { fs::rename(&staged.path, target) });
     match written {
         Ok(()) => sync_place(target),
         Err(source) if source.kind() == ErrorKind::AlreadyExists => {
@@ -82,11 +158,8 @@ fn put(target: &FsPath, payload: &PutPayload, create: bool) -> Result<()> {
     }
 }
 
-fn write_synced(path: &FsPath, payload: &PutPayload) -> std::io::Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    let mut file = File::create_new(path)?;
+fn write_synced(staged: &Staged, payload: &PutPayload) -> std::io::Result<()> {
+    let mut file = staged.create()?;
     for chunk in payload.iter() {
         file.write_all(chunk)?;
     }
@@ -102,18 +175,24 @@ impl ObjectStore for DurableFileSystem {
             PutMode::Update(_) => return self.inner.put_opts(location, payload, options).await,
         };
         let target = self.inner.path_to_filesystem(location)?;
-        blocking(move || put(&target, &payload, create)).await?;
+        let unfinished = Arc::clone(&self.unfinished);
+        blocking(move || put(&target, &payload, create, &unfinished)).await?;
         Ok(PutResult { e_tag: None, version: None })
     }
 
     async fn put_multipart_opts(
         &self,
         location: &Path,
-        options: PutMultipartOptions,
+        _options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         let target = self.inner.path_to_filesystem(location)?;
-        let inner = self.inner.put_multipart_opts(location, options).await?;
-        Ok(Box::new(SyncedUpload { inner, target }))
+        let staged = Staged::beside(&target, &self.unfinished);
+        let (staged, file) = blocking(move || {
+            let file = staged.create().map_err(failed)?;
+            Ok((staged, file))
+        })
+        .await?;
+        Ok(Box::new(SyncedUpload { staged: Some(staged), file: Arc::new(file), end: 0, target }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -137,32 +216,44 @@ impl ObjectStore for DurableFileSystem {
     }
 }
 
-/// An upload in parts whose file is on the disk when it is complete.
+/// An upload in parts whose file is on the disk when it is complete, and gone when it is dropped before.
 #[derive(Debug)]
 struct SyncedUpload {
-    inner: Box<dyn MultipartUpload>,
+    staged: Option<Staged>,
+    file: Arc<File>,
+    /// Where the next part begins.
+    end: u64,
     target: PathBuf,
 }
 
 #[async_trait]
 impl MultipartUpload for SyncedUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        self.inner.put_part(data)
+        let (file, mut at) = (Arc::clone(&self.file), self.end);
+        self.end += data.content_length() as u64;
+        Box::pin(blocking(move || {
+            for chunk in data.iter() {
+                file.write_all_at(chunk, at).map_err(failed)?;
+                at += chunk.len() as u64;
+            }
+            Ok(())
+        }))
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let result = self.inner.complete().await?;
-        let target = self.target.clone();
+        let staged = self.staged.take().ok_or_else(|| failed(std::io::Error::from(ErrorKind::NotFound)))?;
+        let (file, target) = (Arc::clone(&self.file), self.target.clone());
         blocking(move || {
-            File::open(&target).and_then(|file| file.sync_all()).map_err(failed)?;
+            file.sync_all().and_then(|()| fs::rename(&staged.path, &target)).map_err(failed)?;
             sync_place(&target)
         })
         .await?;
-        Ok(result)
+        Ok(PutResult { e_tag: None, version: None })
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.inner.abort().await
+        self.staged = None;
+        Ok(())
     }
 }
 
@@ -184,5 +275,40 @@ mod tests {
         assert_eq!(&read[..], b"first");
         store.put(&path, "third".into()).await.expect("an overwrite succeeds");
         assert_eq!(fs::read_dir(folder.path().join("log")).expect("lists").count(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_upload_in_parts_is_there_when_it_is_complete_and_gone_when_it_is_dropped() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = DurableFileSystem::new();
+        let path = Path::from_absolute_path(folder.path().join("raw/1")).expect("a path");
+        let files = || fs::read_dir(folder.path().join("raw")).expect("lists").count();
+        let mut upload = store.put_multipart(&path).await.expect("begins");
+        let parts = [upload.put_part("ab".into()), upload.put_part("cd".into())];
+        for part in parts.into_iter().rev() {
+            part.await.expect("is written");
+        }
+        assert!(store.get(&path).await.is_err(), "it is not there before it is complete");
+        assert_eq!(store.delete_unfinished(folder.path(), Duration::ZERO).expect("looks"), 0, "it is being written");
+        upload.complete().await.expect("completes");
+        assert_eq!(&store.get(&path).await.expect("reads").bytes().await.expect("reads")[..], b"abcd");
+        drop(store.put_multipart(&path).await.expect("begins"));
+        assert_eq!(files(), 1, "what was dropped is gone");
+    }
+
+    #[tokio::test]
+    async fn what_another_process_left_unfinished_is_found_whatever_its_clock_said() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = DurableFileSystem::new();
+        let left = folder.path().join("lake/errors/part-0.parquet#17");
+        fs::create_dir_all(left.parent().expect("a folder")).expect("makes it");
+        for (age, deleted) in [(Duration::from_secs(3600), 0), (Duration::ZERO, 1)] {
+            File::create(&left).expect("writes");
+            assert_eq!(store.delete_unfinished(folder.path(), age).expect("looks"), deleted);
+        }
+        let future = File::create(&left).expect("writes");
+        future.set_modified(SystemTime::now() + Duration::from_secs(7200)).expect("sets its time");
+        assert_eq!(store.delete_unfinished(folder.path(), Duration::from_secs(3600)).expect("looks"), 1);
+        assert!(!is_unfinished(FsPath::new("a/b#c")) && !is_unfinished(FsPath::new("a#1/b")));
     }
 }

@@ -67,6 +67,22 @@ pub enum LakeError {
     Rows { epoch: u64, source: Box<DeltaTableError> },
     #[error("the sightings of {file:?}")]
     Sightings { file: String, source: Box<DeltaTableError> },
+    #[error(
+        "table {table} of the lake is missing or older than it was: it has version {found}, and version {expected} was \
+         committed (epoch {epoch}). Put the folder `lake` back as it was, or rebuild it from the stored files with \
+         `argus recount`"
+    )]
+    Outdated { table: &'static str, found: String, expected: u64, epoch: u64 },
+}
+
+/// What the lake holds: the last epoch of its last commit, and the version of each table, in the order of
+/// [`Table::ALL`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LakeState {
+    /// The last committed epoch.
+    pub epoch: u64,
+    /// The tables' versions.
+    pub versions: [u64; 5],
 }
 
 /// The lake of a server, open for writing by this process alone.
@@ -91,7 +107,7 @@ pub struct Lake {
     recent: Recent,
     changes: Changes,
     snapshots: watch::Sender<Arc<Snapshot>>,
-    committed: watch::Sender<u64>,
+    committed: watch::Sender<LakeState>,
 }
 
 /// The Delta tables in the order of their commits.
@@ -111,15 +127,24 @@ enum Done {
 }
 
 impl Lake {
-    /// Opens the lake at `root`, making its tables where they are not there.
-    pub async fn open(store: Arc<dyn ObjectStore>, root: &Url, config: LakeConfig) -> Result<Lake, LakeError> {
+    /// Opens the lake at `root`, making its tables where they are not there. Where it is known what the lake held, one
+    /// that has less is refused, and nothing is made.
+    pub async fn open(
+        store: Arc<dyn ObjectStore>,
+        root: &Url,
+        config: LakeConfig,
+        expected: Option<LakeState>,
+    ) -> Result<Lake, LakeError> {
+        if let Some(expected) = expected {
+            refuse_outdated(&store, root, expected).await?;
+        }
         let mut tables = Vec::new();
         for table in Table::ALL {
             tables
                 .push(LakeTable::open(Arc::clone(&store), root, table).await.map_err(|source| failed(table, source))?);
         }
         let tables = Tables(tables.try_into().unwrap_or_else(|_| unreachable!("a table for each name")));
-        let epoch = tables.committed_epoch();
+        let (epoch, state) = (tables.committed_epoch(), tables.state());
         let (upkeep, requests) = Upkeep::new(tables.0.clone());
         let lake = Lake {
             config,
@@ -139,7 +164,7 @@ impl Lake {
             frozen: None,
             epoch,
             snapshots: watch::Sender::new(Arc::new(Snapshot::default())),
-            committed: watch::Sender::new(epoch),
+            committed: watch::Sender::new(state),
         };
         lake.publish();
         Ok(lake)
@@ -179,8 +204,8 @@ impl Lake {
         self.upkeep.clone()
     }
 
-    /// The last committed epoch.
-    pub fn committed(&self) -> watch::Receiver<u64> {
+    /// What is committed.
+    pub fn committed(&self) -> watch::Receiver<LakeState> {
         self.committed.subscribe()
     }
 
@@ -268,6 +293,7 @@ impl Lake {
         self.open.append(closed, has)?;
         for (row, _) in &closed.rows {
             match row {
+                Row::File(file) if file.failure.is_some() => self.staging.abandon(file.version).await,
                 Row::File(file) if file.live >= 0 => {
                     let taken = self.staging.take(file.version).await?;
                     if has(Table::Errors) {
@@ -280,7 +306,7 @@ impl Lake {
                         self.open.push_spilled(self.staging.data_file_of(&add), add);
                     }
                 }
-                Row::Abandoned(version) => self.staging.abandon(*version),
+                Row::Abandoned(version) => self.staging.abandon(*version).await,
                 _ => {}
             }
         }
@@ -345,7 +371,7 @@ impl Lake {
     /// Takes the outcome of what was done to the tables; says whether a commit must be tried again.
     fn finish(&mut self, tables: Tables, done: Done) -> Result<bool, LakeError> {
         let files = tables.files()?;
-        let (horizon, committed) = (tables.horizon(), tables.committed_epoch());
+        let (horizon, committed) = (tables.horizon(), tables.state());
         self.tables = Some(tables);
         let asked = match done {
             Done::Commit(Err(error)) => {
@@ -371,7 +397,7 @@ impl Lake {
             let _ = reply.send(result.map(|()| Arc::downgrade(&lease)));
         }
         for (epoch, reply) in std::mem::take(&mut self.waiting) {
-            match epoch <= committed {
+            match epoch <= committed.epoch {
                 true => self.reply(reply),
                 false => self.waiting.push((epoch, reply)),
             }
@@ -418,6 +444,10 @@ impl Tables {
         self.0[Table::Files as usize].committed_epoch()
     }
 
+    fn state(&self) -> LakeState {
+        LakeState { epoch: self.committed_epoch(), versions: self.0.each_ref().map(LakeTable::version) }
+    }
+
     fn horizon(&self) -> u64 {
         self.0[Table::Files as usize].horizon()
     }
@@ -429,6 +459,21 @@ impl Tables {
         }
         Ok(files)
     }
+}
+
+/// An error where a table has less than it is known to have had.
+async fn refuse_outdated(store: &Arc<dyn ObjectStore>, root: &Url, expected: LakeState) -> Result<(), LakeError> {
+    for (table, version) in Table::ALL.into_iter().zip(expected.versions) {
+        let opened = LakeTable::open_read_only(Arc::clone(store), root, table).await;
+        let opened = opened.map_err(|source| failed(table, source))?;
+        let found = match opened {
+            Some(opened) if opened.version() >= version => continue,
+            Some(opened) => opened.version().to_string(),
+            None => "none".to_owned(),
+        };
+        return Err(LakeError::Outdated { table: table.name(), found, expected: version, epoch: expected.epoch });
+    }
+    Ok(())
 }
 
 pub(crate) fn failed(table: Table, source: DeltaTableError) -> LakeError {

@@ -34,8 +34,8 @@ pub mod upkeep;
 
 pub use changes::Changes;
 pub use fleet::FleetView;
-pub use lake::{Lake, LakeConfig, LakeError};
-pub use recent::{RecentBatch, RecentView};
+pub use lake::{Lake, LakeConfig, LakeError, LakeState};
+pub use recent::{RecentBatch, RecentCount, RecentView};
 pub use schema::Table;
 pub use snapshot::{DataFile, PastError, Snapshot, TableSnapshot};
 pub use table::NewFile;

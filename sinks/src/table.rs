@@ -21,7 +21,7 @@ use deltalake_core::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake_core::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
@@ -108,6 +108,11 @@ impl LakeTable {
         self.committed_epoch
     }
 
+    /// The version of the Delta table.
+    pub fn version(&self) -> u64 {
+        self.delta.version().unwrap_or_default()
+    }
+
     /// The oldest epoch that the tables tell apart, where this table says so.
     pub fn horizon(&self) -> u64 {
         self.horizon
@@ -132,6 +137,17 @@ impl LakeTable {
 
     fn path(&self, path: &str) -> Path {
         path.split('/').fold(self.folder.clone(), |folder, part| folder.join(part))
+    }
+
+    /// Deletes files that were written and that no version of the table names. What cannot be deleted is left for the
+    /// next start to find.
+    pub async fn delete_unnamed(&self, files: &[Add]) {
+        let store = self.delta.log_store().object_store(None);
+        for file in files {
+            if let Err(error) = store.delete(&Path::from(file.path.as_str())).await {
+                tracing::warn!(table = self.table.name(), file = file.path, %error, "an unneeded file was not deleted");
+            }
+        }
     }
 
     /// A writer of files for this table; what it writes is not part of the table until it is committed.
