@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use argus_dataflow::{BlockReader, Change, Config, Dataflow, FileRow, Origin, Output, VersionId, text};
+use argus_dataflow::{BlockReader, Change, CodeLimits, Config, Dataflow, FileRow, Origin, Output, VersionId, text};
 use argus_query::{Engine, EngineConfig, Report};
 use argus_sinks::{Lake, LakeConfig, RecentBatch, Snapshot};
 use chrono::{Datelike, Utc};
@@ -67,6 +67,7 @@ pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
         first_epoch: 1,
         in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
         sightings: args.parquet.is_some(),
+        limits: CodeLimits::default(),
     })
     .map_err(anyhow::Error::msg)?;
     // Spilled rows of the tables that --parquet asks for; gone when this ends.
@@ -228,7 +229,7 @@ fn gather(runtime: &Runtime, mut outputs: UnboundedReceiver<Output>) -> RecentBa
 
 /// Keeps the counts in memory, and those and the sightings in a lake below `folder`.
 async fn gather_in_lake(folder: &Path, outputs: UnboundedReceiver<Output>) -> Result<(RecentBatch, Snapshot)> {
-    let lake = Lake::open(Arc::new(LocalFileSystem::new()), &lake_url(folder)?, LakeConfig::default()).await?;
+    let lake = Lake::open(Arc::new(LocalFileSystem::new()), &lake_url(folder)?, LakeConfig::default(), None).await?;
     let snapshots = lake.snapshots();
     let mut files = RecentBatch::default();
     lake.run(outputs, |closed| files.take(closed)).await?;

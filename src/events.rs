@@ -1,12 +1,12 @@
 //! What happens to batches, as events.
 //!
 //! Events are written in the same transaction as what they tell, so none is
-//! missing and none tells of something that did not happen. Readers in this
-//! process wait on [`EventLog::changed`] and read on from where they were.
+//! missing and none tells of something that did not happen. Those that tell of
+//! counts are written ahead: they hold when the frontier has passed their epoch,
+//! which alone decides it, and are told then ([`EventKind::waits_for_frontier`]).
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::status::BatchStatus;
@@ -45,6 +45,17 @@ pub enum EventKind {
     DiagnosisCompleted,
 }
 
+impl EventKind {
+    /// Whether it is told only when the frontier has passed the event's epoch.
+    pub fn waits_for_frontier(&self) -> bool {
+        match self {
+            EventKind::FileParsed { .. } | EventKind::AllFilesGathered { .. } | EventKind::DiagnosisCompleted => true,
+            EventKind::BatchStatusChanged { to, .. } => to.is_gathered(),
+            _ => false,
+        }
+    }
+}
+
 impl Event {
     /// An event that happens now.
     pub fn new(batch_id: Uuid, epoch: u64, kind: EventKind, now: i64) -> Event {
@@ -57,37 +68,5 @@ impl Event {
             epoch,
             occurred_at: occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true),
         }
-    }
-}
-
-/// Says when there are new events. Clones say the same.
-#[derive(Debug, Clone)]
-pub struct EventLog {
-    rounds: watch::Receiver<u64>,
-}
-
-/// The end of an [`EventLog`] that its writer has.
-#[derive(Debug)]
-pub struct EventLogWriter {
-    rounds: watch::Sender<u64>,
-}
-
-impl EventLog {
-    /// A log and its writer's end.
-    pub fn new() -> (EventLogWriter, EventLog) {
-        let (sender, rounds) = watch::channel(0);
-        (EventLogWriter { rounds: sender }, EventLog { rounds })
-    }
-
-    /// Waits until events were written since the last call; false when there will be no more.
-    pub async fn changed(&mut self) -> bool {
-        self.rounds.changed().await.is_ok()
-    }
-}
-
-impl EventLogWriter {
-    /// Tells readers that events have been written, durably.
-    pub fn written(&self) {
-        self.rounds.send_modify(|rounds| *rounds += 1);
     }
 }

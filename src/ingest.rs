@@ -8,10 +8,16 @@
 //! ```
 //!
 //! The bytes are read once, on a thread that may wait. Nothing is counted
-//! until the pipeline accepts the upload; one that breaks off leaves nothing.
+//! until the pipeline accepts the upload; one that is interrupted leaves nothing
+//! ([`claim`]). How many are taken in at once, and how slow they may be, say the
+//! [`slots`].
+
+mod claim;
+pub mod slots;
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use argus_dataflow::text::{self, Compression};
 use argus_dataflow::{BlockReader, Dataflow, DataflowGone, FileRow, LINE_BYTES_MAX, Origin, VersionId};
@@ -21,13 +27,20 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+pub use self::claim::{Claim, Claims};
+use self::slots::Interrupted;
 use crate::digest::Digest;
+use crate::disk::{DiskSpace, is_disk_full};
 use crate::metadata::Text;
 use crate::model::{Encoding, OpenLine, StoredUpload, Versions};
 use crate::raw::{RawStore, RawWriter, ZSTD_LEVEL};
 
-/// The text of a file may be this many times as long as a body may be.
-const TEXT_EXPANSION_MAX: u64 = 64;
+/// The text of a file may be this many times as long as the body that has arrived, for logs compress well and bombs
+/// better.
+const TEXT_EXPANSION_MAX: u64 = 256;
+
+/// Up to this length (64 MiB) it may be as long as it likes.
+const TEXT_BYTES_FREE: u64 = 64 << 20;
 
 /// Parts of a body that may wait for the thread that reads them.
 const BODY_PARTS: usize = 8;
@@ -36,10 +49,17 @@ const BODY_PARTS: usize = 8;
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what each variant means")]
 pub enum IngestError {
-    #[error("the upload broke off: {0}; send it again")]
-    BrokeOff(String),
+    #[error("the upload was interrupted: {0}; send it again")]
+    Interrupted(Interrupted),
     #[error("the file is longer than {limit} bytes")]
     TooLong { limit: u64 },
+    #[error(
+        "the text is more than {TEXT_EXPANSION_MAX} times as long as the compressed body; upload it uncompressed, or in \
+         several files"
+    )]
+    ExpandsTooMuch,
+    #[error("the disk of the data directory is almost full; free some space, or delete batches")]
+    DiskFull,
     #[error("the file is not whole: {0}")]
     Corrupt(io::Error),
     #[error("the bytes could not be stored")]
@@ -53,55 +73,65 @@ pub enum IngestError {
 pub struct Ingest {
     dataflow: Dataflow,
     raw: RawStore,
+    claims: Claims,
+    disk: DiskSpace,
     block_bytes: usize,
     file_bytes_max: u64,
 }
 
-/// A part of a body. A body that stops without `End` broke off.
+/// A part of a body. A body that stops without `End` was interrupted.
 #[derive(Debug)]
 pub enum BodyPart {
     /// Its next bytes.
     Bytes(Bytes),
     /// It is whole.
     End,
-    /// It broke off, for a reason.
-    BrokeOff(String),
+    /// It was interrupted.
+    Interrupted(Interrupted),
 }
 
 impl Ingest {
-    /// Feeds `dataflow` in blocks of `block_bytes` and keeps the bytes in
-    /// `raw`. A body may have `file_bytes_max` bytes.
-    pub fn new(dataflow: Dataflow, raw: RawStore, block_bytes: usize, file_bytes_max: u64) -> Ingest {
-        Ingest { dataflow, raw, block_bytes, file_bytes_max }
+    /// Feeds `dataflow` in blocks of `block_bytes` and stores the bytes in
+    /// `raw`, while there is room on the `disk`. A body may have `file_bytes_max` bytes.
+    pub fn new(
+        dataflow: Dataflow,
+        raw: RawStore,
+        claims: Claims,
+        disk: DiskSpace,
+        block_bytes: usize,
+        file_bytes_max: u64,
+    ) -> Ingest {
+        Ingest { dataflow, raw, claims, disk, block_bytes, file_bytes_max }
     }
 
     /// Begins an upload. The parts of its body go into the sender; the outcome is there
-    /// when the bytes are durable and every block has been fed. Whatever it is,
-    /// its versions must be accepted or abandoned by the pipeline then.
+    /// when the bytes are durable and every block has been fed. The claim leaves nothing of it
+    /// when it is dropped without having been accepted by the pipeline.
     pub fn begin(
         &self,
         batch_id: Uuid,
         name: String,
         encoding: Encoding,
         now: i64,
-    ) -> (mpsc::Sender<BodyPart>, Versions, impl Future<Output = Result<StoredUpload, IngestError>> + use<>) {
+    ) -> (mpsc::Sender<BodyPart>, impl Future<Output = Result<(StoredUpload, Claim), IngestError>> + use<>) {
         let (sender, body) = mpsc::channel(BODY_PARTS);
         let versions = Versions { whole_lines: VersionId::new(), open_line: VersionId::new() };
+        let claim = self.claims.claim(batch_id, versions);
         let ingest = self.clone();
         let runtime = Handle::current();
         let work = tokio::task::spawn_blocking(move || {
             let limit = ingest.file_bytes_max;
-            let body = Body { parts: body, chunk: Bytes::new(), ended: false, limit, left: limit, failure: None };
-            ingest.store_and_feed(&runtime, batch_id, name, encoding, now, versions, body)
+            let (arrived, failure) = (Arc::default(), None);
+            let body = Body { parts: body, chunk: Bytes::new(), ended: false, limit, arrived, failure };
+            let stored = ingest.store_and_feed(&runtime, batch_id, name, encoding, now, versions, body)?;
+            Ok((stored, claim))
         });
-        (sender, versions, async move { work.await.unwrap_or(Err(IngestError::Stopping)) })
+        (sender, async move { work.await.unwrap_or(Err(IngestError::Stopping)) })
     }
 
-    /// Deletes the bytes of an upload that was not accepted.
-    pub async fn discard(&self, upload: &StoredUpload) {
-        if let Err(error) = self.raw.delete(upload.batch_id, upload.version).await {
-            tracing::warn!(%error, "bytes that nobody needs stay in the raw store");
-        }
+    /// Whether there is room for an upload.
+    pub fn check_room(&self) -> Result<(), IngestError> {
+        if self.disk.is_full() { Err(IngestError::DiskFull) } else { Ok(()) }
     }
 
     /// Feeds the whole lines of a stored version again, after a restart. A
@@ -156,8 +186,9 @@ impl Ingest {
         let mut raw = Sink::new(raw, arrives_plain).map_err(IngestError::Store)?;
         let mut digest = Digest::default();
 
-        let text_bytes_max = self.file_bytes_max.saturating_mul(TEXT_EXPANSION_MAX);
-        let mut text_is_too_long = false;
+        let arrived = Arc::clone(&body.arrived);
+        let mut expands_too_much = false;
+        let mut disk_is_full = false;
         let mut open_line = None;
 
         let counted = peeked.and_then(|_| {
@@ -165,9 +196,11 @@ impl Ingest {
             let mut file = Tee { input: compression(encoding).reader(arriving)?, output: Hash(&mut digest) };
             let mut blocks = BlockReader::new(text::text(&mut file)?, self.block_bytes);
             while let Some(block) = blocks.next_block()? {
-                if blocks.bytes() > text_bytes_max {
-                    text_is_too_long = true;
-                    return Err(io::Error::other("the text is too long"));
+                let text_bytes_max = arrived.load(Ordering::Relaxed).saturating_mul(TEXT_EXPANSION_MAX);
+                expands_too_much = blocks.bytes() > text_bytes_max.max(TEXT_BYTES_FREE);
+                disk_is_full = self.disk.is_full();
+                if expands_too_much || disk_is_full {
+                    return Err(io::Error::other("the upload may not go on"));
                 }
                 let mut origin = Arc::clone(&whole_lines);
                 if blocks.ends_in_open_line() {
@@ -193,8 +226,9 @@ impl Ingest {
             (None, Ok(counted)) => counted,
             (None, Err(error)) => {
                 return Err(match raw.failure.take() {
-                    Some(failure) => IngestError::Store(failure),
-                    None if text_is_too_long => IngestError::TooLong { limit: text_bytes_max },
+                    Some(failure) => store_failed(failure),
+                    None if disk_is_full => IngestError::DiskFull,
+                    None if expands_too_much => IngestError::ExpandsTooMuch,
                     None if error.get_ref().is_some_and(|inner| inner.is::<argus_dataflow::DataflowGone>()) => {
                         IngestError::Stopping
                     }
@@ -202,7 +236,7 @@ impl Ingest {
                 });
             }
         };
-        raw.finish().map_err(IngestError::Store)?;
+        raw.finish().map_err(store_failed)?;
         Ok(StoredUpload {
             batch_id,
             version: versions.whole_lines,
@@ -212,10 +246,16 @@ impl Ingest {
             lines,
             long_lines,
             open_line,
+            binary: false,
             digest,
             uploaded_at: now,
         })
     }
+}
+
+/// A failure of the raw store; one of a full disk is told apart.
+fn store_failed(failure: io::Error) -> IngestError {
+    if is_disk_full(&failure) { IngestError::DiskFull } else { IngestError::Store(failure) }
 }
 
 /// Where the lines are from that a row admits.
@@ -240,7 +280,8 @@ struct Body {
     chunk: Bytes,
     ended: bool,
     limit: u64,
-    left: u64,
+    /// Bytes that have come.
+    arrived: Arc<AtomicU64>,
     failure: Option<IngestError>,
 }
 
@@ -253,14 +294,16 @@ impl Read for Body {
             match self.parts.blocking_recv() {
                 Some(BodyPart::Bytes(chunk)) => self.chunk = chunk,
                 Some(BodyPart::End) => self.ended = true,
-                Some(BodyPart::BrokeOff(reason)) => return Err(self.fail(IngestError::BrokeOff(reason))),
-                None => return Err(self.fail(IngestError::BrokeOff("the client went away".to_owned()))),
+                Some(BodyPart::Interrupted(why)) => return Err(self.fail(IngestError::Interrupted(why))),
+                None => {
+                    let gone = Interrupted::Connection("the client went away".to_owned());
+                    return Err(self.fail(IngestError::Interrupted(gone)));
+                }
             }
             let length = self.chunk.len() as u64;
-            if length > self.left {
+            if self.arrived.fetch_add(length, Ordering::Relaxed) + length > self.limit {
                 return Err(self.fail(IngestError::TooLong { limit: self.limit }));
             }
-            self.left -= length;
         }
         let count = buffer.len().min(self.chunk.len());
         buffer[..count].copy_from_slice(&self.chunk.split_to(count));

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use argus_query::{Engine, Gone};
-use argus_sinks::{DataFile, NewFile, Snapshot, Table, Upkeep};
+use argus_sinks::{DataFile, LakeState, NewFile, Snapshot, Table, Upkeep};
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
@@ -24,7 +24,9 @@ use object_store::path::Path;
 use tokio::sync::watch;
 
 use crate::cli::MaintainArgs;
+use crate::erasure::Erasure;
 use crate::metadata::{self, Metadata};
+use crate::orphans::Orphans;
 use crate::pipeline::WeakPipeline;
 use crate::raw::RawStore;
 use crate::service::{Service, ServiceConfig, Stopping, metadata_path};
@@ -68,7 +70,7 @@ pub struct Maintainer {
     pub(crate) engine: Engine,
     pub(crate) upkeep: Upkeep,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
-    pub(crate) committed: watch::Receiver<u64>,
+    pub(crate) committed: watch::Receiver<LakeState>,
     pub(crate) metadata: Metadata,
     pub(crate) pipeline: WeakPipeline,
     pub(crate) raw: RawStore,
@@ -76,15 +78,14 @@ pub struct Maintainer {
     pub(crate) retention: Duration,
     /// How often a server does it.
     pub(crate) every: Duration,
-    pub(crate) started: DateTime<Utc>,
+    pub(crate) erasure: Erasure,
+    pub(crate) orphans: Orphans,
     pub(crate) leftovers: Leftovers,
 }
 
 /// Files to delete.
 #[derive(Default)]
 pub struct Leftovers {
-    /// Whether what a crash left has been looked for.
-    looked: bool,
     /// Replaced files, oldest first, with what the readers hold who may still name them.
     replaced: VecDeque<(Weak<()>, HashSet<Path>)>,
 }
@@ -137,14 +138,10 @@ impl Maintainer {
         let mut done = Done::default();
         self.upkeep.commit().await?;
         // Readers may see more by now than is committed.
-        let committed = *self.committed.borrow();
+        let committed = self.committed.borrow().epoch;
         let snapshot = Arc::clone(&self.snapshots.borrow());
-        self.pipeline.forget_committed(committed).await;
-        // Only now is nothing fed again that was accepted before the start: bytes that no file has are of no use.
-        if !self.leftovers.looked {
-            done.files_deleted += self.delete_leftovers().await.context("cannot delete what a crash left")?;
-            self.leftovers.looked = true;
-        }
+        self.erasure.erase().await?;
+        done.files_deleted += self.orphans.delete_when_due().await.context("cannot delete what a crash left")?;
         let now = Utc::now();
         let horizon = self.metadata.epoch_before(before(now, self.retention)).await?;
         let horizon = horizon.clamp(snapshot.horizon, committed.max(snapshot.horizon));
@@ -168,7 +165,7 @@ impl Maintainer {
         }
         self.upkeep.shorten_logs(if thoroughness == Thoroughness::Full { Duration::ZERO } else { LOG_AGE }).await?;
         self.gather_parts(committed).await?;
-        self.pipeline.forget_before(before(now, KEYS_KNOWN), before(now, self.retention)).await;
+        while self.pipeline.forget_before(before(now, KEYS_KNOWN), before(now, self.retention)).await {}
         drop(snapshot);
         done.files_deleted += self.delete_replaced().await?;
         Ok(done)
@@ -243,29 +240,6 @@ impl Maintainer {
             deleted += files.len();
             self.delete(files).await?;
         }
-        Ok(deleted)
-    }
-
-    /// Deletes what was written before the start and is named by nothing.
-    async fn delete_leftovers(&self) -> Result<usize> {
-        let files = self.upkeep.unnamed_files(&*self.store).await?.into_iter();
-        let mut unnamed: HashSet<Path> =
-            files.filter(|file| file.last_modified < self.started).map(|file| file.location).collect();
-        let mut objects = self.raw.list();
-        let mut batch = None;
-        let mut known = HashSet::new();
-        while let Some(object) = objects.try_next().await? {
-            let Some((batch_id, version)) = RawStore::named(&object.location) else { continue };
-            if batch != Some(batch_id) {
-                known = self.metadata.versions(batch_id).await?;
-                batch = Some(batch_id);
-            }
-            if !known.contains(&version) && object.last_modified < self.started {
-                unnamed.insert(object.location);
-            }
-        }
-        let deleted = unnamed.len();
-        self.delete(unnamed).await?;
         Ok(deleted)
     }
 

@@ -121,6 +121,17 @@ pub struct Batch {
     pub completed_epoch: Option<u64>,
 }
 
+impl Batch {
+    /// Where it stands for readers that see `epoch`: a completed batch is gathering until the frontier has passed the
+    /// epoch of its completion.
+    pub fn status_at(&self, epoch: u64) -> BatchStatus {
+        match (self.status, self.completed_epoch) {
+            (BatchStatus::Completed, Some(completed)) if completed > epoch => BatchStatus::Gathering,
+            (status, _) => status,
+        }
+    }
+}
+
 /// How the bytes of a stored file are encoded over the file itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -161,6 +172,8 @@ pub struct StoredUpload {
     pub long_lines: u64,
     /// The last line, where it lacks its line feed, and the version that its sightings have.
     pub open_line: Option<(VersionId, OpenLine)>,
+    /// Whether the text holds bytes that are no text.
+    pub binary: bool,
     /// Of the file as its owner has it.
     pub digest: Digest,
     /// Microseconds since 1970.

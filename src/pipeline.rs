@@ -7,20 +7,23 @@
 //! again after a crash.
 
 mod apply;
+pub mod backlog;
+mod loading;
 mod request;
 mod sequencer;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use argus_dataflow::VersionId;
 use chrono::Utc;
+use imbl::HashSet;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use self::request::{Reply, Request};
 pub use self::sequencer::{Downstream, Sequencer};
-use crate::metadata::{Accepted, MetadataError, MetadataWriter, Refused, UploadKey};
+use crate::ingest::Claim;
+use crate::metadata::{Accepted, Erased, MetadataError, MetadataWriter, Refused, UploadKey};
 use crate::model::{Batch, NewBatch, Part, StoredUpload};
 
 /// Requests that may wait; at the limit, whoever asks waits.
@@ -39,17 +42,12 @@ pub enum PipelineError {
     Refused(#[from] Refused),
     #[error("the change could not be made durable; it may be sent again")]
     NotDurable(#[source] Arc<MetadataError>),
+    #[error("the change may have become durable or not; it may be sent again when the server has restarted")]
+    Indeterminate(#[source] Arc<MetadataError>),
+    #[error("the batch could not be loaded in time; try again")]
+    Busy,
     #[error("the change was not taken; it may be sent again")]
     Stopping,
-}
-
-/// What a batch came to when it was gathered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Gathered {
-    /// Lines of its files.
-    pub total_lines: u64,
-    /// Different codes in them.
-    pub error_codes: u64,
 }
 
 /// Asks the pipeline. Clones ask the same one; it ends with the last of them.
@@ -65,27 +63,12 @@ pub struct WeakPipeline {
 }
 
 impl WeakPipeline {
-    /// The frontier has passed the epoch at which the batch was completed.
-    pub async fn gathered(&self, batch_id: Uuid, totals: Gathered) {
-        self.tell(Request::Gathered { batch_id, totals }).await;
-    }
-
-    /// A closed epoch has the counts of a generation of a file.
-    pub async fn parsed(&self, batch_id: Uuid, file: String, generation: u32) {
-        self.tell(Request::Parsed { batch_id, file, generation }).await;
-    }
-
-    /// The lake holds everything up to `epoch`.
-    pub async fn committed(&self, epoch: u64) {
-        self.tell(Request::Committed { epoch, forgotten: None }).await;
-    }
-
-    /// The lake holds everything up to `epoch`; returns when the bytes of what was taken back by then are gone.
-    pub async fn forget_committed(&self, epoch: u64) {
-        let (forgotten, done) = oneshot::channel();
-        self.tell(Request::Committed { epoch, forgotten: Some(forgotten) }).await;
-        // A round that failed is done again, without telling.
-        let _ = done.await;
+    /// The lake holds everything up to an epoch, and what was taken back by then is erased as far as it could be;
+    /// returns when that is noted. What was not noted is noted with the next commit.
+    pub async fn lake_committed(&self, erased: Erased) {
+        let (reply, noted) = oneshot::channel();
+        self.tell(Request::LakeCommitted { erased, reply }).await;
+        let _ = noted.await;
     }
 
     /// The raw store holds what was appended to a version from `start` to the part at `last_start`.
@@ -97,9 +80,17 @@ impl WeakPipeline {
         !matches!(answer.await, Ok(Ok(false)))
     }
 
-    /// Forgets idempotency keys and times of epochs from before these times (microseconds since 1970).
-    pub async fn forget_before(&self, keys: i64, epochs: i64) {
-        self.tell(Request::ForgetBefore { keys, epochs }).await;
+    /// Forgets idempotency keys, and events and times of epochs, from before these times (microseconds since 1970). Says
+    /// whether there is more to forget.
+    pub async fn forget_before(&self, keys: i64, past: i64) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Request::ForgetBefore { keys, past, reply }).await;
+        matches!(answer.await, Ok(Ok(true)))
+    }
+
+    /// Has the dataflow forget the blocks of a version that was not accepted.
+    pub async fn abandon(&self, version: VersionId) {
+        self.tell(Request::Abandon { version }).await;
     }
 
     async fn tell(&self, request: Request) {
@@ -111,16 +102,16 @@ impl WeakPipeline {
 }
 
 impl Pipeline {
-    /// A pipeline that goes on after `last_epoch`, when the dataflow holds the batches that are `warm`,
+    /// A pipeline that goes on after `last_epoch`, when the dataflow holds the batches that are `held`,
     /// and its working end.
     pub fn new(
         writer: MetadataWriter,
         last_epoch: u64,
-        warm: HashSet<Uuid>,
+        held: HashSet<Uuid>,
         downstream: Downstream,
     ) -> (Pipeline, Sequencer) {
         let (sender, requests) = mpsc::channel(WAITING_MAX);
-        let sequencer = Sequencer::new(requests, writer, last_epoch, warm, downstream);
+        let sequencer = Sequencer::new(requests, writer, last_epoch, held, downstream);
         (Pipeline { requests: sender }, sequencer)
     }
 
@@ -129,9 +120,15 @@ impl Pipeline {
         self.ask(|reply| Request::CreateBatch { described, key, reply }).await
     }
 
-    /// Accepts an upload whose bytes are durable and whose blocks are fed.
-    pub async fn accept_file(&self, upload: StoredUpload, key: Option<UploadKey>) -> Result<Accepted, PipelineError> {
-        self.ask(|reply| Request::AcceptFile { upload, key, reply }).await
+    /// Accepts an upload whose bytes are durable and whose blocks are fed. Where it is not accepted, the claim leaves
+    /// nothing of it.
+    pub async fn accept_file(
+        &self,
+        upload: StoredUpload,
+        claim: Claim,
+        key: Option<UploadKey>,
+    ) -> Result<Accepted, PipelineError> {
+        self.ask(|reply| Request::AcceptFile { upload, claim, key, reply }).await
     }
 
     /// Appends to a file, at `offset` where that is said.
@@ -159,19 +156,9 @@ impl Pipeline {
         self.ask(|reply| Request::DeleteBatch { batch_id, reply }).await
     }
 
-    /// Has the dataflow forget the blocks of a generation that was not accepted.
-    pub async fn abandon(&self, version: VersionId) -> Result<(), PipelineError> {
-        self.tell(Request::Abandon { version }).await
-    }
-
     /// Completes a batch.
     pub async fn complete(&self, batch_id: Uuid) -> Result<Batch, PipelineError> {
         self.ask(|reply| Request::Complete { batch_id, reply }).await
-    }
-
-    /// Takes on a batch that was completed before a restart and whose epoch has been fed again.
-    pub async fn scattered(&self, batch_id: Uuid) -> Result<(), PipelineError> {
-        self.tell(Request::Scattered { batch_id }).await
     }
 
     /// A way to tell the pipeline something that does not keep it from ending.

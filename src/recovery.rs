@@ -1,19 +1,22 @@
 //! After a restart, what was accepted and is not in the lake is fed again, at
 //! the epochs that were promised; what is in the lake is not.
 
-use std::collections::HashSet;
+use std::collections::HashSet as StdHashSet;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
-use argus_dataflow::{Change, Dataflow};
+use argus_dataflow::{Change, Dataflow, Vehicle};
 use argus_query::{Engine, QueryError, cells};
 use argus_sinks::Snapshot;
 use futures::TryStreamExt;
+use imbl::HashSet;
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::growing::Growing;
 use crate::ingest::{Ingest, IngestError, origin};
 use crate::metadata::{JournalEntry, Lines, Metadata, MetadataError};
+use crate::pipeline::backlog::Backlog;
 
 /// Why the accepted changes could not be fed again.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +36,8 @@ pub enum RecoveryError {
 
 /// Tells the dataflow where it goes on, at the snapshot's epoch: the fleet's
 /// cells, and the open batches whose cells the journal is about. Those may have
-/// been warm before the restart, and what was recalled beside them counts on it.
-/// Says which batches are warm now.
+/// been held before the restart, and what was loaded beside them counts on it.
+/// Says which batches are held now.
 pub async fn restore(
     metadata: &Metadata,
     engine: &Engine,
@@ -43,64 +46,73 @@ pub async fn restore(
 ) -> Result<HashSet<Uuid>, RecoveryError> {
     let cells = cells::cells(engine, snapshot).await?;
     let mut changes: Vec<Change> = cells.map_ok(Change::Load).try_collect().await?;
-    let mut touched = HashSet::new();
+    let mut touched = StdHashSet::new();
     for epoch in snapshot.epoch + 1..=metadata.last_epoch().await? {
         touched.extend(metadata.journal(epoch).await?.iter().filter_map(|entry| entry.change.batch_id()));
     }
-    let mut warm = HashSet::new();
-    for batch_id in cells::open_batches_beside(engine, snapshot, &touched).await? {
-        if let Some(recall) = cells::recall(engine, snapshot, batch_id, |id| warm.contains(id)).await? {
-            changes.push(Change::Recall(Box::new(recall)));
-            warm.insert(batch_id);
-        }
+    let mut held = HashSet::new();
+    let beside = cells::batches_beside(engine, snapshot, &touched).await?;
+    for open in beside.iter().filter(|batch| batch.is_open) {
+        let vehicle = Vehicle::of(&open.batch);
+        let is_other = |id: &Uuid| *id != open.batch.batch_id && !held.contains(id);
+        let same = beside.iter().filter(|other| Vehicle::of(&other.batch) == vehicle);
+        let others: Vec<Uuid> = same.map(|other| other.batch.batch_id).filter(is_other).collect();
+        let recall = cells::recall(engine, snapshot, open.batch.clone(), &others).await?;
+        changes.push(Change::Recall(Box::new(recall)));
+        held.insert(open.batch.batch_id);
     }
     dataflow.advance(snapshot.epoch, changes).map_err(|_| RecoveryError::Stopped)?;
-    Ok(warm)
+    Ok(held)
 }
 
-/// Whether the dataflow holds what a batch has: from its making or its recall on until nothing happens to it any more.
-pub fn follow_warmth(warm: &mut HashSet<Uuid>, change: &Change) {
+/// Whether the dataflow holds what a batch has: from its making or its loading on until nothing happens to it any more.
+pub fn follow_held(held: &mut HashSet<Uuid>, change: &Change) {
     match change {
-        Change::Batch(batch) if batch.live > 0 => drop(warm.insert(batch.batch_id)),
-        Change::Recall(recall) => drop(warm.insert(recall.batch.batch_id)),
-        Change::Batch(batch) if batch.live < 0 || batch.completed > 0 => drop(warm.remove(&batch.batch_id)),
+        Change::Batch(batch) if batch.live > 0 => drop(held.insert(batch.batch_id)),
+        Change::Recall(recall) => drop(held.insert(recall.batch.batch_id)),
+        Change::Batch(batch) if batch.live < 0 || batch.completed > 0 => drop(held.remove(&batch.batch_id)),
         _ => {}
     }
 }
 
-/// Feeds the epochs after `committed`, when some batches are `warm`. Says the last one, which
-/// readers must see before they see anything; `warm` are then those that are warm at its end.
+/// Feeds the epochs after `committed`, when some batches are `held`. Says the last one, which
+/// readers must see before they see anything; `held` are then those that are held at its end.
+/// No more is open at once than while the server runs.
 pub async fn feed_again(
     metadata: &Metadata,
     ingest: &Ingest,
     dataflow: &Dataflow,
     committed: u64,
-    warm: &mut HashSet<Uuid>,
+    held: &mut HashSet<Uuid>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
 ) -> Result<u64, RecoveryError> {
     let accepted = metadata.last_epoch().await?;
     if accepted < committed {
         return Err(RecoveryError::MetadataBehindLake { committed, accepted });
     }
-    let mut growing = Growing::default();
+    let (mut growing, mut backlog) = (Growing::default(), Backlog::default());
     for epoch in committed + 1..=accepted {
+        backlog.room(&mut snapshots).await.map_err(|_| RecoveryError::Stopped)?;
         let mut changes = Vec::new();
-        for entry in metadata.journal(epoch).await? {
+        for mut entry in metadata.journal(epoch).await? {
             if let Change::Admit(file) = &entry.change {
                 growing.settled(file.version, &mut snapshots).await.map_err(|_| RecoveryError::Stopped)?;
             }
-            feed_entry(ingest, epoch, &entry).await?;
-            follow_warmth(warm, &entry.change);
+            feed_entry(ingest, epoch, &mut entry).await?;
+            follow_held(held, &entry.change);
             changes.push(entry.change);
         }
         growing.admitted(epoch, &changes, snapshots.borrow().epoch);
+        backlog.add(epoch, &changes);
         dataflow.advance(epoch, changes).map_err(|_| RecoveryError::Stopped)?;
     }
     Ok(accepted)
 }
 
-async fn feed_entry(ingest: &Ingest, epoch: u64, entry: &JournalEntry) -> Result<(), RecoveryError> {
-    let Change::Admit(file) = &entry.change else { return Ok(()) };
+/// Feeds the lines that an entry admits. A file whose bytes are gone or damaged is admitted as one that failed, for
+/// everything else can be served.
+async fn feed_entry(ingest: &Ingest, epoch: u64, entry: &mut JournalEntry) -> Result<(), RecoveryError> {
+    let Change::Admit(file) = &mut entry.change else { return Ok(()) };
     let encoding = match &entry.lines {
         Lines::None => return Ok(()),
         Lines::Here(text) => {
@@ -110,6 +122,15 @@ async fn feed_entry(ingest: &Ingest, epoch: u64, entry: &JournalEntry) -> Result
     };
     let (ingest, origin) = (ingest.clone(), origin(file));
     let fed = tokio::task::spawn_blocking(move || ingest.feed_again(&Arc::new(origin), encoding)).await;
-    let raw = |source| RecoveryError::Raw { epoch, file: file.name.clone(), source };
-    fed.map_err(|_| RecoveryError::Stopped)?.map_err(raw)
+    match fed.map_err(|_| RecoveryError::Stopped)? {
+        Ok(()) => {}
+        Err(IngestError::Store(error)) if error.kind() == ErrorKind::NotFound => {
+            file.failure = Some("its bytes are missing in the raw store".to_owned());
+        }
+        Err(IngestError::Corrupt(error)) => {
+            file.failure = Some(format!("its bytes in the raw store are damaged: {error}"));
+        }
+        Err(source) => return Err(RecoveryError::Raw { epoch, file: file.name.clone(), source }),
+    }
+    Ok(())
 }

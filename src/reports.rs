@@ -129,7 +129,8 @@ impl Reports {
             }
             _ => self.count(&snapshot, id).await?,
         };
-        let (is_final, status) = (batch.status.is_gathered(), batch.status.word().to_owned());
+        let status = batch.status_at(snapshot.epoch);
+        let (is_final, status) = (status.is_gathered(), status.word().to_owned());
         let described = batch.described;
         let (vin, platform, epoch) = (described.vin, described.platform, snapshot.epoch);
         let facts = BatchFacts { id, vin, platform, status, epoch };

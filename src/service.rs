@@ -14,26 +14,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use argus_dataflow::{BLOCK_BYTES_DEFAULT, ClosedEpoch, Config, Dataflow, Row, RuleSet};
+use argus_dataflow::{BLOCK_BYTES_DEFAULT, ClosedEpoch, CodeLimits, Config, Dataflow, Row, RuleSet};
 use argus_query::cache::{Redis, SealKey};
-use argus_query::{CatalogRow, Engine, EngineConfig, Report};
+use argus_query::{CatalogRow, Engine, EngineConfig};
 use argus_sinks::durable::DurableFileSystem;
 use argus_sinks::{Lake, LakeConfig, Snapshot};
-use chrono::Utc;
 use metrics::{counter, gauge};
 use object_store::ObjectStore;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use url::Url;
-use uuid::Uuid;
 
-use crate::events::EventLog;
+use crate::disk::DiskSpace;
+use crate::erasure::Erasure;
+use crate::failures::Failures;
+use crate::followers::Followers;
 use crate::http::answer::Answers;
-use crate::ingest::Ingest;
+use crate::ingest::{Claims, Ingest};
 use crate::maintain::{Leftovers, Maintainer};
 use crate::metadata::{Deployment, Metadata};
-use crate::pipeline::{Downstream, Gathered, Pipeline, WeakPipeline};
+use crate::orphans::Orphans;
+use crate::pipeline::{Downstream, Pipeline};
 use crate::raw::RawStore;
 use crate::recovery;
 use crate::reports::Reports;
@@ -95,8 +97,12 @@ pub struct Service {
     pub redis: Option<Redis>,
     /// What readers see.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// Says when something happened to batches.
-    pub events: EventLog,
+    /// Who follows what happens to batches.
+    pub followers: Followers,
+    /// Files that could not be counted.
+    pub failures: Failures,
+    /// What of the disk is free.
+    pub disk: DiskSpace,
     /// Tells requests that would go on for long that the server stops.
     pub stopping: watch::Receiver<Stopping>,
     /// The way into the dataflow, for its figures.
@@ -122,7 +128,9 @@ pub enum Stopping {
 pub struct Work {
     sequencer: JoinHandle<Result<()>>,
     lake: JoinHandle<Result<()>>,
-    followers: Vec<JoinHandle<()>>,
+    others: Vec<JoinHandle<()>>,
+    claims: Claims,
+    reclaimer: JoinHandle<()>,
     stop: watch::Sender<Stopping>,
     close_pipeline: oneshot::Sender<()>,
     dataflow: Dataflow,
@@ -149,14 +157,15 @@ impl Service {
     /// Opens the data directory and feeds again what the lake lacks. Returns
     /// when readers see everything that was accepted before.
     pub async fn open(config: ServiceConfig) -> Result<Service> {
-        let started = Utc::now();
         let data = std::path::absolute(&config.data)?;
         let root = lake_url(&data)?;
         make_folders(&data).with_context(|| format!("cannot make the data directory {}", data.display()))?;
         let lock = lock(&data)?;
-        let store: Arc<dyn ObjectStore> = Arc::new(DurableFileSystem::new());
-        let lake = Lake::open(Arc::clone(&store), &root, config.lake.clone()).await.context("cannot open the lake")?;
+        let files = DurableFileSystem::new();
+        let store: Arc<dyn ObjectStore> = Arc::new(files.clone());
         let (metadata, writer) = Metadata::open(&metadata_path(&data)).await.context("cannot open the metadata")?;
+        let lake = Lake::open(Arc::clone(&store), &root, config.lake.clone(), metadata.lake().await?);
+        let lake = lake.await.context("cannot open the lake")?;
         let engine_config = EngineConfig {
             query_threads: config.workers,
             catalog: CatalogRow::of_rules(&config.rules),
@@ -189,31 +198,45 @@ impl Service {
             first_epoch: committed.max(1),
             in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
             sightings: true,
+            limits: CodeLimits::default(),
         })
         .map_err(anyhow::Error::msg)
         .context("cannot start the dataflow")?;
         let snapshots = lake.snapshots();
         let upkeep = lake.upkeep();
+        // Before anything is written here: what no table names now was left by another process.
+        let unnamed = upkeep.unnamed_files(&*store).await.context("cannot list the lake's files")?;
+        let unnamed = unnamed.into_iter().map(|file| file.location).collect();
         let lake_committed = lake.committed();
-        let (published_in, published_out) = mpsc::unbounded_channel();
+        let (followers, failures) = (Followers::default(), Failures::default());
+        let closing = Closing { followers: followers.clone(), failures: failures.clone() };
         let (closed_in, mut closed) = watch::channel(0);
         let restored = Arc::clone(&snapshots.borrow());
         let mut lake = tokio::spawn(async move {
             let published = |epoch: &ClosedEpoch| {
-                published(epoch, &published_in);
+                closing.follow(epoch);
                 closed_in.send_replace(epoch.epoch);
             };
             lake.run(outputs, published).await.context("the lake has stopped")
         });
 
-        let ingest = Ingest::new(dataflow.clone(), raw.clone(), config.block_bytes, FILE_BYTES_MAX);
-        let mut warm = match committed {
-            0 => HashSet::new(),
+        let (claims, reclaimer) = Claims::new();
+        let disk = DiskSpace::of(&data);
+        let ingest = Ingest::new(
+            dataflow.clone(),
+            raw.clone(),
+            claims.clone(),
+            disk.clone(),
+            config.block_bytes,
+            FILE_BYTES_MAX,
+        );
+        let mut held = match committed {
+            0 => imbl::HashSet::new(),
             _ => recovery::restore(&metadata, &engine, &restored, &dataflow).await?,
         };
         drop(restored);
         let accepted =
-            recovery::feed_again(&metadata, &ingest, &dataflow, committed, &mut warm, snapshots.clone()).await?;
+            recovery::feed_again(&metadata, &ingest, &dataflow, committed, &mut held, snapshots.clone()).await?;
         tokio::select! {
             seen = closed.wait_for(|closed| *closed >= accepted) => drop(seen?),
             ended = &mut lake => {
@@ -226,17 +249,26 @@ impl Service {
         }
 
         gauge!("argus_epoch").set(accepted as f64);
-        let (event_writer, events) = EventLog::new();
         let downstream = Downstream {
             dataflow: dataflow.clone(),
             ingest: ingest.clone(),
-            raw: raw.clone(),
             engine: engine.clone(),
             metadata: metadata.clone(),
             snapshots: snapshots.clone(),
-            events: event_writer,
+            followers: followers.clone(),
         };
-        let (pipeline, sequencer) = Pipeline::new(writer, accepted, warm, downstream);
+        let (pipeline, sequencer) = Pipeline::new(writer, accepted, held, downstream);
+        let erasure = Erasure::new(metadata.clone(), raw.clone(), pipeline.downgrade(), lake_committed.clone());
+        let reclaimer = reclaimer.start(pipeline.downgrade(), raw.clone());
+        let orphans = Orphans {
+            store: files,
+            data: data.clone(),
+            raw: raw.clone(),
+            claims: claims.clone(),
+            metadata: metadata.clone(),
+            unnamed,
+            looked: None,
+        };
         let maintainer = Maintainer {
             store,
             engine: engine.clone(),
@@ -248,7 +280,8 @@ impl Service {
             raw,
             retention: config.retention,
             every: config.maintain_every,
-            started,
+            erasure: erasure.clone(),
+            orphans,
             leftovers: Leftovers::default(),
         };
         let (close_pipeline, closing) = oneshot::channel();
@@ -258,15 +291,20 @@ impl Service {
         let sequencer = tokio::task::spawn_blocking(move || {
             runtime.block_on(sequencer.run(closing)).context("the pipeline has stopped")
         });
-        let follower =
-            Follower { pipeline: pipeline.downgrade(), engine: engine.clone(), snapshots: snapshots.clone() };
-        for batch in metadata.unfinished().await? {
-            pipeline.scattered(batch.id).await?;
-            follower.gathered(batch.id).await;
-        }
-        let followers = vec![tokio::spawn(follower.follow(published_out)), follow_committed(&pipeline, lake_committed)];
+        let others = vec![erasure.follow()];
         let (stop, stopping) = watch::channel(Stopping::No);
-        let work = Work { sequencer, lake, followers, stop, close_pipeline, dataflow: dataflow.clone(), _lock: lock };
+        let dataflow_of_work = dataflow.clone();
+        let work = Work {
+            sequencer,
+            lake,
+            others,
+            claims,
+            reclaimer,
+            stop,
+            close_pipeline,
+            dataflow: dataflow_of_work,
+            _lock: lock,
+        };
         let answers = Answers::new(redis.clone());
         let reports = Reports::new(metadata.clone(), engine.clone(), snapshots.clone(), redis.clone());
         Ok(Service {
@@ -278,7 +316,9 @@ impl Service {
             answers,
             redis,
             snapshots,
-            events,
+            followers,
+            failures,
+            disk,
             stopping,
             dataflow,
             maintainer,
@@ -290,7 +330,7 @@ impl Service {
 impl Work {
     /// Runs something beside it that ends when the server stops.
     pub fn accompany(&mut self, work: impl Future<Output = ()> + Send + 'static) {
-        self.followers.push(tokio::spawn(work));
+        self.others.push(tokio::spawn(work));
     }
 
     /// Tells requests whether they may go on.
@@ -318,9 +358,11 @@ impl Work {
         self.sequencer.await??;
         self.dataflow.stop();
         self.lake.await??;
-        for follower in self.followers {
-            follower.await?;
+        for other in self.others {
+            other.await?;
         }
+        self.claims.close();
+        self.reclaimer.await?;
         Ok(())
     }
 }
@@ -345,76 +387,31 @@ fn lock(data: &Path) -> Result<File> {
     }
 }
 
-/// What an epoch brought, for the pipeline to know.
-enum Published {
-    Parsed { batch_id: Uuid, file: String, generation: u32 },
-    Gathered { batch_id: Uuid },
+/// What follows when an epoch is closed and readers see it.
+struct Closing {
+    followers: Followers,
+    failures: Failures,
 }
 
-/// Counts what an epoch brought and passes it on. On the way down nobody
-/// listens any more; the next start takes completed batches on.
-fn published(closed: &ClosedEpoch, follower: &mpsc::UnboundedSender<Published>) {
-    for (row, _) in &closed.rows {
-        let published = match row {
-            Row::File(file) if file.live >= 0 => {
-                counter!("argus_lines_total").increment(file.lines);
-                counter!("argus_bytes_total").increment(file.bytes);
-                counter!("argus_sightings_total").increment(file.sightings);
-                if file.live == 0 || file.open_line {
-                    continue;
+impl Closing {
+    /// Counts what an epoch brought, and wakes those who follow its batches.
+    fn follow(&self, closed: &ClosedEpoch) {
+        let mut batches = HashSet::new();
+        for (row, _) in &closed.rows {
+            match row {
+                Row::File(file) => {
+                    batches.insert(file.batch_id);
+                    if file.live >= 0 {
+                        counter!("argus_lines_total").increment(file.lines);
+                        counter!("argus_bytes_total").increment(file.bytes);
+                        counter!("argus_sightings_total").increment(file.sightings);
+                        self.failures.note(file);
+                    }
                 }
-                Published::Parsed { batch_id: file.batch_id, file: file.name.clone(), generation: file.generation }
-            }
-            Row::Batch(batch) if batch.completed > 0 => Published::Gathered { batch_id: batch.batch_id },
-            _ => continue,
-        };
-        let _ = follower.send(published);
-    }
-}
-
-/// Tells the pipeline what readers see by now.
-struct Follower {
-    pipeline: WeakPipeline,
-    engine: Engine,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-}
-
-impl Follower {
-    async fn follow(self, mut published: mpsc::UnboundedReceiver<Published>) {
-        while let Some(published) = published.recv().await {
-            match published {
-                Published::Parsed { batch_id, file, generation } => {
-                    self.pipeline.parsed(batch_id, file, generation).await;
-                }
-                Published::Gathered { batch_id } => self.gathered(batch_id).await,
+                Row::Batch(batch) => drop(batches.insert(batch.batch_id)),
+                _ => {}
             }
         }
+        self.followers.wake(batches);
     }
-
-    async fn gathered(&self, batch_id: Uuid) {
-        let snapshot = Arc::clone(&self.snapshots.borrow());
-        let totals = match Report::totals(&self.engine, &snapshot, batch_id).await {
-            Ok((total_lines, error_codes)) => Gathered { total_lines, error_codes },
-            Err(error) => {
-                // The batch goes on; only its event says nothing of these two.
-                tracing::error!(batch.id = %batch_id, %error, "what a batch came to could not be read");
-                Gathered::default()
-            }
-        };
-        self.pipeline.gathered(batch_id, totals).await;
-    }
-}
-
-fn follow_committed(pipeline: &Pipeline, mut committed: watch::Receiver<u64>) -> JoinHandle<()> {
-    let pipeline = pipeline.downgrade();
-    tokio::spawn(async move {
-        loop {
-            let epoch = *committed.borrow_and_update();
-            gauge!("argus_committed_epoch").set(epoch as f64);
-            pipeline.committed(epoch).await;
-            if committed.changed().await.is_err() {
-                return;
-            }
-        }
-    })
 }

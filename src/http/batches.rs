@@ -72,7 +72,8 @@ struct BatchBody {
 }
 
 impl BatchBody {
-    fn new(batch: Batch, totals: FileTotals) -> BatchBody {
+    fn new(batch: Batch, totals: FileTotals, seen: u64) -> BatchBody {
+        let status = batch.status_at(seen);
         let NewBatch { vehicle_id, vin, platform, firmware, expected_files, labels } = batch.described;
         BatchBody {
             id: batch.id,
@@ -82,7 +83,7 @@ impl BatchBody {
             firmware,
             expected_files,
             labels,
-            status: batch.status.word(),
+            status: status.word(),
             total_files: totals.total_files,
             parsed_files: totals.parsed_files,
             created_at: rfc3339(batch.created_at),
@@ -96,7 +97,7 @@ impl Parts {
     async fn body(&self, batch: Batch) -> Result<BatchBody, Problem> {
         let seen = self.snapshots.borrow().epoch;
         let totals = self.metadata.file_totals(batch.id, seen).await?;
-        Ok(BatchBody::new(batch, totals))
+        Ok(BatchBody::new(batch, totals, seen))
     }
 }
 
@@ -176,15 +177,13 @@ async fn list(
         before: before.map_err(|_| Problem::invalid("the cursor is not one of ours; begin without it"))?,
         limit: limit + 1,
     };
-    let mut batches = parts.metadata.batches(&filter).await?;
+    let seen = parts.snapshots.borrow().epoch;
+    let mut batches = parts.metadata.batches(&filter, seen).await?;
     let more = batches.len() > limit as usize;
     batches.truncate(limit as usize);
-    let next_cursor = batches.last().filter(|_| more).map(|last| last.id);
-    let mut bodies = Vec::with_capacity(batches.len());
-    for batch in batches {
-        bodies.push(parts.body(batch).await?);
-    }
-    Ok(Json(BatchList { batches: bodies, next_cursor }))
+    let next_cursor = batches.last().filter(|_| more).map(|(last, _)| last.id);
+    let batches = batches.into_iter().map(|(batch, totals)| BatchBody::new(batch, totals, seen)).collect();
+    Ok(Json(BatchList { batches, next_cursor }))
 }
 
 /// Shows a batch.

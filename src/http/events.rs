@@ -2,13 +2,15 @@
 //!
 //! `status` and `report` events come from the log of events; `progress` comes
 //! from what readers see. An event's id is the place in both,
-//! `POSITION-EPOCH`, so that `Last-Event-ID` resumes without a gap.
+//! `POSITION-EPOCH`, so that `Last-Event-ID` resumes without a gap. A follower
+//! is woken when its own batch changes, and ends with it.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use argus_query::{Engine, QueryError, Report};
 use argus_sinks::Snapshot;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -21,12 +23,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::events::{Event, EventKind, EventLog};
+use crate::events::{Event, EventKind};
+use crate::followers::{Follower, Followers};
 use crate::http::extract::Segments;
 use crate::http::problem::{Problem, batch_id};
 use crate::http::refusals::{Invalid, NotFound};
 use crate::http::report::ProgressBody;
 use crate::metadata::{Metadata, MetadataError};
+use crate::model::Batch;
 use crate::service::{Service, Stopping};
 
 /// A comment goes out when there was nothing else for so long.
@@ -37,7 +41,8 @@ const PAGE: u32 = 100;
 #[derive(Clone)]
 struct Parts {
     metadata: Metadata,
-    events: EventLog,
+    engine: Engine,
+    followers: Followers,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     stopping: watch::Receiver<Stopping>,
 }
@@ -46,7 +51,8 @@ struct Parts {
 pub fn router(service: &Service) -> OpenApiRouter {
     let parts = Parts {
         metadata: service.metadata.clone(),
-        events: service.events.clone(),
+        engine: service.engine.clone(),
+        followers: service.followers.clone(),
         snapshots: service.snapshots.clone(),
         stopping: service.stopping.clone(),
     };
@@ -94,70 +100,120 @@ async fn follow(
         Some(Some(place)) => place,
         Some(None) => return Err(Problem::invalid("the Last-Event-ID is not one of ours; begin without it")),
     };
-    let follower = Follower { parts, id, place, progress: Value::Null, ready: VecDeque::new() };
-    let stream = futures::stream::unfold(follower, |mut follower| async move {
-        let event = follower.next().await?;
-        Some((Ok(event), follower))
+    // First, so that nothing between this and the first reading is missed.
+    let changes = parts.followers.follow(id);
+    let reader = EventReader { parts, id, changes, place, progress: Value::Null, ready: VecDeque::new(), ended: false };
+    let stream = futures::stream::unfold(reader, |mut reader| async move {
+        let event = reader.next().await?;
+        Some((Ok(event), reader))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
-struct Follower {
-    parts: Parts,
-    id: Uuid,
-    place: Place,
-    /// The progress that was last told.
-    progress: Value,
-    ready: VecDeque<SseEvent>,
+/// Why a follower cannot be told more for now.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    #[error(transparent)]
+    Query(#[from] QueryError),
 }
 
-impl Follower {
-    /// The next event; `None` when the server stops.
+/// Reads the events of a batch on behalf of one client.
+struct EventReader {
+    parts: Parts,
+    id: Uuid,
+    changes: Follower,
+    place: Place,
+    /// The progress that was last sent.
+    progress: Value,
+    ready: VecDeque<SseEvent>,
+    /// Whether the batch is gone.
+    ended: bool,
+}
+
+impl EventReader {
+    /// The next event; `None` when the server stops, or the batch is gone.
     async fn next(&mut self) -> Option<SseEvent> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            if let Err(error) = self.read().await {
-                // The client comes again with the last id that it has seen.
-                tracing::error!(error = &error as &dyn std::error::Error, "a follower of events was cut off");
+            if self.ended {
                 return None;
             }
-            if self.ready.is_empty() {
-                let Parts { events, snapshots, stopping, .. } = &mut self.parts;
+            if let Err(error) = self.read().await {
+                // The client connects again with the last id that it has seen.
+                tracing::error!(error = &error as &dyn std::error::Error, "a stream of events was interrupted");
+                return None;
+            }
+            if self.ready.is_empty() && !self.ended {
+                let EventReader { changes, parts, .. } = self;
                 tokio::select! {
-                    more = events.changed() => more.then_some(())?,
-                    seen = snapshots.changed() => seen.ok()?,
-                    _ = stopping.wait_for(|stopping| *stopping != Stopping::No) => return None,
+                    () = changes.changed() => {}
+                    _ = parts.stopping.wait_for(|stopping| *stopping != Stopping::No) => return None,
                 }
             }
         }
     }
 
-    /// Reads what is new since the follower's place.
-    async fn read(&mut self) -> Result<(), MetadataError> {
-        for (position, event) in self.parts.metadata.events(self.id, self.place.position, PAGE).await? {
-            self.place.position = position;
-            if let Some((name, data)) = told(&event) {
-                self.ready.push_back(SseEvent::default().event(name).id(self.place.id()).data(data.to_string()));
+    /// Reads what is new since the reader's place.
+    async fn read(&mut self) -> Result<(), FollowError> {
+        // What readers see first: the metadata are never behind it.
+        let snapshot = Arc::clone(&self.parts.snapshots.borrow());
+        let Some(batch) = self.parts.metadata.batch(self.id).await? else {
+            let data = json!({"batch_id": self.id, "status": "deleted", "epoch": snapshot.epoch});
+            self.send("status", &data);
+            self.ended = true;
+            return Ok(());
+        };
+        self.read_events(&snapshot).await?;
+        self.read_progress(&batch, snapshot.epoch).await
+    }
+
+    /// Reads the log of events, up to the first that the frontier has not passed.
+    async fn read_events(&mut self, snapshot: &Snapshot) -> Result<(), FollowError> {
+        loop {
+            let page = self.parts.metadata.events(self.id, self.place.position, PAGE).await?;
+            let is_last = page.len() < PAGE as usize;
+            for (position, mut event) in page {
+                if event.kind.waits_for_frontier() && event.epoch > snapshot.epoch {
+                    return Ok(());
+                }
+                if let EventKind::AllFilesGathered { total_lines, error_codes } = &mut event.kind {
+                    (*total_lines, *error_codes) = Report::totals(&self.parts.engine, snapshot, self.id).await?;
+                }
+                self.place.position = position;
+                if let Some((name, data)) = told(&event) {
+                    self.send(name, &data);
+                }
+            }
+            if is_last {
+                return Ok(());
             }
         }
-        let epoch = self.parts.snapshots.borrow_and_update().epoch;
-        if epoch > self.place.epoch || self.progress.is_null() {
-            let Some(batch) = self.parts.metadata.batch(self.id).await? else { return Ok(()) };
-            let totals = self.parts.metadata.file_totals(self.id, epoch).await?;
-            let mut progress = json!(ProgressBody::new(&batch, totals, epoch));
-            self.place.epoch = epoch;
-            // What changes with every epoch, and with the status, is no progress of the files.
-            let told = progress.clone();
-            progress["epoch"].take();
-            progress["status"].take();
-            if progress != self.progress {
-                self.progress = progress;
-                self.ready.push_back(SseEvent::default().event("progress").id(self.place.id()).data(told.to_string()));
-            }
+    }
+
+    async fn read_progress(&mut self, batch: &Batch, epoch: u64) -> Result<(), FollowError> {
+        if epoch <= self.place.epoch && !self.progress.is_null() {
+            return Ok(());
+        }
+        let totals = self.parts.metadata.file_totals(self.id, epoch).await?;
+        let mut progress = json!(ProgressBody::new(batch, totals, epoch));
+        self.place.epoch = epoch;
+        // What changes with every epoch, and with the status, is no progress of the files.
+        let data = progress.clone();
+        progress["epoch"].take();
+        progress["status"].take();
+        if progress != self.progress {
+            self.progress = progress;
+            self.send("progress", &data);
         }
         Ok(())
+    }
+
+    fn send(&mut self, name: &str, data: &Value) {
+        self.ready.push_back(SseEvent::default().event(name).id(self.place.id()).data(data.to_string()));
     }
 }
 

@@ -1,7 +1,6 @@
 //! Files: uploaded one by one, or several in a form.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use argus_sinks::Snapshot;
 use axum::Json;
@@ -12,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::put;
 use futures::{Stream, StreamExt};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{mpsc, watch};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -20,21 +19,20 @@ use uuid::Uuid;
 use crate::http::binary::{Binary, FilesForm};
 use crate::http::extract::{Segments, drain, idempotency_key};
 use crate::http::problem::{Problem, batch_id};
-use crate::http::refusals::{BrokenOff, Conflict, Invalid, Late, NotFound, TooLong, Unavailable, UnknownEncoding};
+use crate::http::refusals::{
+    BrokenOff, Conflict, DiskFull, Invalid, Late, NotFound, TooLong, TooSlow, Unavailable, UnknownEncoding,
+};
 use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
-use crate::ingest::{BodyPart, Ingest};
+use crate::ingest::slots::{FirstBytes, Interrupted, Slot, Slots};
+use crate::ingest::{BodyPart, Claim, Ingest, IngestError};
 use crate::metadata::{Accepted, Metadata, Refused, UploadKey};
-use crate::model::{Encoding, Receipt, StoredUpload, Versions, check_name};
+use crate::model::{Encoding, Receipt, StoredUpload, check_name};
 use crate::pipeline::{Pipeline, PipelineError, now};
 use crate::service::{Service, Stopping};
 use crate::status::BatchStatus;
 
 /// Uploads that are taken in at once; more wait.
 const UPLOADS_MAX: usize = 32;
-/// How long an upload waits for its turn before it is told to come again.
-pub const TURN_WAIT: Duration = Duration::from_secs(30);
-/// How long a body may pause.
-pub const BODY_PAUSE: Duration = Duration::from_secs(60);
 /// Files in one form.
 const FORM_FILES_MAX: usize = 1000;
 
@@ -44,7 +42,7 @@ struct Parts {
     pipeline: Pipeline,
     metadata: Metadata,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    turns: Arc<Semaphore>,
+    slots: Slots,
     stopping: watch::Receiver<Stopping>,
 }
 
@@ -55,7 +53,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
         pipeline: service.pipeline.clone(),
         metadata: service.metadata.clone(),
         snapshots: service.snapshots.clone(),
-        turns: Arc::new(Semaphore::new(UPLOADS_MAX)),
+        slots: Slots::new(UPLOADS_MAX),
         stopping: service.stopping.clone(),
     };
     OpenApiRouter::new()
@@ -81,7 +79,7 @@ async fn no_name() -> Problem {
     responses(
         (status = 201, description = "a new file", body = Receipt),
         (status = 200, description = "a new generation of one that was there, or the same again", body = Receipt),
-        BrokenOff, NotFound, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable,
+        BrokenOff, NotFound, TooSlow, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable, DiskFull,
     ),
 )]
 async fn upload(
@@ -96,20 +94,17 @@ async fn upload(
         let accepted = async {
             let encoding = content_encoding(&headers)?;
             let key = upload_key(&headers, &format!("PUT {id}/{name}"))?;
-            if let Some(answer) = parts.answered(key.as_ref()).await? {
-                return Ok((answer, true));
-            }
             let batch = parts.pending_batch(&id).await?;
-            let stored = parts.store(batch, name, encoding, &mut body).await?;
-            Ok::<_, Problem>((parts.accept(stored, key).await?, false))
+            let (stored, claim) = parts.store(batch, name, encoding, &mut body).await?;
+            parts.accept(stored, claim, key).await
         };
         let accepted = accepted.await;
-        if !matches!(accepted, Ok((_, false))) {
+        if accepted.is_err() {
             drain(&mut body).await;
         }
         accepted
     });
-    let (accepted, _) = work.await.map_err(|error| Problem::internal(&error))??;
+    let accepted = work.await.map_err(|error| Problem::internal(&error))??;
     let status = match &accepted {
         Accepted::Created(_) => StatusCode::CREATED,
         Accepted::Replaced(_) | Accepted::Grown(_) | Accepted::Unchanged(_) => StatusCode::OK,
@@ -150,7 +145,7 @@ async fn delete(
     request_body(content = FilesForm, content_type = "multipart/form-data", description = "one or more parts `file`"),
     responses(
         (status = 201, description = "the files", body = [Receipt]),
-        BrokenOff, NotFound, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable,
+        BrokenOff, NotFound, TooSlow, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable, DiskFull,
     ),
 )]
 async fn upload_form(
@@ -162,21 +157,18 @@ async fn upload_form(
     let form = form.map_err(|rejection| Problem::new(rejection.status(), "bad-form", rejection.body_text()))?;
     // A task of its own: a client that goes away leaves nothing half accepted.
     let work = tokio::spawn(async move {
+        // What is wrong with the request is said before anything is stored.
+        let key = idempotency_key(&headers)?;
         let batch = parts.pending_batch(&id).await?;
-        let mut stored = Vec::new();
-        if let Err(problem) = parts.store_form(batch, form, &mut stored).await {
-            for upload in &stored {
-                parts.discard(upload).await;
-            }
-            return Err(problem);
-        }
+        let stored = parts.store_form(batch, form).await?;
         let mut receipts = Vec::with_capacity(stored.len());
-        for upload in stored {
-            // Each file of the form is remembered on its own: a retry goes on where the form broke off.
-            let key = upload_key(&headers, &format!("POST {id}/{}", upload.name))?;
-            let key =
-                key.map(|UploadKey { key, request }| UploadKey { key: format!("{key}/{}", upload.name), request });
-            receipts.push(parts.accept(upload, key).await?.receipt().clone());
+        for (upload, claim) in stored {
+            // Each file of the form is remembered on its own: a retry goes on where the form was interrupted.
+            let key = key.as_ref().map(|key| UploadKey {
+                key: format!("{key}/{}", upload.name),
+                request: format!("POST {id}/{}", upload.name),
+            });
+            receipts.push(parts.accept(upload, claim, key).await?.receipt().clone());
         }
         Ok((StatusCode::CREATED, Json(receipts)))
     });
@@ -199,12 +191,6 @@ pub fn content_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
 }
 
 impl Parts {
-    /// What was answered to this upload before.
-    async fn answered(&self, key: Option<&UploadKey>) -> Result<Option<Accepted>, Problem> {
-        let Some(UploadKey { key, request }) = key else { return Ok(None) };
-        Ok(self.metadata.answered(key, request).await.map_err(PipelineError::Refused)?)
-    }
-
     /// Says early what accepting would say late, before a long body is read.
     async fn pending_batch(&self, id: &str) -> Result<Uuid, Problem> {
         let id = batch_id(id)?;
@@ -216,12 +202,8 @@ impl Parts {
     }
 
     /// Stores the files of a form; none is accepted before all are whole.
-    async fn store_form(
-        &self,
-        batch: Uuid,
-        mut form: Multipart,
-        stored: &mut Vec<StoredUpload>,
-    ) -> Result<(), Problem> {
+    async fn store_form(&self, batch: Uuid, mut form: Multipart) -> Result<Vec<(StoredUpload, Claim)>, Problem> {
+        let mut stored = Vec::new();
         let broken = |error: MultipartError| {
             Problem::new(StatusCode::BAD_REQUEST, "bad-form", format!("the form is not whole: {}", error.body_text()))
         };
@@ -240,77 +222,68 @@ impl Parts {
         if stored.is_empty() {
             return Err(Problem::invalid("the form has no part that is named \"file\""));
         }
-        Ok(())
+        Ok(stored)
     }
 
-    /// Makes a body durable and has its blocks scanned. The upload must be accepted or discarded then.
-    async fn store(
+    /// Makes a body durable and has its blocks scanned. What is stored goes with its claim.
+    async fn store<S>(
         &self,
         batch: Uuid,
         name: String,
         encoding: Encoding,
-        body: &mut (impl Stream<Item = Result<Bytes, String>> + Unpin),
-    ) -> Result<StoredUpload, Problem> {
+        body: &mut S,
+    ) -> Result<(StoredUpload, Claim), Problem>
+    where
+        S: Stream<Item = Result<Bytes, String>> + Unpin,
+    {
         check_name(&name)?;
-        let turn = tokio::time::timeout(TURN_WAIT, self.turns.acquire()).await;
-        let _turn =
-            turn.ok().and_then(Result::ok).ok_or_else(|| Problem::busy("too many uploads at once; try again"))?;
-        let (sender, versions, outcome) = self.ingest.begin(batch, name, encoding, now());
+        self.ingest.check_room()?;
+        let first = self.slots.first_bytes(body).await.map_err(IngestError::Interrupted)?;
+        let slot = self.slots.take().await.map_err(IngestError::Interrupted)?;
+        let (sender, outcome) = self.ingest.begin(batch, name, encoding, now());
+        // A closed channel means that the upload has failed already; the outcome says why.
+        let _ = self.pass_on(first, &slot, body, &sender).await;
+        drop(sender);
+        Ok(outcome.await?)
+    }
+
+    /// Passes a body on to whoever takes it in, to its end or until it is interrupted.
+    async fn pass_on<S>(
+        &self,
+        first: FirstBytes,
+        slot: &Slot,
+        body: &mut S,
+        to: &mpsc::Sender<BodyPart>,
+    ) -> Result<(), mpsc::error::SendError<BodyPart>>
+    where
+        S: Stream<Item = Result<Bytes, String>> + Unpin,
+    {
+        for chunk in first.chunks {
+            to.send(BodyPart::Bytes(chunk)).await?;
+        }
+        if first.is_all {
+            return to.send(BodyPart::End).await;
+        }
         let mut stopping = self.stopping.clone();
         loop {
-            let part = tokio::select! {
-                chunk = body.next() => match chunk {
-                    Some(Ok(bytes)) => BodyPart::Bytes(bytes),
-                    Some(Err(reason)) => BodyPart::BrokeOff(reason),
-                    None => BodyPart::End,
-                },
-                () = tokio::time::sleep(BODY_PAUSE) => {
-                    BodyPart::BrokeOff(format!("nothing came for {} s", BODY_PAUSE.as_secs()))
-                }
-                _ = stopping.wait_for(|stopping| *stopping == Stopping::Now) => {
-                    BodyPart::BrokeOff("the server is stopping".to_owned())
-                }
+            let next = tokio::select! {
+                next = slot.next(body) => next,
+                _ = stopping.wait_for(|stopping| *stopping == Stopping::Now) => Err(Interrupted::Stopping),
             };
-            let ends = !matches!(part, BodyPart::Bytes(_));
-            // A closed channel means that the upload has failed already.
-            if sender.send(part).await.is_err() || ends {
-                break;
-            }
-        }
-        match outcome.await {
-            Ok(stored) => Ok(stored),
-            Err(error) => {
-                self.abandon(versions).await;
-                Err(error.into())
+            slot.client_waits();
+            match next {
+                Ok(Some(bytes)) => to.send(BodyPart::Bytes(bytes)).await?,
+                Ok(None) => return to.send(BodyPart::End).await,
+                Err(interrupted) => return to.send(BodyPart::Interrupted(interrupted)).await,
             }
         }
     }
 
     /// Has the pipeline accept what was stored.
-    async fn accept(&self, stored: StoredUpload, key: Option<UploadKey>) -> Result<Accepted, Problem> {
-        let accepted = self.pipeline.accept_file(stored.clone(), key).await;
-        match &accepted {
-            Ok(Accepted::Created(_) | Accepted::Replaced(_) | Accepted::Grown(_)) => {}
-            Ok(Accepted::Unchanged(_)) | Err(PipelineError::Refused(_)) => self.discard(&stored).await,
-            // It may have been accepted all the same, and then a restart needs its bytes.
-            Err(PipelineError::NotDurable(_) | PipelineError::Stopping) => self.abandon(stored.versions()).await,
-        }
-        match accepted {
+    async fn accept(&self, stored: StoredUpload, claim: Claim, key: Option<UploadKey>) -> Result<Accepted, Problem> {
+        match self.pipeline.accept_file(stored, claim, key).await {
             Err(PipelineError::Refused(Refused::AnsweredBefore(answer))) => Ok(answer),
             accepted => Ok(accepted?),
-        }
-    }
-
-    /// Leaves nothing of an upload that was stored and is not accepted.
-    async fn discard(&self, stored: &StoredUpload) {
-        self.ingest.discard(stored).await;
-        self.abandon(stored.versions()).await;
-    }
-
-    async fn abandon(&self, versions: Versions) {
-        for version in [versions.whole_lines, versions.open_line] {
-            // A pipeline that is stopping takes the dataflow with it.
-            let _ = self.pipeline.abandon(version).await;
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -17,6 +17,8 @@ use argus_dataflow::Dataflow;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::disk::{DiskSpace, Space};
+use crate::failures::{FailedFile, Failures};
 use crate::http::problem::Problem;
 use crate::http::refusals::Unavailable;
 use crate::metadata::Metadata;
@@ -26,6 +28,8 @@ use crate::service::Service;
 struct Parts {
     metadata: Metadata,
     dataflow: Dataflow,
+    disk: DiskSpace,
+    failures: Failures,
     metrics: PrometheusHandle,
     /// Where SQL is answered over other protocols.
     doors: Arc<BTreeMap<&'static str, SocketAddr>>,
@@ -40,6 +44,8 @@ pub fn router(
     let parts = Parts {
         metadata: service.metadata.clone(),
         dataflow: service.dataflow.clone(),
+        disk: service.disk.clone(),
+        failures: service.failures.clone(),
         metrics,
         doors: Arc::new(doors),
     };
@@ -74,9 +80,11 @@ struct ReadyBody {
     /// Where SQL is answered too, by protocol.
     #[schema(value_type = BTreeMap<String, String>)]
     sql: BTreeMap<&'static str, SocketAddr>,
+    /// Files that could not be counted since the start, the last hundred. Their reports say so too.
+    failed_files: Vec<FailedFile>,
 }
 
-/// Requests are taken only after recovery, so what can be missing is the metadata.
+/// Requests are taken only after recovery, so what can be missing is the metadata, and room on the disk.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -87,8 +95,19 @@ struct ReadyBody {
     ),
 )]
 async fn ready(State(parts): State<Parts>) -> Result<Json<ReadyBody>, Problem> {
+    if let Some(space) = parts.disk.space().filter(|space| space.is_full()) {
+        let Space { free, reserve } = space;
+        let detail = format!(
+            "the disk of the data directory has {free} bytes free and {reserve} must stay free: uploads are refused \
+             with 507 and reads go on; free some space, or delete batches"
+        );
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "disk-full", detail));
+    }
     match parts.metadata.last_epoch().await {
-        Ok(epoch) => Ok(Json(ReadyBody { status: "ready", epoch, sql: (*parts.doors).clone() })),
+        Ok(epoch) => {
+            let (sql, failed_files) = ((*parts.doors).clone(), parts.failures.last());
+            Ok(Json(ReadyBody { status: "ready", epoch, sql, failed_files }))
+        }
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "not ready");
             Err(Problem::busy("the metadata cannot be read"))

@@ -108,7 +108,8 @@ async fn history(
     let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
     snapshot_at_least(&parts.snapshots, wanted.min_epoch, timeout_ms).await?;
     let filter = BatchFilter { vin: Some(vin.clone()), before, limit: limit as u32 + 1, ..BatchFilter::default() };
-    let mut batches = parts.metadata.batches(&filter).await?;
+    let seen = parts.snapshots.borrow().epoch;
+    let mut batches = parts.metadata.batches(&filter, seen).await?;
     if batches.is_empty() && before.is_none() {
         let detail = format!("no batch is of vehicle {}", vin.escape_default());
         return Err(Problem::new(StatusCode::NOT_FOUND, "vehicle-not-found", detail));
@@ -117,13 +118,13 @@ async fn history(
     let snapshot = Arc::clone(&parts.snapshots.borrow());
     let more = batches.len() > limit;
     batches.truncate(limit);
-    let next_cursor = batches.last().filter(|_| more).map(|last| last.id);
+    let next_cursor = batches.last().filter(|_| more).map(|(last, _)| last.id);
     let mut told = Vec::with_capacity(batches.len());
-    for batch in batches {
+    for (batch, _) in batches {
         let report = Report::of_batch(&parts.engine, &snapshot, batch.id).await?;
         told.push(BatchHistory {
             batch_id: batch.id,
-            status: batch.status.word(),
+            status: batch.status_at(snapshot.epoch).word(),
             created_at: rfc3339(batch.created_at),
             vehicle_id: batch.described.vehicle_id,
             platform: batch.described.platform,

@@ -9,17 +9,21 @@ use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode};
 use futures::{Stream, StreamExt};
-use tokio::sync::{Semaphore, watch};
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::http::binary::Binary;
 use crate::http::extract::{Segments, drain, idempotency_key};
-use crate::http::files::{BODY_PAUSE, TURN_WAIT, content_encoding};
+use crate::http::files::content_encoding;
 use crate::http::problem::{Problem, batch_id};
-use crate::http::refusals::{BrokenOff, Conflict, Invalid, Late, NotFound, TooLong, Unavailable, UnknownEncoding};
+use crate::http::refusals::{
+    BrokenOff, Conflict, DiskFull, Invalid, Late, NotFound, TooLong, TooSlow, Unavailable, UnknownEncoding,
+};
 use crate::http::waiting::snapshot_at_least;
-use crate::ingest::compression;
+use crate::ingest::slots::{Slot, Slots};
+use crate::ingest::{Ingest, IngestError, compression};
 use crate::metadata::{Refused, UploadKey};
 use crate::model::{Encoding, Part, Receipt, check_name};
 use crate::pipeline::{Pipeline, PipelineError, now};
@@ -36,7 +40,8 @@ const COUNTED_WAIT_MS: u64 = 30_000;
 struct Parts {
     pipeline: Pipeline,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    turns: Arc<Semaphore>,
+    ingest: Ingest,
+    slots: Slots,
 }
 
 /// `/batches/{id}/files/{name}/lines`.
@@ -44,7 +49,8 @@ pub fn router(service: &Service) -> OpenApiRouter {
     let parts = Parts {
         pipeline: service.pipeline.clone(),
         snapshots: service.snapshots.clone(),
-        turns: Arc::new(Semaphore::new(PARTS_MAX)),
+        ingest: service.ingest.clone(),
+        slots: Slots::new(PARTS_MAX),
     };
     OpenApiRouter::new().routes(routes!(append)).layer(DefaultBodyLimit::disable()).with_state(parts)
 }
@@ -58,7 +64,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
     request_body(content = Binary, content_type = "application/octet-stream"),
     responses(
         (status = 200, description = "appended, durable and counted", body = Receipt),
-        BrokenOff, NotFound, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable, Late,
+        BrokenOff, NotFound, TooSlow, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable, Late, DiskFull,
     ),
 )]
 async fn append(
@@ -71,16 +77,19 @@ async fn append(
     check_name(&name)?;
     let encoding = content_encoding(&headers)?;
     let offset = upload_offset(&headers)?;
-    let key = idempotency_key(&headers)?
-        .map(|key| UploadKey { key, request: format!("POST {batch_id}/{name}/lines {}", offset.unwrap_or_default()) });
-    let turn = tokio::time::timeout(TURN_WAIT, parts.turns.acquire()).await;
-    let _turn = turn.ok().and_then(Result::ok).ok_or_else(|| Problem::busy("too many parts at once; try again"))?;
+    let key = idempotency_key(&headers)?;
+    parts.ingest.check_room()?;
     let mut body = body.into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
-    let read = read_part(&mut body, encoding).await;
+    let read = parts.read_part(&mut body, encoding).await;
     if read.is_err() {
         drain(&mut body).await;
     }
-    let part = Part { batch_id, name, bytes: read?, uploaded_at: now() };
+    let (bytes, _slot) = read?;
+    let key = key.map(|key| {
+        let digest = Sha256::digest(&bytes);
+        UploadKey { key, request: format!("POST {batch_id}/{name}/lines {} {digest:x}", offset.unwrap_or_default()) }
+    });
+    let part = Part { batch_id, name, bytes, uploaded_at: now() };
     let accepted = match parts.pipeline.append(part, offset, key).await {
         Err(PipelineError::Refused(Refused::AnsweredBefore(answer))) => answer,
         accepted => accepted?,
@@ -96,30 +105,35 @@ fn upload_offset(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     number.map(Some).ok_or_else(|| Problem::invalid("Upload-Offset must be the number of the file's bytes so far"))
 }
 
-/// The text of a body, whole.
-async fn read_part(
-    body: &mut (impl Stream<Item = Result<Bytes, String>> + Unpin),
-    encoding: Encoding,
-) -> Result<Bytes, Problem> {
-    let broke_off = |reason: &str| {
-        let detail = format!("the part broke off: {reason}; nothing of it was appended, so send it again");
-        Problem::new(StatusCode::BAD_REQUEST, "upload-broke-off", detail)
-    };
+impl Parts {
+    /// The text of a body, whole, with the slot that it takes.
+    async fn read_part<S>(&self, body: &mut S, encoding: Encoding) -> Result<(Bytes, Slot), Problem>
+    where
+        S: Stream<Item = Result<Bytes, String>> + Unpin,
+    {
+        let first = self.slots.first_bytes(body).await.map_err(IngestError::Interrupted)?;
+        let slot = self.slots.take().await.map_err(IngestError::Interrupted)?;
+        let mut bytes = first.chunks.concat();
+        let mut is_all = first.is_all;
+        while !is_all && bytes.len() <= PART_BYTES_MAX {
+            match slot.next(body).await.map_err(IngestError::Interrupted)? {
+                Some(chunk) => bytes.extend_from_slice(&chunk),
+                None => is_all = true,
+            }
+            slot.client_waits();
+        }
+        Ok((decoded(bytes, encoding)?, slot))
+    }
+}
+
+/// The text of a part, which is `bytes` encoded.
+fn decoded(bytes: Vec<u8>, encoding: Encoding) -> Result<Bytes, Problem> {
     let too_long = || {
         let detail = format!("a part may have at most {PART_BYTES_MAX} bytes; send several, or upload the file whole");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", detail)
     };
-    let mut bytes = Vec::new();
-    loop {
-        match tokio::time::timeout(BODY_PAUSE, body.next()).await {
-            Ok(Some(Ok(chunk))) => bytes.extend_from_slice(&chunk),
-            Ok(Some(Err(reason))) => return Err(broke_off(&reason)),
-            Ok(None) => break,
-            Err(_) => return Err(broke_off(&format!("nothing came for {} s", BODY_PAUSE.as_secs()))),
-        }
-        if bytes.len() > PART_BYTES_MAX {
-            return Err(too_long());
-        }
+    if bytes.len() > PART_BYTES_MAX {
+        return Err(too_long());
     }
     if encoding == Encoding::Identity {
         return Ok(bytes.into());

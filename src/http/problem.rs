@@ -10,7 +10,9 @@ use serde_json::json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::disk::is_disk_full;
 use crate::ingest::IngestError;
+use crate::ingest::slots::Interrupted;
 use crate::metadata::{MetadataError, Refused};
 use crate::model::Invalid;
 use crate::pipeline::PipelineError;
@@ -67,6 +69,11 @@ impl Problem {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the server failed; try again, or ask its operator")
     }
 
+    /// The disk has no room for what was sent.
+    pub fn disk_full() -> Problem {
+        Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk-full", IngestError::DiskFull.to_string())
+    }
+
     /// Too much is going on.
     pub fn busy(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
@@ -120,7 +127,7 @@ impl From<PipelineError> for Problem {
             PipelineError::Refused(Refused::KeyReused) => Problem::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "idempotency-key-reused",
-                "this Idempotency-Key was used with another request; use a new one",
+                "this Idempotency-Key was used with another request or another body; use a new one",
             ),
             PipelineError::Refused(ref refused @ Refused::OffsetDiffers { actual, .. }) => {
                 let problem = Problem::new(StatusCode::CONFLICT, "offset-differs", refused.to_string());
@@ -135,7 +142,11 @@ impl From<PipelineError> for Problem {
             PipelineError::Refused(refused @ Refused::AnsweredBefore(_)) => {
                 Problem::new(StatusCode::CONFLICT, "answered-before", refused.to_string())
             }
-            PipelineError::NotDurable(_) => Problem::new(
+            PipelineError::NotDurable(error) | PipelineError::Indeterminate(error) if is_disk_full(&*error) => {
+                Problem::disk_full()
+            }
+            PipelineError::Busy => Problem::busy(error.to_string()),
+            PipelineError::NotDurable(_) | PipelineError::Indeterminate(_) => Problem::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "not-durable",
                 "the change could not be made durable; send it again",
@@ -148,8 +159,22 @@ impl From<PipelineError> for Problem {
 impl From<IngestError> for Problem {
     fn from(error: IngestError) -> Problem {
         match error {
-            IngestError::BrokeOff(_) => Problem::new(StatusCode::BAD_REQUEST, "upload-broke-off", error.to_string()),
+            IngestError::Interrupted(ref interrupted) => {
+                let detail = error.to_string();
+                match interrupted {
+                    Interrupted::Connection(_) => Problem::new(StatusCode::BAD_REQUEST, "upload-interrupted", detail),
+                    Interrupted::TooSlow | Interrupted::Stalled => {
+                        Problem::new(StatusCode::REQUEST_TIMEOUT, "upload-too-slow", detail)
+                    }
+                    Interrupted::Stopping => Problem::busy("the server is stopping; try again"),
+                    Interrupted::Busy => Problem::busy("too many uploads at once; try again"),
+                }
+            }
             IngestError::TooLong { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", error.to_string()),
+            IngestError::ExpandsTooMuch => {
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "expands-too-much", error.to_string())
+            }
+            IngestError::DiskFull => Problem::disk_full(),
             IngestError::Corrupt(reason) => Problem::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "corrupt-file",

@@ -25,6 +25,15 @@ pub struct NotFound(ProblemBody);
 #[response(status = 406, description = "no such format", content_type = "application/problem+json")]
 pub struct NotAcceptable(ProblemBody);
 
+/// 408: too little came for too long.
+#[derive(IntoResponses)]
+#[response(
+    status = 408,
+    description = "the body came too slowly; send it again",
+    content_type = "application/problem+json"
+)]
+pub struct TooSlow(ProblemBody);
+
 /// 409: not as the batch, or the file, stands now.
 #[derive(IntoResponses)]
 #[response(
@@ -72,3 +81,12 @@ pub struct Unavailable(ProblemBody);
 #[derive(IntoResponses)]
 #[response(status = 504, description = "not there in time", content_type = "application/problem+json")]
 pub struct Late(ProblemBody);
+
+/// 507: the disk is almost full.
+#[derive(IntoResponses)]
+#[response(
+    status = 507,
+    description = "the disk is almost full; free some space, or delete batches",
+    content_type = "application/problem+json"
+)]
+pub struct DiskFull(ProblemBody);

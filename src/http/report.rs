@@ -157,14 +157,15 @@ pub struct ProgressBody {
 impl ProgressBody {
     /// How far a batch is that has come to `totals`.
     pub fn new(batch: &Batch, totals: FileTotals, epoch: u64) -> ProgressBody {
-        let percent = match (totals.bytes_received, batch.status) {
+        let status = batch.status_at(epoch);
+        let percent = match (totals.bytes_received, status) {
             (_, BatchStatus::Completed) => 100.0,
             (0, _) => 0.0,
             (received, _) => 100.0 * totals.bytes_parsed as f64 / received as f64,
         };
         ProgressBody {
             batch_id: batch.id,
-            status: batch.status.word(),
+            status: status.word(),
             total_files: totals.total_files,
             parsed_files: totals.parsed_files,
             bytes_received: totals.bytes_received,

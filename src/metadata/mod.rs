@@ -13,7 +13,7 @@
 mod changes;
 mod reader;
 mod round;
-mod rows;
+pub(crate) mod rows;
 mod writer;
 
 use std::path::Path;
@@ -28,8 +28,8 @@ use crate::model::Encoding;
 use crate::status::{BatchStatus, IllegalTransition};
 
 pub use changes::Changes;
-pub use reader::{BatchFilter, Metadata};
-pub use round::{Accepted, Committed, Round, UploadKey};
+pub use reader::{BatchFilter, Metadata, StoredFile, Withdrawn};
+pub use round::{Accepted, Committed, Erased, Round, UploadKey};
 pub use writer::MetadataWriter;
 
 /// Connections that read at once.
@@ -43,11 +43,15 @@ CREATE TABLE IF NOT EXISTS batches (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS batches_by_status ON batches (status, id);
 CREATE INDEX IF NOT EXISTS batches_by_vin ON batches (vin, id);
+CREATE INDEX IF NOT EXISTS batches_by_vehicle ON batches (vehicle_id, id);
+CREATE INDEX IF NOT EXISTS batches_by_firmware ON batches (firmware, id);
 CREATE TABLE IF NOT EXISTS files (
     batch_id TEXT NOT NULL, name TEXT NOT NULL, file_id TEXT NOT NULL, generation INTEGER NOT NULL,
     version TEXT NOT NULL, bytes INTEGER NOT NULL, lines INTEGER NOT NULL, digest BLOB NOT NULL,
     open_text BLOB NOT NULL, open_bytes INTEGER NOT NULL, open_version TEXT,
     uploaded_at INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    -- How its object in the raw store is encoded; NULL where it has none, for all of it was appended.
+    encoding TEXT,
     PRIMARY KEY (batch_id, name)
 ) STRICT, WITHOUT ROWID;
 -- Bytes that were appended to a version; without bytes, they are in an object of the raw store.
@@ -74,6 +78,8 @@ INSERT OR IGNORE INTO clock VALUES (1, 0);
 CREATE TABLE IF NOT EXISTS deployment (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, secret BLOB NOT NULL) STRICT;
 -- When epochs were accepted, to the second.
 CREATE TABLE IF NOT EXISTS epochs (epoch INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT;
+-- What the lake held when it last said so: its epoch, and the version of each table as a JSON list.
+CREATE TABLE IF NOT EXISTS lake (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL, versions TEXT NOT NULL) STRICT;
 ";
 
 /// Why metadata could not be read or written.
@@ -103,7 +109,7 @@ pub enum Refused {
          appended; append it with its line feed, or upload the file whole"
     )]
     OpenLineTooLong { name: String },
-    #[error("the idempotency key was used with another request")]
+    #[error("the idempotency key was used with another request, or another body")]
     KeyReused,
     #[error("the same was asked and answered before")]
     AnsweredBefore(Accepted),
@@ -156,6 +162,7 @@ impl Metadata {
         let options = options(path);
         let mut connection = SqliteConnection::connect_with(&options).await?;
         sqlx::raw_sql(SCHEMA).execute(&mut connection).await?;
+        migrate(&mut connection).await?;
         let deployment = Deployment::new();
         sqlx::query("INSERT OR IGNORE INTO deployment VALUES (1, ?, ?)")
             .bind(deployment.id.to_string())
@@ -173,6 +180,22 @@ impl Metadata {
     pub async fn close(&self) {
         self.readers.close().await;
     }
+}
+
+/// Brings a database of an earlier version to this one's form.
+async fn migrate(connection: &mut SqliteConnection) -> Result<(), MetadataError> {
+    let has_encoding: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM pragma_table_info('files') WHERE name = 'encoding'")
+            .fetch_one(&mut *connection)
+            .await?;
+    if has_encoding == 0 {
+        sqlx::raw_sql("ALTER TABLE files ADD COLUMN encoding TEXT").execute(&mut *connection).await?;
+    }
+    // Completion is one durable change now; earlier versions passed through further ones.
+    sqlx::raw_sql("UPDATE batches SET status = 'completed' WHERE completed_epoch IS NOT NULL AND status <> 'failed'")
+        .execute(&mut *connection)
+        .await?;
+    Ok(())
 }
 
 /// What the processes of one deployment share.

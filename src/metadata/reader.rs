@@ -2,17 +2,18 @@
 
 use std::collections::HashSet;
 
-use argus_dataflow::VersionId;
+use argus_dataflow::{Change, VersionId};
+use argus_sinks::LakeState;
 use futures::TryStreamExt;
-use sqlx::{Row, SqlitePool};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite, SqlitePool};
 use uuid::Uuid;
 
 use crate::events::Event;
 use crate::metadata::changes::Changes;
-use crate::metadata::round::Accepted;
-use crate::metadata::rows::{count, from_json, read_answer, read_batch, read_entry, uuid};
-use crate::metadata::{Deployment, JournalEntry, MetadataError, Refused};
-use crate::model::{Batch, FileTotals};
+use crate::metadata::rows::{FileRecord, count, from_json, read_batch, read_entry, read_file, uuid};
+use crate::metadata::{Deployment, JournalEntry, MetadataError};
+use crate::model::{Batch, FileTotals, NewBatch};
 use crate::status::BatchStatus;
 
 /// Which batches a listing wants.
@@ -30,6 +31,44 @@ pub struct BatchFilter {
     pub before: Option<Uuid>,
     /// At most so many.
     pub limit: u32,
+}
+
+impl BatchFilter {
+    /// The statement for it. Only what is asked for is a condition, so that an index fits.
+    fn query(&self, seen: u64) -> QueryBuilder<Sqlite> {
+        let seen = seen as i64;
+        let mut query = QueryBuilder::new("SELECT batches.*, count(files.batch_id) AS total_files, ");
+        query.push("coalesce(sum(files.epoch <= ").push_bind(seen).push("), 0) AS parsed_files, ");
+        query.push("coalesce(sum(files.bytes), 0) AS bytes_received, ");
+        query.push("coalesce(sum(files.bytes * (files.epoch <= ").push_bind(seen).push(")), 0) AS bytes_parsed, ");
+        query.push("coalesce(sum((files.lines + (files.open_version IS NOT NULL)) * (files.epoch <= ").push_bind(seen);
+        query.push(")), 0) AS lines FROM (SELECT * FROM batches WHERE TRUE");
+        for (column, value) in [("vin", &self.vin), ("vehicle_id", &self.vehicle_id), ("firmware", &self.firmware)] {
+            if let Some(value) = value {
+                query.push(" AND ").push(column).push(" = ").push_bind(value.clone());
+            }
+        }
+        if let Some(status) = self.status {
+            // A completed batch is gathering until readers see the epoch at which it was completed.
+            let (stored, when) = match status {
+                BatchStatus::Gathering => (BatchStatus::Completed, " AND completed_epoch > "),
+                BatchStatus::Completed => (BatchStatus::Completed, " AND completed_epoch <= "),
+                status => (status, ""),
+            };
+            query.push(" AND status = ").push_bind(stored.word());
+            if !when.is_empty() {
+                query.push(when).push_bind(seen);
+            }
+        }
+        if let Some(before) = self.before {
+            query.push(" AND id < ").push_bind(before.to_string());
+        }
+        query.push(" ORDER BY id DESC LIMIT ").push_bind(self.limit);
+        query.push(
+            ") AS batches LEFT JOIN files ON files.batch_id = batches.id GROUP BY batches.id ORDER BY batches.id DESC",
+        );
+        query
+    }
 }
 
 /// Reads metadata. Clones share connections.
@@ -69,56 +108,103 @@ impl Metadata {
         row.as_ref().map(|row| Ok((read_batch(row)?, count(row, "total_files")?))).transpose()
     }
 
-    /// Batches, newest first.
-    pub async fn batches(&self, filter: &BatchFilter) -> Result<Vec<Batch>, MetadataError> {
-        let rows = sqlx::query(
-            "SELECT * FROM batches WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR vin = ?2) \
-             AND (?3 IS NULL OR vehicle_id = ?3) AND (?4 IS NULL OR firmware = ?4) AND (?5 IS NULL OR id < ?5) \
-             ORDER BY id DESC LIMIT ?6",
-        )
-        .bind(filter.status.map(BatchStatus::word))
-        .bind(filter.vin.as_deref())
-        .bind(filter.vehicle_id.as_deref())
-        .bind(filter.firmware.as_deref())
-        .bind(filter.before.map(|id| id.to_string()))
-        .bind(filter.limit)
-        .fetch_all(&self.readers)
-        .await?;
-        rows.iter().map(read_batch).collect()
+    /// Batches, newest first, each with how its files stand when `seen` is the epoch that readers see. One statement,
+    /// which an index answers whatever is asked for.
+    pub async fn batches(&self, filter: &BatchFilter, seen: u64) -> Result<Vec<(Batch, FileTotals)>, MetadataError> {
+        let mut query = filter.query(seen);
+        let rows = query.build().fetch_all(&self.readers).await?;
+        rows.iter().map(|row| Ok((read_batch(row)?, read_totals(row)?))).collect()
     }
 
-    /// Batches that something has yet to happen to by itself.
-    pub async fn unfinished(&self) -> Result<Vec<Batch>, MetadataError> {
-        let mut all = Vec::new();
-        for status in BatchStatus::ALL.into_iter().filter(|status| !status.is_at_rest()) {
-            let row = sqlx::query("SELECT * FROM batches WHERE status = ? ORDER BY id").bind(status.word());
-            for row in row.fetch_all(&self.readers).await? {
-                all.push(read_batch(&row)?);
+    /// The batches of a vehicle that add up in the same cells of the fleet, but for one of them.
+    pub async fn others_of_vehicle(&self, batch: &Batch) -> Result<Vec<Uuid>, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT id, described FROM batches WHERE vin = ?1 AND vehicle_id = ?2 AND firmware IS ?3 AND id <> ?4",
+        )
+        .bind(&batch.described.vin)
+        .bind(&batch.described.vehicle_id)
+        .bind(batch.described.firmware.as_deref())
+        .bind(batch.id.to_string())
+        .fetch_all(&self.readers)
+        .await?;
+        let mut others = Vec::new();
+        for row in &rows {
+            let described: NewBatch = from_json(row.try_get("described")?)?;
+            if described.platform == batch.described.platform {
+                others.push(uuid(row.try_get("id")?)?);
             }
         }
-        Ok(all)
+        Ok(others)
+    }
+
+    /// All batches, in order of their ids, some at a time: those behind `after`.
+    pub async fn batches_after(&self, after: Uuid, limit: u32) -> Result<Vec<Batch>, MetadataError> {
+        let rows = sqlx::query("SELECT * FROM batches WHERE id > ? ORDER BY id LIMIT ?").bind(after.to_string());
+        rows.bind(limit).fetch_all(&self.readers).await?.iter().map(read_batch).collect()
+    }
+
+    /// The files of a batch as they are stored.
+    pub async fn stored_files(&self, batch_id: Uuid) -> Result<Vec<StoredFile>, MetadataError> {
+        let rows = sqlx::query("SELECT * FROM files WHERE batch_id = ? ORDER BY name").bind(batch_id.to_string());
+        let mut files = Vec::new();
+        for row in rows.fetch_all(&self.readers).await? {
+            let record = read_file(&row)?;
+            let parts = sqlx::query("SELECT start, bytes IS NULL FROM appended WHERE version = ? ORDER BY start")
+                .bind(record.version.0.to_string());
+            let parts = parts.fetch_all(&self.readers).await?;
+            let parts: Result<Vec<_>, sqlx::Error> =
+                parts.iter().map(|row| Ok((count(row, "start")?, row.try_get(1)?))).collect();
+            files.push(StoredFile { record, parts: parts? });
+        }
+        Ok(files)
+    }
+
+    /// The bytes that were appended to a version at an offset, while they are in the metadata.
+    pub async fn appended(&self, version: VersionId, start: u64) -> Result<Vec<u8>, MetadataError> {
+        let row = sqlx::query("SELECT bytes FROM appended WHERE version = ? AND start = ?");
+        let row = row.bind(version.0.to_string()).bind(start as i64).fetch_one(&self.readers).await?;
+        Ok(row.try_get::<Option<Vec<u8>>, _>(0)?.unwrap_or_default())
+    }
+
+    /// What the lake held when it last said so; `None` before its first commit.
+    pub async fn lake(&self) -> Result<Option<LakeState>, MetadataError> {
+        let Some(row) = sqlx::query("SELECT epoch, versions FROM lake").fetch_optional(&self.readers).await? else {
+            return Ok(None);
+        };
+        Ok(Some(LakeState { epoch: count(&row, "epoch")?, versions: from_json(row.try_get("versions")?)? }))
+    }
+
+    /// What was withdrawn up to `epoch`, which the lake holds: its bytes are of no use any more.
+    pub async fn withdrawn(&self, epoch: u64) -> Result<Vec<Withdrawn>, MetadataError> {
+        let rows = sqlx::query("SELECT * FROM journal WHERE epoch <= ? AND change LIKE '{\"Withdraw\"%'")
+            .bind(epoch as i64)
+            .fetch_all(&self.readers)
+            .await?;
+        let mut gone = Vec::new();
+        for row in &rows {
+            let JournalEntry { change: Change::Withdraw(file), .. } = read_entry(row)? else { continue };
+            let parts = sqlx::query("SELECT start FROM appended WHERE version = ? AND bytes IS NULL");
+            let parts = parts.bind(file.version.0.to_string()).fetch_all(&self.readers).await?;
+            let parts: Result<Vec<u64>, sqlx::Error> = parts.iter().map(|row| count(row, "start")).collect();
+            let place = (count(row, "epoch")?, count(row, "position")?);
+            gone.push(Withdrawn { place, batch_id: file.batch_id, version: file.version, parts: parts? });
+        }
+        Ok(gone)
     }
 
     /// How the files of a batch stand when `epoch` is what readers see.
     pub async fn file_totals(&self, id: Uuid, epoch: u64) -> Result<FileTotals, MetadataError> {
         let row = sqlx::query(
-            "SELECT count(*), coalesce(sum(epoch <= ?2), 0), coalesce(sum(bytes), 0), \
-             coalesce(sum(bytes * (epoch <= ?2)), 0), \
-             coalesce(sum((lines + (open_version IS NOT NULL)) * (epoch <= ?2)), 0) \
+            "SELECT count(*) AS total_files, coalesce(sum(epoch <= ?2), 0) AS parsed_files, \
+             coalesce(sum(bytes), 0) AS bytes_received, coalesce(sum(bytes * (epoch <= ?2)), 0) AS bytes_parsed, \
+             coalesce(sum((lines + (open_version IS NOT NULL)) * (epoch <= ?2)), 0) AS lines \
              FROM files WHERE batch_id = ?1",
         )
         .bind(id.to_string())
         .bind(epoch as i64)
         .fetch_one(&self.readers)
         .await?;
-        let number = |index| row.try_get::<i64, _>(index).map(|value| value.max(0) as u64);
-        Ok(FileTotals {
-            total_files: number(0)?,
-            parsed_files: number(1)?,
-            bytes_received: number(2)?,
-            bytes_parsed: number(3)?,
-            lines: number(4)?,
-        })
+        Ok(read_totals(&row)?)
     }
 
     /// The events of a batch behind a position, in order, each with its position.
@@ -147,13 +233,6 @@ impl Metadata {
             .fetch_all(&self.readers)
             .await?;
         rows.iter().map(read_entry).collect()
-    }
-
-    /// What was answered to an upload with this key; an error when the key was used with another request.
-    pub async fn answered(&self, key: &str, request: &str) -> Result<Option<Accepted>, Refused> {
-        let row = sqlx::query("SELECT request, answer FROM idempotency WHERE key = ?").bind(key);
-        let Some(row) = row.fetch_optional(&self.readers).await? else { return Ok(None) };
-        read_answer(&row, request).map(Some)
     }
 
     /// The last epoch that was accepted before a time (microseconds since 1970); 0 when there is none.
@@ -205,6 +284,38 @@ impl Metadata {
     }
 }
 
+/// A file as it is stored.
+#[derive(Debug, Clone)]
+pub struct StoredFile {
+    /// What is known of it.
+    pub record: FileRecord,
+    /// Where the parts begin that were appended to it, and whether each is in the raw store rather than here.
+    pub parts: Vec<(u64, bool)>,
+}
+
+/// A version whose bytes are of no use any more.
+#[derive(Debug, Clone)]
+pub struct Withdrawn {
+    /// Epoch and position of its entry in the journal, which is forgotten when the bytes are gone.
+    pub place: (u64, u64),
+    /// The batch that it was of.
+    pub batch_id: Uuid,
+    /// The version.
+    pub version: VersionId,
+    /// Where its objects of appended bytes begin.
+    pub parts: Vec<u64>,
+}
+
+fn read_totals(row: &SqliteRow) -> Result<FileTotals, sqlx::Error> {
+    Ok(FileTotals {
+        total_files: count(row, "total_files")?,
+        parsed_files: count(row, "parsed_files")?,
+        bytes_received: count(row, "bytes_received")?,
+        bytes_parsed: count(row, "bytes_parsed")?,
+        lines: count(row, "lines")?,
+    })
+}
+
 /// Bytes that were appended one after another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parts {
@@ -214,4 +325,41 @@ pub struct Parts {
     pub last_start: u64,
     /// All of them.
     pub bytes: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How SQLite answers a listing.
+    async fn plan(metadata: &Metadata, filter: BatchFilter) -> String {
+        let query = filter.query(7);
+        let explained = format!("EXPLAIN QUERY PLAN {}", query.sql().as_str());
+        let rows = sqlx::query(sqlx::AssertSqlSafe(explained)).fetch_all(&metadata.readers).await.expect("explains");
+        rows.iter().map(|row| row.get::<String, _>("detail")).collect::<Vec<_>>().join("; ")
+    }
+
+    #[tokio::test]
+    async fn listings_of_batches_are_answered_by_an_index() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (metadata, _writer) = Metadata::open(&folder.path().join("a.db")).await.expect("opens");
+        let filter = |limit| BatchFilter { limit, ..BatchFilter::default() };
+        let some = || Some("x".to_owned());
+        for (filter, index) in [
+            (BatchFilter { vin: some(), ..filter(5) }, "SEARCH batches USING INDEX batches_by_vin"),
+            (BatchFilter { vehicle_id: some(), ..filter(5) }, "SEARCH batches USING INDEX batches_by_vehicle"),
+            (BatchFilter { firmware: some(), ..filter(5) }, "SEARCH batches USING INDEX batches_by_firmware"),
+            (
+                BatchFilter { status: Some(BatchStatus::Pending), ..filter(5) },
+                "SEARCH batches USING INDEX batches_by_status",
+            ),
+            (BatchFilter { before: Some(Uuid::now_v7()), ..filter(5) }, "SEARCH batches USING PRIMARY KEY"),
+        ] {
+            let plan = plan(&metadata, filter).await;
+            assert!(plan.contains(index), "{plan} should say {index}");
+            assert!(plan.contains("SEARCH files USING PRIMARY KEY"), "{plan}");
+        }
+        let all = plan(&metadata, filter(5)).await;
+        assert!(!all.contains("TEMP B-TREE FOR ORDER BY"), "{all}");
+    }
 }

@@ -6,7 +6,8 @@ mod files;
 use std::collections::HashSet;
 
 use argus_dataflow::{Change, FileRow, Recall, VersionId};
-use chrono::Utc;
+use argus_sinks::LakeState;
+use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::{Sqlite, Transaction};
 use uuid::Uuid;
 
@@ -27,6 +28,9 @@ const JOURNAL_END: &str = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?); \
     AND at < (SELECT at FROM epochs ORDER BY epoch DESC LIMIT 1 OFFSET 1) + 1000000; \
     INSERT INTO epochs VALUES (?, ?); UPDATE clock SET epoch = ?";
 
+/// Events that are forgotten in one round at the most.
+const EVENTS_FORGOTTEN_MAX: u32 = 10_000;
+
 /// Changes that are accepted together, at one epoch.
 pub struct Round<'c> {
     transaction: Transaction<'c, Sqlite>,
@@ -39,6 +43,17 @@ pub struct Round<'c> {
     changed: HashSet<Uuid>,
 }
 
+/// What the lake holds, and what of that was erased from the raw store.
+#[derive(Debug, Clone)]
+pub struct Erased {
+    /// The epoch that the lake holds, and its tables' versions.
+    pub lake: LakeState,
+    /// Versions whose bytes are gone.
+    pub versions: Vec<VersionId>,
+    /// Epoch and position of the entries of the journal whose bytes could not be deleted yet.
+    pub pending: Vec<(u64, u64)>,
+}
+
 /// What a committed round leaves to do.
 #[derive(Debug)]
 pub struct Committed {
@@ -46,8 +61,8 @@ pub struct Committed {
     pub changes: Vec<Change>,
     /// Lines to feed before, each with the change that admits it.
     pub lines: Vec<(FileRow, Text)>,
-    /// Whether there are new events.
-    pub has_events: bool,
+    /// The batches with new events.
+    pub told: HashSet<Uuid>,
 }
 
 impl<'c> Round<'c> {
@@ -71,12 +86,47 @@ impl<'c> Round<'c> {
         self.enter(Change::Abandon(version), Lines::None);
     }
 
-    /// Forgets idempotency keys and times of epochs from before these times.
-    pub async fn forget_before(&mut self, keys: i64, epochs: i64) -> Result<(), MetadataError> {
+    /// Forgets idempotency keys, and events and times of epochs, from before these times. Says whether there are
+    /// more events to forget.
+    pub async fn forget_before(&mut self, keys: i64, past: i64) -> Result<bool, MetadataError> {
         sqlx::query("DELETE FROM idempotency WHERE at < ?").bind(keys).execute(&mut *self.transaction).await?;
+        // Events are in order of time, so the oldest say whether there is anything to forget.
+        let before = DateTime::<Utc>::from_timestamp_micros(past).unwrap_or_default();
+        let forgotten = sqlx::query(
+            "DELETE FROM events WHERE position IN (SELECT position FROM events ORDER BY position LIMIT ?) \
+             AND json_extract(event, '$.occurred_at') < ?",
+        )
+        .bind(EVENTS_FORGOTTEN_MAX)
+        .bind(before.to_rfc3339_opts(SecondsFormat::Micros, true))
+        .execute(&mut *self.transaction)
+        .await?;
         // The last one before the time still says what the horizon is.
         sqlx::query("DELETE FROM epochs WHERE epoch < (SELECT max(epoch) FROM epochs WHERE at < ?)")
-            .bind(epochs)
+            .bind(past)
+            .execute(&mut *self.transaction)
+            .await?;
+        Ok(forgotten.rows_affected() == u64::from(EVENTS_FORGOTTEN_MAX))
+    }
+
+    /// The lake holds everything up to an epoch: the journal up to it is forgotten, but for what is yet to be erased.
+    pub async fn lake_committed(&mut self, erased: &Erased) -> Result<(), MetadataError> {
+        for version in &erased.versions {
+            sqlx::query("DELETE FROM appended WHERE version = ?")
+                .bind(version.0.to_string())
+                .execute(&mut *self.transaction)
+                .await?;
+        }
+        sqlx::query(
+            "DELETE FROM journal WHERE epoch <= ?1 AND NOT EXISTS (SELECT 1 FROM json_each(?2) AS kept \
+             WHERE kept.value ->> 0 = journal.epoch AND kept.value ->> 1 = journal.position)",
+        )
+        .bind(erased.lake.epoch as i64)
+        .bind(json(&erased.pending)?)
+        .execute(&mut *self.transaction)
+        .await?;
+        sqlx::query("INSERT OR REPLACE INTO lake VALUES (1, ?, ?)")
+            .bind(erased.lake.epoch as i64)
+            .bind(json(&erased.lake.versions)?)
             .execute(&mut *self.transaction)
             .await?;
         Ok(())
@@ -123,7 +173,7 @@ impl<'c> Round<'c> {
         });
         let lines = unfed.collect();
         let changes = self.entries.into_iter().map(|entry| entry.change).collect();
-        Ok(Committed { changes, lines, has_events: !self.events.is_empty() })
+        Ok(Committed { changes, lines, told: self.changed })
     }
 
     fn tell(&mut self, batch_id: Uuid, kind: EventKind, now: i64) {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::digest::Digest;
 use crate::metadata::round::Accepted;
 use crate::metadata::{JournalEntry, Lines, MetadataError, Refused, Text};
-use crate::model::{Batch, OpenLine, Receipt};
+use crate::model::{Batch, Encoding, OpenLine, Receipt};
 use crate::status::BatchStatus;
 
 /// A file as it stands: all that was accepted of its current generation.
@@ -32,6 +32,8 @@ pub struct FileRecord {
     pub open_version: Option<VersionId>,
     pub uploaded_at: i64,
     pub epoch: u64,
+    /// Of its object in the raw store, where it has one.
+    pub encoding: Option<Encoding>,
 }
 
 impl FileRecord {
@@ -137,6 +139,7 @@ pub fn read_file(row: &SqliteRow) -> Result<FileRecord, MetadataError> {
         open_version: open_version.map(uuid).transpose()?.map(VersionId),
         uploaded_at: row.try_get("uploaded_at")?,
         epoch: count(row, "epoch")?,
+        encoding: row.try_get::<Option<&str>, _>("encoding")?.map(from_json).transpose()?,
     })
 }
 

@@ -1,94 +1,75 @@
 //! What each request does to a round, and what follows when the round is durable.
 
-use tokio::sync::oneshot;
-use uuid::Uuid;
-
 use super::request::{Reply, Request};
-use super::{Gathered, PipelineError, now};
-use crate::events::EventKind;
-use crate::metadata::{MetadataError, Refused, Round};
-use crate::status::BatchEvent;
+use super::{PipelineError, now};
+use crate::metadata::{Accepted, MetadataError, Refused, Round};
 
 /// Says how a request ended, once its round is durable or is known not to be.
 pub(super) type Answer = Box<dyn FnOnce(Result<(), PipelineError>) + Send>;
 
-/// What a request leads to when its round is durable.
-#[derive(Default)]
-pub(super) struct Outcome {
-    pub(super) answer: Option<Answer>,
-    pub(super) follow_up: Option<Request>,
-    pub(super) committed: Option<u64>,
-    /// Told when what is committed has been forgotten.
-    pub(super) forgotten: Option<oneshot::Sender<()>>,
-}
-
-/// Applies a request to the round. An error is the round's: nothing of it will be durable.
-pub(super) async fn apply(round: &mut Round<'_>, request: Request) -> Result<Outcome, MetadataError> {
+/// Applies a request to the round; says how it is answered, where anybody waits for that. An error is the round's: nothing of it will be durable.
+pub(super) async fn apply(round: &mut Round<'_>, request: Request) -> Result<Option<Answer>, MetadataError> {
     Ok(match request {
         Request::CreateBatch { described, key, reply } => {
             let result = round.create_batch(described, key.as_deref(), now()).await;
-            Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
+            Some(answer(reply, result)?)
         }
-        Request::AcceptFile { upload, key, reply } => {
+        Request::AcceptFile { upload, claim, key, reply } => {
             let result = round.accept_file(&upload, key.as_ref()).await;
-            Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
+            let is_taken = matches!(result, Ok(Accepted::Created(_) | Accepted::Replaced(_)));
+            let told = answer(reply, result)?;
+            let settled: Answer = Box::new(move |durable: Result<(), PipelineError>| {
+                match durable {
+                    Ok(()) if is_taken => claim.accepted(),
+                    // A restart tells, and needs the bytes if it was accepted.
+                    Err(PipelineError::Indeterminate(_)) if is_taken => claim.accepted(),
+                    _ => drop(claim),
+                }
+                told(durable);
+            });
+            Some(settled)
         }
         Request::Append { part, offset, key, reply } => {
             let result = round.append(&part, offset, key.as_ref()).await;
-            Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
+            Some(answer(reply, result)?)
         }
         Request::Complete { batch_id, reply } => {
             let result = round.complete(batch_id, now()).await;
-            let follow_up = result.is_ok().then_some(Request::Scattered { batch_id });
-            Outcome { answer: Some(answer(reply, result)?), follow_up, ..Outcome::default() }
+            Some(answer(reply, result)?)
         }
         Request::Reopen { batch_id, reply } => {
             let result = round.reopen(batch_id, now()).await;
-            Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
+            Some(answer(reply, result)?)
         }
         Request::DeleteFile { batch_id, name, reply } => {
             let result = round.delete_file(batch_id, &name, now()).await.map(|()| round.epoch());
-            Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
+            Some(answer(reply, result)?)
         }
         Request::DeleteBatch { batch_id, reply } => {
             let result = round.delete_batch(batch_id).await.map(|()| round.epoch());
-            Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
+            Some(answer(reply, result)?)
         }
         Request::Abandon { version } => {
             round.abandon(version);
-            Outcome::default()
+            None
         }
-        Request::Scattered { batch_id } => {
-            let events = [
-                (BatchEvent::ScatterBegan, None),
-                (BatchEvent::AllFilesScattered, Some(EventKind::AllFilesScattered)),
-                (BatchEvent::GatherBegan, None),
-            ];
-            pass(round, batch_id, &events).await?;
-            Outcome::default()
+        Request::LakeCommitted { erased, reply } => {
+            round.lake_committed(&erased).await?;
+            let told: Answer = Box::new(move |durable: Result<(), PipelineError>| {
+                if durable.is_ok() {
+                    // Whoever waited may have gone away.
+                    let _ = reply.send(());
+                }
+            });
+            Some(told)
         }
-        Request::Parsed { batch_id, file, generation } => {
-            round.parsed(batch_id, file, generation, now()).await?;
-            Outcome::default()
-        }
-        Request::Gathered { batch_id, totals: Gathered { total_lines, error_codes } } => {
-            // Nothing makes a diagnosis yet, so it is done, without one, at once.
-            let events = [
-                (BatchEvent::AllFilesGathered, Some(EventKind::AllFilesGathered { total_lines, error_codes })),
-                (BatchEvent::DiagnosisBegan, None),
-                (BatchEvent::DiagnosisCompleted, None),
-            ];
-            pass(round, batch_id, &events).await?;
-            Outcome::default()
-        }
-        Request::Committed { epoch, forgotten } => Outcome { committed: Some(epoch), forgotten, ..Outcome::default() },
         Request::PartsAreStored { version, start, last_start, reply } => {
             let result = round.parts_are_stored(version, start, last_start).await;
-            Outcome { answer: Some(answer(reply, result)?), ..Outcome::default() }
+            Some(answer(reply, result)?)
         }
-        Request::ForgetBefore { keys, epochs } => {
-            round.forget_before(keys, epochs).await?;
-            Outcome::default()
+        Request::ForgetBefore { keys, past, reply } => {
+            let more = round.forget_before(keys, past).await?;
+            Some(answer(reply, Ok(more))?)
         }
     })
 }
@@ -102,19 +83,4 @@ fn answer<T: Send + 'static>(reply: Reply<T>, result: Result<T, Refused>) -> Res
         // Whoever asked may have gone away; what happened has happened.
         let _ = reply.send(durable.and(result));
     }))
-}
-
-async fn pass(
-    round: &mut Round<'_>,
-    batch_id: Uuid,
-    events: &[(BatchEvent, Option<EventKind>)],
-) -> Result<(), MetadataError> {
-    match round.pass(batch_id, events, now()).await {
-        Ok(()) => Ok(()),
-        Err(Refused::Metadata(error)) => Err(error),
-        Err(refused) => {
-            tracing::warn!(batch.id = %batch_id, %refused, "a batch did not move on");
-            Ok(())
-        }
-    }
 }

@@ -4,8 +4,9 @@ use argus_dataflow::VersionId;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Gathered, PipelineError};
-use crate::metadata::{Accepted, UploadKey};
+use super::PipelineError;
+use crate::ingest::Claim;
+use crate::metadata::{Accepted, Erased, UploadKey};
 use crate::model::{Batch, NewBatch, Part, StoredUpload};
 use crate::status::BatchStatus;
 
@@ -21,6 +22,7 @@ pub(super) enum Request {
     },
     AcceptFile {
         upload: StoredUpload,
+        claim: Claim,
         key: Option<UploadKey>,
         reply: Reply<Accepted>,
     },
@@ -51,25 +53,10 @@ pub(super) enum Request {
     Abandon {
         version: VersionId,
     },
-    /// The blocks of a completed batch are fed and its epoch is sealed.
-    Scattered {
-        batch_id: Uuid,
-    },
-    /// A closed epoch has the counts of a generation of a file.
-    Parsed {
-        batch_id: Uuid,
-        file: String,
-        generation: u32,
-    },
-    /// The frontier has passed the epoch of a completed batch.
-    Gathered {
-        batch_id: Uuid,
-        totals: Gathered,
-    },
-    /// The lake holds everything up to an epoch.
-    Committed {
-        epoch: u64,
-        forgotten: Option<oneshot::Sender<()>>,
+    /// The lake holds everything up to an epoch, and what was taken back by then is erased, as far as it could be.
+    LakeCommitted {
+        erased: Erased,
+        reply: oneshot::Sender<()>,
     },
     /// The raw store holds what was appended to a version between two offsets; says whether it is still wanted.
     PartsAreStored {
@@ -78,10 +65,12 @@ pub(super) enum Request {
         last_start: u64,
         reply: Reply<bool>,
     },
-    /// Nobody needs keys and times of epochs from before these times.
+    /// Nobody needs idempotency keys, and events and times of epochs, from before these times; says whether there is
+    /// more to forget.
     ForgetBefore {
         keys: i64,
-        epochs: i64,
+        past: i64,
+        reply: Reply<bool>,
     },
 }
 
@@ -105,22 +94,22 @@ impl Request {
     /// The same request, when it is one that nobody outside waits for.
     pub(super) fn own(&self) -> Option<Request> {
         match self {
-            Request::CreateBatch { .. }
-            | Request::AcceptFile { .. }
-            | Request::Append { .. }
-            | Request::Complete { .. }
-            | Request::Reopen { .. }
-            | Request::DeleteFile { .. }
-            | Request::DeleteBatch { .. }
-            | Request::PartsAreStored { .. } => None,
             Request::Abandon { version } => Some(Request::Abandon { version: *version }),
-            Request::Scattered { batch_id } => Some(Request::Scattered { batch_id: *batch_id }),
-            Request::Parsed { batch_id, file, generation } => {
-                Some(Request::Parsed { batch_id: *batch_id, file: file.clone(), generation: *generation })
+            _ => None,
+        }
+    }
+
+    /// Refuses the request. Whoever asked may have gone away.
+    pub(super) fn refuse(self, error: PipelineError) {
+        match self {
+            Request::CreateBatch { reply, .. } | Request::Complete { reply, .. } | Request::Reopen { reply, .. } => {
+                drop(reply.send(Err(error)))
             }
-            Request::Gathered { batch_id, totals } => Some(Request::Gathered { batch_id: *batch_id, totals: *totals }),
-            Request::Committed { epoch, .. } => Some(Request::Committed { epoch: *epoch, forgotten: None }),
-            Request::ForgetBefore { keys, epochs } => Some(Request::ForgetBefore { keys: *keys, epochs: *epochs }),
+            Request::AcceptFile { reply, .. } | Request::Append { reply, .. } => drop(reply.send(Err(error))),
+            Request::DeleteFile { reply, .. } | Request::DeleteBatch { reply, .. } => drop(reply.send(Err(error))),
+            Request::PartsAreStored { reply, .. } | Request::ForgetBefore { reply, .. } => drop(reply.send(Err(error))),
+            // Whoever waits sees that it was dropped, and tries again with the next commit.
+            Request::Abandon { .. } | Request::LakeCommitted { .. } => {}
         }
     }
 }

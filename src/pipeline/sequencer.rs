@@ -1,25 +1,26 @@
 //! The pipeline's end that does the work: it gathers requests into rounds and feeds what they change.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use argus_dataflow::{Dataflow, Recall};
-use argus_query::{Engine, cells};
+use argus_query::Engine;
 use argus_sinks::{Snapshot, crash};
+use imbl::HashSet;
 use metrics::gauge;
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use super::PipelineError;
 use super::apply::{Answer, apply};
-use super::request::{IsPossible, Request};
-use crate::events::EventLogWriter;
+use super::backlog::{Backlog, weight_of_text};
+use super::loading::{Loaded, Loading, Ready};
+use super::request::Request;
+use crate::followers::Followers;
 use crate::growing::Growing;
 use crate::ingest::{Ingest, origin};
 use crate::metadata::{Committed, Metadata, MetadataError, MetadataWriter};
-use crate::raw::RawStore;
-use crate::recovery::follow_warmth;
+use crate::recovery::follow_held;
 
 /// Requests that form one round at the most.
 const ROUND_MAX: usize = 256;
@@ -30,21 +31,20 @@ const RETRY_WAIT: Duration = Duration::from_millis(500);
 /// How often the pipeline tries to open the metadata again before it gives up.
 const REOPEN_TRIES: u32 = 20;
 
-/// Epochs that may be sealed and not closed; at the limit, rounds wait.
-const OPEN_EPOCHS_MAX: u64 = 1024;
-
 /// The pipeline's end that does the work.
 pub struct Sequencer {
     requests: mpsc::Receiver<Request>,
     /// What earlier rounds left to do, before anything that arrives.
-    follow_ups: Vec<Request>,
+    later: Vec<Request>,
     writer: MetadataWriter,
     /// The epoch of the last round that changed something.
     last_epoch: u64,
-    /// The batches that the dataflow holds; others are recalled before something happens to them.
-    warm: HashSet<Uuid>,
+    /// The batches that the dataflow holds; others are loaded before something happens to them.
+    held: HashSet<Uuid>,
+    loading: Loading,
     /// The files that must not grow yet.
     growing: Growing,
+    backlog: Backlog,
     downstream: Downstream,
 }
 
@@ -54,30 +54,37 @@ pub struct Downstream {
     pub dataflow: Dataflow,
     /// Feeds appended lines.
     pub ingest: Ingest,
-    /// Holds the bytes that are deleted with what was taken back.
-    pub raw: RawStore,
-    /// Knows what batches had that are recalled.
+    /// Looks up what unloaded batches have.
     pub engine: Engine,
     /// Knows how batches stand.
     pub metadata: Metadata,
     /// Shows the epochs that the dataflow has closed.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// Is told what happened.
-    pub events: EventLogWriter,
+    /// Are woken by what happens to their batch.
+    pub followers: Followers,
+}
+
+/// What a round is made of.
+#[derive(Default)]
+struct Gathered {
+    recalls: Vec<Recall>,
+    requests: Vec<Request>,
 }
 
 impl Sequencer {
     /// The end that works off `requests`, and goes on after `last_epoch` when the dataflow holds the batches that
-    /// are `warm`.
+    /// are `held`.
     pub(super) fn new(
         requests: mpsc::Receiver<Request>,
         writer: MetadataWriter,
         last_epoch: u64,
-        warm: HashSet<Uuid>,
+        held: HashSet<Uuid>,
         downstream: Downstream,
     ) -> Sequencer {
-        let (follow_ups, growing) = (Vec::new(), Growing::default());
-        Sequencer { requests, follow_ups, writer, last_epoch, warm, growing, downstream }
+        let Downstream { engine, metadata, snapshots, .. } = &downstream;
+        let loading = Loading::new(engine.clone(), metadata.clone(), snapshots.clone());
+        let (later, growing, backlog) = (Vec::new(), Growing::default(), Backlog::default());
+        Sequencer { requests, later, writer, last_epoch, held, loading, growing, backlog, downstream }
     }
 
     /// Works until `closing` is told, and then until nothing waits any more.
@@ -86,17 +93,25 @@ impl Sequencer {
     pub async fn run(mut self, mut closing: oneshot::Receiver<()>) -> Result<(), PipelineError> {
         let mut open = true;
         loop {
-            let mut round = std::mem::take(&mut self.follow_ups);
-            while round.len() < ROUND_MAX
+            let mut arrived = std::mem::take(&mut self.later);
+            let mut loaded = Vec::new();
+            while let Ok(one) = self.loading.done.try_recv() {
+                loaded.push(one);
+            }
+            while arrived.len() < ROUND_MAX
                 && let Ok(request) = self.requests.try_recv()
             {
-                round.push(request);
+                arrived.push(request);
             }
-            if round.is_empty() {
+            if arrived.is_empty() && loaded.is_empty() {
                 tokio::select! {
                     biased;
-                    count = self.requests.recv_many(&mut round, ROUND_MAX) => if count == 0 {
-                        return Ok(());
+                    Some(one) = self.loading.done.recv(), if !self.loading.is_idle() => loaded.push(one),
+                    count = self.requests.recv_many(&mut arrived, ROUND_MAX) => if count == 0 {
+                        if self.loading.is_idle() {
+                            return Ok(());
+                        }
+                        loaded.extend(self.loading.done.recv().await);
                     },
                     // Whoever would tell and is gone has told.
                     _ = &mut closing, if open => {
@@ -105,93 +120,139 @@ impl Sequencer {
                     }
                 }
             }
-            if round.is_empty() {
-                continue;
+            let gathered = self.gather(loaded, arrived);
+            if !gathered.recalls.is_empty() || !gathered.requests.is_empty() {
+                self.round(gathered).await?;
             }
-            self.round(round).await?;
         }
     }
 
-    async fn round(&mut self, requests: Vec<Request>) -> Result<(), PipelineError> {
-        let (requests, later) = until_completions(requests);
-        let own: Vec<Request> = requests.iter().filter_map(Request::own).collect();
-        let recalls = match self.recalls(&requests).await {
-            Ok(recalls) => recalls,
-            Err(error) => {
-                // Whoever asked is told to ask again.
-                tracing::error!(error = &*error as &dyn std::error::Error, "what a batch had could not be read");
-                self.follow_ups = own.into_iter().chain(later).collect();
-                tokio::time::sleep(RETRY_WAIT).await;
-                return Ok(());
+    /// What can be done now. Requests for batches that the dataflow does not hold are parked while those are loaded;
+    /// what is too much for one round, and what happens to a batch behind its completion, waits for the next.
+    fn gather(&mut self, loaded: Vec<Loaded>, arrived: Vec<Request>) -> Gathered {
+        let mut gathered = Gathered::default();
+        let mut vehicles = Vec::new();
+        let mut waiting = Vec::new();
+        for one in loaded {
+            match self.loading.take(one, &vehicles, &self.held, self.last_epoch) {
+                Ready::With(recall, requests) => {
+                    vehicles.push(recall.batch.vin.clone());
+                    self.held.insert(recall.batch.batch_id);
+                    gathered.recalls.push(*recall);
+                    waiting.extend(requests);
+                }
+                Ready::Without(mut requests) => {
+                    let rest = requests.split_off(1.min(requests.len()));
+                    gathered.requests.extend(requests);
+                    waiting.extend(rest);
+                }
+                Ready::NotYet => {}
             }
-        };
+        }
+        // The dataflow takes recalled batches in this order.
+        gathered.recalls.sort_by_key(|recall| recall.batch.batch_id);
+        let mut completed = HashSet::new();
+        let mut bytes = 0;
+        for request in waiting.into_iter().chain(arrived) {
+            bytes += match &request {
+                Request::AcceptFile { upload, .. } => weight_of_text(upload.bytes),
+                Request::Append { part, .. } => weight_of_text(part.bytes.len() as u64),
+                _ => 0,
+            };
+            let is_first = gathered.requests.is_empty();
+            let changes = request.changes();
+            let waits = changes.is_some_and(|(batch_id, _)| completed.contains(&batch_id));
+            if waits || !self.later.is_empty() || !(is_first || Backlog::fits_one_round(bytes)) {
+                // In order: what waits holds up all behind it.
+                self.later.push(request);
+                continue;
+            }
+            match changes {
+                Some((batch_id, possible)) if !self.held.contains(&batch_id) => {
+                    self.loading.park(request, (batch_id, possible), &self.held, self.last_epoch);
+                    continue;
+                }
+                _ => {}
+            }
+            if let Request::Complete { batch_id, .. } = &request {
+                completed.insert(*batch_id);
+            }
+            gathered.requests.push(request);
+        }
+        gathered
+    }
+
+    async fn round(&mut self, gathered: Gathered) -> Result<(), PipelineError> {
+        self.backlog.room(&mut self.downstream.snapshots).await.map_err(|_| PipelineError::Stopping)?;
+        let Gathered { recalls, requests } = gathered;
+        let own: Vec<Request> = requests.iter().filter_map(Request::own).collect();
+        let recalled: Vec<Uuid> = recalls.iter().map(|recall| recall.batch.batch_id).collect();
         let mut answers = Vec::new();
-        let mut follow_ups = Vec::new();
-        let mut committed = None;
-        let mut forgotten = Vec::new();
         let written = async {
             let mut round = self.writer.begin(self.last_epoch).await?;
             recalls.into_iter().for_each(|recall| round.recall(recall));
             for request in requests {
-                let outcome = apply(&mut round, request).await?;
-                answers.extend(outcome.answer);
-                follow_ups.extend(outcome.follow_up);
-                committed = committed.max(outcome.committed);
-                forgotten.extend(outcome.forgotten);
+                answers.extend(apply(&mut round, request).await?);
             }
             let epoch = round.epoch();
             Ok::<_, MetadataError>((epoch, round.commit().await?))
         };
-        let (epoch, Committed { changes, lines, has_events }) = match written.await {
+        let (epoch, committed) = match written.await {
             Ok(written) => written,
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a round of changes is not durable");
-                let error = Arc::new(error);
-                let not_durable = || PipelineError::NotDurable(Arc::clone(&error));
-                answers.into_iter().for_each(|answer: Answer| answer(Err(not_durable())));
-                // A commit that failed may have happened. Where the metadata do not say that it
-                // did not, only a restart tells, which feeds whatever did.
-                return match self.reopen().await {
-                    Ok(last) if last == self.last_epoch => {
-                        // Clients ask again; what we ask of ourselves we keep.
-                        self.follow_ups = own.into_iter().chain(later).collect();
-                        tokio::time::sleep(RETRY_WAIT).await;
-                        Ok(())
-                    }
-                    _ => Err(not_durable()),
-                };
+                for batch_id in &recalled {
+                    self.held.remove(batch_id);
+                }
+                return self.not_durable(error, answers, own).await;
             }
         };
         crash::point("metadata written");
+        let Committed { changes, lines, told } = committed;
         if !changes.is_empty() {
-            let near_enough = |snapshot: &Arc<Snapshot>| snapshot.epoch + OPEN_EPOCHS_MAX >= epoch;
-            self.downstream.snapshots.wait_for(near_enough).await.map_err(|_| PipelineError::Stopping)?;
             for (file, text) in &lines {
                 let settled = self.growing.settled(file.version, &mut self.downstream.snapshots).await;
                 settled.map_err(|_| PipelineError::Stopping)?;
                 let fed = self.downstream.ingest.feed_text(origin(file), text).await;
                 fed.map_err(|_| PipelineError::Stopping)?;
             }
-            changes.iter().for_each(|change| follow_warmth(&mut self.warm, change));
+            changes.iter().for_each(|change| follow_held(&mut self.held, change));
+            self.loading.follow(epoch, &changes);
             self.growing.admitted(epoch, &changes, self.downstream.snapshots.borrow().epoch);
+            self.backlog.add(epoch, &changes);
             self.downstream.dataflow.advance(epoch, changes).map_err(|_| PipelineError::Stopping)?;
             crash::point("fed");
             self.last_epoch = epoch;
             gauge!("argus_epoch").set(epoch as f64);
         }
-        if has_events {
-            self.downstream.events.written();
-        }
-        self.follow_ups = follow_ups.into_iter().chain(later).collect();
+        self.downstream.followers.wake(told);
         answers.into_iter().for_each(|answer| answer(Ok(())));
         crash::point("acknowledged");
-        if let Some(epoch) = committed {
-            self.forget(epoch).await;
+        Ok(())
+    }
+
+    /// Answers a round that could not be written. A commit that failed may have happened: where the metadata do not say
+    /// that it did not, only a restart tells, which feeds whatever did.
+    async fn not_durable(
+        &mut self,
+        error: MetadataError,
+        answers: Vec<Answer>,
+        own: Vec<Request>,
+    ) -> Result<(), PipelineError> {
+        tracing::error!(error = &error as &dyn std::error::Error, "a round of changes is not durable");
+        let error = Arc::new(error);
+        let happened = !matches!(self.reopen().await, Ok(last) if last == self.last_epoch);
+        let refusal = || match happened {
+            true => PipelineError::Indeterminate(Arc::clone(&error)),
+            false => PipelineError::NotDurable(Arc::clone(&error)),
+        };
+        answers.into_iter().for_each(|answer: Answer| answer(Err(refusal())));
+        if happened {
+            return Err(refusal());
         }
-        for reply in forgotten {
-            // Whoever waited may have gone away.
-            let _ = reply.send(());
-        }
+        // Clients ask again; what we ask of ourselves stays.
+        let later = std::mem::take(&mut self.later);
+        self.later = own.into_iter().chain(later).collect();
+        tokio::time::sleep(RETRY_WAIT).await;
         Ok(())
     }
 
@@ -210,66 +271,4 @@ impl Sequencer {
             }
         }
     }
-
-    /// What batches had that something happens to now and that the dataflow does not hold.
-    async fn recalls(&mut self, requests: &[Request]) -> Result<Vec<Recall>, Box<dyn std::error::Error + Send + Sync>> {
-        let mut recalls = Vec::new();
-        let mut recalled = HashSet::new();
-        let mut changes: Vec<(Uuid, IsPossible)> = requests.iter().filter_map(Request::changes).collect();
-        // The dataflow takes them in this order, each read beside those before it.
-        changes.sort_by_key(|(batch_id, _)| *batch_id);
-        for (batch_id, is_possible) in changes {
-            if self.warm.contains(&batch_id) || recalled.contains(&batch_id) {
-                continue;
-            }
-            match self.downstream.metadata.batch(batch_id).await? {
-                Some(batch) if is_possible(batch.status) => {}
-                _ => continue,
-            }
-            // What was accepted before must be among what is read.
-            let seen = |snapshot: &Arc<Snapshot>| snapshot.epoch >= self.last_epoch;
-            let snapshot = Arc::clone(&*self.downstream.snapshots.wait_for(seen).await?);
-            let warm = |id: &Uuid| self.warm.contains(id) || recalled.contains(id);
-            if let Some(recall) = cells::recall(&self.downstream.engine, &snapshot, batch_id, warm).await? {
-                recalled.insert(batch_id);
-                recalls.push(recall);
-            }
-        }
-        Ok(recalls)
-    }
-
-    /// Lets go of what a restart would not need any more. What cannot be let
-    /// go now is let go with a later commit.
-    async fn forget(&mut self, epoch: u64) {
-        let forgotten = async {
-            for (batch_id, version) in self.writer.withdrawn(epoch).await? {
-                let mut gone = self.downstream.raw.delete(batch_id, version).await;
-                for start in self.writer.appended_objects(version).await? {
-                    gone = gone.and(self.downstream.raw.delete_part(batch_id, version, start).await);
-                }
-                match gone {
-                    Ok(()) => self.writer.forget_appended(version).await?,
-                    Err(error) => tracing::warn!(%error, "bytes of a replaced file stay in the raw store"),
-                }
-            }
-            self.writer.forget_journal(epoch).await
-        };
-        if let Err(error) = forgotten.await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the journal keeps epochs that the lake holds");
-        }
-    }
-}
-
-/// The requests of one round, and those that must wait for the next: a batch
-/// is at rest from its completion on, and comes back between two rounds only.
-fn until_completions(requests: Vec<Request>) -> (Vec<Request>, Vec<Request>) {
-    let mut completed = HashSet::new();
-    requests.into_iter().partition(|request| {
-        let id = request.changes().map(|(id, _)| id);
-        let now = id.is_none_or(|id| !completed.contains(&id));
-        if let Request::Complete { batch_id, .. } = request {
-            completed.insert(*batch_id);
-        }
-        now
-    })
 }

@@ -115,7 +115,7 @@ impl Round<'_> {
             return Ok(batch);
         }
         sqlx::query("UPDATE batches SET status = ?, completed_epoch = ? WHERE id = ?")
-            .bind(status.word())
+            .bind(BatchStatus::Completed.word())
             .bind(self.epoch as i64)
             .bind(id.to_string())
             .execute(&mut *self.transaction)
@@ -134,40 +134,35 @@ impl Round<'_> {
         }
         self.touch(id, now).await?;
         self.enter(Change::Batch(batch_row(&batch, 0, 1)), Lines::None);
-        self.tell(id, EventKind::BatchStatusChanged { from: batch.status, to: status }, now);
-        batch.status = status;
+        self.tell_statuses(id, batch.status, now)?;
+        batch.status = BatchStatus::Completed;
         batch.updated_at = now;
         batch.epoch = self.epoch;
         batch.completed_epoch = Some(self.epoch);
         Ok(batch)
     }
 
-    /// Passes a batch through the statuses that `events` lead to, one after
-    /// another. What an event tells beside the status is told with it.
-    pub async fn pass(
-        &mut self,
-        id: Uuid,
-        events: &[(BatchEvent, Option<EventKind>)],
-        now: i64,
-    ) -> Result<(), Refused> {
-        let mut status = self.batch(id).await?.status;
+    /// Tells of all statuses that a completed batch passes. The later ones are told when the frontier has passed this
+    /// epoch (see [`crate::events`]): until then the batch is gathering, and nothing else decides that it is not.
+    fn tell_statuses(&mut self, id: Uuid, before: BatchStatus, now: i64) -> Result<(), Refused> {
+        let events = [
+            (BatchEvent::Complete, None),
+            (BatchEvent::ScatterBegan, None),
+            (BatchEvent::AllFilesScattered, Some(EventKind::AllFilesScattered)),
+            (BatchEvent::GatherBegan, None),
+            (BatchEvent::AllFilesGathered, Some(EventKind::AllFilesGathered { total_lines: 0, error_codes: 0 })),
+            // Nothing makes a diagnosis yet, so it is done, without one, at once.
+            (BatchEvent::DiagnosisBegan, None),
+            (BatchEvent::DiagnosisCompleted, None),
+        ];
+        let mut status = before;
         for (event, told) in events {
-            let after = status.after(*event)?;
-            if after == status {
-                continue;
-            }
+            let after = status.after(event)?;
             self.tell(id, EventKind::BatchStatusChanged { from: status, to: after }, now);
             if let Some(told) = told {
-                self.tell(id, told.clone(), now);
+                self.tell(id, told, now);
             }
             status = after;
-            tracing::debug!(batch.id = %id, %status, "batch status");
-            sqlx::query("UPDATE batches SET status = ?, updated_at = ? WHERE id = ?")
-                .bind(status.word())
-                .bind(now)
-                .bind(id.to_string())
-                .execute(&mut *self.transaction)
-                .await?;
         }
         Ok(())
     }

@@ -50,19 +50,19 @@ pub struct UploadKey {
 type SqliteQuery<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 
 /// How a file stands now, and that its batch has changed.
-const KEEP_FILE: &str = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?); \
+const KEEP_FILE: &str = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?); \
     UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?";
 
 /// The same after a part of the file, in one call of the connection.
 const KEEP_APPENDED: &str = "INSERT INTO appended VALUES (?, ?, ?, ?, ?); \
-    INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?); \
+    INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?); \
     UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?";
 
 impl Round<'_> {
     /// Accepts an upload into a pending batch. The generation before it, where
     /// there is one, goes at the same epoch.
     pub async fn accept_file(&mut self, upload: &StoredUpload, key: Option<&UploadKey>) -> Result<Accepted, Refused> {
-        self.not_answered(key).await?;
+        self.not_answered(key, Some(&upload.digest)).await?;
         let before = self.file_of_pending(upload.batch_id, &upload.name).await?;
         let mut record = FileRecord {
             batch_id: upload.batch_id,
@@ -77,6 +77,7 @@ impl Round<'_> {
             open_version: None,
             uploaded_at: upload.uploaded_at,
             epoch: self.epoch,
+            encoding: Some(upload.encoding),
         };
         if let Some(current) = &before {
             let all_counts = current.open_line.is_empty() || current.open_version.is_some();
@@ -95,6 +96,7 @@ impl Round<'_> {
             lines: upload.lines,
             long_lines: upload.long_lines,
             last_line: upload.lines,
+            binary: upload.binary,
             ..record.row(upload.version, 1)
         };
         self.enter(Change::Admit(admitted), Lines::Stored(upload.encoding));
@@ -106,11 +108,13 @@ impl Round<'_> {
         let receipt = record.receipt();
         let Receipt { generation, bytes, lines, .. } = receipt;
         let file = record.name;
+        let parsed = EventKind::FileParsed { file: file.clone(), generation };
         let (kind, answer) = match before {
             Some(_) => (EventKind::FileReplaced { file, generation, bytes, lines }, Accepted::Replaced(receipt)),
             None => (EventKind::FileUploaded { file, generation, bytes, lines }, Accepted::Created(receipt)),
         };
         self.tell(upload.batch_id, kind, upload.uploaded_at);
+        self.tell(upload.batch_id, parsed, upload.uploaded_at);
         self.remember(key, upload.batch_id, &answer, upload.uploaded_at).await?;
         Ok(answer)
     }
@@ -124,7 +128,7 @@ impl Round<'_> {
         offset: Option<u64>,
         key: Option<&UploadKey>,
     ) -> Result<Accepted, Refused> {
-        self.not_answered(key).await?;
+        self.not_answered(key, None).await?;
         let before = self.file_of_pending(part.batch_id, &part.name).await?;
         let is_new = before.is_none();
         let mut record = before.unwrap_or_else(|| FileRecord {
@@ -140,6 +144,7 @@ impl Round<'_> {
             open_version: None,
             uploaded_at: part.uploaded_at,
             epoch: self.epoch,
+            encoding: None,
         });
         if offset.is_some_and(|offset| offset != record.bytes) {
             return Err(Refused::OffsetDiffers { name: record.name, actual: record.bytes });
@@ -179,8 +184,9 @@ impl Round<'_> {
         let receipt = record.receipt();
         let answer = if is_new {
             let Receipt { generation, bytes, lines, .. } = receipt;
-            let uploaded = EventKind::FileUploaded { file: record.name, generation, bytes, lines };
+            let uploaded = EventKind::FileUploaded { file: record.name.clone(), generation, bytes, lines };
             self.tell(part.batch_id, uploaded, part.uploaded_at);
+            self.tell(part.batch_id, EventKind::FileParsed { file: record.name, generation }, part.uploaded_at);
             Accepted::Created(receipt)
         } else {
             Accepted::Grown(receipt)
@@ -203,22 +209,6 @@ impl Round<'_> {
         self.touch(batch_id, now).await?;
         let generation = gone.generation;
         self.tell(batch_id, EventKind::FileDeleted { file: gone.name, generation }, now);
-        Ok(())
-    }
-
-    /// Tells that a generation of a file is counted, unless its batch is gone by now.
-    pub async fn parsed(
-        &mut self,
-        batch_id: Uuid,
-        file: String,
-        generation: u32,
-        now: i64,
-    ) -> Result<(), MetadataError> {
-        match self.batch(batch_id).await {
-            Ok(_) => self.tell(batch_id, EventKind::FileParsed { file, generation }, now),
-            Err(Refused::Metadata(error)) => return Err(error),
-            Err(_) => {}
-        }
         Ok(())
     }
 
@@ -294,6 +284,13 @@ impl Round<'_> {
             .bind(record.open_version.map(|version| version.0.to_string()))
             .bind(record.uploaded_at)
             .bind(record.epoch as i64)
+            .bind(
+                record
+                    .encoding
+                    .map(|encoding| json(&encoding))
+                    .transpose()
+                    .map_err(|e| sqlx::Error::Encode(e.into()))?,
+            )
             .bind(record.uploaded_at)
             .bind(self.epoch as i64)
             .bind(record.batch_id.to_string())
@@ -334,12 +331,25 @@ impl Round<'_> {
         self.enter(change, Lines::Here(text));
     }
 
-    async fn not_answered(&mut self, key: Option<&UploadKey>) -> Result<(), Refused> {
+    /// Nothing when the key is new. A retry is answered as before; one with another body is refused, and one of a file
+    /// that was deleted since is a new request.
+    async fn not_answered(&mut self, key: Option<&UploadKey>, digest: Option<&Digest>) -> Result<(), Refused> {
         let Some(UploadKey { key, request }) = key else { return Ok(()) };
-        let row = sqlx::query("SELECT request, answer FROM idempotency WHERE key = ?").bind(key);
-        match row.fetch_optional(&mut *self.transaction).await? {
-            Some(row) => Err(Refused::AnsweredBefore(read_answer(&row, request)?)),
-            None => Ok(()),
+        let row = sqlx::query("SELECT batch_id, request, answer FROM idempotency WHERE key = ?").bind(key);
+        let Some(row) = row.fetch_optional(&mut *self.transaction).await? else { return Ok(()) };
+        let answer = read_answer(&row, request)?;
+        let Receipt { file_id, name, sha256, .. } = answer.receipt();
+        let there = sqlx::query("SELECT 1 FROM files WHERE batch_id = ? AND name = ? AND file_id = ?")
+            .bind(row.try_get::<&str, _>("batch_id")?)
+            .bind(name)
+            .bind(file_id.to_string());
+        if there.fetch_optional(&mut *self.transaction).await?.is_none() {
+            sqlx::query("DELETE FROM idempotency WHERE key = ?").bind(key).execute(&mut *self.transaction).await?;
+            return Ok(());
+        }
+        match digest {
+            Some(digest) if digest.hex() != *sha256 => Err(Refused::KeyReused),
+            _ => Err(Refused::AnsweredBefore(answer)),
         }
     }
 
