@@ -203,6 +203,8 @@ fn feed_one(
         error_lines: 0,
         sightings: 0,
         uploaded_at: now(),
+        failure: None,
+        binary: false,
     })
 }
 

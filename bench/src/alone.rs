@@ -147,5 +147,7 @@ fn row(origin: &Origin, lines: u64) -> FileRow {
         error_lines: 0,
         sightings: 0,
         uploaded_at: 0,
+        failure: None,
+        binary: false,
     }
 }

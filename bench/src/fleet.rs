@@ -161,6 +161,8 @@ impl Fleet {
             error_lines: 0,
             sightings: 0,
             uploaded_at: 0,
+            failure: None,
+            binary: false,
         })
     }
 

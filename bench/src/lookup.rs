@@ -127,6 +127,8 @@ fn rows_of(batch_id: Uuid, number: usize) -> Vec<(Row, i64)> {
         error_lines: 10,
         sightings: 10,
         uploaded_at: 0,
+        failure: None,
+        binary: false,
     };
     let count = |(place, code): (usize, &&str)| CountRow {
         batch_id,

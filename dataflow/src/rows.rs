@@ -105,6 +105,12 @@ pub struct FileRow {
     pub sightings: u64,
     /// Microseconds since 1970.
     pub uploaded_at: i64,
+    /// Why the file could not be counted: its lines have no codes.
+    #[serde(default)]
+    pub failure: Option<String>,
+    /// Whether the text holds bytes that are no text.
+    #[serde(default)]
+    pub binary: bool,
 }
 
 /// A code of a component in a version; the multiplicity is the number of sightings.

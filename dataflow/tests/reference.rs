@@ -60,6 +60,8 @@ fn file_row(name: &str, version: VersionId, live: i8) -> FileRow {
         error_lines: 0,
         sightings: 0,
         uploaded_at: 0,
+        failure: None,
+        binary: false,
     }
 }
 

@@ -89,7 +89,8 @@ fn compacted_sql(table: Table) -> &'static str {
             "SELECT max(epoch) AS epoch, batch_id, file_id, version, name, generation, sum(live) AS live, \
              sum(erased) AS erased, sum(bytes) AS bytes, sum(lines) AS lines, sum(long_lines) AS long_lines, \
              sum(last_line) AS last_line, sum(error_lines) AS error_lines, sum(sightings) AS sightings, \
-             max(uploaded_at) AS uploaded_at FROM {without_gone} \
+             max(uploaded_at) AS uploaded_at, max(failure) AS failure, max(\"binary\") AS \"binary\" \
+             FROM {without_gone} \
              GROUP BY batch_id, file_id, version, name, generation, {epochs} ORDER BY batch_id, epoch"
         }
     }

@@ -39,10 +39,12 @@ pub const VIEWS: [View; 5] = [
         name: "files",
         sql: "SELECT batch_id, file_id, name, max(generation) AS generation, sum(bytes) AS bytes, sum(lines) AS lines, \
               sum(long_lines) AS long_lines, sum(error_lines) AS error_lines, sum(errors) AS errors, \
-              max(uploaded_at) AS uploaded_at, max(epoch) AS epoch FROM \
+              max(uploaded_at) AS uploaded_at, max(failure) AS failure, max(\"binary\") AS \"binary\", \
+              max(epoch) AS epoch FROM \
               (SELECT batch_id, file_id, name, max(generation) AS generation, sum(bytes) AS bytes, \
                sum(lines) AS lines, sum(long_lines) AS long_lines, sum(error_lines) AS error_lines, \
-               sum(sightings) AS errors, max(uploaded_at) AS uploaded_at, max(epoch) AS epoch \
+               sum(sightings) AS errors, max(uploaded_at) AS uploaded_at, max(failure) AS failure, \
+               max(\"binary\") AS \"binary\", max(epoch) AS epoch \
                FROM lake.files WHERE epoch <= {epoch}{there} \
                GROUP BY batch_id, file_id, version, name HAVING sum(live) > 0) \
               GROUP BY batch_id, file_id, name",
@@ -83,9 +85,10 @@ pub const TABLE_COMMENTS: [(&str, &str); 6] = [
 ];
 
 /// What each column holds; columns of one name hold the same everywhere.
-pub const COLUMN_COMMENTS: [(&str, &str); 37] = [
+pub const COLUMN_COMMENTS: [(&str, &str); 39] = [
     ("batch_id", "the batch; ids are in order of their making"),
     ("batches", "different batches with the code"),
+    ("binary", "1 where the text holds bytes that are no text, else 0"),
     ("bytes", "bytes of text, after decompression"),
     ("cause", "what leads to it"),
     ("code", "the error code"),
@@ -97,6 +100,7 @@ pub const COLUMN_COMMENTS: [(&str, &str); 37] = [
     ("errors", "sightings in the file"),
     ("example_line", "the number of the first line that says the code"),
     ("example_text", "that line, at most 1,024 bytes"),
+    ("failure", "why the file could not be counted, or null: its lines have no codes"),
     ("file", "the file's name"),
     ("file_id", "the file, through all its generations"),
     ("firmware", "the firmware that was rolled out"),

@@ -33,6 +33,8 @@ pub fn files(rows: &RecordBatch, epoch: u64) -> impl Iterator<Item = FileRow> {
         error_lines: columns.number("error_lines", row),
         sightings: columns.number("sightings", row),
         uploaded_at: columns.value::<TimestampMicrosecondType>("uploaded_at", row).unwrap_or(0),
+        failure: columns.text_or_null("failure", row).map(str::to_owned),
+        binary: columns.value::<Int32Type>("binary", row).unwrap_or(0) > 0,
     })
 }
 

@@ -82,6 +82,8 @@ pub fn files(epoch: u64, rows: &[(FileRow, i64)]) -> Result<RecordBatch, ArrowEr
             measure(|row| row.error_lines),
             measure(|row| row.sightings),
             time(each().map(|row| Some(row.uploaded_at))),
+            text_or_null(each().map(|row| row.failure.as_deref())),
+            int(each().map(|row| i32::from(row.binary))),
         ],
     )
 }

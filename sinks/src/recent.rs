@@ -112,6 +112,10 @@ impl RecentBatch {
         // A row may stand for several, or take some back.
         let add = |sum: &mut u64, measure: u64| *sum = sum.wrapping_add(measure.wrapping_mul(count as u64));
         sums.generation = sums.generation.max(row.generation);
+        sums.binary |= row.binary;
+        if row.failure > sums.failure {
+            sums.failure.clone_from(&row.failure);
+        }
         add(&mut sums.bytes, row.bytes);
         add(&mut sums.lines, row.lines);
         add(&mut sums.long_lines, row.long_lines);
@@ -278,6 +282,8 @@ mod tests {
             error_lines: lines,
             sightings: lines,
             uploaded_at: 0,
+            failure: None,
+            binary: false,
         })
     }
 

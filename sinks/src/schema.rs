@@ -155,6 +155,8 @@ fn fields(table: Table) -> Vec<Field> {
             long("error_lines"),
             long("sightings"),
             time("uploaded_at"),
+            text_or_null("failure"),
+            int("binary"),
         ],
     }
 }

@@ -66,6 +66,8 @@ impl FileRecord {
             error_lines: 0,
             sightings: 0,
             uploaded_at: self.uploaded_at,
+            failure: None,
+            binary: false,
         }
     }
 }
