@@ -239,7 +239,6 @@ impl Service {
         let (pipeline, sequencer) = Pipeline::new(writer, accepted, warm, downstream);
         let maintainer = Maintainer {
             store,
-            engine: engine.clone(),
             upkeep,
             snapshots: snapshots.clone(),
             committed: lake_committed.clone(),
