@@ -1,26 +1,27 @@
-//! Upkeep of a data directory: compaction, retention, erasure, and what a
+//! Maintenance of a data directory: compaction, retention, erasure, and what a
 //! crash left. `argus maintain` does all of it at once; a server does it on a
 //! schedule, beside its work.
 //!
 //! 1. What is closed is committed, so that everything accepted is among the tables' files.
 //! 2. The past before the retention is closed, and only then folded.
 //! 3. Files with rows of something gone are written anew without them; many
-//!    small files become few. Readers change over at one instant.
-//! 4. Replaced files are deleted when no reader can name them any more.
+//!    small files become few ([`compaction`]). Readers change over at one instant.
+//! 4. Replaced files are deleted when no reader can name them any more ([`leftovers`]).
+//!
+//! A step that fails is reported and stops no other one.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+mod compaction;
+mod leftovers;
+
 use std::io::{Write, stdout};
 use std::process::ExitCode;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use argus_query::{Engine, Gone};
-use argus_sinks::{DataFile, LakeState, NewFile, Snapshot, Table, Upkeep};
+use anyhow::{Result, anyhow, bail};
+use argus_sinks::{LakeState, Snapshot, Upkeep};
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
-use object_store::path::Path;
 use tokio::sync::watch;
 
 use crate::cli::MaintainArgs;
@@ -31,14 +32,8 @@ use crate::pipeline::WeakPipeline;
 use crate::raw::RawStore;
 use crate::service::{Service, ServiceConfig, Stopping, metadata_path};
 
-/// A file smaller than this is merged with others of its size (32 MiB).
-const SMALL_FILE_BYTES: u64 = 32 << 20;
-/// A server merges when so many files are of like size.
-const LIKE_FILES: usize = 8;
-/// Files are of like size when the same power of this is below them, from [`LEAST_CLASS_BYTES`] on.
-const CLASS_FACTOR: u64 = 8;
-/// Files up to this (64 KiB) are of one class.
-const LEAST_CLASS_BYTES: u64 = 64 << 10;
+pub use crate::maintain::leftovers::Leftovers;
+
 /// Appended bytes move from the metadata to the raw store in objects of about this size (4 MiB).
 pub const PART_OBJECT_BYTES: u64 = 4 << 20;
 /// Beside a server, other readers may still be reading the log that they began with.
@@ -55,19 +50,22 @@ pub enum Thoroughness {
     Full,
 }
 
-/// What was done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What was done, and what could not be done.
+#[derive(Debug, Default)]
 pub struct Done {
     /// Files of tables that were written anew.
     pub files_replaced: usize,
     /// Files that were deleted: replaced ones, and what a crash left.
     pub files_deleted: usize,
+    /// Files of tables that stay as they are because they could not be read, or what they become not be written.
+    pub files_skipped: usize,
+    /// What failed, each with its reason.
+    pub failures: Vec<String>,
 }
 
 /// Keeps a data directory in order.
 pub struct Maintainer {
     pub(crate) store: Arc<dyn ObjectStore>,
-    pub(crate) engine: Engine,
     pub(crate) upkeep: Upkeep,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(crate) committed: watch::Receiver<LakeState>,
@@ -83,13 +81,6 @@ pub struct Maintainer {
     pub(crate) leftovers: Leftovers,
 }
 
-/// Files to delete.
-#[derive(Default)]
-pub struct Leftovers {
-    /// Replaced files, oldest first, with what the readers hold who may still name them.
-    replaced: VecDeque<(Weak<()>, HashSet<Path>)>,
-}
-
 /// Runs `argus maintain`.
 pub fn run(args: &MaintainArgs) -> Result<ExitCode> {
     if !args.data.join("lake").is_dir() {
@@ -100,17 +91,35 @@ pub fn run(args: &MaintainArgs) -> Result<ExitCode> {
         let mut config = ServiceConfig::new(args.data.clone(), args.counting.rules()?, args.counting.workers());
         config.retention = args.retention.retention.into();
         let Service { mut maintainer, metadata, pipeline, work, .. } = Service::open(config).await?;
-        let done = maintainer.run(Thoroughness::Full).await;
+        let mut done = maintainer.run(Thoroughness::Full).await;
         // It takes requests as long as somebody may ask.
         drop(pipeline);
         work.finish().await?;
         metadata.close().await;
-        metadata::write_anew(&metadata_path(&args.data)).await?;
-        done
+        done.note("the metadata cannot be written anew", metadata::write_anew(&metadata_path(&args.data)).await);
+        anyhow::Ok(done)
     })?;
-    let Done { files_replaced, files_deleted } = done;
+    let Done { files_replaced, files_deleted, files_skipped, failures } = done;
     writeln!(stdout(), "{files_replaced} files of tables written anew, {files_deleted} files deleted")?;
+    if !failures.is_empty() {
+        bail!("maintenance is incomplete, {files_skipped} files skipped:\n  {}", failures.join("\n  "));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+impl Done {
+    /// What a step gave; a failure is logged and noted, and the next step goes on.
+    fn note<T, E: Into<anyhow::Error>>(&mut self, failure: &str, result: Result<T, E>) -> Option<T> {
+        match result {
+            Ok(given) => Some(given),
+            Err(error) => {
+                let error = error.into();
+                tracing::error!(error = format!("{error:#}"), "{failure}; it will be tried again");
+                self.failures.push(format!("{failure}: {error:#}"));
+                None
+            }
+        }
+    }
 }
 
 impl Maintainer {
@@ -126,94 +135,39 @@ impl Maintainer {
                 // What is half written is found and deleted after the next start.
                 _ = stopping.wait_for(|stopping| *stopping != Stopping::No) => return,
             };
-            match done {
-                Ok(done) => tracing::debug!(?done, "upkeep"),
-                Err(error) => tracing::error!(error = format!("{error:#}"), "upkeep failed; it will be tried again"),
-            }
+            tracing::debug!(?done, "maintenance");
         }
     }
 
-    /// Does what is to be done now.
-    pub async fn run(&mut self, thoroughness: Thoroughness) -> Result<Done> {
+    /// Does what is to be done now, as far as it can be done.
+    pub async fn run(&mut self, thoroughness: Thoroughness) -> Done {
         let mut done = Done::default();
-        self.upkeep.commit().await?;
-        // Readers may see more by now than is committed.
+        let is_committed = done.note("the lake cannot be committed", self.upkeep.commit().await).is_some();
         let committed = self.committed.borrow().epoch;
-        let snapshot = Arc::clone(&self.snapshots.borrow());
-        self.erasure.erase().await?;
-        done.files_deleted += self.orphans.delete_when_due().await.context("cannot delete what a crash left")?;
+        let left = done.note("what was deleted cannot be erased", self.erasure.erase().await).unwrap_or(0);
+        if left > 0 {
+            done.note::<(), _>("deleted bytes stay in the raw store", Err(anyhow!("{left} versions")));
+        }
+        // Only now is nothing fed again that was accepted before the start.
+        if is_committed {
+            let deleted = self.orphans.delete_when_due().await;
+            done.files_deleted += done.note("what a crash left cannot be deleted", deleted).unwrap_or(0);
+            let deleted = self.delete_uncertain().await;
+            done.files_deleted += done.note("what a failed commit left cannot be deleted", deleted).unwrap_or(0);
+        }
         let now = Utc::now();
-        let horizon = self.metadata.epoch_before(before(now, self.retention)).await?;
-        let horizon = horizon.clamp(snapshot.horizon, committed.max(snapshot.horizon));
-        let gone = Gone::find(&self.engine, &snapshot, horizon).await?;
-        let mut closed = snapshot.horizon >= horizon;
-        for table in Table::ALL {
-            let chosen = self.choose(&snapshot, table, &gone, thoroughness).await?;
-            if chosen.is_empty() {
-                continue;
-            }
-            if !closed {
-                self.upkeep.close_past(horizon).await?;
-                closed = true;
-            }
-            let added = self.write_anew(&snapshot, table, &chosen, &gone, horizon).await?;
-            argus_sinks::crash::point("compacting");
-            let removed: HashSet<Path> = chosen.into_iter().map(|file| file.path).collect();
-            done.files_replaced += removed.len();
-            let lease = self.upkeep.replace(table, removed.clone(), added).await?;
-            self.leftovers.replaced.push_back((lease, removed));
-        }
-        self.upkeep.shorten_logs(if thoroughness == Thoroughness::Full { Duration::ZERO } else { LOG_AGE }).await?;
-        self.gather_parts(committed).await?;
+        let since = self.metadata.epoch_before(before(now, self.retention)).await;
+        // Without it, what was told apart stays so.
+        let since = done.note("the end of the retention cannot be read", since).unwrap_or(0);
+        let compacted = self.compact(thoroughness, since, committed, &mut done).await;
+        done.note("the lake cannot be compacted", compacted);
+        let log_age = if thoroughness == Thoroughness::Full { Duration::ZERO } else { LOG_AGE };
+        done.note("the tables' logs cannot be shortened", self.upkeep.shorten_logs(log_age).await);
+        done.note("what was appended cannot be moved to the raw store", self.gather_parts(committed).await);
         while self.pipeline.forget_before(before(now, KEYS_KNOWN), before(now, self.retention)).await {}
-        drop(snapshot);
-        done.files_deleted += self.delete_replaced().await?;
-        Ok(done)
-    }
-
-    /// The files to write anew: those with rows of something gone, and small ones when there are many.
-    async fn choose(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        table: Table,
-        gone: &Gone,
-        thoroughness: Thoroughness,
-    ) -> Result<Vec<DataFile>> {
-        let mut classes: BTreeMap<u32, Vec<DataFile>> = BTreeMap::new();
-        let mut chosen = Vec::new();
-        for file in snapshot.table(table).committed.iter() {
-            if !gone.is_nothing() && gone.is_in(&self.engine, snapshot, table, file).await? {
-                chosen.push(file.clone());
-            } else if file.bytes < SMALL_FILE_BYTES {
-                let class = match thoroughness {
-                    Thoroughness::Full => 0,
-                    Thoroughness::Scheduled => size_class(file.bytes),
-                };
-                classes.entry(class).or_default().push(file.clone());
-            }
-        }
-        let enough = match thoroughness {
-            Thoroughness::Full => 2,
-            Thoroughness::Scheduled => LIKE_FILES,
-        };
-        chosen.extend(classes.into_values().filter(|files| files.len() >= enough).flatten());
-        Ok(chosen)
-    }
-
-    async fn write_anew(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        table: Table,
-        files: &[DataFile],
-        gone: &Gone,
-        horizon: u64,
-    ) -> Result<Vec<NewFile>> {
-        let mut rows = gone.compacted(&self.engine, snapshot, table, files, horizon).await?;
-        let mut writer = self.upkeep.writer(table)?;
-        while let Some(batch) = rows.try_next().await? {
-            writer.write(batch).await?;
-        }
-        Ok(writer.finish().await?)
+        let deleted = self.delete_replaced().await;
+        done.files_deleted += done.note("replaced files cannot be deleted", deleted).unwrap_or(0);
+        done
     }
 
     /// Moves appended bytes from the metadata to the raw store.
@@ -228,37 +182,9 @@ impl Maintainer {
         }
         Ok(())
     }
-
-    /// Deletes the replaced files that nobody can name any more.
-    async fn delete_replaced(&mut self) -> Result<usize> {
-        let mut deleted = 0;
-        while let Some((lease, _)) = self.leftovers.replaced.front()
-            && lease.strong_count() == 0
-        {
-            argus_sinks::crash::point("vacuuming");
-            let Some((_, files)) = self.leftovers.replaced.pop_front() else { break };
-            deleted += files.len();
-            self.delete(files).await?;
-        }
-        Ok(deleted)
-    }
-
-    async fn delete(&self, files: HashSet<Path>) -> Result<()> {
-        let paths = futures::stream::iter(files.into_iter().map(Ok)).boxed();
-        let deleted = self.store.delete_stream(paths).filter(|deleted| {
-            let kept = !matches!(deleted, Err(object_store::Error::NotFound { .. }));
-            std::future::ready(kept)
-        });
-        deleted.try_for_each(|_| std::future::ready(Ok(()))).await?;
-        Ok(())
-    }
 }
 
 /// A time so long ago, in microseconds since 1970.
 fn before(now: DateTime<Utc>, age: Duration) -> i64 {
     now.timestamp_micros().saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX))
-}
-
-fn size_class(bytes: u64) -> u32 {
-    (bytes / LEAST_CLASS_BYTES).max(1).ilog(CLASS_FACTOR)
 }

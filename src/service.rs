@@ -271,7 +271,6 @@ impl Service {
         };
         let maintainer = Maintainer {
             store,
-            engine: engine.clone(),
             upkeep,
             snapshots: snapshots.clone(),
             committed: lake_committed.clone(),

@@ -69,8 +69,6 @@ pub struct EngineConfig {
     pub question_bytes: usize,
     /// Our own questions that run at once.
     pub questions_max: usize,
-    /// Memory for the compaction of tables.
-    pub upkeep_bytes: usize,
     /// How long either may wait for its turn.
     pub turn_wait: Duration,
     /// What the rules know of codes.
@@ -88,7 +86,6 @@ impl Default for EngineConfig {
             query_threads: 2,
             question_bytes: 64 << 20,
             questions_max: 8,
-            upkeep_bytes: 128 << 20,
             turn_wait: Duration::from_secs(10),
             catalog: Vec::new(),
         }
@@ -100,7 +97,6 @@ impl Default for EngineConfig {
 pub struct Engine {
     queries: Arc<Asker>,
     questions: Arc<Asker>,
-    upkeep: Arc<Asker>,
     pub(crate) lookup: Lookup,
     pub(crate) background: Background,
     catalog: Arc<MemTable>,
@@ -162,12 +158,6 @@ impl Engine {
             Turns::new(config.questions_max, usize::MAX, config.turn_wait),
             1,
         )?;
-        let upkeep = asker(
-            Arc::new(FairSpillPool::new(config.upkeep_bytes)),
-            config.upkeep_bytes,
-            Turns::new(1, usize::MAX, config.turn_wait),
-            1,
-        )?;
         let lookup = Lookup::new(store);
         // Some queries hold on to a thread for as long as they may; a few are left for the others.
         let threads = config.query_threads * (config.queries_max + 1);
@@ -176,7 +166,6 @@ impl Engine {
         Ok(Engine {
             queries: Arc::new(queries),
             questions: Arc::new(questions),
-            upkeep: Arc::new(upkeep),
             lookup,
             background,
             catalog,
@@ -220,19 +209,6 @@ impl Engine {
         let session = self.session_of(&self.questions, snapshot, Sees::Lake, None).map_err(QueryError::of)?;
         let (_, rows) = run(&session, sql, Vec::new()).await?;
         rows.try_collect().await.map_err(QueryError::of)
-    }
-
-    /// Rows of a query of ours for the lake's upkeep, which sees some tables more in the schema `upkeep`.
-    pub(crate) async fn stream_with(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        sql: &str,
-        more: Arc<dyn SchemaProvider>,
-    ) -> Result<SendableRecordBatchStream, QueryError> {
-        let lake = Arc::new(LakeSchema { snapshot: Arc::clone(snapshot), store: self.store.as_ref().clone() });
-        let context = self.upkeep.context(&[("lake", lake), ("upkeep", more)], None).map_err(QueryError::of)?;
-        let frame = context.sql(sql).await.map_err(QueryError::of)?;
-        frame.execute_stream().await.map_err(QueryError::of)
     }
 
     /// A session for a PostgreSQL client's statement, which sees one snapshot.

@@ -19,7 +19,6 @@
 //! - [`compare`]: two firmwares side by side; [`history`]: what a vehicle said;
 //! - [`errors`]: the lines with codes, page by page;
 //! - [`cells`]: what the dataflow is told of the past;
-//! - [`compact`]: what the tables' files become when they are compacted;
 //! - [`cache`]: answers that are kept;
 //! - [`encode`]: rows in the format that a client reads; [`rows`]: as JSON.
 
@@ -29,7 +28,6 @@ pub mod bounded;
 pub mod cache;
 pub mod catalog;
 pub mod cells;
-pub mod compact;
 pub mod compare;
 pub mod documented;
 pub mod encode;
@@ -53,7 +51,6 @@ pub mod views;
 
 pub use ask::{Limits, Rows};
 pub use catalog::CatalogRow;
-pub use compact::Gone;
 pub use compare::{Comparison, UnknownFirmware};
 pub use encode::{Encoder, RowFormat};
 pub use engine::{Engine, EngineConfig};

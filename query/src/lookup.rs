@@ -10,17 +10,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use argus_dataflow::VersionId;
-use argus_sinks::{DataFile, RecentBatch, Snapshot, Table, TableSnapshot, decode};
+use argus_sinks::{DataFile, ParquetFile, RecentBatch, Snapshot, Table, TableSnapshot, decode};
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, StringArray, UInt64Array};
 use arrow::compute::filter_record_batch;
 use arrow::compute::kernels::cmp;
-use bytes::Bytes;
 use datafusion::error::DataFusionError;
-use futures::future::BoxFuture;
-use futures::{FutureExt, TryFutureExt, TryStreamExt};
+use futures::TryStreamExt;
 use moka::sync::Cache;
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::arrow_reader::{
     ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, RowFilter, RowSelection,
@@ -28,7 +26,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use uuid::Uuid;
 
 use crate::query_error::QueryError;
@@ -101,7 +99,7 @@ impl Lookup {
         if row_groups.is_empty() {
             return Ok(Vec::new());
         }
-        let reader = FileReader { store: Arc::clone(&self.store), path: file.path.clone(), bytes: file.bytes };
+        let reader = ParquetFile::new(Arc::clone(&self.store), file);
         let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, footer);
         let key = ProjectionMask::columns(builder.parquet_schema(), [KEY]);
         let wanted = wanted.clone();
@@ -118,7 +116,7 @@ impl Lookup {
         if let Some(footer) = self.footers.get(&file.path) {
             return Ok(footer);
         }
-        let mut reader = FileReader { store: Arc::clone(&self.store), path: file.path.clone(), bytes: file.bytes };
+        let mut reader = ParquetFile::new(Arc::clone(&self.store), file);
         let footer = reader.get_metadata(None).await?;
         let footer = ArrowReaderMetadata::try_new(footer, ArrowReaderOptions::new())?;
         self.footers.insert(file.path.clone(), footer.clone());
@@ -231,38 +229,5 @@ impl Within {
             (Some(least), Some(greatest)) => wanted.any_in(least, greatest),
             _ => true,
         }
-    }
-}
-
-/// A Parquet file in an object store.
-struct FileReader {
-    store: Arc<dyn ObjectStore>,
-    path: Path,
-    bytes: u64,
-}
-
-impl AsyncFileReader for FileReader {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
-        self.store.get_range(&self.path, range).map_err(|error| ParquetError::External(Box::new(error))).boxed()
-    }
-
-    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
-        async move {
-            let bytes = self.store.get_ranges(&self.path, &ranges).await;
-            bytes.map_err(|error| ParquetError::External(Box::new(error)))
-        }
-        .boxed()
-    }
-
-    fn get_metadata<'a>(
-        &'a mut self,
-        _options: Option<&'a ArrowReaderOptions>,
-    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
-        async move {
-            let bytes = self.bytes;
-            let reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
-            reader.load_and_finish(self, bytes).await.map(Arc::new)
-        }
-        .boxed()
     }
 }

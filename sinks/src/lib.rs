@@ -13,11 +13,13 @@
 //! - [`fleet`]: what the fleet's groups come to, in memory; [`recent`]: the same of batches of late;
 //! - [`snapshot`]: what a reader sees, at one epoch;
 //! - [`lake`]: the four together;
-//! - [`upkeep`]: what is asked of it beside commits;
+//! - [`upkeep`]: what is asked of it beside commits; [`compaction`]: files become fewer, what is gone leaves no row;
+//! - [`parquet_file`]: a Parquet file in an object store, for readers;
 //! - [`durable`]: a directory as an object store that survives power loss;
 //! - [`crash`]: named points at which a test can have the process die.
 
 pub mod changes;
+pub mod compaction;
 pub mod crash;
 pub mod decode;
 pub mod durable;
@@ -25,6 +27,7 @@ pub mod encode;
 pub mod fleet;
 pub mod group;
 pub mod lake;
+pub mod parquet_file;
 pub mod recent;
 pub mod schema;
 pub mod snapshot;
@@ -35,6 +38,7 @@ pub mod upkeep;
 pub use changes::Changes;
 pub use fleet::FleetView;
 pub use lake::{Lake, LakeConfig, LakeError, LakeState};
+pub use parquet_file::ParquetFile;
 pub use recent::{RecentBatch, RecentCount, RecentView};
 pub use schema::Table;
 pub use snapshot::{DataFile, PastError, Snapshot, TableSnapshot};

@@ -107,22 +107,6 @@ impl Snapshot {
         Ok(Snapshot { epoch, is_past: true, fleet: None, recent: RecentView::default(), ..self.clone() })
     }
 
-    /// Only some committed files of one table, and nothing of the others.
-    pub fn of_files(&self, table: Table, files: &[DataFile]) -> Snapshot {
-        let mut tables: [Arc<TableSnapshot>; 5] = Default::default();
-        tables[table as usize] = Arc::new(TableSnapshot { committed: files.into(), ..TableSnapshot::default() });
-        Snapshot { tables, recent: RecentView::default(), ..self.clone() }
-    }
-
-    /// What is committed, without what is in memory only.
-    pub fn committed_only(&self) -> Snapshot {
-        let committed = |table: &Arc<TableSnapshot>| {
-            Arc::new(TableSnapshot { committed: Arc::clone(&table.committed), ..TableSnapshot::default() })
-        };
-        let tables = self.tables.each_ref().map(committed);
-        Snapshot { tables, recent: RecentView::default(), ..self.clone() }
-    }
-
     /// One table's rows.
     pub fn table(&self, table: Table) -> &Arc<TableSnapshot> {
         &self.tables[table as usize]

@@ -46,6 +46,9 @@ const LOG_VERSIONS: Version = 50;
 /// Rows in a row group: small enough that a writer's memory stays in the tens of MiB.
 const ROW_GROUP_ROWS: usize = 64 * 1024;
 
+/// Bytes in a row group, as they are encoded (8 MiB): rows may have a KiB of text each.
+const ROW_GROUP_BYTES: usize = 8 << 20;
+
 /// Rows in a page: a look-up of one batch reads one page of each column.
 const PAGE_ROWS: usize = 2048;
 
@@ -155,6 +158,7 @@ impl LakeTable {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
             .set_data_page_row_count_limit(PAGE_ROWS)
             .set_write_batch_size(PAGE_ROWS);
         // A key's rows lie together, so a file or a row group without them is told apart without reading it.

@@ -12,7 +12,7 @@ use arrow::array::RecordBatch;
 use deltalake_core::DeltaTableError;
 use deltalake_core::writer::{DeltaWriter, RecordBatchWriter};
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::lake::{LakeError, failed};
@@ -22,8 +22,8 @@ use crate::table::{LakeTable, NewFile};
 /// Requests that may wait; at the limit, whoever asks waits.
 const WAITING_MAX: usize = 4;
 
-/// A new file is closed when it has so many bytes (64 MiB).
-const FILE_BYTES: usize = 64 << 20;
+/// A new file is closed when it has so many bytes (32 MiB).
+pub const FILE_BYTES: usize = 32 << 20;
 
 /// Asks the lake. Clones ask the same one.
 #[derive(Clone)]
@@ -98,8 +98,14 @@ impl Upkeep {
 
     /// A writer of files that [`Upkeep::replace`] may add to the table.
     pub fn writer(&self, table: Table) -> Result<FileWriter, LakeError> {
-        let writer = self.tables[table as usize].writer().map_err(|source| failed(table, source))?;
-        Ok(FileWriter { table, writer, files: Vec::new() })
+        let opened = self.tables[table as usize].clone();
+        let writer = opened.writer().map_err(|source| failed(table, source))?;
+        Ok(FileWriter { table, opened, writer, files: Vec::new() })
+    }
+
+    /// Where a new file of a table is.
+    pub fn path_of(&self, table: Table, file: &NewFile) -> Path {
+        self.tables[table as usize].data_file_of(file).path
     }
 
     /// Files in the folders of the tables that no table names: those that are
@@ -120,9 +126,11 @@ impl Upkeep {
     }
 }
 
-/// Writes rows into new files of a table.
+/// Writes rows into new files of a table. In memory are the row group that is being written and
+/// the parts of the file that are on their way to the store.
 pub struct FileWriter {
     table: Table,
+    opened: LakeTable,
     writer: RecordBatchWriter,
     files: Vec<NewFile>,
 }
@@ -138,10 +146,27 @@ impl FileWriter {
         Ok(())
     }
 
-    /// The files, durable.
-    pub async fn finish(mut self) -> Result<Vec<NewFile>, LakeError> {
-        self.flush().await?;
-        Ok(self.files)
+    /// The files, durable; none after an error.
+    pub async fn finish(mut self, store: &dyn ObjectStore) -> Result<Vec<NewFile>, LakeError> {
+        match self.flush().await {
+            Ok(()) => Ok(self.files),
+            Err(error) => {
+                self.discard(store).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Deletes what was written.
+    pub async fn discard(mut self, store: &dyn ObjectStore) {
+        self.writer.reset();
+        for file in &self.files {
+            let path = self.opened.data_file_of(file).path;
+            if let Err(error) = store.delete(&path).await {
+                // No table names it; the first maintenance after the next start deletes it.
+                tracing::warn!(%path, error = &error as &dyn std::error::Error, "cannot delete a file without use");
+            }
+        }
     }
 
     async fn flush(&mut self) -> Result<(), LakeError> {

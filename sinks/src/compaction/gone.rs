@@ -1,0 +1,384 @@
+//! What is gone by what is committed, and leaves no row: versions that were
+//! replaced before the past that is kept, and deleted files and batches, whose
+//! versions leave at once.
+//!
+//! The tables `files` and `batches` say it. They are read once, with the columns
+//! that are needed, and only where statistics say that something was taken back.
+//! What is found is kept as ids of 16 bytes, up to a limit; a run of maintenance
+//! that reaches it leaves the rest to the next one. A deleted file is found with
+//! all its versions or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, RangeInclusive};
+use std::sync::Arc;
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::compute::{filter_record_batch, not};
+use arrow::datatypes::{Int32Type, Int64Type};
+use arrow::error::ArrowError;
+use object_store::ObjectStore;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::statistics::Statistics;
+use uuid::Uuid;
+
+use crate::compaction::CompactionError;
+use crate::compaction::read::FileRows;
+use crate::schema::Table;
+use crate::snapshot::{DataFile, Snapshot};
+
+/// Deleted files, deleted batches and replaced versions that one run finds, of each so many.
+pub const FOUND_MAX: usize = 500_000;
+
+/// Rows of a file that are looked through at once: of ids only, so they are small.
+const CHUNK_ROWS: usize = 8192;
+
+/// What is gone. The numbers are those of UUIDs.
+#[derive(Debug, Default)]
+pub struct Gone {
+    /// Batches and versions, in order.
+    versions: Vec<(u128, u128)>,
+    batches: BTreeSet<u128>,
+    /// Vehicles of which something was deleted: nothing older is told apart of their cells.
+    vins: BTreeSet<String>,
+    /// Whether the limit was reached: there is more for another run.
+    pub is_partial: bool,
+    /// Files of `files` and `batches` that could not be read, so what they say is gone was not found.
+    pub unread: Vec<(Table, CompactionError)>,
+}
+
+/// What a look through the tables needs.
+struct Search<'s> {
+    store: &'s Arc<dyn ObjectStore>,
+    snapshot: &'s Snapshot,
+    gone: Gone,
+    /// Deleted files and their batches.
+    erased: BTreeMap<u128, u128>,
+    found_max: usize,
+}
+
+impl Gone {
+    /// What is gone where nothing before `horizon` is told apart: at most so many of each kind.
+    pub async fn find(
+        store: &Arc<dyn ObjectStore>,
+        snapshot: &Snapshot,
+        horizon: u64,
+        found_max: usize,
+    ) -> Result<Gone, CompactionError> {
+        let (gone, erased) = (Gone::default(), BTreeMap::new());
+        let mut search = Search { store, snapshot, gone, erased, found_max };
+        search.find_batches().await?;
+        search.find_replaced(horizon).await?;
+        search.find_erased().await?;
+        search.find_vins().await?;
+        let mut gone = search.gone;
+        gone.versions.sort_unstable();
+        gone.versions.dedup();
+        Ok(gone)
+    }
+
+    /// Whether everything is still there.
+    pub fn is_nothing(&self) -> bool {
+        self.versions.is_empty() && self.batches.is_empty() && self.vins.is_empty()
+    }
+
+    /// Whether rows of what is gone may be in a file, by its statistics.
+    pub fn may_be_in(&self, table: Table, file: &DataFile) -> bool {
+        match &file.keys {
+            Some(keys) => self.may_be_within(table, keys.start(), keys.end()),
+            None => !self.is_nothing(),
+        }
+    }
+
+    /// Whether a file has rows of what is gone.
+    pub async fn is_in(
+        &self,
+        store: &Arc<dyn ObjectStore>,
+        table: Table,
+        file: &DataFile,
+    ) -> Result<bool, CompactionError> {
+        if !self.may_be_in(table, file) {
+            return Ok(false);
+        }
+        let columns: &[&str] = match table {
+            Table::Batches => &["batch_id"],
+            Table::Fleet => &["vin"],
+            Table::Errors | Table::ErrorCounts | Table::Files => &["batch_id", "version"],
+        };
+        let failed = |source| CompactionError::read(&file.path, source);
+        let rows = FileRows::open(Arc::clone(store), table, file, columns, CHUNK_ROWS).await;
+        let mut rows = rows.map_err(failed)?;
+        rows.retain_groups(|group| {
+            let keys = bounds(group, columns[0]);
+            keys.is_none_or(|keys| self.may_be_within(table, keys.start(), keys.end()))
+        });
+        while let Some(rows) = rows.next().await.map_err(failed)? {
+            let has = match table {
+                Table::Fleet => self.of_gone_vehicles(&rows)?,
+                _ => self.of(table, &rows)?,
+            };
+            if has.true_count() > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The rows of a table without those of what is gone.
+    pub fn without(&self, table: Table, rows: RecordBatch) -> Result<RecordBatch, ArrowError> {
+        if table == Table::Fleet || self.is_nothing() {
+            return Ok(rows);
+        }
+        let gone = self.of(table, &rows)?;
+        if gone.true_count() == 0 { Ok(rows) } else { filter_record_batch(&rows, &not(&gone)?) }
+    }
+
+    /// Which rows of `fleet` are of a vehicle of which something was deleted.
+    pub fn of_gone_vehicles(&self, rows: &RecordBatch) -> Result<BooleanArray, ArrowError> {
+        let vins = text(rows, "vin")?;
+        Ok((0..rows.num_rows()).map(|row| Some(self.has_vehicle(vins.value(row)))).collect())
+    }
+
+    /// Whether something of the vehicle was deleted.
+    pub fn has_vehicle(&self, vin: &str) -> bool {
+        self.vins.contains(vin)
+    }
+
+    /// Which rows are of what is gone, in tables whose rows are of batches.
+    fn of(&self, table: Table, rows: &RecordBatch) -> Result<BooleanArray, ArrowError> {
+        let batches = text(rows, "batch_id")?;
+        let versions = if table == Table::Batches { None } else { Some(text(rows, "version")?) };
+        let is_gone = |row: usize| {
+            // Ids of something else are never gone.
+            let Some(batch) = id(batches.value(row)) else { return false };
+            let version = || id(versions?.value(row));
+            self.batches.contains(&batch)
+                || version().is_some_and(|version| self.versions.binary_search(&(batch, version)).is_ok())
+        };
+        Ok((0..rows.num_rows()).map(|row| Some(is_gone(row))).collect())
+    }
+
+    fn may_be_within(&self, table: Table, least: &str, greatest: &str) -> bool {
+        if least > greatest {
+            return true;
+        }
+        if table == Table::Fleet {
+            return self.vins.range::<str, _>((Bound::Included(least), Bound::Included(greatest))).next().is_some();
+        }
+        let (Some(least), Some(greatest)) = (id(least), id(greatest)) else { return true };
+        let first = self.versions.partition_point(|(batch, _)| *batch < least);
+        let has_version =
+            table != Table::Batches && self.versions.get(first).is_some_and(|(batch, _)| *batch <= greatest);
+        has_version || self.batches.range(least..=greatest).next().is_some()
+    }
+}
+
+impl Search<'_> {
+    /// Deleted batches.
+    async fn find_batches(&mut self) -> Result<(), CompactionError> {
+        let wanted = |group: &RowGroupMetaData| takes_back(group, &["live"]);
+        let taken = &mut |search: &mut Self, rows: &RecordBatch| -> Result<(), ArrowError> {
+            let (batches, live) = (text(rows, "batch_id")?, int(rows, "live")?);
+            for row in (0..rows.num_rows()).filter(|row| live(*row) < 0) {
+                let Some(batch) = id(batches.value(row)) else { continue };
+                if search.gone.batches.len() < search.found_max {
+                    search.gone.batches.insert(batch);
+                } else if !search.gone.batches.contains(&batch) {
+                    search.gone.is_partial = true;
+                }
+            }
+            Ok(())
+        };
+        self.look_through(Table::Batches, &["batch_id", "live"], |_, _| true, wanted, taken).await
+    }
+
+    /// Versions that were replaced before the horizon, and deleted files.
+    async fn find_replaced(&mut self, horizon: u64) -> Result<(), CompactionError> {
+        let wanted = |group: &RowGroupMetaData| takes_back(group, &["live"]) || is_erased(group);
+        let taken = &mut |search: &mut Self, rows: &RecordBatch| -> Result<(), ArrowError> {
+            let (batches, files, versions) = (text(rows, "batch_id")?, text(rows, "file_id")?, text(rows, "version")?);
+            let (live, erased, epochs) = (int(rows, "live")?, int(rows, "erased")?, long(rows, "epoch")?);
+            for row in 0..rows.num_rows() {
+                let Some(batch) = id(batches.value(row)) else { continue };
+                if search.gone.batches.contains(&batch) {
+                    continue;
+                }
+                if erased(row) > 0
+                    && let Some(file) = id(files.value(row))
+                {
+                    if search.erased.len() < search.found_max {
+                        search.erased.insert(file, batch);
+                    } else if !search.erased.contains_key(&file) {
+                        search.gone.is_partial = true;
+                    }
+                } else if live(row) < 0
+                    && epochs(row) <= horizon as i64
+                    && let Some(version) = id(versions.value(row))
+                {
+                    if search.gone.versions.len() < search.found_max {
+                        search.gone.versions.push((batch, version));
+                    } else {
+                        search.gone.is_partial = true;
+                    }
+                }
+            }
+            Ok(())
+        };
+        let columns = ["epoch", "batch_id", "file_id", "version", "live", "erased"];
+        self.look_through(Table::Files, &columns, |_, _| true, wanted, taken).await?;
+        if self.erased.len() == self.found_max {
+            // A version of a deleted file that is left to the next run must not go as a replaced one: that its file
+            // was deleted would be forgotten with it.
+            self.gone.is_partial |= !self.gone.versions.is_empty();
+            self.gone.versions.clear();
+        }
+        Ok(())
+    }
+
+    /// All versions of deleted files.
+    async fn find_erased(&mut self) -> Result<(), CompactionError> {
+        if self.erased.is_empty() {
+            return Ok(());
+        }
+        let batches: BTreeSet<u128> = self.erased.values().copied().collect();
+        let near = |_: &Self, file: &DataFile| file.keys.as_ref().is_none_or(|keys| has_within(&batches, keys));
+        let wanted =
+            |group: &RowGroupMetaData| bounds(group, "batch_id").is_none_or(|keys| has_within(&batches, &keys));
+        let taken = &mut |search: &mut Self, rows: &RecordBatch| -> Result<(), ArrowError> {
+            let (batches, files, versions) = (text(rows, "batch_id")?, text(rows, "file_id")?, text(rows, "version")?);
+            for row in 0..rows.num_rows() {
+                if id(files.value(row)).is_some_and(|file| search.erased.contains_key(&file))
+                    && let (Some(batch), Some(version)) = (id(batches.value(row)), id(versions.value(row)))
+                {
+                    search.gone.versions.push((batch, version));
+                }
+            }
+            Ok(())
+        };
+        self.look_through(Table::Files, &["batch_id", "file_id", "version"], near, wanted, taken).await
+    }
+
+    /// The vehicles of what was deleted.
+    async fn find_vins(&mut self) -> Result<(), CompactionError> {
+        let mut batches: BTreeSet<u128> = self.erased.values().copied().collect();
+        batches.extend(&self.gone.batches);
+        if batches.is_empty() {
+            return Ok(());
+        }
+        let near = |_: &Self, file: &DataFile| file.keys.as_ref().is_none_or(|keys| has_within(&batches, keys));
+        let wanted =
+            |group: &RowGroupMetaData| bounds(group, "batch_id").is_none_or(|keys| has_within(&batches, &keys));
+        let taken = &mut |search: &mut Self, rows: &RecordBatch| -> Result<(), ArrowError> {
+            let (ids, vins) = (text(rows, "batch_id")?, text(rows, "vin")?);
+            for row in 0..rows.num_rows() {
+                if id(ids.value(row)).is_some_and(|batch| batches.contains(&batch))
+                    && !search.gone.vins.contains(vins.value(row))
+                {
+                    search.gone.vins.insert(vins.value(row).to_owned());
+                }
+            }
+            Ok(())
+        };
+        self.look_through(Table::Batches, &["batch_id", "vin"], near, wanted, taken).await
+    }
+
+    /// Gives the rows of a table to `taken`, but for files and row groups without any that are wanted.
+    /// A file that cannot be read is noted, and the others are read.
+    async fn look_through(
+        &mut self,
+        table: Table,
+        columns: &[&str],
+        near: impl Fn(&Self, &DataFile) -> bool,
+        wanted: impl Fn(&RowGroupMetaData) -> bool,
+        taken: &mut impl FnMut(&mut Self, &RecordBatch) -> Result<(), ArrowError>,
+    ) -> Result<(), CompactionError> {
+        let snapshot = self.snapshot;
+        for file in snapshot.table(table).committed.iter() {
+            if !near(self, file) {
+                continue;
+            }
+            if let Err(error) = self.look_through_file(table, file, columns, &wanted, taken).await {
+                let CompactionError::Read { path, .. } = &error else { return Err(error) };
+                let is_noted = |(_, noted): &(Table, CompactionError)| noted.path() == Some(path);
+                if !self.gone.unread.iter().any(is_noted) {
+                    self.gone.unread.push((table, error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_through_file(
+        &mut self,
+        table: Table,
+        file: &DataFile,
+        columns: &[&str],
+        wanted: impl Fn(&RowGroupMetaData) -> bool,
+        taken: &mut impl FnMut(&mut Self, &RecordBatch) -> Result<(), ArrowError>,
+    ) -> Result<(), CompactionError> {
+        let failed = |source: ParquetError| CompactionError::read(&file.path, source);
+        let rows = FileRows::open(Arc::clone(self.store), table, file, columns, CHUNK_ROWS).await;
+        let mut rows = rows.map_err(failed)?;
+        rows.retain_groups(wanted);
+        while let Some(rows) = rows.next().await.map_err(failed)? {
+            taken(self, &rows)?;
+        }
+        Ok(())
+    }
+}
+
+fn id(text: &str) -> Option<u128> {
+    Uuid::try_parse(text).ok().map(|id| id.as_u128())
+}
+
+fn has_within<K: AsRef<str>>(ids: &BTreeSet<u128>, keys: &RangeInclusive<K>) -> bool {
+    match (id(keys.start().as_ref()), id(keys.end().as_ref())) {
+        (Some(least), Some(greatest)) if least <= greatest => ids.range(least..=greatest).next().is_some(),
+        _ => true,
+    }
+}
+
+fn statistics<'g>(group: &'g RowGroupMetaData, column: &str) -> Option<&'g Statistics> {
+    group.columns().iter().find(|chunk| chunk.column_path().string() == column)?.statistics()
+}
+
+/// The least and greatest value of a text column; the statistics may cut them short, and then say more than there is.
+fn bounds(group: &RowGroupMetaData, column: &str) -> Option<RangeInclusive<String>> {
+    let statistics = statistics(group, column)?;
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
+    Some(text(statistics.min_bytes_opt()?)?..=text(statistics.max_bytes_opt()?)?)
+}
+
+/// Whether some row of a row group may have less than nothing in one of the columns.
+fn takes_back(group: &RowGroupMetaData, columns: &[&str]) -> bool {
+    columns.iter().any(|column| match statistics(group, column) {
+        Some(Statistics::Int32(statistics)) => statistics.min_opt().is_none_or(|least| *least < 0),
+        _ => true,
+    })
+}
+
+fn is_erased(group: &RowGroupMetaData) -> bool {
+    match statistics(group, "erased") {
+        Some(Statistics::Int32(statistics)) => statistics.max_opt().is_none_or(|greatest| *greatest > 0),
+        _ => true,
+    }
+}
+
+fn text<'r>(rows: &'r RecordBatch, column: &str) -> Result<&'r arrow::array::StringArray, ArrowError> {
+    let missing = || ArrowError::SchemaError(format!("no text column {column}"));
+    rows.column_by_name(column).and_then(|column| column.as_string_opt::<i32>()).ok_or_else(missing)
+}
+
+fn int(rows: &RecordBatch, column: &str) -> Result<impl Fn(usize) -> i32, ArrowError> {
+    let missing = || ArrowError::SchemaError(format!("no column {column} of 32 bits"));
+    let values = rows.column_by_name(column).and_then(|column| column.as_primitive_opt::<Int32Type>());
+    let values = values.ok_or_else(missing)?.clone();
+    Ok(move |row| values.value(row))
+}
+
+fn long(rows: &RecordBatch, column: &str) -> Result<impl Fn(usize) -> i64, ArrowError> {
+    let missing = || ArrowError::SchemaError(format!("no column {column} of 64 bits"));
+    let values = rows.column_by_name(column).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let values = values.ok_or_else(missing)?.clone();
+    Ok(move |row| values.value(row))
+}
