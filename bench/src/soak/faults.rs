@@ -53,7 +53,8 @@ pub fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
 /// A form of which nothing may be accepted.
 pub async fn bad_form(requests: &Requests<'_>, random: &mut Random, mut batch: BatchModel) -> BatchModel {
     let texts = &requests.state.texts;
-    let text = Arc::clone(random.pick(if random.below(6) == 0 { &texts.large } else { &texts.small }));
+    let some = if random.below(6) == 0 { &texts.large } else { &texts.small };
+    let text = Arc::clone(random.pick(some));
     let other = Arc::clone(random.pick(&texts.small));
     let path = format!("/batches/{}/files", batch.id);
     let killed = requests.state.killed();
@@ -110,7 +111,8 @@ pub async fn bad_form(requests: &Requests<'_>, random: &mut Random, mut batch: B
 /// An upload that may not be accepted.
 pub async fn bad_put(requests: &Requests<'_>, random: &mut Random, batch: BatchModel) -> BatchModel {
     let texts = &requests.state.texts;
-    let text = Arc::clone(random.pick(if random.below(6) == 0 { &texts.large } else { &texts.small }));
+    let some = if random.below(6) == 0 { &texts.large } else { &texts.small };
+    let text = Arc::clone(random.pick(some));
     let path = format!("/batches/{}/files/{}.log", batch.id, random.below(3));
     let lines = format!("{path}/lines");
     let gzip = [("Content-Encoding", "gzip")];

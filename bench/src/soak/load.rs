@@ -77,8 +77,8 @@ pub async fn settle(requests: &Requests<'_>, mut batch: BatchModel) -> Option<Ba
         Err(difference) => {
             requests.state.fail(difference);
             // It goes no further into the comparison: this was its failure.
-            let deleted =
-                requests.send("delete batch", Method::DELETE, &format!("/batches/{}", batch.id), &[], Vec::new());
+            let path = format!("/batches/{}", batch.id);
+            let deleted = requests.send("delete batch", Method::DELETE, &path, &[], Vec::new());
             deleted.await.is_none().then_some(batch)
         }
     }
