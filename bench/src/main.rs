@@ -12,7 +12,8 @@
 //! - [`mix`]: how often the cache has the answer; [`lookup`]: reports that are not in memory;
 //! - [`sql`]: questions in SQL over a fleet;
 //! - [`fleet`]: what the fleet's view costs as batches close;
-//! - [`memory`]: how much memory the largest file takes.
+//! - [`memory`]: how much memory the largest file takes;
+//! - [`soak`]: hours of mixed load with kills, checked against a model.
 //!
 //! What they stand on: the scan as a process of its own ([`alone`]), logs that are [`generate`]d with a known [`truth`], a
 //! [`server`] whose memory is watched ([`peak`]), a [`client`] that costs next to
@@ -43,6 +44,7 @@ mod results;
 mod scan;
 mod server;
 mod simple;
+mod soak;
 mod sql;
 mod table;
 mod truth;
@@ -99,6 +101,8 @@ enum Command {
     Fleet(fleet::Args),
     /// The peak memory of `argus analyze` and of an upload on one large file.
     Memory(memory::Args),
+    /// Mixed load for minutes or hours, with kills: compare every count with a model, and what is used with bounds.
+    Soak(soak::Args),
 }
 
 fn main() -> Result<ExitCode> {
@@ -121,5 +125,6 @@ fn main() -> Result<ExitCode> {
         Command::Sql(args) => output.of(|run| sql::measure(run, &args)),
         Command::Fleet(args) => output.of(|run| runtime.block_on(fleet::measure(run, &args))),
         Command::Memory(args) => output.of(|run| memory::measure(run, &args)),
+        Command::Soak(args) => output.of(|run| runtime.block_on(soak::measure(run, &args))),
     }
 }

@@ -1,0 +1,212 @@
+//! What the server takes, looked at every few seconds: memory, descriptors, and files on the disk.
+
+use std::fs::{read_dir, read_to_string};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::soak::model::Alive;
+use crate::soak::state::State;
+
+const SAMPLE_EVERY: Duration = Duration::from_secs(10);
+const MIB: f64 = (1 << 20) as f64;
+
+/// What was measured at one moment. What a server that was just killed cannot say is not there.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sample {
+    /// Memory of the process, and the most that it ever had, in MiB.
+    pub memory: Option<(f64, f64)>,
+    /// Open descriptors.
+    pub descriptors: Option<f64>,
+    /// Epochs that are accepted and not in the tables.
+    pub behind: Option<f64>,
+    /// What is on the disk.
+    pub disk: Disk,
+    /// What is alive.
+    pub alive: Alive,
+}
+
+/// What a data directory has.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Disk {
+    /// MiB below `raw/`.
+    pub raw: f64,
+    /// Files below `raw/`.
+    pub raw_files: f64,
+    /// MiB below `lake/`.
+    pub lake: f64,
+    /// MiB of the metadata database with its log.
+    pub metadata: f64,
+    /// Files whose names say that they are being written.
+    pub unfinished: f64,
+}
+
+/// Figures of samples, with their names.
+pub const FIGURES: [(&str, fn(&Sample) -> Option<f64>); 12] = [
+    ("memory, MiB", |sample| sample.memory.map(|(now, _)| now)),
+    ("memory since the start of the process, MiB", |sample| sample.memory.map(|(_, peak)| peak)),
+    ("descriptors", |sample| sample.descriptors),
+    ("epochs not committed", |sample| sample.behind),
+    ("raw, MiB", |sample| Some(sample.disk.raw)),
+    ("raw files", |sample| Some(sample.disk.raw_files)),
+    ("unfinished files", |sample| Some(sample.disk.unfinished)),
+    ("lake, MiB", |sample| Some(sample.disk.lake)),
+    ("metadata, MiB", |sample| Some(sample.disk.metadata)),
+    ("alive batches", |sample| Some(sample.alive.batches as f64)),
+    ("alive files", |sample| Some(sample.alive.files as f64)),
+    ("alive text, MiB", |sample| Some(sample.alive.text as f64 / MIB)),
+];
+
+/// Looks at the server while it runs.
+pub struct Watch {
+    data: PathBuf,
+    /// The process; 0 while there is none.
+    pub process: AtomicU32,
+    samples: Mutex<Vec<Sample>>,
+}
+
+impl Watch {
+    /// Nothing is known yet.
+    pub fn new(data: PathBuf) -> Arc<Watch> {
+        Arc::new(Watch { data, process: AtomicU32::new(0), samples: Mutex::default() })
+    }
+
+    /// Takes samples until the load ends.
+    pub async fn run(self: Arc<Watch>, state: Arc<State>) {
+        let mut ticks = interval(SAMPLE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !state.stops() {
+            ticks.tick().await;
+            let sample = self.sample(&state).await;
+            self.samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
+        }
+    }
+
+    async fn sample(&self, state: &State) -> Sample {
+        let process = self.process.load(Ordering::Relaxed);
+        let behind = async {
+            let address = state.address().await;
+            Some(metric(&address, "argus_epoch").await? - metric(&address, "argus_committed_epoch").await?)
+        };
+        // A server that is starting again has no address.
+        let behind = tokio::time::timeout(Duration::from_secs(5), behind).await.ok().flatten();
+        Sample {
+            memory: memory(process),
+            descriptors: read_dir(format!("/proc/{process}/fd")).ok().map(|list| list.count() as f64),
+            behind: behind.map(|behind| behind.max(0.0)),
+            disk: Disk::look(&self.data),
+            alive: state.model().alive(),
+        }
+    }
+
+    /// All samples, in order.
+    pub fn samples(&self) -> Vec<Sample> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Disk {
+    /// What a data directory has now.
+    pub fn look(data: &Path) -> Disk {
+        let mut disk = Disk::default();
+        let (raw, lake) = (data.join("raw"), data.join("lake"));
+        let mut folders = vec![data.to_owned()];
+        while let Some(folder) = folders.pop() {
+            // What was there a moment ago may be gone.
+            let Ok(entries) = read_dir(&folder) else { continue };
+            for entry in entries.flatten() {
+                let Ok(facts) = entry.metadata() else { continue };
+                let path = entry.path();
+                if facts.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let mib = facts.len() as f64 / MIB;
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                if path.starts_with(&raw) {
+                    disk.raw += mib;
+                    disk.raw_files += 1.0;
+                } else if path.starts_with(&lake) {
+                    disk.lake += mib;
+                } else if name.starts_with("argus.db") {
+                    disk.metadata += mib;
+                }
+                disk.unfinished += f64::from(u8::from(name.contains('#')));
+            }
+        }
+        disk
+    }
+}
+
+/// Memory of a process and its peak, in MiB.
+fn memory(process: u32) -> Option<(f64, f64)> {
+    let status = read_to_string(format!("/proc/{process}/status")).ok()?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? / 1024.0)
+    };
+    Some((field("VmRSS:")?, field("VmHWM:")?))
+}
+
+/// A metric of the server.
+pub async fn metric(address: &str, name: &str) -> Option<f64> {
+    let text = reqwest::get(format!("http://{address}/metrics")).await.ok()?.text().await.ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// The least, the middle and the most of a figure; `None` when it was never measured.
+pub fn spread(samples: &[Sample], figure: fn(&Sample) -> Option<f64>) -> Option<[f64; 3]> {
+    let mut values: Vec<f64> = samples.iter().filter_map(figure).collect();
+    values.sort_by(f64::total_cmp);
+    Some([*values.first()?, values[values.len() / 2], *values.last()?])
+}
+
+/// The last sample as a part of a line.
+pub fn line(samples: &[Sample]) -> Result<String> {
+    let last = samples.last().context("no sample was taken yet")?;
+    let memory = last.memory.map_or_else(|| "-".to_owned(), |(now, _)| format!("{now:.0}"));
+    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"));
+    Ok(format!(
+        "alive {} batches, {} files, {:.0} MiB; memory {memory} MiB, {} descriptors, raw {:.0} MiB in {} files \
+         ({} unfinished), lake {:.0} MiB, metadata {:.0} MiB, {} epochs behind",
+        last.alive.batches,
+        last.alive.files,
+        last.alive.text as f64 / MIB,
+        number(last.descriptors),
+        last.disk.raw,
+        last.disk.raw_files,
+        last.disk.unfinished,
+        last.disk.lake,
+        last.disk.metadata,
+        number(last.behind),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_is_of_the_samples_that_have_the_figure() {
+        let sample = |descriptors| Sample { descriptors, ..Sample::default() };
+        let samples = [sample(Some(3.0)), sample(None), sample(Some(1.0)), sample(Some(2.0))];
+        assert_eq!(spread(&samples, |sample| sample.descriptors), Some([1.0, 2.0, 3.0]));
+        assert_eq!(spread(&samples, |sample| sample.behind), None);
+    }
+
+    #[test]
+    fn a_data_directory_is_looked_through() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir_all(folder.path().join("raw/batch")).expect("makes a folder");
+        for name in ["raw/batch/1", "raw/batch/2#1", "argus.db", "argus.db-wal"] {
+            std::fs::write(folder.path().join(name), vec![0; 1 << 20]).expect("writes");
+        }
+        let disk = Disk::look(folder.path());
+        assert_eq!(disk, Disk { raw: 2.0, raw_files: 2.0, lake: 0.0, metadata: 2.0, unfinished: 1.0 });
+    }
+}
