@@ -9,6 +9,7 @@ use std::io::{ErrorKind, Write, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use argus_dataflow::RuleSet;
@@ -16,7 +17,7 @@ use argus_dataflow::rules::DEFAULT_RULES;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use url::Url;
 
-use crate::{analyze, config, maintain, serve, sql};
+use crate::{analyze, config, every, maintain, recount, serve, sql, terminal};
 
 /// Fleet update logs become answers.
 #[derive(Debug, Parser)]
@@ -41,6 +42,9 @@ pub enum Command {
     Sql(SqlArgs),
     /// Compact, erase and tidy a data directory that no server has open.
     Maintain(MaintainArgs),
+    /// Count all stored files again under today's rules and build the tables anew, on a data directory that no server
+    /// has open.
+    Recount(RecountArgs),
 }
 
 /// Flags of `argus serve`.
@@ -61,9 +65,9 @@ pub struct ServeArgs {
     /// Also keep answers in Redis, for other processes and the next start.
     #[arg(long, env = "ARGUS_REDIS", value_name = "URL")]
     pub redis: Option<String>,
-    /// How often the tables are compacted, and what was deleted is erased.
-    #[arg(long, env = "ARGUS_MAINTAIN_EVERY", default_value = "10m", value_name = "DURATION")]
-    pub maintain_every: humantime::Duration,
+    /// How often the tables are compacted, and what was deleted is erased, as in 30s or 1h; 0 means never.
+    #[arg(long, env = "ARGUS_MAINTAIN_EVERY", default_value = "10m", value_name = "DURATION", value_parser = every::parse)]
+    pub maintain_every: Duration,
     /// For how long the past can be asked for.
     #[command(flatten)]
     pub retention: RetentionArgs,
@@ -82,6 +86,17 @@ pub struct MaintainArgs {
     #[command(flatten)]
     pub retention: RetentionArgs,
     /// What is counted and how, for what a crash left to be counted.
+    #[command(flatten)]
+    pub counting: CountingArgs,
+}
+
+/// Flags of `argus recount`.
+#[derive(Debug, Args)]
+pub struct RecountArgs {
+    /// The data directory.
+    #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// What is counted and how.
     #[command(flatten)]
     pub counting: CountingArgs,
 }
@@ -195,7 +210,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // A closed pipe is no reason for another code.
-            let _ = error.print();
+            let _ = print(&error);
             return ExitCode::from(error.exit_code() as u8);
         }
     };
@@ -204,15 +219,24 @@ pub fn main() -> ExitCode {
         Command::Analyze(args) => analyze::run(&args),
         Command::Sql(args) => sql::run(&args),
         Command::Maintain(args) => maintain::run(&args),
+        Command::Recount(args) => recount::run(&args),
     };
     match done {
         Ok(code) => code,
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(stderr(), "argus: {error:#}");
+            let _ = writeln!(stderr(), "argus: {}", terminal::lines(&format!("{error:#}")));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints the help that was asked for, or what is wrong with the arguments, which may be anything.
+fn print(error: &clap::Error) -> std::io::Result<()> {
+    match error.use_stderr() {
+        true => write!(stderr(), "{}", terminal::lines(&error.render().to_string())),
+        false => error.print(),
     }
 }
 

@@ -179,8 +179,8 @@ impl Ingest {
             upload_year: uploaded_at.year(),
         });
         let raw = self.raw.writer(runtime, batch_id, versions.whole_lines);
-        let mut first = Vec::with_capacity(4);
-        let peeked = body.by_ref().take(4).read_to_end(&mut first);
+        let mut first = Vec::with_capacity(Compression::SNIFF_BYTES);
+        let peeked = body.by_ref().take(Compression::SNIFF_BYTES as u64).read_to_end(&mut first);
         let arrives_plain = encoding == Encoding::Identity && Compression::sniff(&first) == Compression::Identity;
         let stored_as = if arrives_plain { Encoding::Zstd } else { encoding };
         let mut raw = Sink::new(raw, arrives_plain).map_err(IngestError::Store)?;
@@ -189,12 +189,15 @@ impl Ingest {
         let arrived = Arc::clone(&body.arrived);
         let mut expands_too_much = false;
         let mut disk_is_full = false;
+        let mut binary = false;
         let mut open_line = None;
 
         let counted = peeked.and_then(|_| {
             let arriving = Tee { input: io::Cursor::new(first).chain(&mut body), output: &mut raw };
             let mut file = Tee { input: compression(encoding).reader(arriving)?, output: Hash(&mut digest) };
-            let mut blocks = BlockReader::new(text::text(&mut file)?, self.block_bytes);
+            let text = text::text(&mut file)?;
+            binary = text.is_binary;
+            let mut blocks = BlockReader::new(text, self.block_bytes);
             while let Some(block) = blocks.next_block()? {
                 let text_bytes_max = arrived.load(Ordering::Relaxed).saturating_mul(TEXT_EXPANSION_MAX);
                 expands_too_much = blocks.bytes() > text_bytes_max.max(TEXT_BYTES_FREE);
@@ -246,7 +249,7 @@ impl Ingest {
             lines,
             long_lines,
             open_line,
-            binary: false,
+            binary,
             digest,
             uploaded_at: now,
         })

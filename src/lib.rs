@@ -10,12 +10,13 @@
 //! - [`events`]: what happened to batches, for its [`followers`]; [`failures`]: files that could not be counted;
 //! - [`recovery`]: and are fed again after a restart;
 //! - [`maintain`]: maintenance of a data directory, with [`erasure`] of what was deleted, [`orphans`] of crashes, and the
-//!   space on the [`disk`]; [`recount`] builds the lake anew from the stored files;
+//!   space on the [`disk`]; [`every`] says how often; [`recount`] builds the lake
+//!   anew from the stored files;
 //! - [`service`]: all of it, tied together;
 //! - [`http`], [`serve`]: the service over HTTP;
 //! - [`reports`], [`charts`]: reports and their pictures, kept;
 //! - [`analyze`], [`sql`] and its [`prompt`]: the same without a server; [`explain`] says how rules are searched for;
-//! - [`render`]: answers for people and for pipes.
+//! - [`render`]: answers for people and for pipes; [`terminal`]: what a terminal is shown of them.
 
 pub mod analyze;
 pub mod charts;
@@ -25,6 +26,7 @@ pub mod digest;
 pub mod disk;
 pub mod erasure;
 pub mod events;
+pub mod every;
 pub mod explain;
 pub mod failures;
 pub mod followers;
@@ -46,3 +48,4 @@ pub mod serve;
 pub mod service;
 pub mod sql;
 pub mod status;
+pub mod terminal;

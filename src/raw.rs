@@ -87,7 +87,21 @@ impl RawStore {
 
     /// Reads a generation's bytes, on a thread that may wait.
     pub fn reader(&self, runtime: &Handle, batch_id: Uuid, version: VersionId) -> io::Result<RawReader> {
-        let path = self.path(batch_id, version);
+        self.read(runtime, self.path(batch_id, version))
+    }
+
+    /// Reads bytes that were appended to a version, as they are stored: compressed with zstd.
+    pub fn part_reader(
+        &self,
+        runtime: &Handle,
+        batch_id: Uuid,
+        version: VersionId,
+        start: u64,
+    ) -> io::Result<RawReader> {
+        self.read(runtime, self.part_path(batch_id, version, start))
+    }
+
+    fn read(&self, runtime: &Handle, path: Path) -> io::Result<RawReader> {
         let got = runtime.block_on(self.store.get(&path))?;
         Ok(RawReader { runtime: runtime.clone(), stream: got.into_stream(), chunk: Bytes::new() })
     }

@@ -377,7 +377,8 @@ fn make_folders(data: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn lock(data: &Path) -> Result<File> {
+/// Locks a data directory: one process at a time opens it.
+pub fn lock(data: &Path) -> Result<File> {
     let lock = File::create(data.join("argus.lock"))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use argus_dataflow::{Group, Severity};
+use argus_dataflow::{Group, Severity, is_other_code};
 use argus_sinks::{FleetView, RecentBatch, Snapshot};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
@@ -146,10 +146,27 @@ pub struct FileReport {
     pub long_lines: u64,
     /// Sightings.
     pub errors: u64,
-    /// Sightings by code.
+    /// Occurrences by code.
     pub codes: BTreeMap<String, u64>,
+    /// Whether the text holds bytes that are no text.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub binary: bool,
+    /// Whether it has more different codes of a rule than are counted by name: the others are counted as `OTHER:` and
+    /// the rule.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub codes_limited: bool,
+    /// `failed` where the file could not be counted: it has no codes then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Why it could not be counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     #[serde(skip)]
     error_lines: u64,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A code in a file.
@@ -247,6 +264,7 @@ impl Report {
         for count in &counts {
             if let Some(&index) = by_name.get(&count.file) {
                 files[index].codes.insert(count.code.clone(), count.count);
+                files[index].codes_limited |= is_other_code(&count.code);
             }
         }
         let total_lines = files.iter().map(|file| file.lines).sum();
@@ -320,7 +338,16 @@ fn file_reports(batch: &RecentBatch) -> Vec<FileReport> {
             error_lines: 0,
             errors: 0,
             codes: BTreeMap::new(),
+            binary: false,
+            codes_limited: false,
+            status: None,
+            failure: None,
         });
+        file.binary |= row.binary;
+        if let Some(failure) = &row.failure {
+            file.status = Some("failed".to_owned());
+            file.failure = Some(failure.clone());
+        }
         file.generation = file.generation.max(row.generation);
         file.bytes += row.bytes;
         file.lines += row.lines;

@@ -20,7 +20,7 @@ use crate::http::binary::{Binary, FilesForm};
 use crate::http::extract::{Segments, drain, idempotency_key};
 use crate::http::problem::{Problem, batch_id};
 use crate::http::refusals::{
-    BrokenOff, Conflict, DiskFull, Invalid, Late, NotFound, TooLong, TooSlow, Unavailable, UnknownEncoding,
+    BrokenOff, Conflict, DiskFull, Invalid, Late, NotFound, TimedOut, TooLong, Unavailable, UnknownEncoding,
 };
 use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::ingest::slots::{FirstBytes, Interrupted, Slot, Slots};
@@ -79,7 +79,7 @@ async fn no_name() -> Problem {
     responses(
         (status = 201, description = "a new file", body = Receipt),
         (status = 200, description = "a new generation of one that was there, or the same again", body = Receipt),
-        BrokenOff, NotFound, TooSlow, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable, DiskFull,
+        BrokenOff, NotFound, TimedOut, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable, DiskFull,
     ),
 )]
 async fn upload(
@@ -145,7 +145,7 @@ async fn delete(
     request_body(content = FilesForm, content_type = "multipart/form-data", description = "one or more parts `file`"),
     responses(
         (status = 201, description = "the files", body = [Receipt]),
-        BrokenOff, NotFound, TooSlow, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable, DiskFull,
+        BrokenOff, NotFound, TimedOut, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable, DiskFull,
     ),
 )]
 async fn upload_form(

@@ -19,7 +19,7 @@ use crate::http::extract::{Segments, drain, idempotency_key};
 use crate::http::files::content_encoding;
 use crate::http::problem::{Problem, batch_id};
 use crate::http::refusals::{
-    BrokenOff, Conflict, DiskFull, Invalid, Late, NotFound, TooLong, TooSlow, Unavailable, UnknownEncoding,
+    BrokenOff, Conflict, DiskFull, Invalid, Late, NotFound, TimedOut, TooLong, Unavailable, UnknownEncoding,
 };
 use crate::http::waiting::snapshot_at_least;
 use crate::ingest::slots::{Slot, Slots};
@@ -64,7 +64,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
     request_body(content = Binary, content_type = "application/octet-stream"),
     responses(
         (status = 200, description = "appended, durable and counted", body = Receipt),
-        BrokenOff, NotFound, TooSlow, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable, Late, DiskFull,
+        BrokenOff, NotFound, TimedOut, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable, Late, DiskFull,
     ),
 )]
 async fn append(

@@ -1,5 +1,6 @@
 //! What went wrong, as RFC 9457 `application/problem+json`.
 
+use argus_dataflow::text::Archive;
 use argus_query::QueryError;
 use argus_query::cache::Lost;
 use argus_sinks::PastError;
@@ -175,6 +176,9 @@ impl From<IngestError> for Problem {
                 Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "expands-too-much", error.to_string())
             }
             IngestError::DiskFull => Problem::disk_full(),
+            IngestError::Corrupt(reason) if reason.get_ref().is_some_and(|inner| inner.is::<Archive>()) => {
+                Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "archive", reason.to_string())
+            }
             IngestError::Corrupt(reason) => Problem::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "corrupt-file",

@@ -25,14 +25,10 @@ pub struct NotFound(ProblemBody);
 #[response(status = 406, description = "no such format", content_type = "application/problem+json")]
 pub struct NotAcceptable(ProblemBody);
 
-/// 408: too little came for too long.
+/// 408: the body was not complete in time.
 #[derive(IntoResponses)]
-#[response(
-    status = 408,
-    description = "the body came too slowly; send it again",
-    content_type = "application/problem+json"
-)]
-pub struct TooSlow(ProblemBody);
+#[response(status = 408, description = "the body was not complete in time", content_type = "application/problem+json")]
+pub struct TimedOut(ProblemBody);
 
 /// 409: not as the batch, or the file, stands now.
 #[derive(IntoResponses)]
@@ -53,9 +49,13 @@ pub struct Gone(ProblemBody);
 #[response(status = 413, description = "too long", content_type = "application/problem+json")]
 pub struct TooLong(ProblemBody);
 
-/// 415: an encoding that is not known.
+/// 415: an encoding that is not known, or an archive of files.
 #[derive(IntoResponses)]
-#[response(status = 415, description = "an encoding that is not known", content_type = "application/problem+json")]
+#[response(
+    status = 415,
+    description = "an encoding that is not known, or an archive of files",
+    content_type = "application/problem+json"
+)]
 pub struct UnknownEncoding(ProblemBody);
 
 /// 422: something sent does not hold.

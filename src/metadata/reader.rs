@@ -143,6 +143,13 @@ impl Metadata {
         rows.bind(limit).fetch_all(&self.readers).await?.iter().map(read_batch).collect()
     }
 
+    /// The names of a batch's files, and the epoch at which each was accepted last.
+    pub async fn file_epochs(&self, batch_id: Uuid) -> Result<Vec<(String, u64)>, MetadataError> {
+        let rows = sqlx::query("SELECT name, epoch FROM files WHERE batch_id = ?").bind(batch_id.to_string());
+        let rows = rows.fetch_all(&self.readers).await?;
+        rows.iter().map(|row| Ok((row.try_get("name")?, count(row, "epoch")?))).collect()
+    }
+
     /// The files of a batch as they are stored.
     pub async fn stored_files(&self, batch_id: Uuid) -> Result<Vec<StoredFile>, MetadataError> {
         let rows = sqlx::query("SELECT * FROM files WHERE batch_id = ? ORDER BY name").bind(batch_id.to_string());

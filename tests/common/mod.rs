@@ -37,6 +37,11 @@ impl Server {
         Server::try_start(data, flags, &[]).expect("argus listens")
     }
 
+    /// Starts with more flags, and is maintained every so many milliseconds, which only builds for tests do.
+    pub fn start_maintained(data: &Path, every_ms: &str, flags: &[&str]) -> Server {
+        Server::try_start(data, flags, &[("ARGUS_MAINTAIN_EVERY_MS", every_ms)]).expect("argus listens")
+    }
+
     /// Starts with more flags and variables; `None` when it ends before it listens.
     pub fn try_start(data: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Option<Server> {
         let mut child = Command::new(ARGUS)
@@ -218,6 +223,21 @@ pub fn analyze(arguments: &[&str], input: &[u8]) -> Value {
 pub fn counts(report: &Value) -> Value {
     let codes = report["codes"].as_array().expect("a report has codes");
     codes.iter().map(|code| (code["code"].as_str().expect("text").to_owned(), code["count"].clone())).collect()
+}
+
+/// All files below a folder.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("the folder is there").flatten();
+    entries.flat_map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { vec![entry.path()] }).collect()
+}
+
+/// The data files of a table of the lake.
+pub fn data_files(data: &Path, table: &str) -> Vec<PathBuf> {
+    let mut files = files(&data.join("lake").join(table));
+    files.retain(|file| {
+        file.extension().is_some_and(|end| end == "parquet") && !file.to_string_lossy().contains("_delta_log")
+    });
+    files
 }
 
 /// gzip of some bytes, by the system's own tool.

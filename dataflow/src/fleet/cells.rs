@@ -37,7 +37,25 @@ struct Batch {
 struct Version {
     live: i64,
     lines: u64,
-    counts: Vec<RecalledCount>,
+    /// By component and code, so that a file that grows for days takes no more room than its codes do.
+    counts: HashMap<(Option<String>, String), Counted>,
+}
+
+/// What a version says of a code of a component.
+struct Counted {
+    count: u64,
+    first: Option<i64>,
+    last: Option<i64>,
+}
+
+impl Version {
+    fn add(&mut self, more: RecalledCount) {
+        let RecalledCount { component, code, count, first, last, .. } = more;
+        let counted = self.counts.entry((component, code)).or_insert(Counted { count: 0, first, last });
+        counted.count += count;
+        counted.first = [counted.first, first].into_iter().flatten().min();
+        counted.last = counted.last.max(last);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -109,12 +127,17 @@ impl Cells {
     /// A cold batch becomes warm; what its cells say stays the same.
     fn recall(&mut self, recall: Recall) {
         let Recall { batch: BatchRow { batch_id, .. }, versions, counts, rest, .. } = &recall;
-        let versions = versions.iter().map(|(version, lines)| {
-            let counts = counts.iter().filter(|count| count.version == *version).cloned().collect();
-            (*version, Version { live: 1, lines: *lines, counts })
-        });
+        let versions = versions.iter();
+        let mut versions: HashMap<VersionId, Version> = versions
+            .map(|(version, lines)| (*version, Version { live: 1, lines: *lines, ..Version::default() }))
+            .collect();
+        for count in counts {
+            if let Some(version) = versions.get_mut(&count.version) {
+                version.add(count.clone());
+            }
+        }
         let vehicle = Vehicle::of(&recall.batch);
-        let mut batch = Batch { vehicle, versions: versions.collect(), contribution: HashMap::new() };
+        let mut batch = Batch { vehicle, versions, contribution: HashMap::new() };
         batch.contribution = batch.contributes(*batch_id);
         let mut rest: HashMap<&Subject, Seen> = rest.iter().map(|(subject, seen)| (subject, *seen)).collect();
         if let Some(cells) = self.vehicles.get_mut(&batch.vehicle) {
@@ -224,9 +247,8 @@ impl Cell {
 impl Batch {
     fn count(&mut self, row: CountRow, count: i64) {
         let CountRow { version, component, code, first_seen: first, last_seen: last, .. } = row;
-        let count = count.max(0) as u64;
-        let seen = RecalledCount { version, component, code, count, first, last };
-        self.versions.entry(version).or_default().counts.push(seen);
+        let seen = RecalledCount { version, component, code, count: count.max(0) as u64, first, last };
+        self.versions.entry(version).or_default().add(seen);
     }
 
     fn file(&mut self, row: &FileRow, count: i64) {
@@ -247,7 +269,7 @@ impl Batch {
         };
         for version in self.versions.values() {
             add(Subject::Lines, version.lines, Seen { first: None, last: None, first_batch: id });
-            for RecalledCount { component, code, count, first, last, .. } in &version.counts {
+            for ((component, code), Counted { count, first, last }) in &version.counts {
                 let seen = Seen { first: *first, last: *last, first_batch: id };
                 add(Subject::Code(code.clone()), *count, seen);
                 add(Subject::CodeOf { component: component.clone(), code: code.clone() }, *count, seen);

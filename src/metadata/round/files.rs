@@ -1,6 +1,7 @@
 //! What happens to files in a round: each change keeps how the file stands, and enters what the dataflow is to know.
 
 use argus_dataflow::{Change, FileRow, LINE_BYTES_MAX, VersionId};
+use argus_dataflow::text::looks_binary;
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Row, Sqlite};
@@ -174,6 +175,7 @@ impl Round<'_> {
             lines,
             long_lines,
             last_line: lines,
+            binary: looks_binary(&part.bytes),
             ..record.row(record.version, i8::from(is_new))
         };
         self.feed(Change::Admit(grown), Text { text: whole, lines_before, bytes_before });
