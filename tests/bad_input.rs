@@ -201,12 +201,8 @@ async fn an_archive_is_415_and_counts_nothing() {
         let said = format!("this is a {kind} archive; unpack it and upload each file by itself");
         assert_eq!(body["detail"], json!(said));
     }
-    let answer = server.send_with(
-        Method::PUT,
-        &format!("/batches/{id}/files/a.log"),
-        &[("Content-Encoding", "gzip")],
-        gzip(&tar),
-    );
+    let path = format!("/batches/{id}/files/a.log");
+    let answer = server.send_with(Method::PUT, &path, &[("Content-Encoding", "gzip")], gzip(&tar));
     problem(answer.await, 415).await;
     let report = server.complete(&id).await;
     assert_eq!((&report["total_files"], &report["total_errors"]), (&json!(0), &json!(0)));

@@ -1,7 +1,7 @@
 //! What happens to files in a round: each change keeps how the file stands, and enters what the dataflow is to know.
 
-use argus_dataflow::{Change, FileRow, LINE_BYTES_MAX, VersionId};
 use argus_dataflow::text::looks_binary;
+use argus_dataflow::{Change, FileRow, LINE_BYTES_MAX, VersionId};
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Row, Sqlite};
