@@ -184,6 +184,103 @@ async fn a_report_as_of_an_epoch_is_the_report_that_was_given_then() {
     assert_eq!(counts(&server.get(&format!("/batches/{id}/report")).await), json!({"E_ABORT": 1}));
 }
 
+/// A log whose lines all have a code, and each its own text, as long as `number` says.
+fn log_with_codes(upload: usize, lines: usize) -> String {
+    let line = |number: usize| {
+        // Digits that do not repeat themselves, so that they stay long when they are compressed.
+        let digits = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ (upload as u64).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let (minute, second) = (number / 60 % 60, number % 60);
+        let code = ["E_FAIL", "E_ABORT", "E_TIMEOUT"][number % 3];
+        format!(
+            "2026-03-01 10:{minute:02}:{second:02} ERROR ota: {code} block {digits:x}{:x} of {upload}\n",
+            digits.rotate_left(23)
+        )
+    };
+    (0..lines).map(line).collect()
+}
+
+#[tokio::test]
+async fn large_files_of_lines_with_codes_become_few_and_say_the_same() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let mut ids = Vec::new();
+    for upload in 0..15 {
+        let id = server.new_batch().await;
+        server.put(&id, "a.log", log_with_codes(upload, 20_000)).await;
+        server.complete(&id).await;
+        ids.push(id);
+    }
+    let ask = async |server: &Server| {
+        let counts = server
+            .sql("SELECT code, sum(count), min(first_seen), max(last_seen) FROM error_counts GROUP BY 1 ORDER BY 1");
+        let lines =
+            "SELECT code, count(*), sum(line), sum(\"offset\"), min(text), max(text) FROM errors GROUP BY 1 ORDER BY 1";
+        let mut answers = vec![counts.await, server.sql(lines).await];
+        for id in &ids {
+            let mut report = server.get(&format!("/batches/{id}/report")).await;
+            report["epoch"].take();
+            answers.push(report);
+        }
+        answers
+    };
+    let before = ask(&server).await;
+    server.stop();
+    assert!(data_files(data.path(), "errors").len() > 5, "large uploads are in files of their own");
+    maintain(data.path(), &["--retention", "0s"]);
+    for table in ["batches", "files", "error_counts", "errors"] {
+        assert!(data_files(data.path(), table).len() <= 2, "{table}");
+    }
+    let server = Server::start(data.path());
+    assert_eq!(ask(&server).await, before);
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_named_and_stops_nothing_else() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let mut ids = Vec::new();
+    for number in 0..5 {
+        let server = Server::start(data.path());
+        let id = server.new_batch().await;
+        server.put(&id, "a.log", format!("E_FAIL of-upload-{number}\n")).await;
+        server.put(&id, "b.log", "E_ABORT\n").await;
+        ids.push(id);
+        server.stop();
+    }
+    let server = Server::start(data.path());
+    let path = format!("/batches/{}/files/a.log", ids[3]);
+    assert_eq!(server.send(Method::DELETE, &path, "").await.status(), StatusCode::NO_CONTENT);
+    server.stop();
+    // One file of the first batch alone, cut to its half.
+    let has = |path: &PathBuf, text: &str| {
+        let rows = ParquetRecordBatchReaderBuilder::try_new(File::open(path).expect("opens")).expect("is Parquet");
+        rows.build().expect("reads").flatten().any(|rows| format!("{rows:?}").contains(text))
+    };
+    let errors = data_files(data.path(), "errors");
+    let damaged = errors.iter().find(|path| has(path, "of-upload-0")).expect("it has its file").clone();
+    let bytes = std::fs::read(&damaged).expect("reads");
+    std::fs::write(&damaged, &bytes[..bytes.len() / 2]).expect("writes");
+    let flags = ["maintain", "--retention", "0s", "--data", data.path().to_str().expect("text")];
+    for _ in 0..2 {
+        let output = argus(&flags, b"");
+        assert_eq!(output.status.code(), Some(1));
+        let reason = String::from_utf8_lossy(&output.stderr);
+        let name = damaged.file_name().expect("a name").to_string_lossy();
+        assert!(reason.contains("table errors") && reason.contains(&*name), "{reason}");
+    }
+    let mut left = data_files(data.path(), "errors");
+    left.retain(|path| *path != damaged);
+    assert_eq!(left.len(), 1, "the others are one");
+    assert!(has(&left[0], "of-upload-1") && has(&left[0], "of-upload-4") && !has(&left[0], "of-upload-3"));
+    for table in ["batches", "files", "error_counts"] {
+        assert_eq!(data_files(data.path(), table).len(), 1, "{table}");
+    }
+    // The damaged file has nothing of the deleted one, so that is forgotten altogether.
+    let texts: BTreeSet<PathBuf> = files(data.path()).into_iter().collect();
+    assert!(texts.contains(&damaged), "it stays for whoever can mend it");
+    assert!(!data_files(data.path(), "error_counts").iter().any(|path| has(path, "of-upload-3")));
+}
+
 #[tokio::test]
 async fn a_server_keeps_itself_in_order_while_it_is_read() {
     let data = tempfile::tempdir().expect("a temporary folder");
