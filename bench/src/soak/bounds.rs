@@ -2,7 +2,7 @@
 
 use crate::soak::model::Alive;
 use crate::soak::state::State;
-use crate::soak::watch::{Disk, Sample};
+use crate::soak::watch::{Disk, Figure, Sample, spread};
 
 /// Memory of the server at any time (1.5 GiB): its queues, caches and queries are bounded, whatever is alive.
 const MEMORY_MIB_MAX: f64 = 1536.0;
@@ -34,13 +34,13 @@ const MIB: f64 = (1 << 20) as f64;
 
 /// Checks what was measured while the load went on.
 pub fn check_load(state: &State, samples: &[Sample]) {
-    let most = |figure: fn(&Sample) -> Option<f64>| samples.iter().filter_map(figure).fold(0.0, f64::max);
+    let most = |figure: Figure| samples.iter().filter_map(figure).fold(0.0, f64::max);
     check(state, "memory in MiB", most(|sample| sample.memory.map(|(_, peak)| peak)), MEMORY_MIB_MAX);
     check(state, "descriptors", most(|sample| sample.descriptors), DESCRIPTORS_MAX);
     check(state, "unfinished files", most(|sample| Some(sample.disk.unfinished)), UNFINISHED_MAX);
     check(state, "metadata in MiB", most(|sample| Some(sample.disk.metadata)), metadata_max(most_alive(samples)));
     let third = samples.len() / 3;
-    let memory = |samples: &[Sample]| crate::soak::watch::spread(samples, |sample| sample.memory.map(|(now, _)| now));
+    let memory = |samples: &[Sample]| spread(samples, |sample| sample.memory.map(|(now, _)| now));
     if let (Some([_, first, _]), Some([_, last, _])) =
         (memory(&samples[..third]), memory(&samples[samples.len() - third..]))
     {

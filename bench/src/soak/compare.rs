@@ -66,8 +66,8 @@ pub async fn compare(state: &State, when: &str) {
         same_codes(state, &format!("{when}: {sql}"), sums(rows), should);
     }
     let files: usize = batches.iter().map(|batch| batch.files().count()).sum();
-    let totals = "SELECT (SELECT count(*) FROM batches), (SELECT count(*) FROM files), \
-                  (SELECT coalesce(sum(bytes), 0) FROM files)";
+    let totals = "SELECT (SELECT count(*) FROM batches) AS batches, (SELECT count(*) FROM files) AS files, \
+                  (SELECT coalesce(sum(bytes), 0) FROM files) AS bytes";
     let should = json!([batches.len(), files, counted.bytes]);
     if let Some(rows) = query(&requests, totals, epoch).await
         && rows.first() != Some(&should)

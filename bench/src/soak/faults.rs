@@ -100,7 +100,7 @@ pub async fn bad_form(requests: &Requests<'_>, random: &mut Random, mut batch: B
         match sent {
             // Whatever was accepted against the rules counts; the failure is reported.
             Outcome::Happened(_) => batch.set(name, file),
-            Outcome::Refused(_) => {}
+            Outcome::Refused => {}
             Outcome::Unknown if statuses.contains(&201) => batch.maybe_set(name, file, killed),
             Outcome::Unknown => {}
         }

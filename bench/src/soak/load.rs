@@ -159,7 +159,7 @@ impl Writer<'_> {
                     self.requests.state.model().put(BatchModel::new(id, vin));
                     return;
                 }
-                Outcome::Refused(_) => return,
+                Outcome::Refused => return,
                 Outcome::Unknown => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
@@ -202,7 +202,7 @@ impl Writer<'_> {
         let file = FileModel::uploaded(&text.whole, text.open.as_ref(), text.stored(encoding));
         let receipt = match put {
             Outcome::Happened(answer) => answer.json,
-            Outcome::Refused(_) => return batch,
+            Outcome::Refused => return batch,
             Outcome::Unknown if with_key => Value::Null,
             Outcome::Unknown => {
                 batch.maybe_set(&name, Some(file), killed);
@@ -218,8 +218,8 @@ impl Writer<'_> {
                     let is = &answer.json;
                     self.requests.state.fail(format!("{path}: a retry was answered {is}, first it was {receipt}"));
                 }
-                Outcome::Refused(_) if !receipt.is_null() => {}
-                Outcome::Refused(_) | Outcome::Unknown => {
+                Outcome::Refused if !receipt.is_null() => {}
+                Outcome::Refused | Outcome::Unknown => {
                     if receipt.is_null() {
                         batch.maybe_set(&name, Some(file), killed);
                         return batch;
@@ -265,7 +265,7 @@ impl Writer<'_> {
                 }
                 batch.set(&name, Some(after));
             }
-            Outcome::Refused(_) => {}
+            Outcome::Refused => {}
             Outcome::Unknown => batch.maybe_set(&name, Some(after), killed),
         }
         batch
@@ -286,7 +286,7 @@ impl Writer<'_> {
             let file = Some(FileModel::uploaded(&text.whole, text.open.as_ref(), text.stored(Encoding::Identity)));
             match sent {
                 Outcome::Happened(_) => batch.set(name, file),
-                Outcome::Refused(_) => {}
+                Outcome::Refused => {}
                 Outcome::Unknown => batch.maybe_set(name, file, killed),
             }
         }
@@ -303,7 +303,7 @@ impl Writer<'_> {
         let killed = self.requests.state.killed();
         match self.requests.change("delete file", Method::DELETE, &path, &[], Vec::new(), &[204]).await {
             Outcome::Happened(_) => batch.set(name, None),
-            Outcome::Refused(_) => {}
+            Outcome::Refused => {}
             Outcome::Unknown => batch.maybe_set(name, None, killed),
         }
         batch
@@ -314,7 +314,7 @@ impl Writer<'_> {
         let killed = self.requests.state.killed();
         match self.requests.change("delete batch", Method::DELETE, &path, &[], Vec::new(), &[204]).await {
             Outcome::Happened(_) => None,
-            Outcome::Refused(_) => Some(batch),
+            Outcome::Refused => Some(batch),
             Outcome::Unknown => {
                 batch.maybe_delete(killed);
                 Some(batch)
@@ -327,7 +327,7 @@ impl Writer<'_> {
         let killed = self.requests.state.killed();
         match self.requests.change("complete", Method::POST, &path, &[], Vec::new(), &[202]).await {
             Outcome::Happened(_) => batch.complete(),
-            Outcome::Refused(_) => {}
+            Outcome::Refused => {}
             Outcome::Unknown => batch.maybe_change_status(killed),
         }
         batch
@@ -339,7 +339,7 @@ impl Writer<'_> {
         // One that is not at rest yet cannot be opened.
         match self.requests.change("reopen", Method::POST, &path, &[], Vec::new(), &[200, 409]).await {
             Outcome::Happened(_) => batch.completed = false,
-            Outcome::Refused(_) => {}
+            Outcome::Refused => {}
             Outcome::Unknown => batch.maybe_change_status(killed),
         }
         batch

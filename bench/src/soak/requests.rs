@@ -36,7 +36,7 @@ pub enum Outcome {
     /// It did, and this is the answer.
     Happened(Answer),
     /// It did not.
-    Refused(Answer),
+    Refused,
     /// One or the other.
     Unknown,
 }
@@ -112,7 +112,7 @@ impl<'s> Requests<'s> {
                 Outcome::Happened(answer)
             }
             // A server that is busy or full says so before it changes anything.
-            400..500 | 503 | 507 => Outcome::Refused(answer),
+            400..500 | 503 | 507 => Outcome::Refused,
             _ => Outcome::Unknown,
         }
     }

@@ -45,8 +45,11 @@ pub struct Disk {
     pub unfinished: f64,
 }
 
+/// Reads a figure of a sample, where it was measured.
+pub type Figure = fn(&Sample) -> Option<f64>;
+
 /// Figures of samples, with their names.
-pub const FIGURES: [(&str, fn(&Sample) -> Option<f64>); 12] = [
+pub const FIGURES: [(&str, Figure); 12] = [
     ("memory, MiB", |sample| sample.memory.map(|(now, _)| now)),
     ("memory since the start of the process, MiB", |sample| sample.memory.map(|(_, peak)| peak)),
     ("descriptors", |sample| sample.descriptors),
@@ -160,7 +163,7 @@ pub async fn metric(address: &str, name: &str) -> Option<f64> {
 }
 
 /// The least, the middle and the most of a figure; `None` when it was never measured.
-pub fn spread(samples: &[Sample], figure: fn(&Sample) -> Option<f64>) -> Option<[f64; 3]> {
+pub fn spread(samples: &[Sample], figure: Figure) -> Option<[f64; 3]> {
     let mut values: Vec<f64> = samples.iter().filter_map(figure).collect();
     values.sort_by(f64::total_cmp);
     Some([*values.first()?, values[values.len() / 2], *values.last()?])
