@@ -149,8 +149,8 @@ impl Ingest {
             upload_year: uploaded_at.year(),
         });
         let raw = self.raw.writer(runtime, batch_id, versions.whole_lines);
-        let mut first = Vec::with_capacity(4);
-        let peeked = body.by_ref().take(4).read_to_end(&mut first);
+        let mut first = Vec::with_capacity(Compression::SNIFF_BYTES);
+        let peeked = body.by_ref().take(Compression::SNIFF_BYTES as u64).read_to_end(&mut first);
         let arrives_plain = encoding == Encoding::Identity && Compression::sniff(&first) == Compression::Identity;
         let stored_as = if arrives_plain { Encoding::Zstd } else { encoding };
         let mut raw = Sink::new(raw, arrives_plain).map_err(IngestError::Store)?;

@@ -186,6 +186,29 @@ async fn damaged_compression_is_422_and_counts_nothing() {
 }
 
 #[tokio::test]
+async fn an_archive_is_415_and_counts_nothing() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch().await;
+    let mut tar = b"E_FAIL\n".repeat(100);
+    tar[257..263].copy_from_slice(b"ustar\0");
+    let zip = [b"PK\x03\x04", &b"E_FAIL\n".repeat(100)[..]].concat();
+    for (kind, body) in [("zip", zip.clone()), ("zip", gzip(&zip)), ("tar", tar.clone()), ("tar", gzip(&tar))] {
+        let answer = server.send(Method::PUT, &format!("/batches/{id}/files/a.log"), body).await;
+        assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        let body: Value = answer.json().await.expect("JSON");
+        assert_eq!(body["type"], json!("urn:argus:problem:archive"));
+        let said = format!("this is a {kind} archive; unpack it and upload each file by itself");
+        assert_eq!(body["detail"], json!(said));
+    }
+    let path = format!("/batches/{id}/files/a.log");
+    let answer = server.send_with(Method::PUT, &path, &[("Content-Encoding", "gzip")], gzip(&tar)).await;
+    problem(answer, 415).await;
+    let report = server.complete(&id).await;
+    assert_eq!((&report["total_files"], &report["total_errors"]), (&json!(0), &json!(0)));
+}
+
+#[tokio::test]
 async fn only_queries_are_answered() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());

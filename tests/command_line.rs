@@ -80,6 +80,30 @@ fn a_file_that_cannot_be_read_is_named_and_the_others_are_counted() {
 }
 
 #[test]
+fn compressed_files_are_read_through_and_an_archive_is_a_failure_that_says_what_to_do() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str| folder.path().join(name);
+    for (tool, end) in [("gzip", "gz"), ("bzip2", "bz2"), ("xz", "xz"), ("zstd", "zst"), ("lz4", "lz4")] {
+        let log = file(&format!("{tool}.log"));
+        std::fs::write(&log, "E_FAIL\n".repeat(1000)).expect("writes");
+        let packed = std::process::Command::new(tool).args(["-c", text(&log)]).output();
+        // Not every machine has every tool.
+        if let Ok(packed) = packed {
+            let file = file(&format!("{tool}.log.{end}"));
+            std::fs::write(&file, packed.stdout).expect("writes");
+            assert_eq!(counts(&analyze(&[text(&file)], b"")), json!({"E_FAIL": 1000}), "{tool}");
+        }
+    }
+    std::fs::write(file("logs.zip"), b"PK\x03\x04E_FAIL\n").expect("writes");
+    let output = argus(&["analyze", "--format", "json", text(&file("gzip.log")), text(&file("logs.zip"))], b"");
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report all the same");
+    assert_eq!((counts(&report), &report["total_files"]), (json!({"E_FAIL": 1000}), &json!(1)));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.ends_with("logs.zip: this is a zip archive; unpack it and upload each file by itself\n"), "{said}");
+}
+
+#[test]
 fn a_report_is_a_table_json_or_csv() {
     let input = b"E_FAIL\nE_FAIL, and SIGSEGV\n";
     let table = argus(&["analyze", "--format", "table", "-"], input);

@@ -5,7 +5,7 @@
 //!
 //! In the order a line meets them:
 //!
-//! - [`text`]: compressed or UTF-16 bytes become the text that is counted;
+//! - [`text`]: compressed or UTF-16 bytes become the text that is counted (`lz4` reads one of the compressions);
 //! - [`blocks`]: text becomes blocks of whole lines;
 //! - [`rules`] and [`form`]: what an error code is; [`plain`] says it without short cuts;
 //! - [`windows`] (of [`bytes`]): what every match of a pattern shows; [`plan`] does it for a rule set;
@@ -33,6 +33,7 @@ pub mod graph;
 pub mod handle;
 pub mod header;
 pub mod line;
+mod lz4;
 pub mod names;
 pub mod plain;
 pub mod plan;

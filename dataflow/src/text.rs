@@ -1,15 +1,70 @@
 //! Compressed or UTF-16 bytes become the text that is counted.
 //!
 //! Which of these a file is, its first bytes say: gzip (RFC 1952), zstd
-//! (RFC 8878) and a UTF-16 byte order mark. Everything else is text as it is.
+//! (RFC 8878), xz, bzip2, LZ4 frames, and a UTF-16 byte order mark. Archives
+//! (zip, tar and others) are refused, for they are many files. Everything else
+//! is text as it is.
 
-use std::io::{self, Cursor, Read};
+use std::io::{self, BufReader, Cursor, Read};
 
+use bzip2::bufread::MultiBzDecoder;
 use encoding_rs_io::DecodeReaderBytesBuilder;
 use flate2::read::MultiGzDecoder;
+use liblzma::bufread::XzDecoder;
+use liblzma::stream::{CONCATENATED, Stream};
+
+use crate::lz4::{self, Lz4Decoder};
 
 const GZIP_MAGIC: [u8; 3] = [0x1f, 0x8b, 0x08];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+const XZ_MAGIC: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0x00];
+const LZ4_MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
+/// What follows `BZh` and a digit: a block, or the end of an empty stream.
+const BZIP2_BLOCK: [u8; 6] = [0x31, 0x41, 0x59, 0x26, 0x53, 0x59];
+const BZIP2_END: [u8; 6] = [0x17, 0x72, 0x45, 0x38, 0x50, 0x90];
+
+/// What reading one xz file may take (128 MiB, as zstd); `xz -9` needs 65 MiB.
+const XZ_MEMORY_BYTES: u64 = 128 << 20;
+
+/// The bytes of a text that say whether it is one (8 KiB).
+const TEXT_SNIFF_BYTES: usize = 8 << 10;
+
+/// First bytes of archives.
+const ARCHIVES: [(&str, &[u8]); 5] = [
+    ("zip", b"PK\x03\x04"),
+    ("zip", b"PK\x05\x06"),
+    ("zip", b"PK\x07\x08"),
+    ("7z", b"7z\xbc\xaf\x27\x1c"),
+    ("rar", b"Rar!\x1a\x07"),
+];
+/// Where a tar archive says that it is one, and how: POSIX's way and GNU's.
+const TAR_OFFSET: usize = 257;
+const TAR_MAGICS: [&[u8]; 2] = [b"ustar\0", b"ustar  \0"];
+
+/// The file is an archive of files, not a file of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this is a {kind} archive; unpack it and upload each file by itself")]
+pub struct Archive {
+    /// The archive's format.
+    pub kind: &'static str,
+}
+
+impl Archive {
+    /// The archive that content with these first bytes is.
+    fn sniff(first: &[u8]) -> Option<Archive> {
+        if let Some((kind, _)) = ARCHIVES.iter().find(|(_, magic)| first.starts_with(magic)) {
+            return Some(Archive { kind });
+        }
+        let magic = first.get(TAR_OFFSET..)?;
+        TAR_MAGICS.iter().any(|tar| magic.starts_with(tar)).then_some(Archive { kind: "tar" })
+    }
+}
+
+impl From<Archive> for io::Error {
+    fn from(archive: Archive) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, archive)
+    }
+}
 
 /// How a file's bytes are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,15 +75,30 @@ pub enum Compression {
     Gzip,
     /// One or more zstd frames.
     Zstd,
+    /// One or more xz streams.
+    Xz,
+    /// One or more bzip2 streams.
+    Bzip2,
+    /// One or more LZ4 frames.
+    Lz4,
 }
 
 impl Compression {
-    /// What the first bytes of a file say (four of them are enough).
+    /// So many first bytes of a file are enough for [`Compression::sniff`].
+    pub const SNIFF_BYTES: usize = 10;
+
+    /// What the first bytes of a file say.
     pub fn sniff(first: &[u8]) -> Compression {
         if first.starts_with(&GZIP_MAGIC) {
             Compression::Gzip
-        } else if first.starts_with(&ZSTD_MAGIC) {
+        } else if first.starts_with(&ZSTD_MAGIC) || is_skippable(first) {
             Compression::Zstd
+        } else if first.starts_with(&XZ_MAGIC) {
+            Compression::Xz
+        } else if is_bzip2(first) {
+            Compression::Bzip2
+        } else if first.starts_with(&LZ4_MAGIC) || first.starts_with(&lz4::LEGACY_MAGIC) {
+            Compression::Lz4
         } else {
             Compression::Identity
         }
@@ -41,31 +111,73 @@ impl Compression {
             Compression::Identity => Box::new(input),
             Compression::Gzip => Box::new(MultiGzDecoder::new(input)),
             Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(input)?),
+            Compression::Xz => {
+                let stream = Stream::new_stream_decoder(XZ_MEMORY_BYTES, CONCATENATED)?;
+                Box::new(XzDecoder::new_stream(BufReader::new(input), stream))
+            }
+            Compression::Bzip2 => Box::new(MultiBzDecoder::new(BufReader::new(input))),
+            Compression::Lz4 => Box::new(Lz4Decoder::new(BufReader::new(input))),
         })
     }
 }
 
+/// Whether a skippable frame comes first, which zstd files may begin with (RFC 8878, 3.1.2).
+pub(crate) fn is_skippable(first: &[u8]) -> bool {
+    matches!(first, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+}
+
+/// A text may begin with `BZh9` too, so what follows it is looked at.
+fn is_bzip2(first: &[u8]) -> bool {
+    match first {
+        [b'B', b'Z', b'h', b'1'..=b'9', rest @ ..] => rest.starts_with(&BZIP2_BLOCK) || rest.starts_with(&BZIP2_END),
+        _ => false,
+    }
+}
+
+/// Whether content with these first bytes is hardly a text: it has a NUL in the first 8 KiB.
+pub fn looks_binary(first: &[u8]) -> bool {
+    memchr::memchr(0, &first[..first.len().min(TEXT_SNIFF_BYTES)]).is_some()
+}
+
+/// The text of a file, to be read.
+pub struct Text<'a> {
+    /// Whether it is hardly a text, by [`looks_binary`].
+    pub is_binary: bool,
+    reader: Box<dyn Read + Send + 'a>,
+}
+
+impl Read for Text<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buffer)
+    }
+}
+
 /// The text of a file: decompressed by its first bytes, UTF-16 with a byte
-/// order mark converted to UTF-8, everything else untouched.
-pub fn text<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
-    let (first, input) = peek(input)?;
+/// order mark converted to UTF-8, everything else untouched. An archive,
+/// compressed or not, is an error made of [`Archive`].
+pub fn text<'a>(input: impl Read + Send + 'a) -> io::Result<Text<'a>> {
+    let (first, input) = peek(input, Compression::SNIFF_BYTES)?;
     let content = Compression::sniff(&first).reader(input)?;
-    let (first, content) = peek(content)?;
+    let (first, content) = peek(content, TEXT_SNIFF_BYTES)?;
+    if let Some(archive) = Archive::sniff(&first) {
+        return Err(archive.into());
+    }
     if first.starts_with(&[0xff, 0xfe]) || first.starts_with(&[0xfe, 0xff]) {
         let utf8 = DecodeReaderBytesBuilder::new().bom_sniffing(true).strip_bom(true).build(content);
-        return Ok(Box::new(utf8));
+        let (first, utf8) = peek(utf8, TEXT_SNIFF_BYTES)?;
+        return Ok(Text { is_binary: looks_binary(&first), reader: Box::new(utf8) });
     }
-    Ok(Box::new(content))
+    Ok(Text { is_binary: looks_binary(&first), reader: Box::new(content) })
 }
 
 /// A reader whose first bytes were looked at.
 type Whole<R> = io::Chain<Cursor<Vec<u8>>, R>;
 
-/// The first four bytes (fewer when there are no more) and a reader that
-/// still yields them.
-fn peek<R: Read>(mut input: R) -> io::Result<(Vec<u8>, Whole<R>)> {
-    let mut first = Vec::with_capacity(4);
-    input.by_ref().take(4).read_to_end(&mut first)?;
+/// The first bytes (fewer when there are no more) and a reader that still
+/// yields them.
+fn peek<R: Read>(mut input: R, bytes: usize) -> io::Result<(Vec<u8>, Whole<R>)> {
+    let mut first = Vec::with_capacity(bytes);
+    input.by_ref().take(bytes as u64).read_to_end(&mut first)?;
     Ok((first.clone(), Cursor::new(first).chain(input)))
 }
 
@@ -86,28 +198,106 @@ mod tests {
         encoder.finish().expect("writes to memory")
     }
 
+    fn xz(bytes: &[u8]) -> Vec<u8> {
+        liblzma::encode_all(bytes, 1).expect("encodes")
+    }
+
+    fn bzip2(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        encoder.write_all(bytes).expect("writes to memory");
+        encoder.finish().expect("writes to memory")
+    }
+
+    fn lz4(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        encoder.write_all(bytes).expect("writes to memory");
+        encoder.finish().expect("writes to memory")
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        zstd::encode_all(bytes, 1).expect("encodes")
+    }
+
+    type Compress = fn(&[u8]) -> Vec<u8>;
+
+    const COMPRESSIONS: [(Compression, Compress); 5] = [
+        (Compression::Gzip, gzip),
+        (Compression::Zstd, zstd),
+        (Compression::Xz, xz),
+        (Compression::Bzip2, bzip2),
+        (Compression::Lz4, lz4),
+    ];
+
     #[test]
     fn plain_text_passes_untouched_even_when_it_is_not_utf8() {
-        for bytes in [&b""[..], b"a", b"abc\n", b"\xef\xbb\xbfbom\n", b"\xff\xfa\x00"] {
+        for bytes in [&b""[..], b"a", b"abc\n", b"\xef\xbb\xbfbom\n", b"\xff\xfa\x00", b"BZh9 is no bzip2\n"] {
             assert_eq!(read(bytes).expect("reads"), bytes);
         }
     }
 
     #[test]
-    fn gzip_members_and_zstd_frames_are_read_through() {
-        let two = [gzip(b"one\n"), gzip(b"two\n")].concat();
-        assert_eq!(read(&two).expect("reads"), b"one\ntwo\n");
-        let frame = zstd::encode_all(&b"three\n"[..], 1).expect("encodes");
-        assert_eq!(read(&[frame.clone(), frame].concat()).expect("reads"), b"three\nthree\n");
+    fn every_compression_is_read_through_whole_and_in_parts() {
+        for (compression, compress) in COMPRESSIONS {
+            // More than one block of any of them.
+            let long = b"a line of the log\n".repeat(300_000);
+            let parts = [compress(b"one\n"), compress(&long), compress(b""), compress(b"two\n")].concat();
+            assert_eq!(Compression::sniff(&parts[..Compression::SNIFF_BYTES]), compression);
+            assert!(read(&parts).expect("reads") == [b"one\n", &long[..], b"two\n"].concat(), "{compression:?}");
+            assert_eq!(read(&compress(b"")).expect("reads"), b"", "{compression:?}");
+        }
     }
 
     #[test]
     fn a_compressed_file_that_is_cut_off_or_damaged_is_an_error() {
-        let whole = gzip(&b"a line of the log\n".repeat(100));
-        assert!(read(&whole[..whole.len() - 5]).is_err());
-        let mut damaged = zstd::encode_all(&b"a line of the log\n".repeat(100)[..], 1).expect("encodes");
-        damaged.truncate(damaged.len() - 3);
-        assert!(read(&damaged).is_err());
+        for (compression, compress) in COMPRESSIONS {
+            let whole = compress(&b"a line of the log\n".repeat(100));
+            for length in Compression::SNIFF_BYTES..whole.len() {
+                assert!(read(&whole[..length]).is_err(), "{compression:?} up to {length} of {}", whole.len());
+            }
+            let parts = [whole.clone(), whole[..whole.len() / 2].to_vec()].concat();
+            assert!(read(&parts).is_err(), "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn zstd_may_begin_with_frames_to_be_skipped() {
+        for number in 0x50..=0x5f {
+            let skipped = [&[number, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"any"].concat();
+            let file = [&skipped[..], &skipped, &zstd(b"one\n"), &skipped, &zstd(b"two\n")].concat();
+            assert_eq!(read(&file).expect("reads"), b"one\ntwo\n");
+        }
+    }
+
+    #[test]
+    fn an_archive_is_refused_by_its_kind_compressed_or_not() {
+        let mut tar = vec![b'x'; 1024];
+        tar[TAR_OFFSET..TAR_OFFSET + 6].copy_from_slice(b"ustar\0");
+        let archives = [
+            ("zip", &b"PK\x03\x04 and more"[..]),
+            ("7z", b"7z\xbc\xaf\x27\x1c and more"),
+            ("rar", b"Rar!\x1a\x07\x01\x00"),
+            ("tar", &tar),
+        ];
+        for (kind, archive) in archives {
+            for file in [archive.to_vec()].into_iter().chain(COMPRESSIONS.map(|(_, compress)| compress(archive))) {
+                let error = read(&file).expect_err("it is an archive");
+                let refused = error.get_ref().and_then(|inner| inner.downcast_ref::<Archive>());
+                assert_eq!(refused, Some(&Archive { kind }));
+                let said = format!("this is a {kind} archive; unpack it and upload each file by itself");
+                assert_eq!(error.to_string(), said);
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_with_a_nul_early_on_looks_binary_and_utf16_does_not() {
+        let is_binary = |bytes: &[u8]| text(bytes).expect("reads").is_binary;
+        assert!(is_binary(b"\x7fELF\x02\x01\x01\x00") && is_binary(&gzip(b"\x7fELF\x02\x01\x01\x00")));
+        assert!(!is_binary(b"") && !is_binary(b"E_FAIL\n"));
+        let late = [vec![b'x'; TEXT_SNIFF_BYTES], vec![0]].concat();
+        assert!(!is_binary(&late) && is_binary(&late[1..]));
+        let utf16: Vec<u8> = "\u{feff}E_FAIL\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(!is_binary(&utf16));
     }
 
     #[test]

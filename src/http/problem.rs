@@ -1,5 +1,6 @@
 //! What went wrong, as RFC 9457 `application/problem+json`.
 
+use argus_dataflow::text::Archive;
 use argus_query::QueryError;
 use argus_query::cache::Lost;
 use argus_sinks::PastError;
@@ -150,6 +151,9 @@ impl From<IngestError> for Problem {
         match error {
             IngestError::BrokeOff(_) => Problem::new(StatusCode::BAD_REQUEST, "upload-broke-off", error.to_string()),
             IngestError::TooLong { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", error.to_string()),
+            IngestError::Corrupt(reason) if reason.get_ref().is_some_and(|inner| inner.is::<Archive>()) => {
+                Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "archive", reason.to_string())
+            }
             IngestError::Corrupt(reason) => Problem::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "corrupt-file",

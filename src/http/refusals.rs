@@ -44,9 +44,13 @@ pub struct Gone(ProblemBody);
 #[response(status = 413, description = "too long", content_type = "application/problem+json")]
 pub struct TooLong(ProblemBody);
 
-/// 415: an encoding that is not known.
+/// 415: an encoding that is not known, or an archive of files.
 #[derive(IntoResponses)]
-#[response(status = 415, description = "an encoding that is not known", content_type = "application/problem+json")]
+#[response(
+    status = 415,
+    description = "an encoding that is not known, or an archive of files",
+    content_type = "application/problem+json"
+)]
 pub struct UnknownEncoding(ProblemBody);
 
 /// 422: something sent does not hold.
