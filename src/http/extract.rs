@@ -13,34 +13,58 @@ use crate::http::problem::Problem;
 
 /// A body of JSON may have this many bytes (256 KiB).
 const JSON_BYTES_MAX: usize = 256 << 10;
+/// How long a client may take to send a body of JSON.
+const JSON_WAIT: Duration = Duration::from_secs(30);
 /// An `Idempotency-Key` may have this many bytes.
 const KEY_BYTES_MAX: usize = 255;
 /// What is read of a refused body before the answer: so many bytes, for so long.
 const DRAIN_BYTES: usize = 256 << 20;
 const DRAIN_WAIT: Duration = Duration::from_secs(10);
 
-/// A body of JSON; bad JSON is 422.
+/// A body of JSON; bad JSON is 422, and one that is not whole in time is 408.
 pub struct JsonBody<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
-        let mut body = request.into_body().into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
+        let body = request.into_body().into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
+        let bytes = whole(body, JSON_WAIT).await?;
+        let value = serde_json::from_slice(&bytes)
+            .map_err(|error| Problem::invalid(format!("not the JSON expected: {error}")))?;
+        Ok(JsonBody(value))
+    }
+}
+
+/// A whole body of JSON, which must be there within `wait`. A client that sends the beginning and then nothing would
+/// keep its connection for good.
+async fn whole(
+    mut body: impl Stream<Item = Result<Bytes, String>> + Unpin,
+    wait: Duration,
+) -> Result<Vec<u8>, Problem> {
+    let read = async {
         let mut bytes = Vec::new();
         while let Some(chunk) = body.next().await {
             bytes.extend_from_slice(&chunk.map_err(|reason| {
                 Problem::new(StatusCode::BAD_REQUEST, "unreadable-body", format!("the body broke off: {reason}"))
             })?);
             if bytes.len() > JSON_BYTES_MAX {
-                drain(&mut body).await;
-                let detail = format!("the body may have at most {JSON_BYTES_MAX} bytes");
-                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", detail));
+                return Ok::<_, Problem>(None);
             }
         }
-        let value = serde_json::from_slice(&bytes)
-            .map_err(|error| Problem::invalid(format!("not the JSON expected: {error}")))?;
-        Ok(JsonBody(value))
+        Ok(Some(bytes))
+    };
+    let read = tokio::time::timeout(wait, read).await.map_err(|_| {
+        let detail = format!("the body was not complete within {} s; send it again", wait.as_secs());
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", detail)
+    })??;
+    match read {
+        Some(bytes) => Ok(bytes),
+        None => {
+            drain(&mut body).await;
+            let detail = format!("the body may have at most {JSON_BYTES_MAX} bytes");
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", detail))
+        }
     }
 }
 
@@ -94,5 +118,27 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
             Ok(Query(value)) => Ok(Parameters(value)),
             Err(rejection) => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", rejection.body_text())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse;
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_stops_halfway_times_out_and_one_that_is_whole_does_not() {
+        let first = stream::iter([Ok(Bytes::from_static(b"{\"vin\":"))]);
+        let problem = whole(first.clone().chain(stream::pending()), Duration::ZERO).await.expect_err("it never ends");
+        let response = problem.into_response();
+        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("it is in memory");
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(body["type"], "urn:argus:problem:request-timeout");
+        let rest = stream::iter([Ok(Bytes::from_static(b"7}"))]);
+        assert_eq!(whole(first.chain(rest), Duration::ZERO).await.expect("it is there"), b"{\"vin\":7}");
     }
 }

@@ -26,7 +26,7 @@ use crate::http::answer::{self, Answer};
 use crate::http::binary::Binary;
 use crate::http::extract::JsonBody;
 use crate::http::problem::Problem;
-use crate::http::refusals::{Forbidden, Gone, Invalid, Late, NotAcceptable, TooLong, TooMany, Unavailable};
+use crate::http::refusals::{Forbidden, Gone, Invalid, Late, NotAcceptable, TimedOut, TooLong, TooMany, Unavailable};
 use crate::http::waiting::snapshot_at_least;
 use crate::service::Service;
 
@@ -170,7 +170,7 @@ struct Begun {
             (Binary = "application/vnd.apache.parquet")
         )),
         (status = 304, description = "the answer that is known still holds"),
-        Forbidden, NotAcceptable, Gone, TooLong, Invalid, TooMany, Unavailable, Late,
+        Forbidden, NotAcceptable, TimedOut, Gone, TooLong, Invalid, TooMany, Unavailable, Late,
     ),
 )]
 async fn query(

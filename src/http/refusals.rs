@@ -25,6 +25,11 @@ pub struct NotFound(ProblemBody);
 #[response(status = 406, description = "no such format", content_type = "application/problem+json")]
 pub struct NotAcceptable(ProblemBody);
 
+/// 408: the body was not complete in time.
+#[derive(IntoResponses)]
+#[response(status = 408, description = "the body was not complete in time", content_type = "application/problem+json")]
+pub struct TimedOut(ProblemBody);
+
 /// 409: not as the batch, or the file, stands now.
 #[derive(IntoResponses)]
 #[response(
