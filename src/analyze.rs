@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal, Read, Write, stderr, stdin, stdout};
+use std::io::{self, IsTerminal, Read, Write, stderr, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use crate::explain;
 use crate::pipeline::now;
 use crate::render;
 use crate::service::lake_url;
+use crate::terminal::{self, Terminal};
 
 /// Something to be counted, and what it is called.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,10 +55,12 @@ pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
     if args.explain {
         // Beside a report, it must not stand in the report's way.
         if args.paths.is_empty() {
-            explain::write(&mut stdout().lock(), rules)?;
+            let mut out = terminal::stdout(false);
+            explain::write(&mut out, rules)?;
+            out.flush()?;
             return Ok(ExitCode::SUCCESS);
         }
-        explain::write(&mut stderr().lock(), rules.clone())?;
+        explain::write(&mut Terminal::new(stderr().lock()), rules.clone())?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (sources, mut failures) = sources(&args.paths);
@@ -91,9 +94,9 @@ pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
 
     let report = Report::of_files(&files);
     let format = args.format.unwrap_or(if stdout().is_terminal() { ReportFormat::Table } else { ReportFormat::Json });
-    render::report(&mut BufWriter::new(stdout().lock()), &report, format)?;
+    render::report(&mut terminal::stdout(format == ReportFormat::Json), &report, format)?;
     for Failure { name, reason } in &failures {
-        writeln!(stderr(), "argus: {name}: {reason}")?;
+        writeln!(stderr(), "argus: {}: {}", terminal::line(name), terminal::line(reason))?;
     }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

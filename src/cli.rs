@@ -16,7 +16,7 @@ use argus_dataflow::rules::DEFAULT_RULES;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use url::Url;
 
-use crate::{analyze, config, maintain, serve, sql};
+use crate::{analyze, config, maintain, serve, sql, terminal};
 
 /// Fleet update logs become answers.
 #[derive(Debug, Parser)]
@@ -195,7 +195,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // A closed pipe is no reason for another code.
-            let _ = error.print();
+            let _ = print(&error);
             return ExitCode::from(error.exit_code() as u8);
         }
     };
@@ -210,9 +210,17 @@ pub fn main() -> ExitCode {
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(stderr(), "argus: {error:#}");
+            let _ = writeln!(stderr(), "argus: {}", terminal::lines(&format!("{error:#}")));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints the help that was asked for, or what is wrong with the arguments, which may be anything.
+fn print(error: &clap::Error) -> std::io::Result<()> {
+    match error.use_stderr() {
+        true => write!(stderr(), "{}", terminal::lines(&error.render().to_string())),
+        false => error.print(),
     }
 }
 

@@ -14,7 +14,7 @@
 //! - [`http`], [`serve`]: the service over HTTP;
 //! - [`reports`], [`charts`]: reports and their pictures, kept;
 //! - [`analyze`], [`sql`] and its [`prompt`]: the same without a server; [`explain`] says how rules are searched for;
-//! - [`render`]: answers for people and for pipes.
+//! - [`render`]: answers for people and for pipes; [`terminal`]: what a terminal is shown of them.
 
 pub mod analyze;
 pub mod charts;
@@ -39,3 +39,4 @@ pub mod serve;
 pub mod service;
 pub mod sql;
 pub mod status;
+pub mod terminal;

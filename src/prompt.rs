@@ -8,6 +8,8 @@ use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
 
+use crate::terminal;
+
 /// Statements that are remembered.
 const HISTORY_MAX: usize = 1000;
 
@@ -57,7 +59,7 @@ pub fn run(mut answer: impl FnMut(&str) -> Result<()>) -> Result<()> {
         }
         editor.add_history_entry(statement.trim())?;
         if let Err(error) = answer(&statement) {
-            writeln!(stderr(), "{error:#}")?;
+            writeln!(stderr(), "{}", terminal::lines(&format!("{error:#}")))?;
         }
         statement.clear();
     }

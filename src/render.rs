@@ -2,18 +2,21 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use anyhow::Result;
 use argus_query::Report;
 use argus_query::report::CodeReport;
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use arrow::csv::WriterBuilder;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow::util::pretty::pretty_format_batches;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::cli::ReportFormat;
+use crate::terminal;
 
 /// Lines of an example that a terminal shows are cut to so many characters.
 const EXAMPLE_CHARACTERS: usize = 60;
@@ -61,9 +64,10 @@ fn csv_field(text: &str) -> String {
 }
 
 fn report_table(out: &mut dyn Write, report: &Report) -> io::Result<()> {
-    let width = |of: fn(&CodeReport) -> usize, least| report.codes.iter().map(of).max().unwrap_or(0).max(least);
-    let code_width = width(|code| code.code.chars().count(), 4);
-    let rule_width = width(|code| code.rule.chars().count(), 4);
+    let shown: Vec<_> = report.codes.iter().map(|code| (code, terminal::line(&code.code))).collect();
+    let rules: Vec<_> = report.codes.iter().map(|code| terminal::line(&code.rule)).collect();
+    let code_width = shown.iter().map(|(_, name)| name.chars().count()).max().unwrap_or(0).max(4);
+    let rule_width = rules.iter().map(|rule| rule.chars().count()).max().unwrap_or(0).max(4);
     if !report.codes.is_empty() {
         writeln!(
             out,
@@ -71,25 +75,18 @@ fn report_table(out: &mut dyn Write, report: &Report) -> io::Result<()> {
             "COUNT", "FILES", "SEVERITY", "CODE", "RULE"
         )?;
     }
-    for code in &report.codes {
+    for ((code, name), rule) in shown.iter().zip(rules) {
         let example = &code.example;
-        let text: String = example
-            .text
-            .trim()
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(EXAMPLE_CHARACTERS)
-            .collect();
+        let text: String = example.text.trim().chars().take(EXAMPLE_CHARACTERS).collect();
         writeln!(
             out,
-            "{:>9}  {:>6}  {:<8}  {:<code_width$}  {:<rule_width$}  {}:{}  {text}",
+            "{:>9}  {:>6}  {:<8}  {name:<code_width$}  {rule:<rule_width$}  {}:{}  {}",
             code.count,
             code.files,
             code.severity.word(),
-            code.code,
-            code.rule,
-            example.file,
-            example.line
+            terminal::line(&example.file),
+            example.line,
+            terminal::line(&text)
         )?;
     }
     if !report.codes.is_empty() {
@@ -107,10 +104,27 @@ fn report_table(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     )
 }
 
-/// Prints rows as a table.
+/// Prints rows as a table, each on one line.
 pub fn table(out: &mut dyn Write, batches: &[RecordBatch]) -> Result<()> {
-    writeln!(out, "{}", pretty_format_batches(batches)?)?;
+    let shown: Vec<RecordBatch> = batches.iter().map(shown).collect::<Result<_>>()?;
+    writeln!(out, "{}", pretty_format_batches(&shown)?)?;
     Ok(())
+}
+
+/// The rows as texts that a terminal shows.
+fn shown(batch: &RecordBatch) -> Result<RecordBatch> {
+    let options = FormatOptions::default();
+    let columns = batch.columns().iter().map(|column| -> Result<ArrayRef> {
+        let values = ArrayFormatter::try_new(column, &options)?;
+        let text = |row| Ok(terminal::line(&values.value(row).try_to_string()?).into_owned());
+        let texts: Vec<String> = (0..column.len()).map(text).collect::<Result<_>>()?;
+        Ok(Arc::new(StringArray::from(texts)))
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let names = batch.schema_ref().fields().iter().map(|field| terminal::line(field.name()));
+    let fields: Vec<Field> = names.map(|name| Field::new(name, DataType::Utf8, true)).collect();
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &rows)?)
 }
 
 /// Prints rows as CSV with a header; times as RFC 3339.

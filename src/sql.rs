@@ -3,7 +3,7 @@
 //! With a statement it prints the rows; without one, on a terminal, it prompts
 //! for one after another.
 
-use std::io::{BufWriter, IsTerminal, Read, Write, stderr, stdin, stdout};
+use std::io::{IsTerminal, Read, Write, stderr, stdin, stdout};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ use crate::cli::{RowsFormat, SqlArgs};
 use crate::prompt;
 use crate::render;
 use crate::service::lake_url;
+use crate::terminal;
 
 /// Rows that are asked of a server at most.
 const SERVER_ROWS_MAX: usize = 1_000_000;
@@ -125,7 +126,7 @@ async fn ask_server(client: &reqwest::Client, url: &Url, as_of: Option<u64>, sql
 }
 
 fn print(rows: &[RecordBatch], format: RowsFormat) -> Result<()> {
-    let mut out = BufWriter::new(stdout());
+    let mut out = terminal::stdout(format == RowsFormat::Json);
     match format {
         RowsFormat::Table => render::table(&mut out, rows)?,
         RowsFormat::Json => render::json(&mut out, rows)?,
