@@ -9,6 +9,7 @@ use std::io::{ErrorKind, Write, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use argus_dataflow::RuleSet;
@@ -16,7 +17,7 @@ use argus_dataflow::rules::DEFAULT_RULES;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use url::Url;
 
-use crate::{analyze, config, maintain, serve, sql, terminal};
+use crate::{analyze, config, every, maintain, serve, sql, terminal};
 
 /// Fleet update logs become answers.
 #[derive(Debug, Parser)]
@@ -61,9 +62,9 @@ pub struct ServeArgs {
     /// Also keep answers in Redis, for other processes and the next start.
     #[arg(long, env = "ARGUS_REDIS", value_name = "URL")]
     pub redis: Option<String>,
-    /// How often the tables are compacted, and what was deleted is erased.
-    #[arg(long, env = "ARGUS_MAINTAIN_EVERY", default_value = "10m", value_name = "DURATION")]
-    pub maintain_every: humantime::Duration,
+    /// How often the tables are compacted, and what was deleted is erased, as in 30s or 1h; 0 means never.
+    #[arg(long, env = "ARGUS_MAINTAIN_EVERY", default_value = "10m", value_name = "DURATION", value_parser = every::parse)]
+    pub maintain_every: Duration,
     /// For how long the past can be asked for.
     #[command(flatten)]
     pub retention: RetentionArgs,

@@ -9,7 +9,7 @@
 //! - [`pipeline`], [`metadata`]: changes are accepted, at an epoch, durably; [`growing`]: files grow in order;
 //! - [`events`]: what happened to batches, for whoever follows;
 //! - [`recovery`]: and are fed again after a restart;
-//! - [`maintain`]: the upkeep of a data directory;
+//! - [`maintain`]: the maintenance of a data directory; [`every`]: how often a server does it;
 //! - [`service`]: all of it, tied together;
 //! - [`http`], [`serve`]: the service over HTTP;
 //! - [`reports`], [`charts`]: reports and their pictures, kept;
@@ -22,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod digest;
 pub mod events;
+pub mod every;
 pub mod explain;
 pub mod growing;
 pub mod http;

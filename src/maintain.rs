@@ -74,7 +74,7 @@ pub struct Maintainer {
     pub(crate) raw: RawStore,
     /// For how long the past can be asked for.
     pub(crate) retention: Duration,
-    /// How often a server does it.
+    /// How often a server does it; zero means never.
     pub(crate) every: Duration,
     pub(crate) started: DateTime<Utc>,
     pub(crate) leftovers: Leftovers,
@@ -115,6 +115,9 @@ pub fn run(args: &MaintainArgs) -> Result<ExitCode> {
 impl Maintainer {
     /// Does it every so often, until the server stops.
     pub async fn schedule(mut self, mut stopping: watch::Receiver<Stopping>) {
+        if self.every.is_zero() {
+            return;
+        }
         loop {
             tokio::select! {
                 () = tokio::time::sleep(self.every) => {}

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::ServeArgs;
+use crate::every;
 use crate::http;
 use crate::http::connections;
 use crate::http::front::Front;
@@ -43,7 +44,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let mut config = ServiceConfig::new(args.data.clone(), rules, args.counting.workers());
     config.block_bytes = args.counting.block_bytes as usize;
     config.retention = args.retention.retention.into();
-    config.maintain_every = args.maintain_every.into();
+    config.maintain_every = every::in_force(args.maintain_every);
     config.redis.clone_from(&args.redis);
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "connections are limited by the open files that this process may have");

@@ -145,6 +145,8 @@ fn usage_errors_exit_with_2() {
         &["--config", "/nowhere", "serve"],
         &["serve", "--listen", "nonsense"],
         &["serve", "--pg", "localhost:postgres"],
+        &["serve", "--maintain-every", "999ms"],
+        &["serve", "--maintain-every", "often"],
     ] {
         assert_eq!(argus(arguments, b"").status.code(), Some(2), "{arguments:?}");
     }

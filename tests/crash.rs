@@ -114,9 +114,9 @@ async fn what_was_answered_survives_a_death_at_every_point() {
                 maintain.args(["maintain", "--retention", "0s", "--data"]).arg(data.path());
                 died += u64::from(!maintain.env("ARGUS_CRASH_AT", at).status().expect("argus starts").success());
             } else {
-                let flags = ["--maintain-every", "40ms", "--retention", "0s"];
+                let variables = [("ARGUS_MAINTAIN_EVERY_MS", "40"), ("ARGUS_CRASH_AT", &*at)];
                 // It may die before it listens, in what a death before left to be done.
-                match Server::try_start(data.path(), &flags, &[("ARGUS_CRASH_AT", &at)]) {
+                match Server::try_start(data.path(), &["--retention", "0s"], &variables) {
                     Some(server) => {
                         let worked = work(&server, &mut told, round).await.is_some();
                         // What is left to commit may be what it dies of.

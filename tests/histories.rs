@@ -425,7 +425,7 @@ impl World {
 }
 
 fn start(data: &Path) -> Server {
-    Server::start_with(data, &["--maintain-every", "150ms", "--retention", "0s"])
+    Server::start_maintained(data, "150", &["--retention", "0s"])
 }
 
 impl Drop for World {
@@ -452,7 +452,7 @@ async fn any_history_says_what_a_plain_loop_says() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_interface_reads_a_hundred_while_a_hundred_changes_places() {
     let data = tempfile::tempdir().expect("a temporary folder");
-    let server = Server::start_with(data.path(), &["--maintain-every", "50ms", "--retention", "0s"]);
+    let server = Server::start_maintained(data.path(), "50", &["--retention", "0s"]);
     let id = server.new_batch_of(json!({"vehicle_id": "v", "vin": VINS[0], "firmware": "7.2.1"})).await;
     let texts = ["2026-03-01 10:15:30 ERROR ota: E_FAIL\n", "2026-03-01 10:15:30 ERROR bms: E_ABORT\n"]
         .map(|text| text.repeat(100));

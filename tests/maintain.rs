@@ -202,7 +202,7 @@ async fn a_report_as_of_an_epoch_is_the_report_that_was_given_then() {
 #[tokio::test]
 async fn a_server_keeps_itself_in_order_while_it_is_read() {
     let data = tempfile::tempdir().expect("a temporary folder");
-    let server = Server::start_with(data.path(), &["--maintain-every", "20ms", "--retention", "0s"]);
+    let server = Server::start_maintained(data.path(), "20", &["--retention", "0s"]);
     let id = server.new_batch().await;
     server.put(&id, "keeps.log", "E_FAIL\n").await;
     for _ in 0..3 {

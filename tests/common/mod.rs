@@ -37,6 +37,11 @@ impl Server {
         Server::try_start(data, flags, &[]).expect("argus listens")
     }
 
+    /// Starts with more flags, and is maintained every so many milliseconds, which only builds for tests do.
+    pub fn start_maintained(data: &Path, every_ms: &str, flags: &[&str]) -> Server {
+        Server::try_start(data, flags, &[("ARGUS_MAINTAIN_EVERY_MS", every_ms)]).expect("argus listens")
+    }
+
     /// Starts with more flags and variables; `None` when it ends before it listens.
     pub fn try_start(data: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Option<Server> {
         let mut child = Command::new(ARGUS)
