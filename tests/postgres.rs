@@ -344,3 +344,19 @@ async fn a_client_is_held_to_what_it_may_send() {
     assert_eq!(server.sql("SELECT 1").await, json!([[1]]));
     server.stop();
 }
+#[tokio::test]
+async fn silent_sockets_shut_nobody_out() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let (server, pg) = server(data.path()).await;
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(&pg).await.expect("it connects"));
+    }
+    assert!(let_in(&pg).await);
+    cancel(&pg).await;
+    // Those that were silent for longest made room.
+    let ended = silent[0].read_u8().await.expect_err("nothing is said");
+    assert_eq!(ended.kind(), std::io::ErrorKind::UnexpectedEof);
+    server.stop();
+}
+

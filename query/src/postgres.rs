@@ -13,6 +13,7 @@
 //! are answered, for drivers send them, and change at most the connection.
 
 mod answer;
+mod arriving;
 mod door;
 mod execute;
 mod guard;
@@ -40,6 +41,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use self::arriving::Arriving;
 use self::door::Door;
 use self::guard::guard;
 use crate::ask::Limits;
@@ -48,7 +50,7 @@ use crate::query_error::QueryError;
 
 /// Clients at once; one more is told so and sent away.
 const CLIENTS_MAX: usize = 100;
-/// Connections that have not said yet what they want, or want to end a client's query; one more is closed.
+/// Connections that have not said yet what they want, or want to end a client's query; for one more, the oldest is closed.
 const ARRIVING_MAX: usize = 32;
 
 /// The settings and the `pg_catalog` of sessions that PostgreSQL clients get.
@@ -79,7 +81,7 @@ pub fn serve(
 ) -> Result<impl Future<Output = ()> + Send + 'static, QueryError> {
     let threads = engine.background.handle();
     let door = Arc::new(Door::new(engine, snapshots, limits)?);
-    let (clients, arriving) = (Arc::new(Semaphore::new(CLIENTS_MAX)), Arc::new(Semaphore::new(ARRIVING_MAX)));
+    let (clients, arriving) = (Arc::new(Semaphore::new(CLIENTS_MAX)), Arriving::new(ARRIVING_MAX));
     let answering = async move {
         // Those that are open end with it.
         let mut connections = JoinSet::new();
@@ -95,11 +97,9 @@ pub fn serve(
                 continue;
             };
             while connections.try_join_next().is_some() {}
-            let Ok(arriving) = Arc::clone(&arriving).try_acquire_owned() else { continue };
-            let (door, clients) = (Arc::clone(&door), Arc::clone(&clients));
+            let (door, clients, place) = (Arc::clone(&door), Arc::clone(&clients), arriving.take_place());
             connections.spawn(async move {
-                if let Err(error) = guard(socket, arriving, &clients, |socket| process_socket_unix(socket, door)).await
-                {
+                if let Err(error) = guard(socket, place, &clients, |socket| process_socket_unix(socket, door)).await {
                     tracing::debug!(%error, "a PostgreSQL connection broke off");
                 }
             });

@@ -27,9 +27,11 @@ use datafusion_postgres::pgwire::messages::response::ErrorResponse;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, copy, split};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
+
+use super::arriving::Place;
 
 /// The longest message (256 KiB): a statement may have 64 KiB, and the rest is for its parameters.
 const MESSAGE_BYTES_MAX: usize = 256 << 10;
@@ -64,10 +66,11 @@ enum Refused {
 }
 
 /// Passes on what a client sends within the limits, and what `answer` says to it, while there is room
-/// among `clients`. `arriving` is its place until it has said what it wants. Ends when either has left.
+/// among `clients`. `place` is its own until it has said what it wants; without it, it is sent away. Ends when either
+/// has left.
 pub(super) async fn guard<F>(
     client: TcpStream,
-    arriving: OwnedSemaphorePermit,
+    mut place: Place,
     clients: &Semaphore,
     answer: impl FnOnce(UnixStream) -> F,
 ) -> io::Result<()>
@@ -82,19 +85,21 @@ where
     let client = pin!(client);
     let (from_client, mut to_client) = split(client);
     let mut from_client = BufReader::new(from_client);
-    let greeted = timeout(GREETING_WAIT, greet(&mut from_client, &mut to_client, &mut ours)).await;
-    let greeting = match greeted.unwrap_or_else(|late| Err(Refused::Io(late.into()))) {
-        Ok(greeting) => greeting,
-        Err(refused) => return tell(refused, &mut to_client).await,
+    let arrived = tokio::select! {
+        arrived = arrive(&mut from_client, &mut to_client, &mut ours, clients) => arrived?,
+        () = place.taken_away() => return Ok(()),
     };
     let (mut from_answer, mut to_answer) = ours.split();
-    if greeting == CANCEL_REQUEST {
-        // Who sends it says no more, and waits until the connection ends.
-        to_answer.shutdown().await?;
-        return answer(theirs).await;
-    }
-    let Ok(_room) = clients.try_acquire() else { return tell(Refused::TooManyClients, &mut to_client).await };
-    drop(arriving);
+    let _room = match arrived {
+        Arrived::Client(room) => room,
+        Arrived::Canceller => {
+            // Who sends it says no more, and waits until the connection ends.
+            to_answer.shutdown().await?;
+            return answer(theirs).await;
+        }
+        Arrived::SentAway => return Ok(()),
+    };
+    drop(place);
     let refused = {
         let mut answering = pin!(async {
             let answered = async {
@@ -125,6 +130,36 @@ where
         refused
     };
     tell(refused, &mut to_client).await
+}
+
+/// What a connection is, by its first message.
+enum Arrived<'c> {
+    /// A client, with its room among the others.
+    Client(SemaphorePermit<'c>),
+    /// It ends another connection's query.
+    Canceller,
+    /// It has been told why.
+    SentAway,
+}
+
+/// Takes the first message, and makes room for a client.
+async fn arrive<'c>(
+    from: &mut (impl AsyncRead + Unpin),
+    back: &mut (impl AsyncWrite + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    clients: &'c Semaphore,
+) -> io::Result<Arrived<'c>> {
+    let greeted = timeout(GREETING_WAIT, greet(from, back, to)).await;
+    let refused = match greeted.unwrap_or_else(|late| Err(Refused::Io(late.into()))) {
+        Ok(CANCEL_REQUEST) => return Ok(Arrived::Canceller),
+        Ok(_) => match clients.try_acquire() {
+            Ok(room) => return Ok(Arrived::Client(room)),
+            Err(_) => Refused::TooManyClients,
+        },
+        Err(refused) => refused,
+    };
+    tell(refused, back).await?;
+    Ok(Arrived::SentAway)
 }
 
 /// Passes on the first message, and says its code. Encryption, which may be asked for before, is declined.
