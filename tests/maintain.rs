@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow::array::AsArray;
-use common::{Server, argus, counts};
+use common::{Server, argus, counts, data_files, files};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -15,21 +15,6 @@ use serde_json::{Value, json};
 fn maintain(data: &Path, flags: &[&str]) {
     let output = argus(&[&["maintain", "--data", data.to_str().expect("text")], flags].concat(), b"");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// All files below a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).expect("the folder is there").flatten();
-    entries.flat_map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { vec![entry.path()] }).collect()
-}
-
-/// The data files of a table of the lake.
-fn data_files(data: &Path, table: &str) -> Vec<PathBuf> {
-    let mut files = files(&data.join("lake").join(table));
-    files.retain(|file| {
-        file.extension().is_some_and(|end| end == "parquet") && !file.to_string_lossy().contains("_delta_log")
-    });
-    files
 }
 
 /// Every text in every row of every data file of the lake, read by nobody's rules but Parquet's.

@@ -4,8 +4,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::Server;
 use common::python::python;
+use common::{Server, argus, data_files};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -292,6 +293,62 @@ async fn rows_go_out_as_they_come_however_many_a_client_says_that_it_takes() {
     server.stop();
 }
 
+/// Waits until everything that was accepted is committed.
+async fn committed(server: &Server) {
+    while server.figure("argus_committed_epoch").await < server.figure("argus_epoch").await {}
+}
+
+/// How many rows the files of a table of the lake have, deleted ones that are not compacted away too.
+fn rows_in_lake(data: &std::path::Path, table: &str) -> String {
+    let sql = format!("SELECT count(*) AS rows FROM lake.{table}");
+    let output = argus(&["sql", "--data", data.to_str().expect("text"), "--format", "csv", &sql], b"");
+    // Files may go while they are read; then nothing is said.
+    String::from_utf8_lossy(&output.stdout).replace("rows\n", "").trim().to_owned()
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_gets_every_row_while_compaction_deletes_what_it_reads() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start_maintained(data.path(), "20", &["--pg", "127.0.0.1:0", "--retention", "0s"]);
+    let id = server.new_batch().await;
+    // Each commit makes a data file. Together they have far more rows than are computed ahead of a client.
+    let names: Vec<String> = (0..7).map(|number| format!("{number}.log")).collect();
+    for name in &names {
+        server.put(&id, name, "E_FAIL\n".repeat(3000)).await;
+        committed(&server).await;
+    }
+    let pg = server.door("postgres").await;
+    let mut client = BufReader::new(TcpStream::connect(&pg).await.expect("it connects"));
+    client.write_all(&startup()).await.expect("it is taken");
+    count(&mut client, b'R').await;
+    let execute = |max_rows: i32| {
+        let execute = [&b"p\0"[..], &max_rows.to_be_bytes()].concat();
+        [message(b'E', execute.len(), &execute), message(b'S', 0, b"")].concat()
+    };
+    let parse = b"\0SELECT line, text FROM errors\0\0\0";
+    let messages = [(b'Q', &b"BEGIN\0"[..]), (b'P', parse), (b'B', b"p\0\0\0\0\0\0\0\0")];
+    let messages = messages.map(|(kind, body)| message(kind, body.len(), body)).concat();
+    client.write_all(&[messages, execute(1)].concat()).await.expect("it is taken");
+    count(&mut client, b'C').await;
+    assert_eq!(count(&mut client, b'D').await, 1);
+    // When the last file is replaced, the round of maintenance that replaced the others is over.
+    for (deleted, left) in [(&names[..6], "3000"), (&names[6..], "0")] {
+        for name in deleted {
+            let answer = server.send(Method::DELETE, &format!("/batches/{id}/files/{name}"), "").await;
+            assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+        }
+        while rows_in_lake(data.path(), "errors") != left {}
+    }
+    client.write_all(&execute(0)).await.expect("it is taken");
+    assert_eq!(count(&mut client, b'D').await, 7 * 3000 - 1);
+    // Nobody reads them any more.
+    drop(client);
+    while !data_files(data.path(), "errors").is_empty() {
+        assert_eq!(server.sql("SELECT count(*) FROM errors").await, json!([[0]]));
+    }
+    server.stop();
+}
+
 #[tokio::test]
 async fn one_client_too_many_is_told_so_and_a_cancel_still_comes_through() {
     let data = tempfile::tempdir().expect("a temporary folder");
@@ -310,6 +367,22 @@ async fn one_client_too_many_is_told_so_and_a_cancel_still_comes_through() {
     // Its place is free once the server has seen that it left.
     let place = async { while !let_in(&pg).await {} };
     timeout(LONG, place).await.expect("it ends");
+    server.stop();
+}
+
+#[tokio::test]
+async fn silent_sockets_shut_nobody_out() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let (server, pg) = server(data.path()).await;
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(&pg).await.expect("it connects"));
+    }
+    assert!(let_in(&pg).await);
+    cancel(&pg).await;
+    // Those that were silent for longest made room.
+    let ended = silent[0].read_u8().await.expect_err("nothing is said");
+    assert_eq!(ended.kind(), std::io::ErrorKind::UnexpectedEof);
     server.stop();
 }
 
@@ -344,19 +417,3 @@ async fn a_client_is_held_to_what_it_may_send() {
     assert_eq!(server.sql("SELECT 1").await, json!([[1]]));
     server.stop();
 }
-#[tokio::test]
-async fn silent_sockets_shut_nobody_out() {
-    let data = tempfile::tempdir().expect("a temporary folder");
-    let (server, pg) = server(data.path()).await;
-    let mut silent = Vec::new();
-    for _ in 0..40 {
-        silent.push(TcpStream::connect(&pg).await.expect("it connects"));
-    }
-    assert!(let_in(&pg).await);
-    cancel(&pg).await;
-    // Those that were silent for longest made room.
-    let ended = silent[0].read_u8().await.expect_err("nothing is said");
-    assert_eq!(ended.kind(), std::io::ErrorKind::UnexpectedEof);
-    server.stop();
-}
-

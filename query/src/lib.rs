@@ -5,7 +5,7 @@
 //!
 //! In reading order:
 //!
-//! - [`provider`]: a table of differences as DataFusion reads it, files and memory as one;
+//! - [`provider`]: a table of differences as DataFusion reads it, files and memory as one; `leased`: its readers of files;
 //! - [`views`]: the tables that users see, as SQL over the differences; [`catalog`]: what is known of codes;
 //! - [`schemas`]: both, as a session sees them; [`documented`]: what is told of the tables;
 //! - [`engine`]: sessions, and the memory and turns of who asks: [`memory`], [`turns`], [`background`];
@@ -39,6 +39,7 @@ pub mod fleet;
 pub mod flight;
 pub mod history;
 mod joins;
+mod leased;
 pub mod lookup;
 pub mod memory;
 pub mod postgres;

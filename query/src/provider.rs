@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use argus_sinks::{DataFile, Table, TableSnapshot};
+use argus_sinks::{DataFile, Snapshot, Table};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -21,18 +21,21 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::union::UnionExec;
 use object_store::ObjectMeta;
 
+use crate::leased::LeasedReaders;
+
 /// One table of a snapshot.
 #[derive(Debug)]
 pub struct Differences {
     table: Table,
-    rows: Arc<TableSnapshot>,
+    /// Owned by whatever reads its files, for they stay only as long as a snapshot names them.
+    snapshot: Arc<Snapshot>,
     store: ObjectStoreUrl,
 }
 
 impl Differences {
-    /// The rows of `table`, whose files are in `store`.
-    pub fn new(table: Table, rows: Arc<TableSnapshot>, store: ObjectStoreUrl) -> Differences {
-        Differences { table, rows, store }
+    /// The rows of `table` in `snapshot`, whose files are in `store`.
+    pub fn new(table: Table, snapshot: Arc<Snapshot>, store: ObjectStoreUrl) -> Differences {
+        Differences { table, snapshot, store }
     }
 
     fn scan_files(
@@ -41,13 +44,16 @@ impl Differences {
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let files: Vec<PartitionedFile> =
-            self.rows.committed.iter().chain(&self.rows.spilled).map(partitioned).collect();
+        let rows = self.snapshot.table(self.table);
+        let files: Vec<PartitionedFile> = rows.committed.iter().chain(&rows.spilled).map(partitioned).collect();
         if files.is_empty() {
             return Ok(None);
         }
         let options = state.config_options().execution.parquet.clone();
+        let store = state.runtime_env().object_store(&self.store)?;
+        let readers = LeasedReaders::new(store, Arc::clone(&self.snapshot));
         let mut source = ParquetSource::new(self.schema())
+            .with_parquet_file_reader_factory(Arc::new(readers))
             .with_pushdown_filters(options.pushdown_filters)
             .with_enable_page_index(options.enable_page_index);
         if let Some(filter) = conjunction(filters.to_vec()) {
@@ -102,8 +108,9 @@ impl TableProvider for Differences {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let mut parts: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         parts.extend(self.scan_files(state, projection, filters)?);
-        if !self.rows.batches.is_empty() {
-            let rows = std::slice::from_ref(&self.rows.batches);
+        let in_memory = &self.snapshot.table(self.table).batches;
+        if !in_memory.is_empty() {
+            let rows = std::slice::from_ref(in_memory);
             parts.push(MemorySourceConfig::try_new_exec(rows, self.schema(), projection.cloned())?);
         }
         match parts.len() {

@@ -31,8 +31,7 @@ impl SchemaProvider for LakeSchema {
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
         let table = Table::ALL.into_iter().find(|table| table.name() == name);
         Ok(table.map(|table| -> Arc<dyn TableProvider> {
-            let rows = Arc::clone(self.snapshot.table(table));
-            Arc::new(Differences::new(table, rows, self.store.clone()))
+            Arc::new(Differences::new(table, Arc::clone(&self.snapshot), self.store.clone()))
         }))
     }
 

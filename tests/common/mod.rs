@@ -225,6 +225,21 @@ pub fn counts(report: &Value) -> Value {
     codes.iter().map(|code| (code["code"].as_str().expect("text").to_owned(), code["count"].clone())).collect()
 }
 
+/// All files below a folder.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("the folder is there").flatten();
+    entries.flat_map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { vec![entry.path()] }).collect()
+}
+
+/// The data files of a table of the lake.
+pub fn data_files(data: &Path, table: &str) -> Vec<PathBuf> {
+    let mut files = files(&data.join("lake").join(table));
+    files.retain(|file| {
+        file.extension().is_some_and(|end| end == "parquet") && !file.to_string_lossy().contains("_delta_log")
+    });
+    files
+}
+
 /// gzip of some bytes, by the system's own tool.
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut child =
