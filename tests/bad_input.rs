@@ -202,8 +202,8 @@ async fn an_archive_is_415_and_counts_nothing() {
         assert_eq!(body["detail"], json!(said));
     }
     let path = format!("/batches/{id}/files/a.log");
-    let answer = server.send_with(Method::PUT, &path, &[("Content-Encoding", "gzip")], gzip(&tar));
-    problem(answer.await, 415).await;
+    let answer = server.send_with(Method::PUT, &path, &[("Content-Encoding", "gzip")], gzip(&tar)).await;
+    problem(answer, 415).await;
     let report = server.complete(&id).await;
     assert_eq!((&report["total_files"], &report["total_errors"]), (&json!(0), &json!(0)));
 }

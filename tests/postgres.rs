@@ -321,8 +321,14 @@ async fn a_client_that_reads_slowly_gets_every_row_while_compaction_deletes_what
     let mut client = BufReader::new(TcpStream::connect(&pg).await.expect("it connects"));
     client.write_all(&startup()).await.expect("it is taken");
     count(&mut client, b'R').await;
-    let begin = message(b'Q', 6, b"BEGIN\0");
-    client.write_all(&[begin, asked("SELECT line, text FROM errors", 1)].concat()).await.expect("it is taken");
+    let execute = |max_rows: i32| {
+        let execute = [&b"p\0"[..], &max_rows.to_be_bytes()].concat();
+        [message(b'E', execute.len(), &execute), message(b'S', 0, b"")].concat()
+    };
+    let parse = b"\0SELECT line, text FROM errors\0\0\0";
+    let messages = [(b'Q', &b"BEGIN\0"[..]), (b'P', parse), (b'B', b"p\0\0\0\0\0\0\0\0")];
+    let messages = messages.map(|(kind, body)| message(kind, body.len(), body)).concat();
+    client.write_all(&[messages, execute(1)].concat()).await.expect("it is taken");
     count(&mut client, b'C').await;
     assert_eq!(count(&mut client, b'D').await, 1);
     // When the last file is replaced, the round of maintenance that replaced the others is over.
@@ -333,9 +339,7 @@ async fn a_client_that_reads_slowly_gets_every_row_while_compaction_deletes_what
         }
         while rows_in_lake(data.path(), "errors") != left {}
     }
-    let execute = [&b"\0"[..], &0_i32.to_be_bytes()].concat();
-    let rest = [message(b'E', execute.len(), &execute), message(b'S', 0, b"")].concat();
-    client.write_all(&rest).await.expect("it is taken");
+    client.write_all(&execute(0)).await.expect("it is taken");
     assert_eq!(count(&mut client, b'D').await, 7 * 3000 - 1);
     // Nobody reads them any more.
     drop(client);

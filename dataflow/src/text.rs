@@ -218,7 +218,9 @@ mod tests {
         zstd::encode_all(bytes, 1).expect("encodes")
     }
 
-    const COMPRESSIONS: [(Compression, fn(&[u8]) -> Vec<u8>); 5] = [
+    type Compress = fn(&[u8]) -> Vec<u8>;
+
+    const COMPRESSIONS: [(Compression, Compress); 5] = [
         (Compression::Gzip, gzip),
         (Compression::Zstd, zstd),
         (Compression::Xz, xz),
