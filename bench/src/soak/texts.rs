@@ -154,7 +154,7 @@ fn many(count: u64, random: &mut Random, codes_per_rule: usize) -> Result<Arc<Te
 
 #[cfg(test)]
 mod tests {
-    use argus_dataflow::fold::Fold;
+    use argus_dataflow::fold::{CodeLimits, Fold};
     use argus_dataflow::scan::Scanner;
     use argus_dataflow::{BlockReader, RuleSet};
 
@@ -170,7 +170,7 @@ mod tests {
             let mut fold = Fold::default();
             let mut blocks = BlockReader::new(&text.plain[..], 64 << 10);
             while let Some(block) = blocks.next_block().expect("memory reads") {
-                fold.merge(scanner.scan(&block, 2026).0);
+                fold.merge(scanner.scan(&block, 2026).0, CodeLimits::default());
             }
             let mut should = text.whole.clone();
             if let Some(open) = &text.open {
@@ -178,7 +178,7 @@ mod tests {
             }
             let mut counted = Counts { bytes: blocks.bytes(), lines: blocks.lines(), ..Counts::default() };
             counted.error_lines = fold.error_lines;
-            fold.codes().for_each(|(_, code, seen)| *counted.codes.entry(code.to_string()).or_default() += seen.count);
+            fold.codes.into_iter().for_each(|(key, seen)| *counted.codes.entry(key.code).or_default() += seen.count);
             assert_eq!(counted, should);
         }
     }

@@ -135,7 +135,8 @@ impl Round<'_> {
         self.touch(id, now).await?;
         self.enter(Change::Batch(batch_row(&batch, 0, 1)), Lines::None);
         self.tell_statuses(id, batch.status, now)?;
-        batch.status = BatchStatus::Completed;
+        // What the request itself led to; the rest is the frontier's.
+        batch.status = status;
         batch.updated_at = now;
         batch.epoch = self.epoch;
         batch.completed_epoch = Some(self.epoch);
