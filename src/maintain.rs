@@ -125,6 +125,10 @@ impl Done {
 impl Maintainer {
     /// Does it every so often, until the server stops.
     pub async fn schedule(mut self, mut stopping: watch::Receiver<Stopping>) {
+        tokio::select! {
+            () = self.delete_orphans() => {}
+            _ = stopping.wait_for(|stopping| *stopping != Stopping::No) => return,
+        }
         if self.every.is_zero() {
             return;
         }
@@ -139,6 +143,15 @@ impl Maintainer {
                 _ = stopping.wait_for(|stopping| *stopping != Stopping::No) => return,
             };
             tracing::debug!(?done, "maintenance");
+        }
+    }
+
+    /// Deletes what a crash left, when everything accepted before it is in the lake and nothing is fed again any more.
+    async fn delete_orphans(&mut self) {
+        let mut done = Done::default();
+        if done.note("the lake cannot be committed", self.upkeep.commit().await).is_some() {
+            let deleted = self.orphans.delete_when_due().await;
+            done.note("what a crash left cannot be deleted", deleted);
         }
     }
 

@@ -18,7 +18,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::disk_manager::DiskManagerBuilder;
-use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionState;
@@ -84,7 +84,7 @@ impl Default for EngineConfig {
             queries_max: 4,
             queries_waiting_max: 32,
             query_threads: 2,
-            question_bytes: 64 << 20,
+            question_bytes: 128 << 20,
             questions_max: 8,
             turn_wait: Duration::from_secs(10),
             catalog: Vec::new(),
@@ -151,9 +151,9 @@ impl Engine {
             Turns::new(config.queries_max, config.queries_waiting_max, config.turn_wait),
             config.query_threads,
         )?;
-        // Our own questions are small and alike: first come, first served.
+        // Most of our own questions are small; what groups many occurrences spills.
         let questions = asker(
-            Arc::new(GreedyMemoryPool::new(config.question_bytes)),
+            Arc::new(FairSpillPool::new(config.question_bytes)),
             config.question_bytes,
             Turns::new(config.questions_max, usize::MAX, config.turn_wait),
             1,

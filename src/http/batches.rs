@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::http::extract::{JsonBody, Parameters, Segments, idempotency_key};
 use crate::http::problem::{Problem, batch_id};
-use crate::http::refusals::{Conflict, Invalid, Late, NotFound, TooLong, Unavailable};
+use crate::http::refusals::{Conflict, Invalid, Late, NotFound, TimedOut, TooLong, Unavailable};
 use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::metadata::{BatchFilter, Metadata};
 use crate::model::{Batch, FileTotals, NewBatch};
@@ -110,7 +110,7 @@ impl Parts {
     request_body(content = NewBatch),
     responses(
         (status = 201, description = "the batch", body = BatchBody),
-        TooLong, Invalid, Unavailable,
+        TimedOut, TooLong, Invalid, Unavailable,
     ),
 )]
 async fn create(

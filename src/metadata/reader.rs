@@ -248,9 +248,14 @@ impl Metadata {
         Ok(row.fetch_one(&self.readers).await?.try_get::<i64, _>(0)?.max(0) as u64)
     }
 
-    /// The versions of a batch's files.
+    /// The versions of a batch whose bytes are needed: those of its files, and those that a restart would feed again.
     pub async fn versions(&self, batch_id: Uuid) -> Result<HashSet<VersionId>, MetadataError> {
-        let rows = sqlx::query("SELECT version FROM files WHERE batch_id = ?").bind(batch_id.to_string());
+        let rows = sqlx::query(
+            "SELECT version FROM files WHERE batch_id = ?1 UNION \
+             SELECT coalesce(change ->> '$.Admit.version', change ->> '$.Withdraw.version') FROM journal \
+             WHERE coalesce(change ->> '$.Admit.batch_id', change ->> '$.Withdraw.batch_id') = ?1",
+        );
+        let rows = rows.bind(batch_id.to_string());
         rows.fetch_all(&self.readers).await?.iter().map(|row| Ok(VersionId(uuid(row.try_get(0)?)?))).collect()
     }
 

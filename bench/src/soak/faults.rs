@@ -272,7 +272,9 @@ pub async fn never_reading(state: Arc<State>, seed: u64) {
 pub async fn follow(state: Arc<State>, seed: u64) {
     let killed = state.killed();
     let Some((mut stream, address, batch)) = connect(&state, seed).await else { return };
-    let request = format!("GET /api/v1/batches/{batch}/events HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    // The stream of a batch that is deleted ends, and the connection with it.
+    let head = format!("Host: {address}\r\nConnection: close\r\n");
+    let request = format!("GET /api/v1/batches/{batch}/events HTTP/1.1\r\n{head}\r\n");
     if stream.write_all(request.as_bytes()).await.is_err() {
         return;
     }
