@@ -11,6 +11,7 @@ use common::{Server, argus, counts, data_files, files};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use sqlx::Connection;
 
 fn maintain(data: &Path, flags: &[&str]) {
     let output = argus(&[&["maintain", "--data", data.to_str().expect("text")], flags].concat(), b"");
@@ -326,4 +327,29 @@ fn a_folder_without_data_and_one_that_is_open_are_refused() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("another argus"), "{output:?}");
     assert_eq!(argus(&["maintain", "--retention", "soon"], b"").status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn events_are_forgotten_after_the_retention_also_of_batches_that_live() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch().await;
+    for number in 0..3 {
+        server.put(&id, &format!("{number}.log"), "E_FAIL\n").await;
+    }
+    server.stop();
+    let events = async || {
+        let database = format!("sqlite:{}", data.path().join("argus.db").display());
+        let mut connection = sqlx::SqliteConnection::connect(&database).await.expect("opens");
+        let count: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut connection).await.expect("counts");
+        connection.close().await.expect("closes");
+        count
+    };
+    maintain(data.path(), &["--retention", "1h"]);
+    assert_eq!(events().await, 7, "they are of the last hour");
+    maintain(data.path(), &["--retention", "0s"]);
+    assert_eq!(events().await, 0);
+    let server = Server::start(data.path());
+    assert_eq!(server.complete(&id).await["total_errors"], json!(3));
 }

@@ -27,10 +27,11 @@ use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::prelude::SessionConfig;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
+use tokio::time::timeout;
 use url::Url;
 use uuid::Uuid;
 
-use crate::background::Background;
+use crate::background::{AbortOnDrop, Background};
 use crate::bounded::bounded;
 use crate::catalog::{CatalogRow, catalog_table};
 use crate::documented::DocumentedSchema;
@@ -45,6 +46,9 @@ use crate::turns::{Turn, Turns};
 
 /// Rows that are computed at once.
 const BATCH_ROWS: usize = 1024;
+
+/// How long one of our own questions may take.
+const QUESTION_TIME: Duration = Duration::from_secs(30);
 
 /// The name of our catalog, which clients see as the database.
 pub const CATALOG: &str = "argus";
@@ -203,12 +207,23 @@ impl Engine {
         self.lookup.batch(snapshot, id).await
     }
 
-    /// Answers one of our own questions in full.
+    /// Answers one of our own questions in full, within a time. It runs on the background threads: one that reads a
+    /// whole table must not keep uploads and reports from theirs.
     pub(crate) async fn collect(&self, snapshot: &Arc<Snapshot>, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
-        let _turn = self.questions.turns.take().await?;
-        let session = self.session_of(&self.questions, snapshot, Sees::Lake, None).map_err(QueryError::of)?;
-        let (_, rows) = run(&session, sql, Vec::new()).await?;
-        rows.try_collect().await.map_err(QueryError::of)
+        let permit = self.questions.turns.take().await?;
+        let (engine, snapshot, sql) = (self.clone(), Arc::clone(snapshot), sql.to_owned());
+        let answered = self.background.handle().spawn(async move {
+            let _permit = permit;
+            let session = engine.session_of(&engine.questions, &snapshot, Sees::Lake, None).map_err(QueryError::of)?;
+            let (_, rows) = run(&session, &sql, Vec::new()).await?;
+            rows.try_collect().await.map_err(QueryError::of)
+        });
+        let _ends_with_this = AbortOnDrop(answered.abort_handle());
+        match timeout(QUESTION_TIME, answered).await {
+            Ok(Ok(rows)) => rows,
+            Ok(Err(_)) => Err(QueryError::BrokeOff),
+            Err(_) => Err(QueryError::TimedOut(QUESTION_TIME)),
+        }
     }
 
     /// A session for a PostgreSQL client's statement, which sees one snapshot.
