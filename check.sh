@@ -16,6 +16,10 @@ need() { # need COMMAND PACKAGE
 }
 need cc gcc
 need gzip gzip
+need bzip2 bzip2
+need xz xz-utils
+need zstd zstd
+need lz4 lz4
 need psql postgresql-client
 need python3 python3
 need redis-server redis-server

@@ -94,6 +94,10 @@ pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
     failures.extend(more);
 
     let report = Report::of_files(&files);
+    failures.extend(report.files.iter().filter_map(|file| {
+        let reason = file.failure.clone()?;
+        Some(Failure { name: file.name.clone(), reason })
+    }));
     let format = args.format.unwrap_or(if stdout().is_terminal() { ReportFormat::Table } else { ReportFormat::Json });
     render::report(&mut terminal::stdout(format == ReportFormat::Json), &report, format)?;
     for Failure { name, reason } in &failures {

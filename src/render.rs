@@ -101,7 +101,20 @@ fn report_table(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         report.total_lines,
         report.total_files,
         report.total_bytes
-    )
+    )?;
+    for file in &report.files {
+        let name = terminal::line(&file.name);
+        if file.binary {
+            writeln!(out, "{name} is binary: it holds bytes that are no text")?;
+        }
+        if file.codes_limited {
+            writeln!(
+                out,
+                "{name} has more different codes of a rule than are counted by name: the others are in OTHER:"
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// Prints rows as a table, each on one line.

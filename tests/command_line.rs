@@ -87,12 +87,10 @@ fn compressed_files_are_read_through_and_an_archive_is_a_failure_that_says_what_
         let log = file(&format!("{tool}.log"));
         std::fs::write(&log, "E_FAIL\n".repeat(1000)).expect("writes");
         let packed = std::process::Command::new(tool).args(["-c", text(&log)]).output();
-        // Not every machine has every tool.
-        if let Ok(packed) = packed {
-            let file = file(&format!("{tool}.log.{end}"));
-            std::fs::write(&file, packed.stdout).expect("writes");
-            assert_eq!(counts(&analyze(&[text(&file)], b"")), json!({"E_FAIL": 1000}), "{tool}");
-        }
+        let packed = packed.unwrap_or_else(|error| panic!("{tool} is installed by check.sh: {error}"));
+        let file = file(&format!("{tool}.log.{end}"));
+        std::fs::write(&file, packed.stdout).expect("writes");
+        assert_eq!(counts(&analyze(&[text(&file)], b"")), json!({"E_FAIL": 1000}), "{tool}");
     }
     std::fs::write(file("logs.zip"), b"PK\x03\x04E_FAIL\n").expect("writes");
     let output = argus(&["analyze", "--format", "json", text(&file("gzip.log")), text(&file("logs.zip"))], b"");
@@ -101,6 +99,17 @@ fn compressed_files_are_read_through_and_an_archive_is_a_failure_that_says_what_
     assert_eq!((counts(&report), &report["total_files"]), (json!({"E_FAIL": 1000}), &json!(1)));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.ends_with("logs.zip: this is a zip archive; unpack it and upload each file by itself\n"), "{said}");
+}
+
+#[test]
+fn binary_content_is_said_to_be_binary() {
+    let input = b"\x7fELF\0\0E_FAIL\n";
+    let report = analyze(&["-"], input);
+    assert_eq!((counts(&report), &report["files"][0]["binary"]), (json!({"E_FAIL": 1}), &json!(true)));
+    let table = argus(&["analyze", "--format", "table", "-"], input);
+    let table = String::from_utf8(table.stdout).expect("text");
+    assert!(table.ends_with("\n- is binary: it holds bytes that are no text\n"), "{table}");
+    assert_eq!(analyze(&["-"], b"E_FAIL\n")["files"][0].get("binary"), None);
 }
 
 #[test]

@@ -343,3 +343,39 @@ fn a_file_that_breaks_off_counts_nothing() {
     let epochs = closed_up_to(&mut outputs, 1);
     assert_eq!(epochs[0].rows, [(Row::Abandoned(broken.version), 1)]);
 }
+
+/// Which codes are counted by name must not depend on who scans which lines when.
+#[test]
+fn codes_behind_the_limit_are_the_same_for_any_workers_blocks_and_epochs() {
+    let text: String = (0..400)
+        .map(|number: u32| format!("ota{}: error 0x{:08X} failed\n", number % 7, 0x8007_1000 + (number * 37) % 60))
+        .collect();
+    let limits = CodeLimits { codes_per_rule: 20, pairs_per_rule: 30 };
+    let counted = |workers: usize, block_bytes: usize| {
+        let in_flight_bytes = Config::IN_FLIGHT_BYTES_DEFAULT;
+        let config = Config { workers, rules: rules(), first_epoch: 1, in_flight_bytes, sightings: true, limits };
+        let (dataflow, mut outputs) = Dataflow::start(config).expect("the dataflow starts");
+        let row = feed(&dataflow, "a.log", text.as_bytes(), block_bytes);
+        // Some of the blocks are scanned at an epoch before the one that admits them.
+        dataflow.advance(1, Vec::new()).expect("the dataflow runs");
+        dataflow.advance(2, vec![Change::Admit(row)]).expect("the dataflow runs");
+        let mut rows: Vec<(String, Option<String>, i64, u64)> = closed_up_to(&mut outputs, 2)
+            .into_iter()
+            .flat_map(|epoch| epoch.rows)
+            .filter_map(|(row, count)| match row {
+                Row::Count(row) => Some((row.code, row.component, count, row.example_line)),
+                _ => None,
+            })
+            .collect();
+        rows.sort();
+        rows
+    };
+    let expected = counted(1, 1 << 20);
+    let codes: std::collections::BTreeSet<&str> = expected.iter().map(|(code, ..)| code.as_str()).collect();
+    assert_eq!(codes.len(), 21, "{codes:?}");
+    assert!(codes.iter().any(|code| code.starts_with("OTHER:")), "{codes:?}");
+    assert_eq!(expected.iter().map(|(_, _, count, _)| count).sum::<i64>(), 400);
+    for (workers, block_bytes) in [(1, 64), (2, 100), (3, 333), (4, 4096)] {
+        assert_eq!(counted(workers, block_bytes), expected, "{workers} workers, blocks of {block_bytes} bytes");
+    }
+}

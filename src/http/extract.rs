@@ -18,8 +18,8 @@ const JSON_WAIT: Duration = Duration::from_secs(30);
 /// An `Idempotency-Key` may have this many bytes.
 const KEY_BYTES_MAX: usize = 255;
 /// What is read of a refused body before the answer: so many bytes, for so long.
-const DRAIN_BYTES: usize = 256 << 20;
-const DRAIN_WAIT: Duration = Duration::from_secs(10);
+pub const DRAIN_BYTES: usize = 256 << 20;
+pub const DRAIN_WAIT: Duration = Duration::from_secs(10);
 
 /// A body of JSON; bad JSON is 422, and one that is not whole in time is 408.
 pub struct JsonBody<T>(pub T);

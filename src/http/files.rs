@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::http::binary::{Binary, FilesForm};
-use crate::http::extract::{Segments, drain, idempotency_key};
+use crate::http::extract::{DRAIN_BYTES, DRAIN_WAIT, Segments, drain, idempotency_key};
 use crate::http::problem::{Problem, batch_id};
 use crate::http::refusals::{
     BrokenOff, Conflict, DiskFull, Invalid, Late, NotFound, TimedOut, TooLong, Unavailable, UnknownEncoding,
@@ -154,13 +154,20 @@ async fn upload_form(
     headers: HeaderMap,
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<(StatusCode, Json<Vec<Receipt>>), Problem> {
-    let form = form.map_err(|rejection| Problem::new(rejection.status(), "bad-form", rejection.body_text()))?;
+    let mut form = form.map_err(|rejection| Problem::new(rejection.status(), "bad-form", rejection.body_text()))?;
     // A task of its own: a client that goes away leaves nothing half accepted.
     let work = tokio::spawn(async move {
-        // What is wrong with the request is said before anything is stored.
-        let key = idempotency_key(&headers)?;
-        let batch = parts.pending_batch(&id).await?;
-        let stored = parts.store_form(batch, form).await?;
+        let stored = async {
+            // What is wrong with the request is said before anything is stored.
+            let key = idempotency_key(&headers)?;
+            let batch = parts.pending_batch(&id).await?;
+            Ok::<_, Problem>((key, parts.store_form(batch, &mut form).await?))
+        };
+        let stored = stored.await;
+        if stored.is_err() {
+            drain_form(&mut form).await;
+        }
+        let (key, stored) = stored?;
         let mut receipts = Vec::with_capacity(stored.len());
         for (upload, claim) in stored {
             // Each file of the form is remembered on its own: a retry goes on where the form was interrupted.
@@ -173,6 +180,23 @@ async fn upload_form(
         Ok((StatusCode::CREATED, Json(receipts)))
     });
     work.await.map_err(|error| Problem::internal(&error))?
+}
+
+/// Reads what still comes of a form, within limits, as [`drain`] does of a body.
+async fn drain_form(form: &mut Multipart) {
+    let mut left = DRAIN_BYTES;
+    let read = async {
+        while let Ok(Some(mut field)) = form.next_field().await {
+            while let Ok(Some(chunk)) = field.chunk().await {
+                left = left.saturating_sub(chunk.len());
+                if left == 0 {
+                    return;
+                }
+            }
+        }
+    };
+    // A client that is still sending then gets no answer, which it must expect.
+    let _ = tokio::time::timeout(DRAIN_WAIT, read).await;
 }
 
 /// How a body is encoded.
@@ -202,7 +226,7 @@ impl Parts {
     }
 
     /// Stores the files of a form; none is accepted before all are whole.
-    async fn store_form(&self, batch: Uuid, mut form: Multipart) -> Result<Vec<(StoredUpload, Claim)>, Problem> {
+    async fn store_form(&self, batch: Uuid, form: &mut Multipart) -> Result<Vec<(StoredUpload, Claim)>, Problem> {
         let mut stored = Vec::new();
         let broken = |error: MultipartError| {
             Problem::new(StatusCode::BAD_REQUEST, "bad-form", format!("the form is not whole: {}", error.body_text()))
