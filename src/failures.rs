@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use argus_dataflow::FileRow;
+use argus_dataflow::{FileRow, VersionId};
 use serde::Serialize;
+use tokio::sync::mpsc;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -23,12 +24,19 @@ pub struct FailedFile {
 }
 
 /// The last files that failed. Clones are the same.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Failures {
     last: Arc<Mutex<VecDeque<FailedFile>>>,
+    noted: mpsc::UnboundedSender<(VersionId, String)>,
 }
 
 impl Failures {
+    /// None so far, and where those go that are noted: each version, with the reason.
+    pub fn new() -> (Failures, mpsc::UnboundedReceiver<(VersionId, String)>) {
+        let (noted, receiver) = mpsc::unbounded_channel();
+        (Failures { last: Arc::default(), noted }, receiver)
+    }
+
     /// Logs and remembers a file whose row says that it failed.
     pub fn note(&self, row: &FileRow) {
         let Some(failure) = &row.failure else { return };
@@ -37,6 +45,8 @@ impl Failures {
         if last.len() == REMEMBERED_MAX {
             last.pop_front();
         }
+        // A server that stops notes it after the next start, or the lake says it.
+        let _ = self.noted.send((row.version, failure.clone()));
         last.push_back(FailedFile { batch_id: row.batch_id, file: row.name.clone(), failure: failure.clone() });
     }
 

@@ -17,14 +17,15 @@ pub struct Followers {
 pub struct Follower {
     batch_id: Uuid,
     followers: Followers,
-    changes: watch::Receiver<()>,
+    /// There until it is dropped.
+    changes: Option<watch::Receiver<()>>,
 }
 
 impl Followers {
     /// Follows a batch from now on.
     pub fn follow(&self, batch_id: Uuid) -> Follower {
         let changes = self.lock().entry(batch_id).or_insert_with(|| watch::Sender::new(())).subscribe();
-        Follower { batch_id, followers: self.clone(), changes }
+        Follower { batch_id, followers: self.clone(), changes: Some(changes) }
     }
 
     /// Wakes the followers of batches to which something has happened.
@@ -48,16 +49,18 @@ impl Followers {
 impl Follower {
     /// Waits until something has happened since the last call, or since it follows.
     pub async fn changed(&mut self) {
-        // The sender is there as long as somebody follows.
-        let _ = self.changes.changed().await;
+        if let Some(changes) = &mut self.changes {
+            // The sender is there as long as somebody follows.
+            let _ = changes.changed().await;
+        }
     }
 }
 
 impl Drop for Follower {
     fn drop(&mut self) {
         let mut followed = self.followers.lock();
-        // This one is still among the receivers.
-        if followed.get(&self.batch_id).is_some_and(|changes| changes.receiver_count() <= 1) {
+        self.changes = None;
+        if followed.get(&self.batch_id).is_some_and(|changes| changes.receiver_count() == 0) {
             followed.remove(&self.batch_id);
         }
     }

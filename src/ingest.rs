@@ -139,9 +139,14 @@ impl Ingest {
     pub fn feed_again(&self, origin: &Arc<Origin>, encoding: Encoding) -> Result<(), IngestError> {
         let runtime = Handle::current();
         let stored = self.raw.reader(&runtime, origin.batch_id, origin.version).map_err(IngestError::Store)?;
-        let file = compression(encoding).reader(stored).map_err(IngestError::Corrupt)?;
-        let mut blocks = BlockReader::new(text::text(file).map_err(IngestError::Corrupt)?, self.block_bytes);
-        while let Some(block) = blocks.next_block().map_err(IngestError::Corrupt)? {
+        let store_failed = stored.failed();
+        let failed = |error| match store_failed.load(Ordering::Relaxed) {
+            true => IngestError::Store(error),
+            false => IngestError::Corrupt(error),
+        };
+        let file = compression(encoding).reader(stored).map_err(failed)?;
+        let mut blocks = BlockReader::new(text::text(file).map_err(failed)?, self.block_bytes);
+        while let Some(block) = blocks.next_block().map_err(failed)? {
             if !blocks.ends_in_open_line() {
                 runtime.block_on(self.dataflow.feed(origin, block)).map_err(|_| IngestError::Stopping)?;
             }

@@ -188,15 +188,21 @@ impl Maintainer {
 
     /// Moves appended bytes from the metadata to the raw store.
     async fn gather_parts(&self, committed: u64) -> Result<()> {
+        let mut first_failure = Ok(());
         for (batch_id, version) in self.metadata.versions_with_parts(PART_OBJECT_BYTES).await? {
             let Some(parts) = self.metadata.parts(version, committed, PART_OBJECT_BYTES).await? else { continue };
-            self.raw.put_part(batch_id, version, parts.start, &parts.bytes).await?;
-            if !self.pipeline.parts_are_stored(version, parts.start, parts.last_start).await {
-                // The file went away meanwhile.
-                self.raw.delete_part(batch_id, version, parts.start).await?;
-            }
+            let moved = async {
+                self.raw.put_part(batch_id, version, parts.start, &parts.bytes).await?;
+                if !self.pipeline.parts_are_stored(version, parts.start, parts.last_start).await {
+                    // The file went away meanwhile.
+                    self.raw.delete_part(batch_id, version, parts.start).await?;
+                }
+                anyhow::Ok(())
+            };
+            // One that cannot be moved keeps no other.
+            first_failure = first_failure.and(moved.await);
         }
-        Ok(())
+        first_failure
     }
 }
 

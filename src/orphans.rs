@@ -51,7 +51,7 @@ impl Orphans {
         let (store, folder) = (self.store.clone(), self.data.clone());
         let unfinished = tokio::task::spawn_blocking(move || store.delete_unfinished(&folder, age)).await?;
         let mut deleted = unfinished.context("cannot delete unfinished files")?;
-        let mut orphans = std::mem::take(&mut self.unnamed);
+        let mut orphans = self.unnamed.clone();
         orphans.extend(self.raw_orphans(age).await?);
         deleted += orphans.len();
         let paths = futures::stream::iter(orphans.into_iter().map(Ok)).boxed();
@@ -60,6 +60,7 @@ impl Orphans {
             std::future::ready(is_error)
         });
         gone.try_for_each(|_| std::future::ready(Ok(()))).await?;
+        self.unnamed.clear();
         self.looked = Some(Instant::now());
         Ok(deleted)
     }

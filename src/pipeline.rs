@@ -46,7 +46,7 @@ pub enum PipelineError {
     Indeterminate(#[source] Arc<MetadataError>),
     #[error("the batch could not be loaded in time; try again")]
     Busy,
-    #[error("the change was not taken; it may be sent again")]
+    #[error("the server is stopping; the change may have been taken or not: send it again when it runs")]
     Stopping,
 }
 
@@ -86,6 +86,11 @@ impl WeakPipeline {
         let (reply, answer) = oneshot::channel();
         self.tell(Request::ForgetBefore { keys, past, reply }).await;
         matches!(answer.await, Ok(Ok(true)))
+    }
+
+    /// A version of a file could not be counted: the same bytes again are a new try.
+    pub async fn file_failed(&self, version: VersionId, failure: String) {
+        self.tell(Request::FileFailed { version, failure }).await;
     }
 
     /// Has the dataflow forget the blocks of a version that was not accepted.

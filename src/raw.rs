@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use argus_dataflow::VersionId;
 use bytes::Bytes;
@@ -103,7 +104,12 @@ impl RawStore {
 
     fn read(&self, runtime: &Handle, path: Path) -> io::Result<RawReader> {
         let got = runtime.block_on(self.store.get(&path))?;
-        Ok(RawReader { runtime: runtime.clone(), stream: got.into_stream(), chunk: Bytes::new() })
+        Ok(RawReader {
+            runtime: runtime.clone(),
+            stream: got.into_stream(),
+            chunk: Bytes::new(),
+            failed: Arc::default(),
+        })
     }
 
     /// Deletes a generation's bytes; no error when they are gone already.
@@ -191,13 +197,25 @@ pub struct RawReader {
     runtime: Handle,
     stream: futures::stream::BoxStream<'static, object_store::Result<Bytes>>,
     chunk: Bytes,
+    failed: Arc<AtomicBool>,
+}
+
+impl RawReader {
+    /// Tells whether the store failed, for between here and the text there are readers that would disguise it.
+    pub fn failed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.failed)
+    }
 }
 
 impl io::Read for RawReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.chunk.is_empty() {
             match self.runtime.block_on(self.stream.next()) {
-                Some(chunk) => self.chunk = chunk?,
+                Some(Ok(chunk)) => self.chunk = chunk,
+                Some(Err(error)) => {
+                    self.failed.store(true, Ordering::Relaxed);
+                    return Err(error.into());
+                }
                 None => return Ok(0),
             }
         }

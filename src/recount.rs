@@ -127,6 +127,12 @@ async fn recount(data: &Path, rules: RuleSet, workers: usize) -> Result<Done> {
     Ok(done)
 }
 
+/// Removes what a recount that was interrupted left. Only while a lake is there that can be opened.
+pub fn remove_leftovers(data: &Path) -> Result<()> {
+    remove(&data.join(NEW))?;
+    remove(&data.join(OLD))
+}
+
 fn remove(folder: &Path) -> Result<()> {
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -285,7 +291,9 @@ impl Counter {
         let (raw, runtime) = (self.raw.clone(), Handle::current());
         let opened = tokio::task::spawn_blocking(move || -> std::io::Result<(bool, Box<dyn Read + Send>)> {
             let (batch_id, version) = (record.batch_id, record.version);
-            let has_object = record.encoding.is_some() || appended.is_empty();
+            // What was uploaded by an earlier version has no encoding noted; what was appended only begins with a part.
+            let begins_with_part = appended.first().is_some_and(|(start, _)| *start == 0);
+            let has_object = record.encoding.is_some() || (record.bytes > 0 && !begins_with_part);
             let (mut binary, mut text): (bool, Box<dyn Read + Send>) = (false, Box::new(std::io::empty()));
             if has_object {
                 let stored = raw.reader(&runtime, batch_id, version)?;

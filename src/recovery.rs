@@ -24,6 +24,11 @@ use crate::pipeline::backlog::Backlog;
 pub enum RecoveryError {
     #[error("the lake holds epoch {committed}, and the metadata know of {accepted} only: they are not of one service")]
     MetadataBehindLake { committed: u64, accepted: u64 },
+    #[error(
+        "the lake holds epoch {committed}, and epoch {epoch} is neither in it nor in the journal: the lake is missing or \
+         older than it was. Put the folder `lake` back, or rebuild it from the stored files with `argus recount`"
+    )]
+    Gap { committed: u64, epoch: u64 },
     #[error("file {file:?} of epoch {epoch} could not be read again")]
     Raw { epoch: u64, file: String, source: IngestError },
     #[error(transparent)]
@@ -94,7 +99,12 @@ pub async fn feed_again(
     for epoch in committed + 1..=accepted {
         backlog.room(&mut snapshots).await.map_err(|_| RecoveryError::Stopped)?;
         let mut changes = Vec::new();
-        for mut entry in metadata.journal(epoch).await? {
+        let entries = metadata.journal(epoch).await?;
+        // An epoch that brings nothing is not used.
+        if entries.is_empty() {
+            return Err(RecoveryError::Gap { committed, epoch });
+        }
+        for mut entry in entries {
             if let Change::Admit(file) = &entry.change {
                 growing.settled(file.version, &mut snapshots).await.map_err(|_| RecoveryError::Stopped)?;
             }

@@ -37,8 +37,8 @@ use crate::metadata::{Deployment, Metadata};
 use crate::orphans::Orphans;
 use crate::pipeline::{Downstream, Pipeline};
 use crate::raw::RawStore;
-use crate::recovery;
 use crate::reports::Reports;
+use crate::{recount, recovery};
 
 /// For how long the past can be asked for when nobody says: 7 days.
 const RETENTION_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -166,6 +166,7 @@ impl Service {
         let (metadata, writer) = Metadata::open(&metadata_path(&data)).await.context("cannot open the metadata")?;
         let lake = Lake::open(Arc::clone(&store), &root, config.lake.clone(), metadata.lake().await?);
         let lake = lake.await.context("cannot open the lake")?;
+        recount::remove_leftovers(&data)?;
         let engine_config = EngineConfig {
             query_threads: config.workers,
             catalog: CatalogRow::of_rules(&config.rules),
@@ -208,7 +209,8 @@ impl Service {
         let unnamed = upkeep.unnamed_files(&*store).await.context("cannot list the lake's files")?;
         let unnamed = unnamed.into_iter().map(|file| file.location).collect();
         let lake_committed = lake.committed();
-        let (followers, failures) = (Followers::default(), Failures::default());
+        let followers = Followers::default();
+        let (failures, mut noted) = Failures::new();
         let closing = Closing { followers: followers.clone(), failures: failures.clone() };
         let (closed_in, mut closed) = watch::channel(0);
         let restored = Arc::clone(&snapshots.borrow());
@@ -260,6 +262,12 @@ impl Service {
         let (pipeline, sequencer) = Pipeline::new(writer, accepted, held, downstream);
         let erasure = Erasure::new(metadata.clone(), raw.clone(), pipeline.downgrade(), lake_committed.clone());
         let reclaimer = reclaimer.start(pipeline.downgrade(), raw.clone());
+        let failed = pipeline.downgrade();
+        tokio::spawn(async move {
+            while let Some((version, failure)) = noted.recv().await {
+                failed.file_failed(version, failure).await;
+            }
+        });
         let orphans = Orphans {
             store: files,
             data: data.clone(),

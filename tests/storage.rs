@@ -205,6 +205,12 @@ async fn a_raw_object_that_is_missing_fails_its_file_and_the_server_starts() {
     let failure = json!("its bytes are missing in the raw store");
     assert_eq!((&report["files"][0]["status"], &report["files"][0]["failure"]), (&json!("failed"), &failure));
     server.stop();
+    // The same bytes again are no repetition: they mend it.
+    let server = Server::start(data.path());
+    server.put(&id, "a.log", "E_FAIL\n").await;
+    let report = server.complete(&id).await;
+    assert_eq!(counts(&report), json!({"E_ABORT": 1, "E_FAIL": 1}));
+    assert_eq!(report["files"][0].get("status"), None);
 }
 
 #[tokio::test]

@@ -112,7 +112,7 @@ pub async fn batches_beside(
         ids.join(", ")
     );
     let mut found = Vec::new();
-    for rows in engine.collect(snapshot, &sql).await? {
+    for rows in engine.collect_at_leisure(snapshot, &sql).await? {
         found.extend((0..rows.num_rows()).map(|row| BatchOfVehicle {
             batch: BatchRow {
                 batch_id: id(&rows, 0, row),

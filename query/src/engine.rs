@@ -210,6 +210,18 @@ impl Engine {
     /// Answers one of our own questions in full, within a time. It runs on the background threads: one that reads a
     /// whole table must not keep uploads and reports from theirs.
     pub(crate) async fn collect(&self, snapshot: &Arc<Snapshot>, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
+        match timeout(QUESTION_TIME, self.collect_at_leisure(snapshot, sql)).await {
+            Ok(rows) => rows,
+            Err(_) => Err(QueryError::TimedOut(QUESTION_TIME)),
+        }
+    }
+
+    /// The same, however long it takes: for the start of a server.
+    pub(crate) async fn collect_at_leisure(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        sql: &str,
+    ) -> Result<Vec<RecordBatch>, QueryError> {
         let permit = self.questions.turns.take().await?;
         let (engine, snapshot, sql) = (self.clone(), Arc::clone(snapshot), sql.to_owned());
         let answered = self.background.handle().spawn(async move {
@@ -219,11 +231,7 @@ impl Engine {
             rows.try_collect().await.map_err(QueryError::of)
         });
         let _ends_with_this = AbortOnDrop(answered.abort_handle());
-        match timeout(QUESTION_TIME, answered).await {
-            Ok(Ok(rows)) => rows,
-            Ok(Err(_)) => Err(QueryError::BrokeOff),
-            Err(_) => Err(QueryError::TimedOut(QUESTION_TIME)),
-        }
+        answered.await.unwrap_or(Err(QueryError::BrokeOff))
     }
 
     /// A session for a PostgreSQL client's statement, which sees one snapshot.

@@ -51,21 +51,29 @@ impl DurableFileSystem {
         let mut deleted = 0;
         let mut folders = vec![folder.to_owned()];
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder)? {
-                let entry = entry?;
-                if entry.file_type()?.is_dir() {
-                    folders.push(entry.path());
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                entries => entries?,
+            };
+            for entry in entries {
+                let path = entry?.path();
+                let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+                if metadata.is_dir() {
+                    folders.push(path);
                     continue;
                 }
-                let path = entry.path();
                 if !is_unfinished(&path) || lock(&self.unfinished).contains(&path) {
                     continue;
                 }
                 // A file from the future is no reason to keep it: nobody here writes it.
                 let is_old = |touched: SystemTime| touched.elapsed().map_or(true, |since| since >= age);
-                if age.is_zero() || entry.metadata().and_then(|metadata| metadata.modified()).is_ok_and(is_old) {
-                    fs::remove_file(&path)?;
-                    deleted += 1;
+                if age.is_zero() || metadata.modified().is_ok_and(is_old) {
+                    match fs::remove_file(&path) {
+                        Ok(()) => deleted += 1,
+                        // Whoever wrote it has finished meanwhile.
+                        Err(error) if error.kind() == ErrorKind::NotFound => {}
+                        Err(error) => return Err(error),
+                    }
                 }
             }
         }

@@ -297,6 +297,8 @@ impl Lake {
                 Row::File(file) if file.live >= 0 => {
                     let taken = self.staging.take(file.version).await?;
                     if has(Table::Errors) {
+                        // The table has them in the files that were written before the restart.
+                        self.staging.errors().delete_unnamed(&taken.files).await;
                         continue;
                     }
                     for rows in taken.rows {
@@ -467,6 +469,9 @@ async fn refuse_outdated(store: &Arc<dyn ObjectStore>, root: &Url, expected: Lak
         let opened = LakeTable::open_read_only(Arc::clone(store), root, table).await;
         let opened = opened.map_err(|source| failed(table, source))?;
         let found = match opened {
+            Some(opened) if table == Table::Files && opened.committed_epoch() < expected.epoch => {
+                format!("{} (epoch {})", opened.version(), opened.committed_epoch())
+            }
             Some(opened) if opened.version() >= version => continue,
             Some(opened) => opened.version().to_string(),
             None => "none".to_owned(),

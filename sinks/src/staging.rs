@@ -85,6 +85,11 @@ impl Staging {
         Ok(Taken { rows: staged.rows, files: staged.files })
     }
 
+    /// The table that spilled files are of.
+    pub fn errors(&self) -> &LakeTable {
+        &self.errors
+    }
+
     /// The place of a spilled file.
     pub fn data_file_of(&self, add: &Add) -> DataFile {
         self.errors.data_file_of(add)

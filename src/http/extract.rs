@@ -17,8 +17,9 @@ const JSON_BYTES_MAX: usize = 256 << 10;
 const JSON_WAIT: Duration = Duration::from_secs(30);
 /// An `Idempotency-Key` may have this many bytes.
 const KEY_BYTES_MAX: usize = 255;
-/// What is read of a refused body before the answer: so many bytes, for so long.
+/// What is read of a refused body before the answer: so many bytes.
 pub const DRAIN_BYTES: usize = 256 << 20;
+/// For so long.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(10);
 
 /// A body of JSON; bad JSON is 422, and one that is not whole in time is 408.

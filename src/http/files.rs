@@ -1,6 +1,7 @@
 //! Files: uploaded one by one, or several in a form.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use argus_sinks::Snapshot;
 use axum::Json;
@@ -27,12 +28,17 @@ use crate::ingest::slots::{FirstBytes, Interrupted, Slot, Slots};
 use crate::ingest::{BodyPart, Claim, Ingest, IngestError};
 use crate::metadata::{Accepted, Metadata, Refused, UploadKey};
 use crate::model::{Encoding, Receipt, StoredUpload, check_name};
+use crate::pipeline::backlog::weight_of_text;
 use crate::pipeline::{Pipeline, PipelineError, now};
 use crate::service::{Service, Stopping};
 use crate::status::BatchStatus;
 
 /// Uploads that are taken in at once; more wait.
 const UPLOADS_MAX: usize = 32;
+/// How long the next part of a form may take to begin.
+const PART_WAIT: Duration = Duration::from_secs(30);
+/// The files of a form are in memory, with what was counted of them, until all are whole (1 GiB at the worst).
+const FORM_WEIGHT_MAX: u64 = 1 << 30;
 /// Files in one form.
 const FORM_FILES_MAX: usize = 1000;
 
@@ -94,8 +100,10 @@ async fn upload(
         let accepted = async {
             let encoding = content_encoding(&headers)?;
             let key = upload_key(&headers, &format!("PUT {id}/{name}"))?;
-            let batch = parts.pending_batch(&id).await?;
-            let (stored, claim) = parts.store(batch, name, encoding, &mut body).await?;
+            // A retry may be answered as before, whatever the batch is by now.
+            let batch = if key.is_some() { batch_id(&id)? } else { parts.pending_batch(&id).await? };
+            // The slot until it is accepted: what waits for that takes memory.
+            let (stored, claim, _slot) = parts.store(batch, name, encoding, &mut body).await?;
             parts.accept(stored, claim, key).await
         };
         let accepted = accepted.await;
@@ -231,7 +239,11 @@ impl Parts {
         let broken = |error: MultipartError| {
             Problem::new(StatusCode::BAD_REQUEST, "bad-form", format!("the form is not whole: {}", error.body_text()))
         };
-        while let Some(field) = form.next_field().await.map_err(broken)? {
+        let mut weight = 0;
+        loop {
+            let next = tokio::time::timeout(PART_WAIT, form.next_field()).await;
+            let next = next.map_err(|_| IngestError::Interrupted(Interrupted::TooSlow))?;
+            let Some(field) = next.map_err(broken)? else { break };
             if field.name() != Some("file") {
                 continue;
             }
@@ -241,7 +253,13 @@ impl Parts {
             }
             let name = field.file_name().unwrap_or_default().to_owned();
             let mut body = field.map(|chunk| chunk.map_err(|error| error.body_text()));
-            stored.push(self.store(batch, name, Encoding::Identity, &mut body).await?);
+            let (upload, claim, _slot) = self.store(batch, name, Encoding::Identity, &mut body).await?;
+            weight += weight_of_text(upload.bytes);
+            stored.push((upload, claim));
+            if weight > FORM_WEIGHT_MAX {
+                let detail = "the files of the form are too large together; send them one by one, or in several forms";
+                return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "form-too-large", detail));
+            }
         }
         if stored.is_empty() {
             return Err(Problem::invalid("the form has no part that is named \"file\""));
@@ -256,7 +274,7 @@ impl Parts {
         name: String,
         encoding: Encoding,
         body: &mut S,
-    ) -> Result<(StoredUpload, Claim), Problem>
+    ) -> Result<(StoredUpload, Claim, Slot), Problem>
     where
         S: Stream<Item = Result<Bytes, String>> + Unpin,
     {
@@ -268,7 +286,8 @@ impl Parts {
         // A closed channel means that the upload has failed already; the outcome says why.
         let _ = self.pass_on(first, &slot, body, &sender).await;
         drop(sender);
-        Ok(outcome.await?)
+        let (stored, claim) = outcome.await?;
+        Ok((stored, claim, slot))
     }
 
     /// Passes a body on to whoever takes it in, to its end or until it is interrupted.

@@ -92,11 +92,13 @@ struct Holder {
 struct Pace {
     since: Instant,
     bytes: usize,
+    /// Since when the client waits for us.
+    client_waits: Option<Instant>,
 }
 
 impl Pace {
     fn new() -> Pace {
-        Pace { since: Instant::now(), bytes: 0 }
+        Pace { since: Instant::now(), bytes: 0, client_waits: None }
     }
 
     /// Takes bytes that have come.
@@ -214,13 +216,14 @@ impl Slot {
         // What we took for the bytes before is not the client's time.
         let until = {
             let mut pace = lock(&self.holder.pace);
-            let was_ours = !self.holder.waits_for_client.swap(true, Ordering::Relaxed);
-            if was_ours && pace.bytes == 0 {
-                pace.since = Instant::now();
+            if let Some(waits) = pace.client_waits.take() {
+                pace.since += waits.elapsed();
             }
+            self.holder.waits_for_client.store(true, Ordering::Relaxed);
             pace.since + self.slots.patience.rate
         };
         let next = tokio::select! {
+            biased;
             chunk = body.next() => match chunk {
                 Some(Ok(bytes)) => Ok(Some(bytes)),
                 Some(Err(reason)) => Err(Interrupted::Connection(reason)),
@@ -238,6 +241,7 @@ impl Slot {
     /// Until the next call of [`Slot::next`] the client waits for us.
     pub fn client_waits(&self) {
         self.holder.waits_for_client.store(false, Ordering::Relaxed);
+        lock(&self.holder.pace).client_waits.get_or_insert_with(Instant::now);
     }
 }
 

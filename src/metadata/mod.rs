@@ -52,6 +52,8 @@ CREATE TABLE IF NOT EXISTS files (
     uploaded_at INTEGER NOT NULL, epoch INTEGER NOT NULL,
     -- How its object in the raw store is encoded; NULL where it has none, for all of it was appended.
     encoding TEXT,
+    -- Why its version could not be counted.
+    failure TEXT,
     PRIMARY KEY (batch_id, name)
 ) STRICT, WITHOUT ROWID;
 -- Bytes that were appended to a version; without bytes, they are in an object of the raw store.
@@ -184,12 +186,15 @@ impl Metadata {
 
 /// Brings a database of an earlier version to this one's form.
 async fn migrate(connection: &mut SqliteConnection) -> Result<(), MetadataError> {
-    let has_encoding: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM pragma_table_info('files') WHERE name = 'encoding'")
-            .fetch_one(&mut *connection)
-            .await?;
-    if has_encoding == 0 {
-        sqlx::raw_sql("ALTER TABLE files ADD COLUMN encoding TEXT").execute(&mut *connection).await?;
+    let columns: Vec<String> =
+        sqlx::query_scalar("SELECT name FROM pragma_table_info('files')").fetch_all(&mut *connection).await?;
+    for (column, add) in [
+        ("encoding", "ALTER TABLE files ADD COLUMN encoding TEXT"),
+        ("failure", "ALTER TABLE files ADD COLUMN failure TEXT"),
+    ] {
+        if !columns.iter().any(|name| name == column) {
+            sqlx::raw_sql(add).execute(&mut *connection).await?;
+        }
     }
     // Completion is one durable change now; earlier versions passed through further ones.
     sqlx::raw_sql("UPDATE batches SET status = 'completed' WHERE completed_epoch IS NOT NULL AND status <> 'failed'")

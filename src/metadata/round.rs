@@ -117,8 +117,8 @@ impl<'c> Round<'c> {
                 .await?;
         }
         sqlx::query(
-            "DELETE FROM journal WHERE epoch <= ?1 AND NOT EXISTS (SELECT 1 FROM json_each(?2) AS kept \
-             WHERE kept.value ->> 0 = journal.epoch AND kept.value ->> 1 = journal.position)",
+            "DELETE FROM journal WHERE epoch <= ?1 AND (epoch, position) NOT IN \
+             (SELECT kept.value ->> 0, kept.value ->> 1 FROM json_each(?2) AS kept)",
         )
         .bind(erased.lake.epoch as i64)
         .bind(json(&erased.pending)?)

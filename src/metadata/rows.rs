@@ -34,6 +34,8 @@ pub struct FileRecord {
     pub epoch: u64,
     /// Of its object in the raw store, where it has one.
     pub encoding: Option<Encoding>,
+    /// Whether its version could not be counted.
+    pub is_failed: bool,
 }
 
 impl FileRecord {
@@ -140,6 +142,7 @@ pub fn read_file(row: &SqliteRow) -> Result<FileRecord, MetadataError> {
         uploaded_at: row.try_get("uploaded_at")?,
         epoch: count(row, "epoch")?,
         encoding: row.try_get::<Option<&str>, _>("encoding")?.map(from_json).transpose()?,
+        is_failed: row.try_get::<Option<&str>, _>("failure")?.is_some(),
     })
 }
 

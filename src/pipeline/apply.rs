@@ -2,13 +2,19 @@
 
 use super::request::{Reply, Request};
 use super::{PipelineError, now};
+use crate::ingest::Claim;
 use crate::metadata::{Accepted, MetadataError, Refused, Round};
 
 /// Says how a request ended, once its round is durable or is known not to be.
 pub(super) type Answer = Box<dyn FnOnce(Result<(), PipelineError>) + Send>;
 
-/// Applies a request to the round; says how it is answered, where anybody waits for that. An error is the round's: nothing of it will be durable.
-pub(super) async fn apply(round: &mut Round<'_>, request: Request) -> Result<Option<Answer>, MetadataError> {
+/// Applies a request to the round; says how it is answered, where anybody waits for that. The claim of an upload that is
+/// taken joins `claims`: it is settled with the round. An error is the round's: nothing of it will be durable.
+pub(super) async fn apply(
+    round: &mut Round<'_>,
+    request: Request,
+    claims: &mut Vec<Claim>,
+) -> Result<Option<Answer>, MetadataError> {
     Ok(match request {
         Request::CreateBatch { described, key, reply } => {
             let result = round.create_batch(described, key.as_deref(), now()).await;
@@ -16,18 +22,11 @@ pub(super) async fn apply(round: &mut Round<'_>, request: Request) -> Result<Opt
         }
         Request::AcceptFile { upload, claim, key, reply } => {
             let result = round.accept_file(&upload, key.as_ref()).await;
-            let is_taken = matches!(result, Ok(Accepted::Created(_) | Accepted::Replaced(_)));
-            let told = answer(reply, result)?;
-            let settled: Answer = Box::new(move |durable: Result<(), PipelineError>| {
-                match durable {
-                    Ok(()) if is_taken => claim.accepted(),
-                    // A restart tells, and needs the bytes if it was accepted.
-                    Err(PipelineError::Indeterminate(_)) if is_taken => claim.accepted(),
-                    _ => drop(claim),
-                }
-                told(durable);
-            });
-            Some(settled)
+            // Any other is dropped here, and nothing of it stays.
+            if matches!(result, Ok(Accepted::Created(_) | Accepted::Replaced(_))) {
+                claims.push(claim);
+            }
+            Some(answer(reply, result)?)
         }
         Request::Append { part, offset, key, reply } => {
             let result = round.append(&part, offset, key.as_ref()).await;
@@ -62,6 +61,10 @@ pub(super) async fn apply(round: &mut Round<'_>, request: Request) -> Result<Opt
                 }
             });
             Some(told)
+        }
+        Request::FileFailed { version, failure } => {
+            round.file_failed(version, &failure).await?;
+            None
         }
         Request::PartsAreStored { version, start, last_start, reply } => {
             let result = round.parts_are_stored(version, start, last_start).await;

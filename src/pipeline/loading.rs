@@ -1,9 +1,9 @@
 //! Loading batches that the dataflow does not hold, before something happens to them.
 //!
 //! Requests that change such a batch are parked while it is loaded, each batch
-//! by itself; all other requests go on. What was loaded at an epoch is of use
-//! as long as no batch of the same vehicle began or ended to be held since:
-//! else it is loaded anew.
+//! by itself; all other requests go on. What was loaded is of use as long as no
+//! batch of the same vehicle began or ended to be held since the load began,
+//! when it was noted which are held: else it is loaded anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,18 +49,14 @@ pub(super) enum LoadError {
 /// A batch that was loaded.
 pub(super) struct Loaded {
     pub(super) batch_id: Uuid,
-    result: Result<Option<AtEpoch>, LoadError>,
-}
-
-/// What the tables held of a batch at an epoch.
-struct AtEpoch {
-    epoch: u64,
-    recall: Recall,
+    result: Result<Option<Recall>, LoadError>,
 }
 
 struct Parked {
     requests: Vec<Request>,
     tries: u32,
+    /// The change of vehicles after which it was noted which batches are held.
+    began: u64,
 }
 
 /// What requests become when their batch is loaded.
@@ -78,8 +74,10 @@ pub(super) struct Loading {
     loader: Loader,
     parked: HashMap<Uuid, Parked>,
     parked_count: usize,
-    /// When batches of vehicles began or ended to be held, since something is being loaded.
+    /// The last change of each vehicle of which a batch began or ended to be held, since something is being loaded.
     vehicles_changed: HashMap<String, u64>,
+    /// The last of those changes, counted.
+    last_change: u64,
     pub(super) done: mpsc::UnboundedReceiver<Loaded>,
 }
 
@@ -98,7 +96,7 @@ impl Loading {
         let (done, receiver) = mpsc::unbounded_channel();
         let loader = Loader { engine, metadata, snapshots, permits: Arc::new(Semaphore::new(LOADS_MAX)), done };
         let (parked, vehicles_changed) = (HashMap::new(), HashMap::new());
-        Loading { loader, parked, parked_count: 0, vehicles_changed, done: receiver }
+        Loading { loader, parked, parked_count: 0, vehicles_changed, last_change: 0, done: receiver }
     }
 
     /// Whether nothing is being loaded.
@@ -121,12 +119,12 @@ impl Loading {
         if let Some(parked) = self.parked.get_mut(&batch_id) {
             return parked.requests.push(request);
         }
-        self.parked.insert(batch_id, Parked { requests: vec![request], tries: 0 });
+        self.parked.insert(batch_id, Parked { requests: vec![request], tries: 0, began: self.last_change });
         self.loader.start(batch_id, is_possible, held.clone(), least);
     }
 
     /// Notes what a round changed.
-    pub(super) fn follow(&mut self, epoch: u64, changes: &[Change]) {
+    pub(super) fn follow(&mut self, changes: &[Change]) {
         if self.is_idle() {
             return self.vehicles_changed.clear();
         }
@@ -136,8 +134,14 @@ impl Loading {
                 Change::Recall(recall) => &recall.batch,
                 _ => continue,
             };
-            self.vehicles_changed.insert(batch.vin.clone(), epoch);
+            self.vehicle_changed(&batch.vin);
         }
+    }
+
+    /// Notes that a batch of a vehicle began or ended to be held.
+    pub(super) fn vehicle_changed(&mut self, vin: &str) {
+        self.last_change += 1;
+        self.vehicles_changed.insert(vin.to_owned(), self.last_change);
     }
 
     /// What becomes of the requests for a batch that was loaded; `vehicles` are those of which a batch was taken for the
@@ -145,8 +149,8 @@ impl Loading {
     pub(super) fn take(&mut self, loaded: Loaded, vehicles: &[String], held: &HashSet<Uuid>, least: u64) -> Ready {
         let Loaded { batch_id, result } = loaded;
         let Some(mut parked) = self.parked.remove(&batch_id) else { return Ready::NotYet };
-        let at_epoch = match result {
-            Ok(Some(at_epoch)) => at_epoch,
+        let recall = match result {
+            Ok(Some(recall)) => recall,
             Ok(None) => {
                 self.parked_count -= parked.requests.len();
                 return Ready::Without(parked.requests);
@@ -158,13 +162,14 @@ impl Loading {
                 return Ready::NotYet;
             }
         };
-        let vin = &at_epoch.recall.batch.vin;
-        let is_current = self.vehicles_changed.get(vin).is_none_or(|&changed| changed <= at_epoch.epoch);
+        let vin = &recall.batch.vin;
+        let is_current = self.vehicles_changed.get(vin).is_none_or(|&changed| changed <= parked.began);
         if is_current && !vehicles.contains(vin) {
             self.parked_count -= parked.requests.len();
-            return Ready::With(Box::new(at_epoch.recall), parked.requests);
+            return Ready::With(Box::new(recall), parked.requests);
         }
         parked.tries += 1;
+        parked.began = self.last_change;
         let first = parked.requests.first().and_then(Request::changes);
         match first {
             Some((_, is_possible)) if parked.tries < TRIES_MAX => {
@@ -200,7 +205,7 @@ impl Loader {
         is_possible: IsPossible,
         held: &HashSet<Uuid>,
         least: u64,
-    ) -> Result<Option<AtEpoch>, LoadError> {
+    ) -> Result<Option<Recall>, LoadError> {
         let _permit = self.permits.acquire().await.map_err(|_| LoadError::Stopped)?;
         // What was accepted before must be among what is read.
         let mut snapshots = self.snapshots.clone();
@@ -212,7 +217,6 @@ impl Loader {
         };
         let mut others = self.metadata.others_of_vehicle(&batch).await?;
         others.retain(|other| !held.contains(other));
-        let recall = cells::recall(&self.engine, &snapshot, batch_row(&batch, 0, 0), &others).await?;
-        Ok(Some(AtEpoch { epoch: snapshot.epoch, recall }))
+        Ok(Some(cells::recall(&self.engine, &snapshot, batch_row(&batch, 0, 0), &others).await?))
     }
 }

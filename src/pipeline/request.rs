@@ -53,6 +53,11 @@ pub(super) enum Request {
     Abandon {
         version: VersionId,
     },
+    /// A version of a file could not be counted.
+    FileFailed {
+        version: VersionId,
+        failure: String,
+    },
     /// The lake holds everything up to an epoch, and what was taken back by then is erased, as far as it could be.
     LakeCommitted {
         erased: Erased,
@@ -95,6 +100,9 @@ impl Request {
     pub(super) fn own(&self) -> Option<Request> {
         match self {
             Request::Abandon { version } => Some(Request::Abandon { version: *version }),
+            Request::FileFailed { version, failure } => {
+                Some(Request::FileFailed { version: *version, failure: failure.clone() })
+            }
             _ => None,
         }
     }
@@ -109,7 +117,7 @@ impl Request {
             Request::DeleteFile { reply, .. } | Request::DeleteBatch { reply, .. } => drop(reply.send(Err(error))),
             Request::PartsAreStored { reply, .. } | Request::ForgetBefore { reply, .. } => drop(reply.send(Err(error))),
             // Whoever waits sees that it was dropped, and tries again with the next commit.
-            Request::Abandon { .. } | Request::LakeCommitted { .. } => {}
+            Request::Abandon { .. } | Request::FileFailed { .. } | Request::LakeCommitted { .. } => {}
         }
     }
 }

@@ -18,7 +18,7 @@ use super::loading::{Loaded, Loading, Ready};
 use super::request::Request;
 use crate::followers::Followers;
 use crate::growing::Growing;
-use crate::ingest::{Ingest, origin};
+use crate::ingest::{Claim, Ingest, origin};
 use crate::metadata::{Committed, Metadata, MetadataError, MetadataWriter};
 use crate::recovery::follow_held;
 
@@ -186,13 +186,14 @@ impl Sequencer {
         self.backlog.room(&mut self.downstream.snapshots).await.map_err(|_| PipelineError::Stopping)?;
         let Gathered { recalls, requests } = gathered;
         let own: Vec<Request> = requests.iter().filter_map(Request::own).collect();
-        let recalled: Vec<Uuid> = recalls.iter().map(|recall| recall.batch.batch_id).collect();
-        let mut answers = Vec::new();
+        let recalled: Vec<(Uuid, String)> =
+            recalls.iter().map(|recall| (recall.batch.batch_id, recall.batch.vin.clone())).collect();
+        let (mut answers, mut claims) = (Vec::new(), Vec::new());
         let written = async {
             let mut round = self.writer.begin(self.last_epoch).await?;
             recalls.into_iter().for_each(|recall| round.recall(recall));
             for request in requests {
-                answers.extend(apply(&mut round, request).await?);
+                answers.extend(apply(&mut round, request, &mut claims).await?);
             }
             let epoch = round.epoch();
             Ok::<_, MetadataError>((epoch, round.commit().await?))
@@ -200,12 +201,15 @@ impl Sequencer {
         let (epoch, committed) = match written.await {
             Ok(written) => written,
             Err(error) => {
-                for batch_id in &recalled {
+                for (batch_id, vin) in &recalled {
                     self.held.remove(batch_id);
+                    self.loading.vehicle_changed(vin);
                 }
-                return self.not_durable(error, answers, own).await;
+                return self.not_durable(error, answers, claims, own).await;
             }
         };
+        // Whatever happens from here on, a restart needs the bytes.
+        claims.into_iter().for_each(Claim::accepted);
         crash::point("metadata written");
         let Committed { changes, lines, told } = committed;
         if !changes.is_empty() {
@@ -216,7 +220,7 @@ impl Sequencer {
                 fed.map_err(|_| PipelineError::Stopping)?;
             }
             changes.iter().for_each(|change| follow_held(&mut self.held, change));
-            self.loading.follow(epoch, &changes);
+            self.loading.follow(&changes);
             self.growing.admitted(epoch, &changes, self.downstream.snapshots.borrow().epoch);
             self.backlog.add(epoch, &changes);
             self.downstream.dataflow.advance(epoch, changes).map_err(|_| PipelineError::Stopping)?;
@@ -236,6 +240,7 @@ impl Sequencer {
         &mut self,
         error: MetadataError,
         answers: Vec<Answer>,
+        claims: Vec<Claim>,
         own: Vec<Request>,
     ) -> Result<(), PipelineError> {
         tracing::error!(error = &error as &dyn std::error::Error, "a round of changes is not durable");
@@ -247,8 +252,10 @@ impl Sequencer {
         };
         answers.into_iter().for_each(|answer: Answer| answer(Err(refusal())));
         if happened {
+            claims.into_iter().for_each(Claim::accepted);
             return Err(refusal());
         }
+        drop(claims);
         // Clients ask again; what we ask of ourselves stays.
         let later = std::mem::take(&mut self.later);
         self.later = own.into_iter().chain(later).collect();

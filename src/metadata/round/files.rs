@@ -51,12 +51,12 @@ pub struct UploadKey {
 type SqliteQuery<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 
 /// How a file stands now, and that its batch has changed.
-const KEEP_FILE: &str = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?); \
+const KEEP_FILE: &str = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL); \
     UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?";
 
 /// The same after a part of the file, in one call of the connection.
 const KEEP_APPENDED: &str = "INSERT INTO appended VALUES (?, ?, ?, ?, ?); \
-    INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?); \
+    INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL); \
     UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?";
 
 impl Round<'_> {
@@ -79,10 +79,11 @@ impl Round<'_> {
             uploaded_at: upload.uploaded_at,
             epoch: self.epoch,
             encoding: Some(upload.encoding),
+            is_failed: false,
         };
         if let Some(current) = &before {
             let all_counts = current.open_line.is_empty() || current.open_version.is_some();
-            if all_counts && current.digest == upload.digest {
+            if all_counts && !current.is_failed && current.digest == upload.digest {
                 let answer = Accepted::Unchanged(current.receipt());
                 self.remember(key, upload.batch_id, &answer, upload.uploaded_at).await?;
                 return Ok(answer);
@@ -146,6 +147,7 @@ impl Round<'_> {
             uploaded_at: part.uploaded_at,
             epoch: self.epoch,
             encoding: None,
+            is_failed: false,
         });
         if offset.is_some_and(|offset| offset != record.bytes) {
             return Err(Refused::OffsetDiffers { name: record.name, actual: record.bytes });
@@ -211,6 +213,16 @@ impl Round<'_> {
         self.touch(batch_id, now).await?;
         let generation = gone.generation;
         self.tell(batch_id, EventKind::FileDeleted { file: gone.name, generation }, now);
+        Ok(())
+    }
+
+    /// Notes that a version of a file could not be counted.
+    pub async fn file_failed(&mut self, version: VersionId, failure: &str) -> Result<(), MetadataError> {
+        sqlx::query("UPDATE files SET failure = ? WHERE version = ?")
+            .bind(failure)
+            .bind(version.0.to_string())
+            .execute(&mut *self.transaction)
+            .await?;
         Ok(())
     }
 
