@@ -14,6 +14,7 @@ use argus_query::{Engine, QueryError, cells};
 use argus_sinks::Snapshot;
 use imbl::HashSet;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::PipelineError;
@@ -30,8 +31,9 @@ const PARKED_MAX: usize = 1024;
 /// How long a batch may take to load.
 const LOAD_WAIT: Duration = Duration::from_secs(20);
 
-/// How often a batch is loaded anew because its vehicle's batches changed meanwhile.
-const TRIES_MAX: u32 = 20;
+/// For how long a batch is loaded anew because its vehicle's batches changed meanwhile: of many batches of one vehicle,
+/// one joins the dataflow after the other.
+const PARKED_WAIT: Duration = Duration::from_secs(30);
 
 /// Why a batch could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +56,7 @@ pub(super) struct Loaded {
 
 struct Parked {
     requests: Vec<Request>,
-    tries: u32,
+    until: Instant,
     /// The change of vehicles after which it was noted which batches are held.
     began: u64,
 }
@@ -119,7 +121,10 @@ impl Loading {
         if let Some(parked) = self.parked.get_mut(&batch_id) {
             return parked.requests.push(request);
         }
-        self.parked.insert(batch_id, Parked { requests: vec![request], tries: 0, began: self.last_change });
+        self.parked.insert(
+            batch_id,
+            Parked { requests: vec![request], until: Instant::now() + PARKED_WAIT, began: self.last_change },
+        );
         self.loader.start(batch_id, is_possible, held.clone(), least);
     }
 
@@ -168,11 +173,10 @@ impl Loading {
             self.parked_count -= parked.requests.len();
             return Ready::With(Box::new(recall), parked.requests);
         }
-        parked.tries += 1;
         parked.began = self.last_change;
         let first = parked.requests.first().and_then(Request::changes);
         match first {
-            Some((_, is_possible)) if parked.tries < TRIES_MAX => {
+            Some((_, is_possible)) if Instant::now() < parked.until => {
                 self.parked.insert(batch_id, parked);
                 // A batch that was taken for this round will have changed its vehicle when the next is closed.
                 let least = if is_current { least + 1 } else { least };
