@@ -77,10 +77,10 @@ impl GroupBy {
     /// The columns of name and VIN, where `b` are batches and `e` sightings.
     fn columns(self) -> &'static str {
         match self {
-            GroupBy::Firmware => "b.firmware, ''",
-            GroupBy::Platform => "b.platform, ''",
-            GroupBy::Vehicle => "b.vehicle_id, b.vin",
-            GroupBy::Component => "e.component, ''",
+            GroupBy::Firmware => "b.firmware AS group_name, '' AS group_vin",
+            GroupBy::Platform => "b.platform AS group_name, '' AS group_vin",
+            GroupBy::Vehicle => "b.vehicle_id AS group_name, b.vin AS group_vin",
+            GroupBy::Component => "e.component AS group_name, '' AS group_vin",
         }
     }
 }
@@ -171,10 +171,15 @@ impl FleetRequest {
         let mut wanted = vec!["true".to_owned()];
         wanted.extend(self.since.map(|since| format!("e.ts >= {}", time(since))));
         wanted.extend(self.until.map(|until| format!("e.ts < {}", time(until))));
+        // In three steps, each of which spills where it must: different values of many groups at once would not.
         let sql = format!(
-            "SELECT {columns}, e.code, count(*) AS n, count(DISTINCT e.batch_id), count(DISTINCT b.vin), \
-             min(e.ts), max(e.ts) FROM batches b JOIN errors e ON e.batch_id = b.batch_id WHERE {wanted} \
-             GROUP BY {columns}, e.code ORDER BY n DESC, e.code, 1 NULLS FIRST, 2 LIMIT {limit}",
+            "WITH by_batch AS (SELECT {columns}, e.code AS code, e.batch_id AS batch_id, b.vin AS vin, \
+             count(*) AS n, min(e.ts) AS first_ts, max(e.ts) AS last_ts \
+             FROM batches b JOIN errors e ON e.batch_id = b.batch_id WHERE {wanted} GROUP BY 1, 2, 3, 4, 5), \
+             by_vehicle AS (SELECT group_name, group_vin, code, vin, sum(n) AS n, count(*) AS batches, \
+             min(first_ts) AS first_ts, max(last_ts) AS last_ts FROM by_batch GROUP BY 1, 2, 3, 4) \
+             SELECT group_name, group_vin, code, sum(n) AS n, sum(batches), count(*), min(first_ts), max(last_ts) \
+             FROM by_vehicle GROUP BY 1, 2, 3 ORDER BY n DESC, code, group_name NULLS FIRST, group_vin LIMIT {limit}",
             columns = self.group_by.columns(),
             wanted = wanted.join(" AND "),
             limit = self.limit + 1,

@@ -127,11 +127,6 @@ pub const COLUMN_COMMENTS: [(&str, &str); 39] = [
     ("vin", "the vehicle identification number"),
 ];
 
-/// The versions that are live at `epoch`, with their last lines, as SQL.
-pub fn live(epoch: u64) -> String {
-    filled(LIVE, epoch, false)
-}
-
 fn filled(sql: &str, epoch: u64, is_past: bool) -> String {
     let (batch_there, file_there, vin_there) =
         if is_past { (BATCH_THERE, FILE_THERE, VIN_THERE) } else { ("", "", "") };
