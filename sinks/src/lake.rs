@@ -68,6 +68,11 @@ pub enum LakeError {
     #[error("the sightings of {file:?}")]
     Sightings { file: String, source: Box<DeltaTableError> },
     #[error(
+        "table {table} of the lake has no column {column}: an earlier version made it. Build the lake anew from the stored \
+         files with `argus recount`"
+    )]
+    EarlierVersion { table: &'static str, column: &'static str },
+    #[error(
         "table {table} of the lake is missing or older than it was: it has version {found}, and version {expected} was \
          committed (epoch {epoch}). Put the folder `lake` back as it was, or rebuild it from the stored files with \
          `argus recount`"
@@ -142,6 +147,12 @@ impl Lake {
         for table in Table::ALL {
             tables
                 .push(LakeTable::open(Arc::clone(&store), root, table).await.map_err(|source| failed(table, source))?);
+        }
+        for opened in &tables {
+            let table = opened.table();
+            if let Some(column) = opened.lacks().map_err(|source| failed(table, source))? {
+                return Err(LakeError::EarlierVersion { table: table.name(), column });
+            }
         }
         let tables = Tables(tables.try_into().unwrap_or_else(|_| unreachable!("a table for each name")));
         let (epoch, state) = (tables.committed_epoch(), tables.state());

@@ -39,6 +39,11 @@ impl Table {
         }
     }
 
+    /// The names of its columns.
+    pub fn columns(self) -> impl Iterator<Item = &'static str> {
+        SCHEMAS[self as usize].fields().iter().map(|field| field.name().as_str())
+    }
+
     /// The columns of its rows.
     pub fn schema(self) -> SchemaRef {
         Arc::clone(&SCHEMAS[self as usize])

@@ -111,6 +111,18 @@ impl LakeTable {
         self.committed_epoch
     }
 
+    /// Which table it is.
+    pub fn table(&self) -> Table {
+        self.table
+    }
+
+    /// The first column that the table lacks, for it was made by an earlier version.
+    pub fn lacks(&self) -> Result<Option<&'static str>, DeltaTableError> {
+        let schema = self.delta.snapshot()?.schema();
+        let has = |name: &str| schema.fields().any(|field| field.name() == name);
+        Ok(self.table.columns().find(|column| !has(column)))
+    }
+
     /// The version of the Delta table.
     pub fn version(&self) -> u64 {
         self.delta.version().unwrap_or_default()
@@ -313,4 +325,29 @@ fn folder_url(lake: &Url, table: Table) -> Url {
     let mut url = lake.clone();
     url.set_path(&format!("{}/{}", lake.path().trim_end_matches('/'), table.name()));
     url
+}
+
+#[cfg(test)]
+mod tests {
+    use deltalake_core::kernel::StructType;
+    use object_store::local::LocalFileSystem;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_table_of_an_earlier_version_is_known_by_a_column_that_it_lacks() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let root = Url::from_directory_path(folder.path()).expect("a folder");
+        let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
+        let url = folder_url(&root, Table::Files);
+        let builder = DeltaTableBuilder::from_url(url.clone()).expect("a place");
+        let delta = builder.with_storage_backend(Arc::clone(&store), url).build().expect("a table");
+        let schema: StructType = Table::Files.schema().as_ref().try_into_kernel().expect("a schema");
+        let columns = schema.fields().filter(|field| field.name() != "failure").cloned();
+        CreateBuilder::new().with_log_store(delta.log_store()).with_columns(columns).await.expect("is made");
+        let opened = LakeTable::open(Arc::clone(&store), &root, Table::Files).await.expect("opens");
+        assert_eq!(opened.lacks().expect("has a schema"), Some("failure"));
+        let whole = LakeTable::open(store, &root, Table::Batches).await.expect("is made");
+        assert_eq!(whole.lacks().expect("has a schema"), None);
+    }
 }
