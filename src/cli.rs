@@ -17,7 +17,7 @@ use argus_dataflow::rules::DEFAULT_RULES;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use url::Url;
 
-use crate::{analyze, config, every, maintain, recount, serve, sql, terminal};
+use crate::{allocator, analyze, config, every, maintain, recount, serve, sql, terminal};
 
 /// Fleet update logs become answers.
 #[derive(Debug, Parser)]
@@ -206,6 +206,7 @@ pub enum RowsFormat {
 
 /// Does what the command line says; the process's exit code.
 pub fn main() -> ExitCode {
+    allocator::set();
     let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {

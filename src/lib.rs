@@ -18,6 +18,7 @@
 //! - [`analyze`], [`sql`] and its [`prompt`]: the same without a server; [`explain`] says how rules are searched for;
 //! - [`render`]: answers for people and for pipes; [`terminal`]: what a terminal is shown of them.
 
+pub mod allocator;
 pub mod analyze;
 pub mod charts;
 pub mod cli;
