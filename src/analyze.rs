@@ -12,7 +12,6 @@ use anyhow::{Context, Result, bail};
 use argus_dataflow::{BlockReader, Change, CodeLimits, Config, Dataflow, FileRow, Origin, Output, VersionId, text};
 use argus_query::{Engine, EngineConfig, Report};
 use argus_sinks::{Lake, LakeConfig, RecentBatch, Snapshot};
-use chrono::{Datelike, Utc};
 use futures::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use object_store::local::LocalFileSystem;
@@ -190,7 +189,7 @@ fn feed_one(
     block_bytes: usize,
 ) -> io::Result<FileRow> {
     let origin =
-        Arc::new(Origin { batch_id: Uuid::nil(), file: name.to_owned(), version, upload_year: Utc::now().year() });
+        Arc::new(Origin { batch_id: Uuid::nil(), file: name.to_owned(), version, uploaded_at: now() });
     let text = text::text(input)?;
     let binary = text.is_binary;
     let mut blocks = BlockReader::new(text, block_bytes);
@@ -215,6 +214,10 @@ fn feed_one(
         uploaded_at: now(),
         failure: None,
         binary,
+        sha256: None,
+        first_ts: None,
+        last_ts: None,
+        rules: None,
     })
 }
 
@@ -250,9 +253,9 @@ async fn gather_in_lake(folder: &Path, outputs: UnboundedReceiver<Output>) -> Re
 async fn write_tables(engine: &Engine, snapshot: &Arc<Snapshot>, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for (table, columns) in [
-        ("files", "name, bytes, lines, long_lines, error_lines, errors"),
-        ("error_counts", "file, code, rule, severity, count, first_seen, last_seen, example_line, example_text"),
-        ("errors", "file, line, \"offset\", ts, level, component, code, rule, severity, text"),
+        ("files", "name, bytes, lines, long_lines, error_lines, errors, first_ts, last_ts, rules"),
+        ("error_counts", "file, code, rule, severity, count, inactive, first_seen, last_seen, example_line, example_text"),
+        ("errors", "file, line, \"offset\", ts, ts_plausible, level, component, code, rule, severity, active, text"),
     ] {
         let path = folder.join(format!("{table}.parquet"));
         let write = async {

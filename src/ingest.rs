@@ -22,7 +22,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use argus_dataflow::text::{self, Compression};
 use argus_dataflow::{BlockReader, Dataflow, DataflowGone, FileRow, LINE_BYTES_MAX, Origin, VersionId};
 use bytes::Bytes;
-use chrono::{DateTime, Datelike};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -176,12 +175,11 @@ impl Ingest {
         versions: Versions,
         mut body: Body,
     ) -> Result<StoredUpload, IngestError> {
-        let uploaded_at = DateTime::from_timestamp_micros(now).unwrap_or_default();
         let whole_lines = Arc::new(Origin {
             batch_id,
             file: name.clone(),
             version: versions.whole_lines,
-            upload_year: uploaded_at.year(),
+            uploaded_at: now,
         });
         let raw = self.raw.writer(runtime, batch_id, versions.whole_lines);
         let mut first = Vec::with_capacity(Compression::SNIFF_BYTES);
@@ -268,8 +266,8 @@ fn store_failed(failure: io::Error) -> IngestError {
 
 /// Where the lines are from that a row admits.
 pub fn origin(file: &FileRow) -> Origin {
-    let uploaded_at = DateTime::from_timestamp_micros(file.uploaded_at).unwrap_or_default();
-    Origin { batch_id: file.batch_id, file: file.name.clone(), version: file.version, upload_year: uploaded_at.year() }
+    let FileRow { batch_id, version, uploaded_at, .. } = *file;
+    Origin { batch_id, file: file.name.clone(), version, uploaded_at }
 }
 
 /// How bytes of that encoding are read.

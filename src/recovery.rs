@@ -61,7 +61,8 @@ pub async fn restore(
         let vehicle = Vehicle::of(&open.batch);
         let is_other = |id: &Uuid| *id != open.batch.batch_id && !held.contains(id);
         let same = beside.iter().filter(|other| Vehicle::of(&other.batch) == vehicle);
-        let others: Vec<Uuid> = same.map(|other| other.batch.batch_id).filter(is_other).collect();
+        let others = same.map(|other| (other.batch.batch_id, other.batch.created_at));
+        let others: Vec<(Uuid, i64)> = others.filter(|(id, _)| is_other(id)).collect();
         let recall = cells::recall(engine, snapshot, open.batch.clone(), &others).await?;
         changes.push(Change::Recall(Box::new(recall)));
         held.insert(open.batch.batch_id);

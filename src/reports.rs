@@ -132,8 +132,9 @@ impl Reports {
         let status = batch.status_at(snapshot.epoch);
         let (is_final, status) = (status.is_gathered(), status.word().to_owned());
         let described = batch.described;
-        let (vin, platform, epoch) = (described.vin, described.platform, snapshot.epoch);
-        let facts = BatchFacts { id, vin, platform, status, epoch };
+        let (vin, platform, created_at) = (described.vin, described.platform, batch.created_at);
+        let epoch = snapshot.epoch;
+        let facts = BatchFacts { id, vin, platform, created_at, status, epoch };
         let mut kept =
             Kept { report, facts, total_files, is_final, bytes: 0, whole: Mutex::default(), cut: Mutex::default() };
         let answer = kept.tell(fleet(&snapshot)?, epoch, None)?;

@@ -177,7 +177,7 @@ impl Service {
             Some(url) => {
                 let Deployment { id, secret } = metadata.deployment().await?;
                 // Other rules, or another version, answer the same question otherwise.
-                let name = format!("{id}:{}:{:x}", env!("CARGO_PKG_VERSION"), config.rules.fingerprint());
+                let name = format!("{id}:{}:{}", env!("CARGO_PKG_VERSION"), config.rules.fingerprint());
                 Some(Redis::connect(url, &name, SealKey(secret))?)
             }
             None => None,

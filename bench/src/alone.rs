@@ -22,7 +22,8 @@ use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 /// The year of times that name none.
-const YEAR: i32 = 2026;
+/// 2026-11-26T12:00:00Z.
+const UPLOADED_AT: i64 = 1_795_694_400_000_000;
 
 /// Flags of the hidden `argus-bench scan-alone`.
 #[derive(Debug, clap::Args)]
@@ -72,7 +73,7 @@ fn bare(args: &Args, rules: RuleSet) -> Result<Counted> {
         while let Some(path) = args.files.get(next.fetch_add(1, Ordering::Relaxed)) {
             let mut blocks = BlockReader::new(File::open(path)?, BLOCK_BYTES_DEFAULT);
             while let Some(block) = blocks.next_block()? {
-                scanner.scan_into(&block, YEAR, &mut fold, None);
+                scanner.scan_into(&block, UPLOADED_AT, &mut fold, None);
             }
             lines += blocks.lines();
         }
@@ -109,7 +110,7 @@ fn through_dataflow(args: &Args, rules: RuleSet, runtime: &Runtime) -> Result<Co
     let mut counted = Counted::default();
     for (path, epoch) in args.files.iter().zip(1..) {
         let file = path.to_string_lossy().into_owned();
-        let origin = Arc::new(Origin { batch_id: Uuid::nil(), file, version: VersionId::new(), upload_year: YEAR });
+        let origin = Arc::new(Origin { batch_id: Uuid::nil(), file, version: VersionId::new(), uploaded_at: UPLOADED_AT });
         let mut blocks = BlockReader::new(File::open(path)?, BLOCK_BYTES_DEFAULT);
         while let Some(block) = blocks.next_block()? {
             runtime.block_on(dataflow.feed(&origin, block))?;
@@ -156,5 +157,9 @@ fn row(origin: &Origin, lines: u64) -> FileRow {
         uploaded_at: 0,
         failure: None,
         binary: false,
+        sha256: None,
+        first_ts: None,
+        last_ts: None,
+        rules: None,
     }
 }

@@ -17,6 +17,8 @@ use uuid::Uuid;
 use crate::latency::Latencies;
 use crate::results::{Measurement, Run};
 
+/// 2026-11-26T12:00:00Z.
+const UPLOADED_AT: i64 = 1_795_694_400_000_000;
 /// The vehicles of the fleet; each has every firmware once in a while.
 const VEHICLES: u64 = 200;
 const FIRMWARES: u64 = 4;
@@ -114,6 +116,7 @@ impl Fleet {
                 vin: format!("WVWZZZ1JZXW{vehicle:06}"),
                 platform: Some(format!("p{}", vehicle % 3)),
                 firmware: Some(format!("7.2.{firmware}")),
+                labels: None,
                 created_at: 0,
                 live: 1,
                 completed: 0,
@@ -151,7 +154,7 @@ impl Fleet {
         });
         let text = lines.collect::<String>().into_bytes();
         let (version, bytes) = (VersionId::new(), text.len() as u64);
-        let origin = Origin { batch_id: batch.batch_id, file: "a.log".to_owned(), version, upload_year: 2026 };
+        let origin = Origin { batch_id: batch.batch_id, file: "a.log".to_owned(), version, uploaded_at: UPLOADED_AT };
         self.dataflow.feed(&Arc::new(origin), TextBlock { text: text.into(), first_line: 1, offset: 0 }).await?;
         Ok(FileRow {
             batch_id: batch.batch_id,
@@ -171,6 +174,10 @@ impl Fleet {
             uploaded_at: 0,
             failure: None,
             binary: false,
+            sha256: None,
+            first_ts: None,
+            last_ts: None,
+            rules: None,
         })
     }
 

@@ -107,6 +107,7 @@ fn rows_of(batch_id: Uuid, number: usize) -> Vec<(Row, i64)> {
         vin: format!("WVWZZZ1JZXW{vehicle:06}"),
         platform: Some("p1".to_owned()),
         firmware: Some("7.2.1".to_owned()),
+        labels: None,
         created_at: 0,
         live: 1,
         completed: 1,
@@ -129,8 +130,13 @@ fn rows_of(batch_id: Uuid, number: usize) -> Vec<(Row, i64)> {
         uploaded_at: 0,
         failure: None,
         binary: false,
+        sha256: None,
+        first_ts: None,
+        last_ts: None,
+        rules: None,
     };
     let count = |(place, code): (usize, &&str)| CountRow {
+        active: true,
         batch_id,
         version,
         file: "vehicle.log".to_owned(),

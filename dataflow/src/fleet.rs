@@ -31,7 +31,7 @@ use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::Operator;
 
 use self::cells::Cells;
-pub use self::rows::{CellRow, FleetRow, Group, Recall, RecalledCount, Seen, Subject, Totals, Vehicle};
+pub use self::rows::{CellRow, FleetRow, Group, Recall, RecalledCount, RecalledVersion, Recorded, Seen, Subject, Totals, Vehicle};
 use crate::rows::Row;
 
 /// Cells are first reduced in 2 to this power parts of the fleet.
@@ -80,15 +80,21 @@ fn cells(rows: StreamVec<'_, u64, Update<Row>>) -> StreamVec<'_, u64, Update<(Ce
 /// What the cells of each group come to.
 fn groups<'s>(cells: VecCollection<'s, u64, CellRow, i64>) -> VecCollection<'s, u64, FleetRow, i64> {
     let members = cells.flat_map(|cell| {
-        let totals = Totals { count: cell.count, batches: cell.batches, vehicles: 1, seen: cell.seen };
+        let CellRow { count, inactive, batches, seen, .. } = cell;
+        let active_vehicles = u64::from(count > inactive);
+        let totals = Totals { count, inactive, batches, vehicles: 1, active_vehicles, seen };
         let part = part_of(&cell.vehicle.vin);
         cell.groups().into_iter().map(move |(group, code)| ((group, code, part), (cell.vehicle.vin.clone(), totals)))
     });
     // A vehicle is in one part, so the vehicles of parts can be added.
     let mut parts = members.reduce_named("Cells by part", |_, cells, out| {
-        let vins: HashSet<&str> = cells.iter().map(|((vin, _), _)| vin.as_str()).collect();
+        let vehicles = |active: bool| {
+            let cells = cells.iter().filter(|((_, totals), _)| !active || totals.active_vehicles > 0);
+            cells.map(|((vin, _), _)| vin.as_str()).collect::<HashSet<_>>().len() as u64
+        };
+        let (vehicles, active_vehicles) = (vehicles(false), vehicles(true));
         let totals = cells.iter().map(|((_, totals), _)| *totals).reduce(Totals::and);
-        out.extend(totals.map(|totals| (Totals { vehicles: vins.len() as u64, ..totals }, 1)));
+        out.extend(totals.map(|totals| (Totals { vehicles, active_vehicles, ..totals }, 1)));
     });
     for _ in 0..PARTS_BITS / FAN_IN_BITS {
         let wider = parts.map(|((group, code, part), totals)| ((group, code, part >> FAN_IN_BITS), totals));

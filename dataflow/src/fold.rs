@@ -57,6 +57,10 @@ pub struct Fold {
     pub codes: BTreeMap<FoldKey, CodeFold>,
     /// The first line that could not be searched, where there is one: then nothing of the version is counted.
     pub failed_line: Option<u64>,
+    /// The first line with a plausible time, and that time in microseconds since 1970.
+    pub first_time: Option<(u64, i64)>,
+    /// The last.
+    pub last_time: Option<(u64, i64)>,
 }
 
 /// What tells counts apart.
@@ -68,6 +72,10 @@ pub struct FoldKey {
     pub code: String,
     /// The process, tag or logger that the lines name.
     pub component: Option<String>,
+    /// How bad it is on these lines.
+    pub severity: Severity,
+    /// Whether these lines say that it is active, or nothing of it.
+    pub active: bool,
 }
 
 /// What was seen of one code in one component.
@@ -75,9 +83,7 @@ pub struct FoldKey {
 pub struct CodeFold {
     /// Occurrences.
     pub count: u64,
-    /// The worst severity of any occurrence.
-    pub severity: Severity,
-    /// The earliest time of an occurrence, microseconds since 1970.
+    /// The earliest plausible time of an occurrence, microseconds since 1970.
     pub first_seen: Option<i64>,
     /// The latest.
     pub last_seen: Option<i64>,
@@ -92,6 +98,8 @@ impl Fold {
     pub fn merge(&mut self, other: Fold, limits: CodeLimits) {
         self.error_lines += other.error_lines;
         self.failed_line = earliest(self.failed_line, other.failed_line);
+        self.first_time = earliest(self.first_time, other.first_time);
+        self.last_time = self.last_time.max(other.last_time);
         for (key, more) in other.codes {
             self.add(key, more);
         }
@@ -113,10 +121,12 @@ impl Fold {
         }
         let mut behind: Vec<(FoldKey, FoldKey)> = Vec::new();
         let (mut rule, mut other, mut code): (Option<&str>, String, Option<&str>) = (None, String::new(), None);
+        let mut pair = None;
         let (mut codes, mut pairs) = (0, 0);
         for key in self.codes.keys() {
             if rule != Some(key.rule.as_str()) {
                 (rule, other, code, codes, pairs) = (Some(key.rule.as_str()), other_code(&key.rule), None, 0, 0);
+                pair = None;
             }
             if key.code == other {
                 continue;
@@ -126,10 +136,13 @@ impl Fold {
                 codes += 1;
             }
             if codes > limits.codes_per_rule {
-                let to = FoldKey { rule: key.rule.clone(), code: other.clone(), component: None };
+                let to = FoldKey { code: other.clone(), component: None, ..key.clone() };
                 behind.push((key.clone(), to));
             } else if key.component.as_deref() != Some(OTHER) {
-                pairs += 1;
+                // Counts of one pair differ in severity, or in whether the code is active.
+                let this = Some((key.code.as_str(), key.component.as_deref()));
+                pairs += usize::from(pair != this);
+                pair = this;
                 if pairs > limits.pairs_per_rule {
                     behind.push((key.clone(), FoldKey { component: Some(OTHER.to_owned()), ..key.clone() }));
                 }
@@ -146,7 +159,6 @@ impl Fold {
 impl CodeFold {
     fn merge(&mut self, more: CodeFold) {
         self.count += more.count;
-        self.severity = self.severity.max(more.severity);
         self.first_seen = earliest(self.first_seen, more.first_seen);
         self.last_seen = self.last_seen.max(more.last_seen);
         if more.example_line < self.example_line {
@@ -170,18 +182,23 @@ pub struct OpenFold {
     pub error_lines: u64,
     limits: CodeLimits,
     entries: Vec<Entry>,
-    places: HashMap<(Option<u32>, u32, usize), usize, RandomState>,
+    places: HashMap<Place, usize, RandomState>,
     /// Which numbers `places` speaks of.
     numbering: u64,
     /// What was gathered before, within the limits.
     limited: Fold,
 }
 
+/// Component, code, rule, severity, and whether it is active.
+type Place = (Option<u32>, u32, usize, Severity, bool);
+
 #[derive(Debug)]
 struct Entry {
     component: Option<Arc<str>>,
     code: Arc<str>,
     rule: Arc<str>,
+    severity: Severity,
+    active: bool,
     seen: CodeFold,
 }
 
@@ -195,9 +212,11 @@ pub struct Seen<'a> {
     pub rule_index: usize,
     /// That rule's name.
     pub rule: &'a Arc<str>,
-    /// The line's own severity, else the rule's.
+    /// The worse of the rule's severity and the line's own.
     pub severity: Severity,
-    /// The line's time.
+    /// Whether the line says that it is active, or nothing of it.
+    pub active: bool,
+    /// The line's time, where it is plausible.
     pub observed_at: Option<i64>,
     /// The line's number.
     pub line: u64,
@@ -219,11 +238,11 @@ impl OpenFold {
 
     /// Adds an occurrence; `text` is asked for the line's text where it becomes an example.
     pub fn add(&mut self, seen: &Seen<'_>, names: &Names, text: impl FnOnce() -> String) {
-        let Seen { component, code, rule_index, rule, severity, observed_at, line } = *seen;
-        if let Some(&place) = self.places.get(&(component, code, rule_index)) {
+        let Seen { component, code, rule_index, rule, severity, active, observed_at, line } = *seen;
+        let place = (component, code, rule_index, severity, active);
+        if let Some(&place) = self.places.get(&place) {
             let fold = &mut self.entries[place].seen;
             fold.count += 1;
-            fold.severity = fold.severity.max(severity);
             fold.first_seen = earliest(fold.first_seen, observed_at);
             fold.last_seen = fold.last_seen.max(observed_at);
             if line < fold.example_line {
@@ -237,16 +256,21 @@ impl OpenFold {
         }
         let fold = CodeFold {
             count: 1,
-            severity,
             first_seen: observed_at,
             last_seen: observed_at,
             example_line: line,
             example_text: text(),
         };
-        self.places.insert((component, code, rule_index), self.entries.len());
+        self.places.insert(place, self.entries.len());
         let component = component.map(|component| Arc::clone(names.text(component)));
         let (code, rule) = (Arc::clone(names.text(code)), Arc::clone(rule));
-        self.entries.push(Entry { component, code, rule, seen: fold });
+        self.entries.push(Entry { component, code, rule, severity, active, seen: fold });
+    }
+
+    /// Notes the times that the first and the last line with a plausible one name.
+    pub fn span(&mut self, first: Option<(u64, i64)>, last: Option<(u64, i64)>) {
+        self.limited.first_time = earliest(self.limited.first_time, first);
+        self.limited.last_time = self.limited.last_time.max(last);
     }
 
     /// Nothing of the version is counted, since this line could not be searched.
@@ -256,24 +280,23 @@ impl OpenFold {
 
     /// Whether there is nothing to pass on.
     pub fn is_empty(&self) -> bool {
-        self.error_lines == 0 && self.limited.failed_line.is_none()
+        self.error_lines == 0 && self.limited.failed_line.is_none() && self.limited.first_time.is_none()
     }
 
     /// What it has come to.
     pub fn close(mut self) -> Fold {
         self.apply_limits();
-        let Fold { codes, failed_line, .. } = self.limited;
-        match failed_line {
-            Some(_) => Fold { failed_line, ..Fold::default() },
-            None => Fold { error_lines: self.error_lines, codes, failed_line },
+        match self.limited.failed_line {
+            failed_line @ Some(_) => Fold { failed_line, ..Fold::default() },
+            None => Fold { error_lines: self.error_lines, ..self.limited },
         }
     }
 
     fn apply_limits(&mut self) {
         self.places.clear();
-        for Entry { component, code, rule, seen } in self.entries.drain(..) {
+        for Entry { component, code, rule, severity, active, seen } in self.entries.drain(..) {
             let component = component.map(|component| component.to_string());
-            let key = FoldKey { rule: rule.to_string(), code: code.to_string(), component };
+            let key = FoldKey { rule: rule.to_string(), code: code.to_string(), component, severity, active };
             self.limited.add(key, seen);
         }
         self.limited.limit(self.limits);
@@ -288,9 +311,10 @@ mod tests {
 
     fn one(rule: &str, code: &str, component: Option<&str>, line: u64) -> (FoldKey, CodeFold) {
         let component = component.map(str::to_owned);
-        let key = FoldKey { rule: rule.to_owned(), code: code.to_owned(), component };
-        let (severity, seen, example_text) = (Severity::Error, Some(line as i64), format!("line {line}"));
-        (key, CodeFold { count: 1, severity, first_seen: seen, last_seen: seen, example_line: line, example_text })
+        let severity = if line.is_multiple_of(3) { Severity::Warning } else { Severity::Error };
+        let key = FoldKey { rule: rule.to_owned(), code: code.to_owned(), component, severity, active: true };
+        let (seen, example_text) = (Some(line as i64), format!("line {line}"));
+        (key, CodeFold { count: 1, first_seen: seen, last_seen: seen, example_line: line, example_text })
     }
 
     fn folded(parts: &[Vec<(FoldKey, CodeFold)>]) -> Fold {
@@ -305,10 +329,16 @@ mod tests {
     }
 
     fn counts(fold: &Fold) -> Vec<String> {
-        let text = |(key, code): (&FoldKey, &CodeFold)| {
-            format!("{} {} {} {}", key.rule, key.code, key.component.as_deref().unwrap_or("-"), code.count)
+        let text = |((rule, code, component), count): (&(&String, &String, Option<&str>), &u64)| {
+            format!("{rule} {code} {} {count}", component.unwrap_or("-"))
         };
-        fold.codes.iter().map(text).collect()
+        let mut counts: Vec<String> = Vec::new();
+        let mut pairs: BTreeMap<_, u64> = BTreeMap::new();
+        for (key, code) in &fold.codes {
+            *pairs.entry((&key.rule, &key.code, key.component.as_deref())).or_default() += code.count;
+        }
+        counts.extend(pairs.iter().map(text));
+        counts
     }
 
     #[test]

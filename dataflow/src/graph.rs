@@ -70,8 +70,9 @@ pub fn build(
     let (blocks_in, blocks) = scope.new_input();
     let (changes_in, changes) = scope.new_input();
 
+    let rules = Arc::clone(scanner.rules().fingerprint());
     let folds = scan(blocks, scanner, sightings_wanted.then(|| outputs.clone()), limits);
-    let rows = admit(folds, changes, limits);
+    let rows = admit(folds, changes, limits, rules);
     let fleet = fleet::fleet(rows.clone());
     let rows = rows.as_collection().filter(|row| !matches!(row, Row::Recalled(_) | Row::Loaded(_)));
     close(rows.concat(fleet).consolidate(), closed, sealed, outputs);
@@ -97,11 +98,11 @@ fn scan<'s>(
                 for Block { origin, text, room } in blocks.drain(..) {
                     let fold = folds.entry(origin.version).or_insert_with(|| OpenFold::new(limits));
                     let Some(outputs) = &sightings else {
-                        scanner.scan_or_fail(&text, origin.upload_year, fold, None);
+                        scanner.scan_or_fail(&text, origin.uploaded_at, fold, None);
                         continue;
                     };
                     let mut seen = Vec::new();
-                    scanner.scan_or_fail(&text, origin.upload_year, fold, Some(&mut seen));
+                    scanner.scan_or_fail(&text, origin.uploaded_at, fold, Some(&mut seen));
                     // Its memory is for the next block, whoever still reads the sightings.
                     drop(text);
                     if !seen.is_empty() {
@@ -128,6 +129,7 @@ fn admit<'s>(
     folds: StreamVec<'s, u64, (VersionId, Fold)>,
     changes: StreamVec<'s, u64, Change>,
     limits: CodeLimits,
+    rules: Arc<str>,
 ) -> StreamVec<'s, u64, Update> {
     let by_version = Exchange::new(|(version, _): &(VersionId, Fold)| route(*version));
     let by_change = Exchange::new(|change: &Change| change.version().map_or(0, route));
@@ -159,7 +161,7 @@ fn admit<'s>(
                     let (capability, changes) = entry.remove();
                     let mut session = output.session(&capability);
                     for change in changes {
-                        rows_of(change, &mut held, |row, count| session.give((row, epoch, count)));
+                        rows_of(change, &mut held, &rules, |row, count| session.give((row, epoch, count)));
                     }
                 }
             }
@@ -172,7 +174,7 @@ fn route(version: VersionId) -> u64 {
     version.0.as_u64_pair().1
 }
 
-fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, mut give: impl FnMut(Row, i64)) {
+fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, rules: &str, mut give: impl FnMut(Row, i64)) {
     match change {
         Change::Batch(row) => give(Row::Batch(row), 1),
         Change::Withdraw(row) => give(Row::File(row), 1),
@@ -190,10 +192,13 @@ fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, mut give: impl F
             if file.failure.is_some() {
                 fold = Fold::default();
             }
+            file.rules = Some(rules.to_owned());
             file.error_lines = fold.error_lines;
+            let times = [fold.first_time, fold.last_time].into_iter().flatten().map(|(_, time)| time);
+            (file.first_ts, file.last_ts) = (times.clone().min(), times.max());
             let FileRow { batch_id, version, name, .. } = &file;
             let mut sightings = 0;
-            for (FoldKey { rule, code, component }, seen) in fold.codes {
+            for (FoldKey { rule, code, component, severity, active }, seen) in fold.codes {
                 sightings += seen.count;
                 let row = CountRow {
                     batch_id: *batch_id,
@@ -202,7 +207,8 @@ fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, mut give: impl F
                     component,
                     code,
                     rule,
-                    severity: seen.severity,
+                    severity,
+                    active,
                     first_seen: seen.first_seen,
                     last_seen: seen.last_seen,
                     example_line: seen.example_line,

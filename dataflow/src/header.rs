@@ -1,22 +1,26 @@
 //! What a line says of itself: its time, level and component.
 //!
-//! Read only from lines with sightings. Each format is a pattern over the
-//! start of the line. What a line does not say is `None`, never a guess:
-//! uptimes are not made into dates.
+//! Lines of fields ([`structured`]) say it by name, others in the order of
+//! their format ([`formats`]). What a line does not say is `None`, never a
+//! guess: uptimes are not made into dates ([`time`]).
 
 mod between;
+mod formats;
+mod structured;
+pub mod time;
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use chrono::{NaiveDate, NaiveDateTime, NaiveTime, TimeDelta};
-use regex::bytes::{Captures, Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::bytes::ByteSet;
 use crate::rules::Severity;
 
-use between::{Between, Shapes, level_and_component};
+use between::Shapes;
+
+/// The mark at the start of a text in UTF-8.
+pub const UTF8_BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// How loud a line says it is. Orders from quiet to loud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -46,33 +50,33 @@ impl Level {
         }
     }
 
-    /// The severity of a code on a line of this level.
+    /// The least severity of a code on a line of this level.
     pub fn severity(self) -> Severity {
         match self {
             Level::Critical => Severity::Critical,
             Level::Error => Severity::Error,
-            _ => Severity::Warning,
+            Level::Warning => Severity::Warning,
+            Level::Notice | Level::Info | Level::Debug | Level::Trace => Severity::Info,
         }
     }
 
     /// The level of a word in any case, or of a logcat letter.
     fn parse(word: &[u8]) -> Option<Level> {
-        const WORD_BYTES_MAX: usize = 11;
+        const WORD_BYTES_MAX: usize = 13;
         if word.len() > WORD_BYTES_MAX {
             return None;
         }
         let mut upper = [0; WORD_BYTES_MAX];
         upper.iter_mut().zip(word).for_each(|(upper, byte)| *upper = byte.to_ascii_uppercase());
         Some(match &upper[..word.len()] {
-            b"TRACE" | b"VERBOSE" | b"V" => Level::Trace,
-            b"DEBUG" | b"D" => Level::Debug,
-            b"INFO" | b"INFORMATION" | b"I" => Level::Info,
+            b"TRACE" | b"VERBOSE" | b"FINEST" | b"TRC" | b"VRB" | b"V" => Level::Trace,
+            b"DEBUG" | b"FINE" | b"FINER" | b"DBG" | b"D" => Level::Debug,
+            b"INFO" | b"INFORMATION" | b"INFORMATIONAL" | b"INF" | b"I" => Level::Info,
             b"NOTICE" => Level::Notice,
-            b"WARN" | b"WARNING" | b"W" => Level::Warning,
-            b"ERROR" | b"ERR" | b"SEVERE" | b"E" => Level::Error,
-            b"FATAL" | b"CRITICAL" | b"CRIT" | b"ALERT" | b"EMERG" | b"EMERGENCY" | b"PANIC" | b"F" | b"A" => {
-                Level::Critical
-            }
+            b"WARN" | b"WARNING" | b"WRN" | b"W" => Level::Warning,
+            b"ERROR" | b"ERR" | b"SEVERE" | b"FAILURE" | b"E" => Level::Error,
+            b"FATAL" | b"CRITICAL" | b"CRIT" | b"ALERT" | b"EMERG" | b"EMERGENCY" | b"PANIC" | b"FTL" | b"DPANIC" | b"F"
+            | b"A" => Level::Critical,
             _ => return None,
         })
     }
@@ -93,12 +97,13 @@ impl Level {
 /// What a line says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Header<'l> {
-    /// Microseconds since 1970, UTC. A time without a zone is taken as UTC.
+    /// Microseconds since 1970, UTC. A time without a zone is taken as UTC; it need not be plausible
+    /// ([`time::is_plausible`]).
     pub observed_at: Option<i64>,
     /// The level.
     pub level: Option<Level>,
     /// The process, tag or logger.
-    pub component: Option<&'l [u8]>,
+    pub component: Option<Cow<'l, [u8]>>,
 }
 
 /// Reads headers, and remembers how it has read level and component of late.
@@ -108,22 +113,71 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The header of a line. `upload_year` is the year of a time that names none.
+    /// The header of a line without colours; `uploaded_at` (microseconds since 1970) is what a time that names no year
+    /// is closest to.
     ///
     /// The formats are tried in one order, whatever was read before: what a line
     /// says must not depend on which worker reads it after which other.
-    pub fn read<'l>(&mut self, line: &'l [u8], upload_year: i32) -> Header<'l> {
-        plain_iso(line, &mut self.shapes).unwrap_or_else(|| read_any(line, upload_year))
+    pub fn read<'l>(&mut self, line: &'l [u8], uploaded_at: i64) -> Header<'l> {
+        plain_iso(line, &mut self.shapes).unwrap_or_else(|| read_any(line, uploaded_at))
     }
 }
 
-fn read_any(line: &[u8], upload_year: i32) -> Header<'_> {
-    let Some(first) = line.first() else { return Header::default() };
-    FORMATS
-        .iter()
-        .filter(|format| format.firsts.contains(*first))
-        .find_map(|format| Some(header(&format.pattern.captures(line)?, format.free_text, line, upload_year)))
+/// Whether a line can name a time at all, told from its digits.
+pub fn may_name_time(line: &[u8]) -> bool {
+    /// A number since 1970, or a date and time without signs.
+    const DIGITS_MIN: usize = 8;
+    let mut digits = 0;
+    for (index, byte) in line.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => {
+                digits += 1;
+                if digits >= DIGITS_MIN {
+                    return true;
+                }
+                continue;
+            }
+            b':' if digits > 0 && line.get(index + 1).is_some_and(u8::is_ascii_digit) => return true,
+            b'/' if digits == 4 => return true,
+            _ => {}
+        }
+        digits = 0;
+    }
+    false
+}
+
+fn read_any(line: &[u8], uploaded_at: i64) -> Header<'_> {
+    // Files that were joined have marks further on.
+    let line = line.strip_prefix(UTF8_BOM).unwrap_or(line);
+    read_direct(line, uploaded_at)
+        .or_else(|| read_direct(behind_service(line)?, uploaded_at))
         .unwrap_or_default()
+}
+
+fn read_direct(line: &[u8], uploaded_at: i64) -> Option<Header<'_>> {
+    // Android's recovery writes logcat's lines to the kernel's ring buffer.
+    let behind_uptime = || {
+        let header = formats::read(UPTIME.find(line).map(|uptime| &line[uptime.end()..])?, uploaded_at)?;
+        header.observed_at.is_some().then_some(header)
+    };
+    structured::json(line, uploaded_at)
+        .or_else(|| structured::logfmt(line, uploaded_at))
+        .or_else(behind_uptime)
+        .or_else(|| formats::read(line, uploaded_at))
+}
+
+static UPTIME: LazyLock<Regex> = LazyLock::new(|| {
+    let pattern = r"^(?:<[0-9]{1,3}>)?\[ *[0-9]+\.[0-9]{6}\] *";
+    RegexBuilder::new(pattern).unicode(false).build().expect("the built-in formats are valid")
+});
+
+/// What stands behind the name of a service, as docker compose writes it: `updater-1  | text`.
+fn behind_service(line: &[u8]) -> Option<&[u8]> {
+    const NAME_BYTES_MAX: usize = 64;
+    let bar = line.iter().take(NAME_BYTES_MAX).position(|&byte| byte == b'|')?;
+    let name = line[..bar].trim_ascii_end();
+    let is_name = !name.is_empty() && name.len() < bar && !name.iter().any(u8::is_ascii_whitespace);
+    is_name.then(|| line[bar + 1..].trim_ascii_start())
 }
 
 /// The header of a line that begins with an ISO time as most do, the same as
@@ -153,8 +207,12 @@ fn plain_iso<'l>(line: &'l [u8], shapes: &mut Shapes) -> Option<Header<'l>> {
         }
     }
     // Zones, and logcat with a year, are for the patterns.
-    let word = rest.strip_prefix(b" ")?.trim_ascii_start().first()?;
-    if matches!(word, b'Z' | b'U' | b'G' | b'+' | b'-' | b'_' | b'a'..=b'z' | b'0'..=b'9') {
+    let behind = rest.strip_prefix(b" ")?.trim_ascii_start();
+    if matches!(behind.first()?, b'Z' | b'U' | b'G' | b'+' | b'-' | b'_' | b'a'..=b'z' | b'0'..=b'9') {
+        return None;
+    }
+    let word_end = behind.iter().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(behind.len());
+    if time::may_belong(&behind[..word_end]) || behind.get(word_end) == Some(&b'/') {
         return None;
     }
     // What is no date or no time has none.
@@ -165,7 +223,7 @@ fn plain_iso<'l>(line: &'l [u8], shapes: &mut Shapes) -> Option<Header<'l>> {
         && second < 60;
     let seconds = || days_since_1970(year, month, day) * 86_400 + i64::from(3600 * hour + 60 * minute + second);
     let (level, component) = shapes.level_and_component(rest);
-    Some(Header { observed_at: is_time.then(|| 1_000_000 * seconds() + micros), level, component })
+    Some(Header { observed_at: is_time.then(|| 1_000_000 * seconds() + micros), level, component: component.map(Cow::Borrowed) })
 }
 
 /// `None` when there is no such month.
@@ -190,121 +248,6 @@ fn days_since_1970(year: u32, month: u32, day: u32) -> i64 {
     365 * years + years / 4 - years / 100 + years / 400 + i64::from((153 * month + 2) / 5 + day) - 719_469 - put_off
 }
 
-struct Format {
-    /// Every line of the format begins with one of these.
-    firsts: ByteSet,
-    pattern: Regex,
-    /// Level and component follow the time in one of the common orders.
-    free_text: bool,
-}
-
-const DATE: &str = r"(?P<year>[0-9]{4})[-/](?P<month>[0-9]{2})[-/](?P<day>[0-9]{2})";
-const TIME: &str = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]{1,9}))?";
-const ZONE: &str = r"(?: ?(?P<zone>Z|UTC|GMT|[+-][0-9]{2}:?[0-9]{2}))?";
-const PRIORITY: &str = r"(?:<(?P<priority>[0-9]{1,3})>)";
-const LEVEL: &str = r"(?P<level>TRACE|DEBUG|INFO|WARN|WARNING|ERROR|FATAL)";
-
-static FORMATS: LazyLock<Vec<Format>> = LazyLock::new(|| {
-    let format = |firsts: &[u8], pattern: String, free_text| Format {
-        firsts: ByteSet::of(firsts),
-        pattern: RegexBuilder::new(&pattern).unicode(false).build().expect("the built-in formats are valid"),
-        free_text,
-    };
-    vec![
-        // Android logcat, threadtime: 03-01 10:15:30.123  1234  1250 E UpdateEngine: text
-        format(
-            b"0123456789",
-            format!(
-                r"^(?:(?P<year>[0-9]{{4}})-)?(?P<month>[0-9]{{2}})-(?P<day>[0-9]{{2}}) {TIME} +(?:[a-z_0-9]+ +)?[0-9]+ +[0-9]+ (?P<level>[VDIWEFA]) (?P<component>[^:]*?) *: ?"
-            ),
-            false,
-        ),
-        // RFC 5424: <165>1 2003-10-11T22:14:15.003Z host app 1234 ID47 - text
-        format(b"<", format!(r"^{PRIORITY}1 {DATE}T{TIME}{ZONE} \S+ (?P<component>\S+) \S+ \S+ "), false),
-        // ISO 8601 and its variants: 2026-03-01 10:15:30,123 ERROR [main] com.acme.Updater - text
-        format(b"<[0123456789", format!(r"^{PRIORITY}?\[?{DATE}[T ]{TIME}{ZONE}\]?(?P<rest>.*)"), true),
-        // The level before an ISO time: ERROR 2026-03-01 10:15:30,123 [main] com.acme.Updater - text
-        format(b"[TDIWEF", format!(r"^\[?{LEVEL}\]?:? +\[?{DATE}[T ]{TIME}{ZONE}\]?(?P<rest>.*)"), true),
-        // RFC 3164: <34>Oct 11 22:14:15 host app[123]: text
-        format(
-            b"<JFMASOND",
-            format!(
-                r"^{PRIORITY}?(?P<month>Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) +(?P<day>[0-9]{{1,2}}) (?:(?P<year>[0-9]{{4}}) )?{TIME}(?: (?:[^\s:\[]+ )?(?P<component>[^\s:\[]+)(?:\[[0-9]+\])?: ?)?"
-            ),
-            false,
-        ),
-        // The kernel's ring buffer: <3>[   12.345678] mmc0: text
-        format(
-            b"<[",
-            format!(
-                r"^{PRIORITY}?\[ *[0-9]+\.[0-9]{{6}}\] *(?:(?P<component>[a-z][0-9A-Za-z_./-]*)(?:\[[0-9]+\])?(?: [0-9][0-9A-Za-z.:-]*)?: )?"
-            ),
-            false,
-        ),
-        // log4j with an uptime: 1024 [main] ERROR com.acme.Updater - text
-        format(b"0123456789", format!(r"^[0-9]+ \[[^\]]*\] {LEVEL} +(?P<component>[^\s:]+)"), false),
-        // log4j without a time: ERROR [main] com.acme.Updater - text
-        format(b"TDIWEF", format!(r"^{LEVEL} +\[[^\]]*\] +(?P<component>[^\s:]+)(?: -|:)"), false),
-    ]
-});
-
-fn header<'l>(captures: &Captures<'l>, free_text: bool, line: &'l [u8], upload_year: i32) -> Header<'l> {
-    let group = |name: &str| captures.name(name).map(|found| found.as_bytes());
-    let level = group("level")
-        .and_then(Level::parse)
-        .or_else(|| group("priority").and_then(digits).map(|priority| Level::of_priority(priority as u32)));
-    let mut header = Header {
-        observed_at: observed_at(captures, upload_year),
-        level,
-        component: group("component").filter(|name| !name.is_empty() && *name != b"-"),
-    };
-    if free_text {
-        let rest = captures.name("rest").map_or(&line[line.len()..], |rest| rest.as_bytes());
-        let Between { level, component, .. } = level_and_component(rest);
-        header.level = level.or(header.level);
-        header.component = component;
-    }
-    header
-}
-
-fn digits(bytes: &[u8]) -> Option<i64> {
-    std::str::from_utf8(bytes).ok()?.parse().ok()
-}
-
-fn observed_at(captures: &Captures<'_>, upload_year: i32) -> Option<i64> {
-    let number = |name: &str| captures.name(name).and_then(|found| digits(found.as_bytes()));
-    let year = number("year").unwrap_or(i64::from(upload_year));
-    let month = captures.name("month")?.as_bytes();
-    let month = match digits(month) {
-        Some(month) => month,
-        None => {
-            const NAMES: &[u8] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
-            NAMES.chunks(3).position(|name| name == month)? as i64 + 1
-        }
-    };
-    let date = NaiveDate::from_ymd_opt(year as i32, month as u32, number("day")? as u32)?;
-    let time = NaiveTime::from_hms_opt(number("hour")? as u32, number("minute")? as u32, number("second")? as u32)?;
-    let micros = captures.name("fraction").map_or(0, |fraction| {
-        let padded: Vec<u8> = fraction.as_bytes().iter().copied().chain(std::iter::repeat(b'0')).take(6).collect();
-        digits(&padded).unwrap_or(0)
-    });
-    let offset = captures.name("zone").map_or(Some(0), |zone| zone_minutes(zone.as_bytes()))?;
-    let local = NaiveDateTime::new(date, time) + TimeDelta::microseconds(micros);
-    Some(local.and_utc().timestamp_micros() - offset * 60_000_000)
-}
-
-/// Minutes east of Greenwich.
-fn zone_minutes(zone: &[u8]) -> Option<i64> {
-    let sign = match zone.first()? {
-        b'+' => 1,
-        b'-' => -1,
-        _ => return Some(0),
-    };
-    let plain: Vec<u8> = zone[1..].iter().copied().filter(u8::is_ascii_digit).collect();
-    let (hours, minutes) = (digits(plain.get(..2)?)?, digits(plain.get(2..)?)?);
-    Some(sign * (hours * 60 + minutes))
-}
-
 /// `observed_at` as tables and tests write it: RFC 3339 with microseconds where there are some.
 pub fn rfc3339(micros: i64) -> Cow<'static, str> {
     match chrono::DateTime::from_timestamp_micros(micros) {
@@ -316,15 +259,19 @@ pub fn rfc3339(micros: i64) -> Cow<'static, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chrono::{NaiveDate, TimeDelta};
     use proptest::prelude::*;
 
+    /// 2026-11-26T12:00:00Z.
+    const UPLOADED_AT: i64 = 1_795_694_400_000_000;
+
     fn check(line: &str, expected: &str) {
-        let header = Reader::default().read(line.as_bytes(), 2026);
+        let header = Reader::default().read(line.as_bytes(), UPLOADED_AT);
         let actual = format!(
             "{} {} {}",
             header.observed_at.map_or("-".into(), rfc3339),
             header.level.map_or("-", Level::word),
-            header.component.map_or("-".into(), String::from_utf8_lossy),
+            header.component.map_or("-".into(), |name| String::from_utf8_lossy(&name).into_owned()),
         );
         assert_eq!(actual, expected, "{line}");
     }
@@ -390,7 +337,7 @@ mod tests {
         ];
         for line in plain.chain(odd.map(str::to_owned)) {
             let line = line.as_bytes();
-            assert_eq!(Reader::default().read(line, 2026), read_any(line, 2026), "{}", line.escape_ascii());
+            assert_eq!(Reader::default().read(line, UPLOADED_AT), read_any(line, UPLOADED_AT), "{}", line.escape_ascii());
         }
     }
 
@@ -411,8 +358,8 @@ mod tests {
             let mut reader = Reader::default();
             for (words, blank) in lines.iter().flat_map(|words| [(words, " "), (words, ""), (words, " ")]) {
                 let line = format!("2026-03-01 10:15:30 {}", words.join(blank));
-                let alone = Reader::default().read(line.as_bytes(), 2026);
-                prop_assert_eq!(reader.read(line.as_bytes(), 2026), alone);
+                let alone = Reader::default().read(line.as_bytes(), UPLOADED_AT);
+                prop_assert_eq!(reader.read(line.as_bytes(), UPLOADED_AT), alone);
             }
         }
     }

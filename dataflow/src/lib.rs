@@ -9,9 +9,9 @@
 //! - [`blocks`]: text becomes blocks of whole lines;
 //! - [`rules`] and [`form`]: what an error code is; [`plain`] says it without short cuts;
 //! - [`windows`] (of [`bytes`]): what every match of a pattern shows; [`plan`] does it for a rule set;
-//! - [`scan`]: a block becomes sightings and counts: [`finder`] finds windows by [`buckets`], [`line`] runs the
-//!   rules where some are, [`header`] reads what the line says of itself, [`fold`] adds up,
-//!   [`names`] are codes and components by number;
+//! - [`scan`]: a block becomes sightings and counts: [`colours`] are taken out, [`finder`] finds windows by [`buckets`],
+//!   [`line`] runs the rules where some are, [`header`] reads what the line says of itself, `trouble` whether its codes
+//!   are active, [`fold`] adds up, [`names`] are codes and components by number;
 //! - [`rows`]: what enters and leaves the counting;
 //! - [`graph`]: the dataflow itself, on one screen; [`fleet`] is its part for all batches together;
 //! - [`handle`]: the way in and out, and the workers behind it.
@@ -24,6 +24,7 @@ mod avx2;
 pub mod blocks;
 pub mod buckets;
 pub mod bytes;
+pub mod colours;
 pub mod endings;
 pub mod finder;
 pub mod fleet;
@@ -41,10 +42,11 @@ pub mod rows;
 pub mod rules;
 pub mod scan;
 pub mod text;
+mod trouble;
 pub mod windows;
 
 pub use blocks::{BLOCK_BYTES_DEFAULT, BlockReader, LINE_BYTES_MAX, TextBlock};
-pub use fleet::{CellRow, FleetRow, Group, Recall, RecalledCount, Seen, Subject, Totals, Vehicle};
+pub use fleet::{CellRow, FleetRow, Group, Recall, RecalledCount, RecalledVersion, Recorded, Seen, Subject, Totals, Vehicle};
 pub use fold::{CodeLimits, is_other_code, other_code};
 pub use handle::{Config, Dataflow, DataflowGone, Output};
 pub use header::Level;

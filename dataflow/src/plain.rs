@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use crate::colours::Plain;
 use crate::rules::{Pattern, Rule, RuleSet};
 
 /// A code found in a line, with the rule that found it.
@@ -14,8 +15,10 @@ pub struct Found {
     pub rule_index: usize,
 }
 
-/// The distinct codes of one line, which is given without its end.
+/// The distinct codes of one line, which is given without its end; its colours are no part of it.
 pub fn codes_of_line(rules: &RuleSet, line: &[u8]) -> Vec<Found> {
+    let plain = Plain::of(line);
+    let line = plain.as_ref().map_or(line, |plain| &plain.text);
     let mut taken = Vec::new();
     let mut known = HashSet::new();
     let mut found = Vec::new();

@@ -47,8 +47,8 @@ pub struct Origin {
     pub file: String,
     /// The version that the lines are of.
     pub version: VersionId,
-    /// The year of line times that name none.
-    pub upload_year: i32,
+    /// When it was uploaded, microseconds since 1970: times of lines are held to it.
+    pub uploaded_at: i64,
 }
 
 /// What is said of a batch. Summed by `batch_id`.
@@ -64,6 +64,9 @@ pub struct BatchRow {
     pub platform: Option<String>,
     /// The firmware that was rolled out.
     pub firmware: Option<String>,
+    /// What else its owner wants to find it by, as a JSON object of texts.
+    #[serde(default)]
+    pub labels: Option<String>,
     /// Microseconds since 1970.
     pub created_at: i64,
     /// +1 when it is made, -1 when it goes.
@@ -111,9 +114,21 @@ pub struct FileRow {
     /// Whether the text holds bytes that are no text.
     #[serde(default)]
     pub binary: bool,
+    /// Of the file as its owner has it, in hexadecimal; of what was appended to it, `None`.
+    #[serde(default)]
+    pub sha256: Option<String>,
+    /// The earlier of the first and the last plausible time that its lines name, microseconds since 1970.
+    #[serde(default)]
+    pub first_ts: Option<i64>,
+    /// The later.
+    #[serde(default)]
+    pub last_ts: Option<i64>,
+    /// The rules by which it was counted ([`crate::RuleSet::fingerprint`]).
+    #[serde(default)]
+    pub rules: Option<String>,
 }
 
-/// A code of a component in a version; the multiplicity is the number of sightings.
+/// A code of a component in a version, of one severity and active or not; the multiplicity is the number of sightings.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CountRow {
     /// The batch.
@@ -128,9 +143,11 @@ pub struct CountRow {
     pub code: String,
     /// The rule that found it first.
     pub rule: String,
-    /// The worst severity of any sighting.
+    /// Of these sightings.
     pub severity: Severity,
-    /// The earliest time of a sighting, microseconds since 1970.
+    /// Whether the lines say that the code is active, or nothing of it.
+    pub active: bool,
+    /// The earliest plausible time of a sighting, microseconds since 1970.
     pub first_seen: Option<i64>,
     /// The latest.
     pub last_seen: Option<i64>,

@@ -4,13 +4,13 @@
 //! the rule and the reason.
 
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use regex_automata::meta::Regex;
 use regex_automata::util::primitives::PatternID;
 use regex_automata::util::syntax;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::form::Form;
 
@@ -23,23 +23,28 @@ const PATTERN_BYTES_MAX: usize = 2 << 20;
 /// How bad a code is. Orders from harmless to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names are the meaning")]
 pub enum Severity {
-    /// `low` in a report.
+    Info,
     Warning,
-    /// `medium` in a report.
     Error,
-    /// `high` in a report.
     Critical,
 }
 
 impl Severity {
-    /// The word a report uses.
-    pub fn report_word(self) -> &'static str {
+    /// The word that rule files, tables and answers use.
+    pub fn word(self) -> &'static str {
         match self {
-            Severity::Warning => "low",
-            Severity::Error => "medium",
-            Severity::Critical => "high",
+            Severity::Info => "info",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+            Severity::Critical => "critical",
         }
+    }
+
+    /// The severity of a word.
+    pub fn of(word: &str) -> Option<Severity> {
+        [Severity::Info, Severity::Warning, Severity::Error, Severity::Critical].into_iter().find(|one| one.word() == word)
     }
 }
 
@@ -69,7 +74,7 @@ pub enum RuleError {
 #[derive(Debug, Clone)]
 pub struct RuleSet {
     rules: Arc<[Rule]>,
-    fingerprint: u64,
+    fingerprint: Arc<str>,
 }
 
 /// One rule: its patterns in order, tried on the lines that match `require`.
@@ -79,7 +84,7 @@ pub struct Rule {
     pub name: Arc<str>,
     /// What its codes mean, for people; empty where the rule file does not say.
     pub about: String,
-    /// The severity of a line that names no level of its own.
+    /// The least severity of its codes: a line's own level may say worse.
     pub severity: Severity,
     /// How codes are written.
     pub form: Form,
@@ -195,14 +200,18 @@ impl RuleSet {
         if rules.is_empty() {
             return Err(RuleError::NoRule);
         }
-        let mut fingerprint = DefaultHasher::new();
-        files.hash(&mut fingerprint);
-        Ok(RuleSet { rules: rules.into(), fingerprint: fingerprint.finish() })
+        let mut digest = Sha256::new();
+        for file in files {
+            digest.update((file.len() as u64).to_le_bytes());
+            digest.update(file);
+        }
+        let fingerprint: String = digest.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(RuleSet { rules: rules.into(), fingerprint: fingerprint.into() })
     }
 
-    /// Tells these rules from others: made of the files' texts, the same in every process of one version.
-    pub fn fingerprint(&self) -> u64 {
-        self.fingerprint
+    /// Tells these rules from others: the first 16 hexadecimal digits of a SHA-256 over the files' texts.
+    pub fn fingerprint(&self) -> &Arc<str> {
+        &self.fingerprint
     }
 
     /// The rules in order of priority.
@@ -293,8 +302,8 @@ mod tests {
     #[test]
     fn the_built_in_rules_hold() {
         let rules = RuleSet::built_in().expect("the built-in rules hold");
-        assert_eq!(rules.rules().len(), 18);
-        assert_eq!(rules.rules().iter().map(|rule| rule.patterns.len()).sum::<usize>(), 58);
+        assert_eq!(rules.rules().len(), 19);
+        assert_eq!(rules.rules().iter().map(|rule| rule.patterns.len()).sum::<usize>(), 63);
     }
 
     #[test]

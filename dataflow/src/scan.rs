@@ -10,20 +10,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::blocks::TextBlock;
+use crate::colours::Plain;
 use crate::finder::{Hit, Places};
 use crate::fold::{Fold, OpenFold, Seen};
 use crate::handle::InFlight;
-use crate::header::{self, Level};
+use crate::header::{self, Level, UTF8_BOM};
 use crate::line::{FoundCode, LineSearch, Tries, Try};
 use crate::plain::{self, Found};
 use crate::plan::{Plan, Reach, Trigger};
 use crate::rows::Origin;
 use crate::rules::{RuleSet, Severity};
+use crate::trouble;
 
 /// The text of a line that is kept with a sighting is cut to this.
 pub const TEXT_BYTES_MAX: usize = 1024;
-
-const UTF8_BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// One code seen in one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Sighting {
     pub offset: u64,
     /// The line's own time in microseconds since 1970, UTC; `None` when it names none.
     pub observed_at: Option<i64>,
+    /// Whether a clock can have said it.
+    pub is_plausible: bool,
     /// The level that the line names.
     pub level: Option<Level>,
     /// The process, tag or logger that the line names.
@@ -42,8 +44,10 @@ pub struct Sighting {
     pub code: Arc<str>,
     /// The rule that found it.
     pub rule: Arc<str>,
-    /// The line's own severity, else the rule's.
+    /// The worse of the rule's severity and the line's own.
     pub severity: Severity,
+    /// Whether the line says that the code is active, or nothing of it.
+    pub active: bool,
     /// The line, at most [`TEXT_BYTES_MAX`] bytes, invalid UTF-8 replaced.
     pub text: Arc<str>,
 }
@@ -87,11 +91,16 @@ impl Scanner {
         }
     }
 
+    /// The rules that it runs.
+    pub fn rules(&self) -> &RuleSet {
+        self.plan.rule_set()
+    }
+
     /// Searches one block: what it adds to its version, and its sightings.
-    /// `upload_year` is the year of times that name none.
-    pub fn scan(&mut self, block: &TextBlock, upload_year: i32) -> (Fold, Vec<Sighting>) {
+    /// `uploaded_at` (microseconds since 1970) is what their times are held to.
+    pub fn scan(&mut self, block: &TextBlock, uploaded_at: i64) -> (Fold, Vec<Sighting>) {
         let (mut fold, mut sightings) = (OpenFold::default(), Vec::new());
-        self.scan_into(block, upload_year, &mut fold, Some(&mut sightings));
+        self.scan_into(block, uploaded_at, &mut fold, Some(&mut sightings));
         (fold.close(), sightings)
     }
 
@@ -100,20 +109,24 @@ impl Scanner {
     pub fn scan_into(
         &mut self,
         block: &TextBlock,
-        upload_year: i32,
+        uploaded_at: i64,
         fold: &mut OpenFold,
         sightings: Option<&mut Vec<Sighting>>,
     ) {
         fail_on_demand(&block.text);
         fold.renumber(self.search.numbering());
         let Scanner { plan, places, search, headers, tries, found } = self;
+        let plain = Plain::of(&block.text);
+        let text: &[u8] = plain.as_ref().map_or(&block.text, |plain| &plain.text);
+        let plain = plain.as_ref();
         let mut lines =
-            Lines { plan, search, headers, tries, found, block, upload_year, fold, sightings, current: None };
-        plan.finder().find(&block.text, places, |hit| lines.take(hit));
+            Lines { plan, search, headers, tries, found, block, text, plain, uploaded_at, fold, sightings, current: None };
+        plan.finder().find(text, places, |hit| lines.take(hit));
         if !plan.every_line().is_empty() {
-            lines.walk_to(block.text.len());
+            lines.walk_to(text.len());
         }
         lines.finish();
+        lines.span();
     }
 
     /// The same, where a panic of the search is the version's failure: nothing of the block is taken, and the fold names
@@ -121,13 +134,13 @@ impl Scanner {
     pub fn scan_or_fail(
         &mut self,
         block: &TextBlock,
-        upload_year: i32,
+        uploaded_at: i64,
         fold: &mut OpenFold,
         mut sightings: Option<&mut Vec<Sighting>>,
     ) {
         let before = sightings.as_ref().map_or(0, |sightings| sightings.len());
         let searched = catch_unwind(AssertUnwindSafe(|| {
-            self.scan_into(block, upload_year, fold, sightings.as_deref_mut());
+            self.scan_into(block, uploaded_at, fold, sightings.as_deref_mut());
         }));
         if searched.is_ok() {
             return;
@@ -136,16 +149,16 @@ impl Scanner {
         if let Some(sightings) = sightings {
             sightings.truncate(before);
         }
-        fold.fail(self.failing_line(block, upload_year));
+        fold.fail(self.failing_line(block, uploaded_at));
     }
 
     /// The number of the first line of a block that cannot be searched by itself; else of its first line.
-    fn failing_line(&mut self, block: &TextBlock, upload_year: i32) -> u64 {
+    fn failing_line(&mut self, block: &TextBlock, uploaded_at: i64) -> u64 {
         let mut offset = block.offset;
         for (number, line) in (block.first_line..).zip(block.text.split_inclusive(|&byte| byte == b'\n')) {
             let alone = TextBlock { text: line.to_vec().into(), first_line: number, offset };
             let searched = catch_unwind(AssertUnwindSafe(|| {
-                self.scan_into(&alone, upload_year, &mut OpenFold::default(), None);
+                self.scan_into(&alone, uploaded_at, &mut OpenFold::default(), None);
             }));
             if searched.is_err() {
                 *self = Scanner::of(Arc::clone(&self.plan));
@@ -171,7 +184,11 @@ struct Lines<'a> {
     tries: &'a mut Tries,
     found: &'a mut Vec<FoundCode>,
     block: &'a TextBlock,
-    upload_year: i32,
+    /// Its text, without colours.
+    text: &'a [u8],
+    /// Where that stands in the block, if there were some.
+    plain: Option<&'a Plain>,
+    uploaded_at: i64,
     fold: &'a mut OpenFold,
     sightings: Option<&'a mut Vec<Sighting>>,
     current: Option<Line>,
@@ -195,8 +212,7 @@ impl Lines<'_> {
         if self.current.is_none_or(|line| line.end <= hit.at) {
             if self.plan.every_line().is_empty() {
                 self.finish();
-                let text = &self.block.text;
-                let start = memchr::memrchr(b'\n', &text[..hit.at]).map_or(0, |feed| feed + 1);
+                let start = memchr::memrchr(b'\n', &self.text[..hit.at]).map_or(0, |feed| feed + 1);
                 self.begin(start, self.block.first_line + hit.line_feeds);
             } else {
                 self.walk_to(hit.at);
@@ -220,7 +236,7 @@ impl Lines<'_> {
         loop {
             let (start, number) = self.current.map_or((0, self.block.first_line), |line| (line.end, line.number + 1));
             self.finish();
-            if start >= self.block.text.len() {
+            if start >= self.text.len() {
                 return;
             }
             self.begin(start, number);
@@ -234,7 +250,7 @@ impl Lines<'_> {
     }
 
     fn begin(&mut self, start: usize, number: u64) {
-        let text = &self.block.text;
+        let text = self.text;
         let end = memchr::memchr(b'\n', &text[start..]).map_or(text.len(), |feed| start + feed + 1);
         let at_file_start = self.block.offset + start as u64 == 0;
         let mark = at_file_start && text[start..end].starts_with(UTF8_BOM);
@@ -246,36 +262,86 @@ impl Lines<'_> {
     /// Searches the line whose hits have all come in.
     fn finish(&mut self) {
         let Some(Line { start, visible, end, number }) = self.current.take() else { return };
-        let line = without_end(&self.block.text[visible..end]);
+        let line = without_end(&self.text[visible..end]);
         self.search.search(line, self.tries, self.found);
         if self.found.is_empty() {
             return;
         }
-        let header = self.headers.read(line, self.upload_year);
-        let component = header.component.map(|name| self.search.names.number(name));
+        let header = self.headers.read(line, self.uploaded_at);
+        let component = header.component.map(|name| self.search.names.number(&name));
         let component_text = component.map(|number| Arc::clone(self.search.names.text(number)));
         self.fold.error_lines += 1;
+        let original = self.plain.map_or(line, |plain| {
+            without_end(&self.block.text[plain.line_in_original(visible)..plain.line_in_original(end)])
+        });
+        let start = self.plain.map_or(start, |plain| plain.line_in_original(start));
+        let observed_at = header.observed_at;
+        let is_plausible = observed_at.is_some_and(|time| header::time::is_plausible(time, self.uploaded_at));
+        let may_be_inactive = |found: &&FoundCode| trouble::may_be_inactive(&self.plan.rules()[found.rule_index].form);
+        let trouble_codes: Vec<u32> = self.found.iter().filter(may_be_inactive).map(|found| found.code).collect();
+        let names: Vec<&str> = trouble_codes.iter().map(|&code| &**self.search.names.text(code)).collect();
+        let are_active = trouble::are_active(line, &names);
         let mut text: Option<Arc<str>> = None;
         for &FoundCode { code, rule_index } in self.found.iter() {
             let rule = &self.plan.rules()[rule_index];
-            let severity = header.level.map_or(rule.severity, Level::severity);
-            let observed_at = header.observed_at;
-            let seen = Seen { component, code, rule_index, rule: &rule.name, severity, observed_at, line: number };
-            self.fold.add(&seen, &self.search.names, || cut_text(line));
+            let severity = header.level.map_or(rule.severity, |level| rule.severity.max(level.severity()));
+            let active = trouble_codes.iter().position(|&known| known == code).is_none_or(|index| are_active[index]);
+            let seen = Seen {
+                component,
+                code,
+                rule_index,
+                rule: &rule.name,
+                severity,
+                active,
+                observed_at: observed_at.filter(|_| is_plausible),
+                line: number,
+            };
+            self.fold.add(&seen, &self.search.names, || cut_text(original));
             if let Some(sightings) = &mut self.sightings {
                 sightings.push(Sighting {
                     line: number,
                     offset: self.block.offset + start as u64,
                     observed_at,
+                    is_plausible,
                     level: header.level,
                     component: component_text.clone(),
                     code: Arc::clone(self.search.names.text(code)),
                     rule: Arc::clone(&rule.name),
                     severity,
-                    text: Arc::clone(text.get_or_insert_with(|| cut_text(line).into())),
+                    active,
+                    text: Arc::clone(text.get_or_insert_with(|| cut_text(original).into())),
                 });
             }
         }
+    }
+
+    /// Notes the times of the first and the last line that name a plausible one, whether they have codes or not.
+    fn span(&mut self) {
+        let plausible = |line: &[u8], headers: &mut header::Reader| {
+            if !header::may_name_time(line) {
+                return None;
+            }
+            let time = headers.read(without_end(line), self.uploaded_at).observed_at?;
+            header::time::is_plausible(time, self.uploaded_at).then_some(time)
+        };
+        let mut first = None;
+        for (number, line) in (self.block.first_line..).zip(self.text.split_inclusive(|&byte| byte == b'\n')) {
+            if let Some(time) = plausible(line, self.headers) {
+                first = Some((number, time));
+                break;
+            }
+        }
+        let Some(first) = first else { return };
+        let line_feeds = memchr::memchr_iter(b'\n', self.text.strip_suffix(b"\n").unwrap_or(self.text)).count();
+        let mut last = first;
+        let lines = self.text.split_inclusive(|&byte| byte == b'\n').rev();
+        for (number, line) in (first.0..=self.block.first_line + line_feeds as u64).rev().zip(lines) {
+            if let Some(time) = plausible(line, self.headers) {
+                last = (number, time);
+                break;
+            }
+        }
+        self.fold.span(Some(first), Some(last));
     }
 }
 

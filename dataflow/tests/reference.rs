@@ -12,6 +12,9 @@ use proptest::prelude::*;
 use tokio::sync::mpsc::UnboundedReceiver;
 use uuid::Uuid;
 
+/// 2026-11-26T12:00:00Z.
+const UPLOADED_AT: i64 = 1_795_694_400_000_000;
+
 /// (file, code) → sightings, and file → (lines, error lines, sightings).
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tables {
@@ -62,13 +65,17 @@ fn file_row(name: &str, version: VersionId, live: i8) -> FileRow {
         uploaded_at: 0,
         failure: None,
         binary: false,
+        sha256: None,
+        first_ts: None,
+        last_ts: None,
+        rules: None,
     }
 }
 
 /// Feeds one file and returns the row that admits it.
 fn feed(dataflow: &Dataflow, name: &str, text: &[u8], block_bytes: usize) -> FileRow {
     let mut row = file_row(name, VersionId::new(), 1);
-    let origin = Origin { batch_id: row.batch_id, file: row.name.clone(), version: row.version, upload_year: 2026 };
+    let origin = Origin { batch_id: row.batch_id, file: row.name.clone(), version: row.version, uploaded_at: UPLOADED_AT };
     let origin = Arc::new(origin);
     let mut blocks = BlockReader::new(text, block_bytes);
     while let Some(block) = blocks.next_block().expect("memory reads") {
@@ -272,7 +279,7 @@ proptest! {
     #[test]
     fn any_rules_find_in_a_block_what_they_find_line_by_line(
         text in pieces(),
-        chosen in prop::collection::btree_set(0usize..18, 1..4),
+        chosen in prop::collection::btree_set(0usize..19, 1..4),
         block_bytes in prop_oneof![Just(1usize), Just(7), Just(4096)],
     ) {
         let each: Vec<&str> = argus_dataflow::rules::DEFAULT_RULES.split("[[rule]]").skip(1).collect();
@@ -288,7 +295,7 @@ proptest! {
         let mut blocks = BlockReader::new(text.as_bytes(), block_bytes);
         let mut seen = Vec::new();
         while let Some(block) = blocks.next_block().expect("memory reads") {
-            let (_, sightings) = scanner.scan(&block, 2026);
+            let (_, sightings) = scanner.scan(&block, UPLOADED_AT);
             seen.extend(sightings.into_iter().map(|sighting| (sighting.line, sighting.code.to_string())));
         }
         prop_assert_eq!(seen, expected);
@@ -302,7 +309,7 @@ fn a_line_is_not_taken_for_another_that_ends_alike() {
     let lines = b"x FAILED* [8020022 -2147024891\nABC_FAILED* [8020022 -2147024891\nxFAILED* [8020022 -2147024891\n";
     let mut scanner = Scanner::new(rules());
     let block = argus_dataflow::TextBlock { text: lines.to_vec().into(), first_line: 1, offset: 0 };
-    let (_, sightings) = scanner.scan(&block, 2026);
+    let (_, sightings) = scanner.scan(&block, UPLOADED_AT);
     let seen: Vec<(u64, &str)> = sightings.iter().map(|sighting| (sighting.line, &*sighting.code)).collect();
     assert_eq!(seen, [(1, "0x80070005")]);
 }
@@ -312,11 +319,11 @@ fn a_line_full_of_codes_takes_time_in_proportion_to_its_length() {
     let mut scanner = Scanner::new(rules());
     let line = argus_dataflow::TextBlock { text: b"EIO E_FAIL ".repeat(90_000).into(), first_line: 1, offset: 0 };
     let codes: Vec<String> =
-        scanner.scan(&line, 2026).1.into_iter().map(|sighting| sighting.code.to_string()).collect();
+        scanner.scan(&line, UPLOADED_AT).1.into_iter().map(|sighting| sighting.code.to_string()).collect();
     assert_eq!(codes, ["E_FAIL", "EIO"]);
     // Each of these may begin a match of any length, and none does.
     let line = argus_dataflow::TextBlock { text: b"INFO: task ".repeat(90_000).into(), first_line: 1, offset: 0 };
-    assert_eq!(scanner.scan(&line, 2026).1, []);
+    assert_eq!(scanner.scan(&line, UPLOADED_AT).1, []);
 }
 
 #[test]

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use argus_dataflow::RuleSet;
 use argus_dataflow::rules::Rule;
-use argus_sinks::encode::severity_word;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::datasource::MemTable;
@@ -31,7 +30,7 @@ impl CatalogRow {
     pub fn of_rules(rules: &RuleSet) -> Vec<CatalogRow> {
         let row = |rule: &Rule| CatalogRow {
             rule: rule.name.to_string(),
-            severity: severity_word(rule.severity),
+            severity: rule.severity.word(),
             meaning: Some(rule.about.clone()).filter(|about| !about.is_empty()),
         };
         rules.rules().iter().map(row).collect()

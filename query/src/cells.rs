@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use argus_dataflow::{BatchRow, CellRow, CountRow, Recall, RecalledCount, Seen, Subject, Vehicle};
+use argus_dataflow::{BatchRow, CellRow, CountRow, FileRow, Recall, RecalledCount, RecalledVersion, Recorded, Seen, Subject, Vehicle};
 use argus_sinks::{RecentCount, Snapshot};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::engine::Engine;
 use crate::lookup::Wanted;
 use crate::query_error::QueryError;
+use crate::views::batches_sql;
 
 /// Batches that are looked up together, for whose rows there must be memory.
 const OTHERS_AT_ONCE: usize = 64;
@@ -24,8 +25,8 @@ pub async fn cells(
     engine: &Engine,
     snapshot: &Arc<Snapshot>,
 ) -> Result<BoxStream<'static, Result<Vec<CellRow>, QueryError>>, QueryError> {
-    let columns = "firmware, platform, vehicle_id, vin, subject, component, code, count, batches, \
-                   first_seen, last_seen, first_batch";
+    let columns = "firmware, platform, vehicle_id, vin, subject, component, code, count, inactive, \
+                   batches, first_seen, last_seen, first_batch, first_recorded";
     let sql = format!(
         "SELECT {columns} FROM lake.fleet WHERE epoch <= {} GROUP BY {columns} HAVING sum(live) > 0",
         snapshot.epoch
@@ -41,30 +42,38 @@ fn cell(rows: &RecordBatch, row: usize) -> CellRow {
         (_, Some(code)) => Subject::Code(code),
         (_, None) => Subject::Lines,
     };
-    let seen = Seen { first: time(rows, 9, row), last: time(rows, 10, row), first_batch: id(rows, 11, row) };
+    let first_batch = time(rows, 13, row).map(|at| Recorded { at, batch_id: id(rows, 12, row) });
+    let seen = Seen { first: time(rows, 10, row), last: time(rows, 11, row), first_batch };
     let vehicle = Vehicle {
         firmware: optional(rows, 0, row),
         platform: optional(rows, 1, row),
         vehicle_id: text(rows, 2, row),
         vin: text(rows, 3, row),
     };
-    CellRow { vehicle, subject, count: number(rows, 7, row), batches: number(rows, 8, row), seen }
+    let (count, inactive, batches) = (number(rows, 7, row), number(rows, 8, row), number(rows, 9, row));
+    CellRow { vehicle, subject, count, inactive, batches, seen }
 }
 
-/// What the tables hold of a batch at the snapshot's epoch, and of the `others` that share its cells and that the
-/// dataflow does not hold. Looked up without a query and without a permit of readers, so that readers cannot stop
+/// What the tables hold of a batch at the snapshot's epoch, and of the `others` (each with the time of its making) that
+/// share its cells and that the dataflow does not hold. Looked up without a query and without a permit of readers, so that readers cannot stop
 /// those who write.
 pub async fn recall(
     engine: &Engine,
     snapshot: &Snapshot,
     batch: BatchRow,
-    others: &[Uuid],
+    others: &[(Uuid, i64)],
 ) -> Result<Recall, QueryError> {
     let had = engine.lookup.batch_or_recent(snapshot, batch.batch_id).await?;
-    let versions = had.files().map(|file| (file.row.version, file.row.lines)).collect();
+    let versions = had.files().map(|file| RecalledVersion {
+        version: file.row.version,
+        lines: file.row.lines,
+        first_ts: file.row.first_ts,
+    });
+    let versions = versions.collect();
     let counts = had.counts().map(|counted| {
-        let CountRow { version, component, code, first_seen: first, last_seen: last, .. } = counted.row.clone();
-        RecalledCount { version, component, code, count: counted.count, first, last }
+        let CountRow { version, component, code, active, first_seen: first, last_seen: last, .. } = counted.row.clone();
+        let inactive = if active { 0 } else { counted.count };
+        RecalledCount { version, component, code, count: counted.count, inactive, first, last }
     });
     let counts = counts.collect();
     let mut rest: HashMap<Subject, Seen> = HashMap::new();
@@ -73,12 +82,26 @@ pub async fn recall(
         *entry = entry.and(seen);
     };
     for some in others.chunks(OTHERS_AT_ONCE) {
-        let had = engine.lookup.batches(snapshot, &Wanted::new(some.iter().copied())).await?;
+        let had = engine.lookup.batches(snapshot, &Wanted::new(some.iter().map(|(id, _)| *id))).await?;
+        let mut recorded: HashMap<Uuid, Option<i64>> = HashMap::new();
+        for FileRow { batch_id, first_ts, .. } in had.files().map(|file| &file.row) {
+            let first = recorded.entry(*batch_id).or_default();
+            *first = [*first, *first_ts].into_iter().flatten().min();
+        }
+        let recorded: HashMap<Uuid, Recorded> = some
+            .iter()
+            .map(|(id, made)| {
+                let at = recorded.get(id).copied().flatten().unwrap_or(*made);
+                (*id, Recorded { at, batch_id: *id })
+            })
+            .collect();
         for file in had.files() {
-            add(Subject::Lines, Seen { first: None, last: None, first_batch: file.row.batch_id });
+            let first_batch = recorded.get(&file.row.batch_id).copied();
+            add(Subject::Lines, Seen { first: None, last: None, first_batch });
         }
         for RecentCount { row, .. } in had.counts() {
-            let seen = Seen { first: row.first_seen, last: row.last_seen, first_batch: row.batch_id };
+            let first_batch = recorded.get(&row.batch_id).copied().filter(|_| row.active);
+            let seen = Seen { first: row.first_seen, last: row.last_seen, first_batch };
             add(Subject::Code(row.code.clone()), seen);
             add(Subject::CodeOf { component: row.component.clone(), code: row.code.clone() }, seen);
         }
@@ -107,9 +130,10 @@ pub async fn batches_beside(
     }
     let ids: Vec<String> = batches.iter().map(|id| format!("'{id}'")).collect();
     let sql = format!(
-        "SELECT batch_id, vehicle_id, vin, platform, firmware, created_at, status FROM batches \
-         WHERE vin IN (SELECT vin FROM batches WHERE batch_id IN ({})) ORDER BY batch_id",
-        ids.join(", ")
+        "SELECT batch_id, vehicle_id, vin, platform, firmware, labels, created_at, status FROM ({batches}) \
+         WHERE vin IN (SELECT vin FROM ({batches}) WHERE batch_id IN ({ids})) ORDER BY batch_id",
+        batches = batches_sql(snapshot.epoch, snapshot.is_past),
+        ids = ids.join(", ")
     );
     let mut found = Vec::new();
     for rows in engine.collect_at_leisure(snapshot, &sql).await? {
@@ -120,11 +144,12 @@ pub async fn batches_beside(
                 vin: text(&rows, 2, row),
                 platform: optional(&rows, 3, row),
                 firmware: optional(&rows, 4, row),
-                created_at: time(&rows, 5, row).unwrap_or_default(),
+                labels: optional(&rows, 5, row),
+                created_at: time(&rows, 6, row).unwrap_or_default(),
                 live: 0,
                 completed: 0,
             },
-            is_open: text(&rows, 6, row) == "pending",
+            is_open: text(&rows, 7, row) == "pending",
         }));
     }
     Ok(found)

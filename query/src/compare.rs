@@ -6,13 +6,9 @@
 use argus_dataflow::{Group, Totals};
 use argus_sinks::FleetView;
 use serde::Serialize;
-use statrs::distribution::{ContinuousCDF, Normal};
-use statrs::stats_tests::Alternative;
-use statrs::stats_tests::fisher::fishers_exact;
 use utoipa::ToSchema;
 
-/// With so many vehicles expected everywhere, the normal distribution is near enough.
-const EXPECTED_ENOUGH: f64 = 100.0;
+use crate::fisher;
 
 /// Two firmwares, compared.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -41,10 +37,13 @@ pub struct ComparedCode {
     pub against: CodeRates,
     /// `more`, `less` or `same`: how the share of vehicles is with the first.
     pub change: &'static str,
-    /// How likely a difference of shares at least as large is, either way, where
-    /// the firmware makes none: Fisher's exact test, or among many vehicles the
-    /// test of two proportions.
+    /// The test that `p_value` is of.
+    pub test: &'static str,
+    /// How likely a table at least as unlikely is, either way, where the firmware makes no difference.
     pub p_value: f64,
+    /// The same for all codes together: of the codes up to this one, the share that is expected to be there by chance
+    /// (Benjamini and Hochberg, 1995).
+    pub q_value: f64,
 }
 
 /// How often a code is with one firmware.
@@ -61,14 +60,20 @@ pub struct CodeRates {
 }
 
 impl Comparison {
-    /// Compares; an error names a firmware that no vehicle has sent lines of.
-    pub fn of(fleet: &FleetView, firmware: &str, against: &str) -> Result<Comparison, UnknownFirmware> {
-        let (one, other) = (Side::of(fleet, firmware)?, Side::of(fleet, against)?);
+    /// Compares; an error names a firmware that no vehicle has sent lines of. Codes that are not active are left out,
+    /// unless they are wanted.
+    pub fn of(fleet: &FleetView, firmware: &str, against: &str, inactive: bool) -> Result<Comparison, UnknownFirmware> {
+        let (one, other) = (Side::of(fleet, firmware, inactive)?, Side::of(fleet, against, inactive)?);
         let mut codes: Vec<&str> = one.codes().chain(other.codes()).collect();
         codes.sort_unstable();
         codes.dedup();
         let mut codes: Vec<ComparedCode> = codes.into_iter().map(|code| compare(&one, &other, code)).collect();
         codes.sort_by(|a, b| a.p_value.total_cmp(&b.p_value));
+        let (mut least, all) = (1.0_f64, codes.len() as f64);
+        for (index, code) in codes.iter_mut().enumerate().rev() {
+            least = least.min(code.p_value * all / (index + 1) as f64);
+            code.q_value = least;
+        }
         Ok(Comparison {
             firmware: firmware.to_owned(),
             against: against.to_owned(),
@@ -91,13 +96,19 @@ struct Side<'f> {
 }
 
 impl<'f> Side<'f> {
-    fn of(fleet: &'f FleetView, firmware: &str) -> Result<Side<'f>, UnknownFirmware> {
+    fn of(fleet: &'f FleetView, firmware: &str, inactive: bool) -> Result<Side<'f>, UnknownFirmware> {
         let group = Group::Firmware(Some(firmware.to_owned()));
         let mut side = Side { vehicles: 0, codes: Vec::new() };
         for (found, code, totals) in fleet.from(group.clone()) {
             match code {
                 _ if *found != group => break,
-                Some(code) => side.codes.push((code, totals)),
+                Some(code) if inactive => side.codes.push((code, totals)),
+                Some(code) => {
+                    let (count, vehicles) = (totals.count - totals.inactive.min(totals.count), totals.active_vehicles);
+                    if count > 0 {
+                        side.codes.push((code, Totals { count, vehicles, ..totals }));
+                    }
+                }
                 None => side.vehicles = totals.vehicles,
             }
         }
@@ -126,47 +137,6 @@ fn compare(one: &Side, other: &Side, code: &str) -> ComparedCode {
         std::cmp::Ordering::Less => "less",
         std::cmp::Ordering::Equal => "same",
     };
-    let p_value = two_sided([with.vehicles, against.vehicles], [one.vehicles, other.vehicles]);
-    ComparedCode { code: code.to_owned(), with, against, change, p_value }
-}
-
-/// The p-value of `found` out of `all` on both sides.
-fn two_sided(found: [u64; 2], all: [u64; 2]) -> f64 {
-    let rest = [all[0] - found[0].min(all[0]), all[1] - found[1].min(all[1])];
-    let total = (all[0] + all[1]) as f64;
-    let pooled = (found[0] + found[1]) as f64 / total;
-    let least = all[0].min(all[1]) as f64 * pooled.min(1.0 - pooled);
-    let by_proportions = || {
-        let error = (pooled * (1.0 - pooled) * (1.0 / all[0] as f64 + 1.0 / all[1] as f64)).sqrt();
-        let difference = found[0] as f64 / all[0] as f64 - found[1] as f64 / all[1] as f64;
-        2.0 * Normal::standard().sf((difference / error).abs())
-    };
-    if least >= EXPECTED_ENOUGH {
-        return by_proportions().clamp(0.0, 1.0);
-    }
-    match fishers_exact(&[found[0], found[1], rest[0], rest[1]], Alternative::TwoSided) {
-        Ok(p_value) => p_value.clamp(0.0, 1.0),
-        // A table with an empty side says nothing.
-        Err(_) => 1.0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn p_values_are_those_of_other_programs() {
-        // R: fisher.test(matrix(c(8, 2, 1, 5), 2))$p.value, and of other tables.
-        let near = |found, all, expected: f64| {
-            let p_value = two_sided(found, all);
-            assert!((p_value - expected).abs() < 1e-6 * expected.max(1e-3), "{found:?} of {all:?}: {p_value}");
-        };
-        near([8, 1], [10, 6], 0.034_965_034_965);
-        near([0, 0], [10, 10], 1.0);
-        near([10, 10], [10, 10], 1.0);
-        near([3, 0], [3, 3], 0.1);
-        // R: prop.test(c(300, 200), c(1000, 1000), correct = FALSE)$p.value
-        near([300, 200], [1000, 1000], 2.417_000e-7);
-    }
+    let p_value = fisher::two_sided([with.vehicles, against.vehicles], [one.vehicles, other.vehicles]);
+    ComparedCode { code: code.to_owned(), with, against, change, test: fisher::NAME, p_value, q_value: 1.0 }
 }

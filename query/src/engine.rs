@@ -11,6 +11,7 @@ use argus_sinks::{RecentBatch, Snapshot};
 use arrow::array::RecordBatch;
 use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
+use datafusion::execution::FunctionRegistry;
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider};
 use datafusion::common::ScalarValue;
 use datafusion::datasource::MemTable;
@@ -36,6 +37,7 @@ use crate::bounded::bounded;
 use crate::catalog::{CatalogRow, catalog_table};
 use crate::documented::DocumentedSchema;
 use crate::joins::{Deadline, HoldJoins};
+use crate::labels::label_map;
 use crate::lookup::Lookup;
 use crate::memory::QueryPool;
 use crate::postgres::PgSessions;
@@ -46,6 +48,9 @@ use crate::turns::{Turn, Turns};
 
 /// Rows that are computed at once.
 const BATCH_ROWS: usize = 1024;
+
+/// What a sort keeps free to write out what it holds (1 MiB): several in one query share its memory.
+const SPILL_RESERVATION_BYTES: usize = 1 << 20;
 
 /// How long one of our own questions may take.
 const QUESTION_TIME: Duration = Duration::from_secs(30);
@@ -73,6 +78,10 @@ pub struct EngineConfig {
     pub question_bytes: usize,
     /// Our own questions that run at once.
     pub questions_max: usize,
+    /// Memory for all of our own questions together that read a whole table.
+    pub large_question_bytes: usize,
+    /// Those that run at once.
+    pub large_questions_max: usize,
     /// How long either may wait for its turn.
     pub turn_wait: Duration,
     /// What the rules know of codes.
@@ -88,8 +97,10 @@ impl Default for EngineConfig {
             queries_max: 4,
             queries_waiting_max: 32,
             query_threads: 2,
-            question_bytes: 128 << 20,
+            question_bytes: 64 << 20,
             questions_max: 8,
+            large_question_bytes: 128 << 20,
+            large_questions_max: 2,
             turn_wait: Duration::from_secs(10),
             catalog: Vec::new(),
         }
@@ -101,6 +112,7 @@ impl Default for EngineConfig {
 pub struct Engine {
     queries: Arc<Asker>,
     questions: Arc<Asker>,
+    large_questions: Arc<Asker>,
     pub(crate) lookup: Lookup,
     pub(crate) background: Background,
     catalog: Arc<MemTable>,
@@ -147,7 +159,9 @@ impl Engine {
                 .with_disk_manager_builder(spill)
                 .build()?;
             runtime.register_object_store(store_url.as_ref(), Arc::clone(&store));
-            Ok(Asker { state: bounded(session_state(runtime, threads))?, memory, bytes_each, turns })
+            let mut state = bounded(session_state(runtime, threads))?;
+            state.register_udf(Arc::new(label_map()))?;
+            Ok(Asker { state, memory, bytes_each, turns })
         };
         let queries = asker(
             Arc::new(FairSpillPool::new(config.query_bytes)),
@@ -155,13 +169,15 @@ impl Engine {
             Turns::new(config.queries_max, config.queries_waiting_max, config.turn_wait),
             config.query_threads,
         )?;
-        // Most of our own questions are small; what groups many occurrences spills.
-        let questions = asker(
-            Arc::new(FairSpillPool::new(config.question_bytes)),
-            config.question_bytes,
-            Turns::new(config.questions_max, usize::MAX, config.turn_wait),
-            1,
-        )?;
+        let own = |bytes, bytes_each, turns_max| {
+            let turns = Turns::new(turns_max, usize::MAX, config.turn_wait);
+            asker(Arc::new(FairSpillPool::new(bytes)), bytes_each, turns, 1)
+        };
+        let questions = own(config.question_bytes, config.question_bytes, config.questions_max)?;
+        // What groups all occurrences spills, and needs room enough to do so.
+        let large_max = config.large_questions_max.max(1);
+        let large_each = config.large_question_bytes / large_max;
+        let large_questions = own(config.large_question_bytes, large_each, large_max)?;
         let lookup = Lookup::new(store);
         // Some queries hold on to a thread for as long as they may; a few are left for the others.
         let threads = config.query_threads * (config.queries_max + 1);
@@ -170,6 +186,7 @@ impl Engine {
         Ok(Engine {
             queries: Arc::new(queries),
             questions: Arc::new(questions),
+            large_questions: Arc::new(large_questions),
             lookup,
             background,
             catalog,
@@ -210,10 +227,12 @@ impl Engine {
     /// Answers one of our own questions in full, within a time. It runs on the background threads: one that reads a
     /// whole table must not keep uploads and reports from theirs.
     pub(crate) async fn collect(&self, snapshot: &Arc<Snapshot>, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
-        match timeout(QUESTION_TIME, self.collect_at_leisure(snapshot, sql)).await {
-            Ok(rows) => rows,
-            Err(_) => Err(QueryError::TimedOut(QUESTION_TIME)),
-        }
+        in_time(self.collect_of(&self.questions, snapshot, sql)).await
+    }
+
+    /// The same of a question that reads a whole table: few of those run at once, each with much memory.
+    pub(crate) async fn collect_large(&self, snapshot: &Arc<Snapshot>, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
+        in_time(self.collect_of(&self.large_questions, snapshot, sql)).await
     }
 
     /// The same, however long it takes: for the start of a server.
@@ -222,11 +241,21 @@ impl Engine {
         snapshot: &Arc<Snapshot>,
         sql: &str,
     ) -> Result<Vec<RecordBatch>, QueryError> {
-        let permit = self.questions.turns.take().await?;
+        self.collect_of(&self.large_questions, snapshot, sql).await
+    }
+
+    async fn collect_of(
+        &self,
+        asker: &Arc<Asker>,
+        snapshot: &Arc<Snapshot>,
+        sql: &str,
+    ) -> Result<Vec<RecordBatch>, QueryError> {
+        let permit = asker.turns.take().await?;
+        let asker = Arc::clone(asker);
         let (engine, snapshot, sql) = (self.clone(), Arc::clone(snapshot), sql.to_owned());
         let answered = self.background.handle().spawn(async move {
             let _permit = permit;
-            let session = engine.session_of(&engine.questions, &snapshot, Sees::Lake, None).map_err(QueryError::of)?;
+            let session = engine.session_of(&asker, &snapshot, Sees::Lake, None).map_err(QueryError::of)?;
             let (_, rows) = run(&session, &sql, Vec::new()).await?;
             rows.try_collect().await.map_err(QueryError::of)
         });
@@ -295,6 +324,10 @@ impl Engine {
     }
 }
 
+async fn in_time<T>(answer: impl Future<Output = Result<T, QueryError>>) -> Result<T, QueryError> {
+    timeout(QUESTION_TIME, answer).await.unwrap_or(Err(QueryError::TimedOut(QUESTION_TIME)))
+}
+
 /// Plans and starts a statement, which must be a query, with the values of its parameters; says its plan.
 pub(crate) async fn run(
     context: &SessionContext,
@@ -319,6 +352,7 @@ fn session_state(runtime: RuntimeEnv, threads: usize) -> SessionState {
         .with_default_catalog_and_schema(CATALOG, "public")
         .with_create_default_catalog_and_schema(false);
     session.options_mut().execution.parquet.pushdown_filters = true;
+    session.options_mut().execution.sort_spill_reservation_bytes = SPILL_RESERVATION_BYTES;
     SessionStateBuilder::new().with_config(session).with_runtime_env(Arc::new(runtime)).with_default_features().build()
 }
 

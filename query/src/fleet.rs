@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use crate::engine::Engine;
 use crate::query_error::QueryError;
+use crate::views::batches_sql;
 
 /// What batches, or lines, are grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
@@ -90,9 +91,9 @@ impl GroupBy {
 pub struct FleetRequest {
     /// The dimension.
     pub group_by: GroupBy,
-    /// Only lines that name a time from this on, microseconds since 1970.
+    /// Only lines that name a plausible time from this on, microseconds since 1970.
     pub since: Option<i64>,
-    /// Only lines that name a time before this.
+    /// Only lines that name a plausible time before this.
     pub until: Option<i64>,
     /// At most so many.
     pub limit: usize,
@@ -108,6 +109,8 @@ pub struct FleetCode {
     pub code: String,
     /// The group's name; null for what has none.
     pub group: Option<String>,
+    /// How many of the sightings say that the code is not active.
+    pub inactive: u64,
     /// Its vehicle identification number, of a vehicle.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vin: Option<String>,
@@ -142,6 +145,17 @@ impl FleetRequest {
         Ok((codes, more))
     }
 
+    /// How many sightings a span of time leaves out because their lines name no plausible time; `None` without a span.
+    pub async fn without_time(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Option<u64>, QueryError> {
+        if self.since.is_none() && self.until.is_none() {
+            return Ok(None);
+        }
+        let sql = "SELECT count(*) FROM errors WHERE ts_plausible IS NOT TRUE";
+        let rows = engine.collect_large(snapshot, sql).await?;
+        let count = rows.first().map_or(0, |rows| rows.column(0).as_primitive::<Int64Type>().value(0));
+        Ok(Some(count.max(0) as u64))
+    }
+
     fn read_kept(&self, fleet: &FleetView) -> Vec<FleetCode> {
         // The best so far, the least of them on top.
         let mut best = BinaryHeap::new();
@@ -152,6 +166,7 @@ impl FleetRequest {
                 count: Reverse(totals.count),
                 code: code.to_owned(),
                 group: name.map(str::to_owned),
+                inactive: totals.inactive,
                 vin: vin.map(str::to_owned),
                 batches: totals.batches,
                 vehicles: totals.vehicles,
@@ -168,24 +183,25 @@ impl FleetRequest {
     /// Counts the lines with codes, one by one.
     async fn count(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Vec<FleetCode>, QueryError> {
         let time = |micros: i64| format!("arrow_cast({micros}, 'Timestamp(Microsecond, Some(\"UTC\"))')");
-        let mut wanted = vec!["true".to_owned()];
+        let mut wanted = vec!["e.ts_plausible".to_owned()];
         wanted.extend(self.since.map(|since| format!("e.ts >= {}", time(since))));
         wanted.extend(self.until.map(|until| format!("e.ts < {}", time(until))));
         // In three steps, each of which spills where it must: different values of many groups at once would not.
         let sql = format!(
             "WITH by_batch AS (SELECT {columns}, e.code AS code, e.batch_id AS batch_id, b.vin AS vin, \
-             count(*) AS n, min(e.ts) AS first_ts, max(e.ts) AS last_ts \
-             FROM batches b JOIN errors e ON e.batch_id = b.batch_id WHERE {wanted} GROUP BY 1, 2, 3, 4, 5), \
-             by_vehicle AS (SELECT group_name, group_vin, code, vin, sum(n) AS n, count(*) AS batches, \
-             min(first_ts) AS first_ts, max(last_ts) AS last_ts FROM by_batch GROUP BY 1, 2, 3, 4) \
-             SELECT group_name, group_vin, code, sum(n) AS n, sum(batches), count(*), min(first_ts), max(last_ts) \
+             count(*) AS n, sum(CASE WHEN e.active THEN 0 ELSE 1 END) AS inactive, min(e.ts) AS first_ts, max(e.ts) AS last_ts \
+             FROM ({batches}) b JOIN errors e ON e.batch_id = b.batch_id WHERE {wanted} GROUP BY 1, 2, 3, 4, 5), \
+             by_vehicle AS (SELECT group_name, group_vin, code, vin, sum(n) AS n, \
+             sum(inactive) AS inactive, count(*) AS batches, min(first_ts) AS first_ts, max(last_ts) AS last_ts FROM by_batch GROUP BY 1, 2, 3, 4) \
+             SELECT group_name, group_vin, code, sum(n) AS n, sum(batches), count(*), min(first_ts), max(last_ts), sum(inactive) \
              FROM by_vehicle GROUP BY 1, 2, 3 ORDER BY n DESC, code, group_name NULLS FIRST, group_vin LIMIT {limit}",
             columns = self.group_by.columns(),
             wanted = wanted.join(" AND "),
+            batches = batches_sql(snapshot.epoch, snapshot.is_past),
             limit = self.limit + 1,
         );
         let mut codes = Vec::new();
-        for rows in engine.collect(snapshot, &sql).await? {
+        for rows in engine.collect_large(snapshot, &sql).await? {
             let text = |column: usize, row| {
                 let texts = rows.column(column).as_string::<i32>();
                 texts.is_valid(row).then(|| texts.value(row).to_owned())
@@ -199,6 +215,7 @@ impl FleetRequest {
                 count: Reverse(number(3, row)),
                 code: text(2, row).unwrap_or_default(),
                 group: text(0, row),
+                inactive: number(8, row),
                 vin: text(1, row).filter(|_| self.group_by == GroupBy::Vehicle),
                 batches: number(4, row),
                 vehicles: number(5, row),

@@ -1,6 +1,6 @@
 //! What a vehicle has said of each code, over all its batches.
 
-use argus_dataflow::Group;
+use argus_dataflow::{Group, Recorded};
 use argus_sinks::FleetView;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -15,6 +15,8 @@ pub struct VehicleCode {
     pub code: String,
     /// Sightings.
     pub count: u64,
+    /// How many of them say that the code is not active.
+    pub inactive: u64,
     /// Different batches with it.
     pub batches: u64,
     /// The earliest time of a line with it, microseconds since 1970.
@@ -25,8 +27,11 @@ pub struct VehicleCode {
     #[serde(serialize_with = "as_rfc3339")]
     #[schema(value_type = Option<chrono::DateTime<chrono::Utc>>)]
     pub last_seen: Option<i64>,
-    /// The first batch with it.
-    pub first_batch: Uuid,
+    /// Of the batches where it is active, the one that was recorded first.
+    pub first_batch: Option<Uuid>,
+    /// When that was.
+    #[serde(skip)]
+    recorded: Option<Recorded>,
 }
 
 impl VehicleCode {
@@ -41,10 +46,12 @@ impl VehicleCode {
                 (Group::Vehicle { .. }, Some(code)) => codes.push(VehicleCode {
                     code: code.to_owned(),
                     count: totals.count,
+                    inactive: totals.inactive,
                     batches: totals.batches,
                     first_seen: totals.seen.first,
                     last_seen: totals.seen.last,
-                    first_batch: totals.seen.first_batch,
+                    first_batch: None,
+                    recorded: totals.seen.first_batch,
                 }),
                 (Group::Vehicle { .. }, None) => {}
                 _ => break,
@@ -55,13 +62,15 @@ impl VehicleCode {
             let same = next.code == kept.code;
             if same {
                 kept.count += next.count;
+                kept.inactive += next.inactive;
                 kept.batches += next.batches;
                 kept.first_seen = [kept.first_seen, next.first_seen].into_iter().flatten().min();
                 kept.last_seen = kept.last_seen.max(next.last_seen);
-                kept.first_batch = kept.first_batch.min(next.first_batch);
+                kept.recorded = [kept.recorded, next.recorded].into_iter().flatten().min();
             }
             same
         });
+        codes.iter_mut().for_each(|code| code.first_batch = code.recorded.map(|first| first.batch_id));
         // Stable, so codes of one count stay in order of their names.
         codes.sort_by_key(|code| std::cmp::Reverse(code.count));
         codes

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use argus_dataflow::{Group, Severity, is_other_code};
+use argus_dataflow::{Group, Recorded, Severity, is_other_code};
 use argus_sinks::{FleetView, RecentBatch, Snapshot};
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -31,6 +32,9 @@ pub struct BatchFacts {
     /// The vehicle's platform.
     #[serde(skip)]
     pub platform: Option<String>,
+    /// When it was made, microseconds since 1970.
+    #[serde(skip)]
+    pub created_at: i64,
     /// The word for its status.
     pub status: String,
     /// The epoch that the report covers.
@@ -58,6 +62,10 @@ pub struct Report {
     pub error_lines: u64,
     /// Sightings.
     pub total_errors: u64,
+    /// The first plausible time that its lines name; null when none does.
+    pub recorded_first: Option<DateTime<Utc>>,
+    /// The last.
+    pub recorded_last: Option<DateTime<Utc>>,
     /// By count, highest first, then by code.
     pub codes: Vec<CodeReport>,
     /// By name.
@@ -75,15 +83,18 @@ pub struct CodeReport {
     pub severity: ReportSeverity,
     /// Sightings.
     pub count: u64,
+    /// How many of them say that the code is not active.
+    #[serde(default)]
+    pub inactive: u64,
     /// Files with it.
     pub files: u64,
-    /// The earliest time of a line with it, RFC 3339; null when no line names a time.
+    /// The earliest plausible time of a line with it, RFC 3339; null when no line names one.
     #[schema(value_type = Option<chrono::DateTime<chrono::Utc>>)]
     pub first_seen: Value,
     /// The latest.
     #[schema(value_type = Option<chrono::DateTime<chrono::Utc>>)]
     pub last_seen: Value,
-    /// Whether no earlier batch of the vehicle has it.
+    /// Whether it is active here, and no batch of the vehicle that was recorded before has it active.
     pub new_for_vehicle: bool,
     /// Sightings per line here over sightings per line in the other batches of the platform.
     pub fleet_ratio: Option<f64>,
@@ -96,26 +107,29 @@ pub struct CodeReport {
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names are the meaning")]
 pub enum ReportSeverity {
-    Low,
-    Medium,
-    High,
+    Info,
+    Warning,
+    Error,
+    Critical,
 }
 
 impl ReportSeverity {
     /// The word that reports use.
     pub fn word(self) -> &'static str {
         match self {
-            ReportSeverity::Low => "low",
-            ReportSeverity::Medium => "medium",
-            ReportSeverity::High => "high",
+            ReportSeverity::Info => "info",
+            ReportSeverity::Warning => "warning",
+            ReportSeverity::Error => "error",
+            ReportSeverity::Critical => "critical",
         }
     }
 
     fn of(severity: Severity) -> ReportSeverity {
         match severity {
-            Severity::Critical => ReportSeverity::High,
-            Severity::Error => ReportSeverity::Medium,
-            Severity::Warning => ReportSeverity::Low,
+            Severity::Critical => ReportSeverity::Critical,
+            Severity::Error => ReportSeverity::Error,
+            Severity::Warning => ReportSeverity::Warning,
+            Severity::Info => ReportSeverity::Info,
         }
     }
 }
@@ -146,6 +160,10 @@ pub struct FileReport {
     pub long_lines: u64,
     /// Sightings.
     pub errors: u64,
+    /// The first plausible time that its lines name; null when none does.
+    pub first_ts: Option<DateTime<Utc>>,
+    /// The last.
+    pub last_ts: Option<DateTime<Utc>>,
     /// Occurrences by code.
     pub codes: BTreeMap<String, u64>,
     /// Whether the text holds bytes that are no text.
@@ -176,6 +194,7 @@ struct CountLine {
     rule: String,
     severity: ReportSeverity,
     count: u64,
+    inactive: u64,
     first_seen: Option<i64>,
     last_seen: Option<i64>,
     example_line: u64,
@@ -210,7 +229,7 @@ impl Report {
     fn tell(&mut self, fleet: &Fleet, facts: BatchFacts, total_files: u64, is_final: bool) {
         for code in &mut self.codes {
             // The vehicle's first batch shows new codes only; without a vehicle nothing is new.
-            code.new_for_vehicle = !fleet.known_for_vehicle.contains(&code.code);
+            code.new_for_vehicle = code.count > code.inactive && !fleet.known_for_vehicle.contains(&code.code);
             code.fleet_ratio =
                 fleet.per_line.get(&code.code).map(|others| code.count as f64 / self.total_lines as f64 / others);
         }
@@ -243,11 +262,13 @@ impl Report {
         id: Uuid,
     ) -> Result<Option<Report>, QueryError> {
         let rows = engine
-            .collect(snapshot, &format!("SELECT status, vin, platform FROM batches WHERE batch_id = '{id}'"))
+            .collect(snapshot, &format!("SELECT status, vin, platform, created_at FROM batches WHERE batch_id = '{id}'"))
             .await?;
         let Some(row) = rows.iter().find(|rows| rows.num_rows() > 0) else { return Ok(None) };
         let platform = row.column(2).is_valid(0).then(|| text(row, 2, 0));
-        let facts = BatchFacts { id, vin: text(row, 1, 0), platform, status: text(row, 0, 0), epoch: snapshot.epoch };
+        let created_at = row.column(3).as_primitive::<TimestampMicrosecondType>().value(0);
+        let (vin, status, epoch) = (text(row, 1, 0), text(row, 0, 0), snapshot.epoch);
+        let facts = BatchFacts { id, vin, platform, created_at, status, epoch };
         let is_final = facts.status == COMPLETED;
         let mut report = Report::of_batch(engine, snapshot, id).await?;
         match &snapshot.fleet {
@@ -277,6 +298,8 @@ impl Report {
             total_lines,
             error_lines: files.iter().map(|file| file.error_lines).sum(),
             total_errors: files.iter().map(|file| file.errors).sum(),
+            recorded_first: files.iter().filter_map(|file| file.first_ts).min(),
+            recorded_last: files.iter().filter_map(|file| file.last_ts).max(),
             codes: codes(counts),
             files,
         }
@@ -290,6 +313,7 @@ fn codes(counts: Vec<CountLine>) -> Vec<CodeReport> {
         match seen.get_mut(&line.code) {
             Some((code, first, last)) => {
                 code.count += line.count;
+                code.inactive += line.inactive;
                 code.files += 1;
                 code.severity = code.severity.max(line.severity);
                 *first = [*first, line.first_seen].into_iter().flatten().min();
@@ -301,6 +325,7 @@ fn codes(counts: Vec<CountLine>) -> Vec<CodeReport> {
                     rule: line.rule,
                     severity: line.severity,
                     count: line.count,
+                    inactive: line.inactive,
                     files: 1,
                     first_seen: Value::Null,
                     last_seen: Value::Null,
@@ -337,6 +362,8 @@ fn file_reports(batch: &RecentBatch) -> Vec<FileReport> {
             long_lines: 0,
             error_lines: 0,
             errors: 0,
+            first_ts: None,
+            last_ts: None,
             codes: BTreeMap::new(),
             binary: false,
             codes_limited: false,
@@ -354,6 +381,9 @@ fn file_reports(batch: &RecentBatch) -> Vec<FileReport> {
         file.long_lines += row.long_lines;
         file.error_lines += row.error_lines;
         file.errors += row.sightings;
+        let time = DateTime::from_timestamp_micros;
+        file.first_ts = [file.first_ts, row.first_ts.and_then(time)].into_iter().flatten().min();
+        file.last_ts = file.last_ts.max(row.last_ts.and_then(time));
     }
     files.into_values().collect()
 }
@@ -369,12 +399,14 @@ fn count_lines(batch: &RecentBatch) -> Vec<CountLine> {
             rule: row.rule.clone(),
             severity: ReportSeverity::of(row.severity),
             count: 0,
+            inactive: 0,
             first_seen: None,
             last_seen: None,
             example_line: row.example_line,
             example_text: row.example_text.clone(),
         });
         line.count += count.count;
+        line.inactive += if row.active { 0 } else { count.count };
         line.severity = line.severity.max(ReportSeverity::of(row.severity));
         line.first_seen = [line.first_seen, row.first_seen].into_iter().flatten().min();
         line.last_seen = line.last_seen.max(row.last_seen);
@@ -392,11 +424,12 @@ impl Fleet {
     fn kept(view: &FleetView, facts: &BatchFacts, report: &Report) -> Fleet {
         let mut fleet = Fleet::default();
         let vehicle = Group::Vehicle { vin: facts.vin.clone(), vehicle_id: String::new() };
+        let recorded = report.recorded_first.map_or(facts.created_at, |first| first.timestamp_micros());
+        let own = Recorded { at: recorded, batch_id: facts.id };
         for (group, code, totals) in view.from(vehicle) {
-            // Batch ids are in order of their making, so an earlier batch has a smaller one.
             match (group, code) {
                 (Group::Vehicle { vin, .. }, _) if *vin != facts.vin => break,
-                (Group::Vehicle { .. }, Some(code)) if totals.seen.first_batch < facts.id => {
+                (Group::Vehicle { .. }, Some(code)) if totals.seen.first_batch.is_some_and(|first| first < own) => {
                     fleet.known_for_vehicle.insert(code.to_owned());
                 }
                 (Group::Vehicle { .. }, _) => {}
@@ -420,10 +453,11 @@ impl Fleet {
 
     /// Counted over all tables, where nothing is kept: in the past.
     async fn counted(engine: &Engine, snapshot: &Arc<Snapshot>, id: Uuid) -> Result<Fleet, QueryError> {
-        // Batch ids are in order of their making, so an earlier batch has a smaller one.
         let known = format!(
             "SELECT DISTINCT c.code FROM error_counts c JOIN batches b ON c.batch_id = b.batch_id \
-             JOIN batches this ON b.vin = this.vin WHERE this.batch_id = '{id}' AND b.batch_id < '{id}'"
+             JOIN batches this ON b.vin = this.vin WHERE this.batch_id = '{id}' AND c.count > c.inactive \
+             AND (b.recorded_first < this.recorded_first \
+                  OR (b.recorded_first = this.recorded_first AND b.batch_id < '{id}'))"
         );
         let rates = format!(
             "WITH others AS (SELECT b.batch_id FROM batches b JOIN batches this ON b.platform = this.platform \

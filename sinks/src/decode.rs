@@ -5,15 +5,6 @@ use arrow::array::{Array, ArrowPrimitiveType, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use uuid::Uuid;
 
-/// Of the word that tables use for a severity.
-pub fn severity_of(word: &str) -> Severity {
-    match word {
-        "critical" => Severity::Critical,
-        "warning" => Severity::Warning,
-        _ => Severity::Error,
-    }
-}
-
 /// Rows of `files` up to `epoch`; measures are as the table has them, summed over multiplicities.
 pub fn files(rows: &RecordBatch, epoch: u64) -> impl Iterator<Item = FileRow> {
     let columns = Columns(rows);
@@ -35,6 +26,10 @@ pub fn files(rows: &RecordBatch, epoch: u64) -> impl Iterator<Item = FileRow> {
         uploaded_at: columns.value::<TimestampMicrosecondType>("uploaded_at", row).unwrap_or(0),
         failure: columns.text_or_null("failure", row).map(str::to_owned),
         binary: columns.value::<Int32Type>("binary", row).unwrap_or(0) > 0,
+        sha256: columns.text_or_null("sha256", row).map(str::to_owned),
+        first_ts: columns.value::<TimestampMicrosecondType>("first_ts", row),
+        last_ts: columns.value::<TimestampMicrosecondType>("last_ts", row),
+        rules: columns.text_or_null("rules", row).map(str::to_owned),
     })
 }
 
@@ -49,7 +44,8 @@ pub fn counts(rows: &RecordBatch, epoch: u64) -> impl Iterator<Item = (CountRow,
             component: columns.text_or_null("component", row).map(str::to_owned),
             code: columns.text("code", row).to_owned(),
             rule: columns.text("rule", row).to_owned(),
-            severity: severity_of(columns.text("severity", row)),
+            severity: Severity::of(columns.text("severity", row)).unwrap_or(Severity::Error),
+            active: columns.flag("active", row),
             first_seen: columns.value::<TimestampMicrosecondType>("first_seen", row),
             last_seen: columns.value::<TimestampMicrosecondType>("last_seen", row),
             example_line: columns.number("example_line", row),
@@ -80,6 +76,11 @@ impl<'r> Columns<'r> {
     fn value<T: ArrowPrimitiveType>(self, name: &str, row: usize) -> Option<T::Native> {
         let values = self.0.column_by_name(name)?.as_primitive_opt::<T>()?;
         values.is_valid(row).then(|| values.value(row))
+    }
+
+    fn flag(self, name: &str, row: usize) -> bool {
+        let flags = self.0.column_by_name(name).and_then(|flags| flags.as_boolean_opt());
+        flags.is_some_and(|flags| flags.is_valid(row) && flags.value(row))
     }
 
     /// What is a whole number of at least 0 to everybody but Arrow; what takes something back wraps.

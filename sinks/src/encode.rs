@@ -2,21 +2,12 @@
 
 use std::sync::Arc;
 
-use argus_dataflow::{BatchRow, CellRow, CountRow, FileRow, Level, ScannedBlock, Severity, Subject};
-use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use argus_dataflow::{BatchRow, CellRow, CountRow, FileRow, Level, ScannedBlock, Subject};
+use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::compute::{SortColumn, lexsort_to_indices, take_record_batch};
 use arrow::error::ArrowError;
 
 use crate::schema::Table;
-
-/// The word that tables use for a severity; the same that rule files use.
-pub fn severity_word(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Warning => "warning",
-        Severity::Error => "error",
-        Severity::Critical => "critical",
-    }
-}
 
 /// The sightings of a block as rows of `errors`.
 pub fn errors(block: &ScannedBlock) -> Result<RecordBatch, ArrowError> {
@@ -31,11 +22,13 @@ pub fn errors(block: &ScannedBlock) -> Result<RecordBatch, ArrowError> {
             long(rows.iter().map(|row| row.line as i64)),
             long(rows.iter().map(|row| row.offset as i64)),
             time(rows.iter().map(|row| row.observed_at)),
+            flag(rows.iter().map(|row| row.observed_at.map(|_| row.is_plausible))),
             text_or_null(rows.iter().map(|row| row.level.map(Level::word))),
             text_or_null(rows.iter().map(|row| row.component.as_deref())),
             text(rows.iter().map(|row| &*row.code)),
             text(rows.iter().map(|row| &*row.rule)),
-            text(rows.iter().map(|row| severity_word(row.severity))),
+            text(rows.iter().map(|row| row.severity.word())),
+            flag(rows.iter().map(|row| Some(row.active))),
             text(rows.iter().map(|row| &*row.text)),
         ],
     )
@@ -53,6 +46,7 @@ pub fn batches(epoch: u64, rows: &[(BatchRow, i64)]) -> Result<RecordBatch, Arro
             text(each().map(|row| row.vin.as_str())),
             text_or_null(each().map(|row| row.platform.as_deref())),
             text_or_null(each().map(|row| row.firmware.as_deref())),
+            text_or_null(each().map(|row| row.labels.as_deref())),
             time(each().map(|row| Some(row.created_at))),
             int(rows.iter().map(|(row, n)| i32::from(row.live) * *n as i32)),
             int(rows.iter().map(|(row, n)| i32::from(row.completed) * *n as i32)),
@@ -84,6 +78,10 @@ pub fn files(epoch: u64, rows: &[(FileRow, i64)]) -> Result<RecordBatch, ArrowEr
             time(each().map(|row| Some(row.uploaded_at))),
             text_or_null(each().map(|row| row.failure.as_deref())),
             int(each().map(|row| i32::from(row.binary))),
+            text_or_null(each().map(|row| row.sha256.as_deref())),
+            time(each().map(|row| row.first_ts)),
+            time(each().map(|row| row.last_ts)),
+            text_or_null(each().map(|row| row.rules.as_deref())),
         ],
     )
 }
@@ -121,10 +119,12 @@ pub fn fleet(epoch: u64, rows: &[(CellRow, i64)]) -> Result<RecordBatch, ArrowEr
             text_or_null(each().map(code)),
             int(rows.iter().map(|(_, n)| *n as i32)),
             long(each().map(|row| row.count as i64)),
+            long(each().map(|row| row.inactive as i64)),
             long(each().map(|row| row.batches as i64)),
             time(each().map(|row| row.seen.first)),
             time(each().map(|row| row.seen.last)),
-            text(each().map(|row| row.seen.first_batch.to_string())),
+            text_or_null(each().map(|row| row.seen.first_batch.map(|first| first.batch_id.to_string()))),
+            time(each().map(|row| row.seen.first_batch.map(|first| first.at))),
         ],
     )
 }
@@ -142,7 +142,8 @@ pub fn error_counts(epoch: u64, rows: &[(CountRow, i64)]) -> Result<RecordBatch,
             text_or_null(each().map(|row| row.component.as_deref())),
             text(each().map(|row| row.code.as_str())),
             text(each().map(|row| row.rule.as_str())),
-            text(each().map(|row| severity_word(row.severity))),
+            text(each().map(|row| row.severity.word())),
+            flag(each().map(|row| Some(row.active))),
             long(rows.iter().map(|(_, n)| *n)),
             time(each().map(|row| row.first_seen)),
             time(each().map(|row| row.last_seen)),
@@ -185,6 +186,10 @@ fn long(values: impl Iterator<Item = i64>) -> ArrayRef {
 
 fn int(values: impl Iterator<Item = i32>) -> ArrayRef {
     Arc::new(Int32Array::from_iter_values(values))
+}
+
+fn flag(values: impl Iterator<Item = Option<bool>>) -> ArrayRef {
+    Arc::new(values.collect::<BooleanArray>())
 }
 
 fn time(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {

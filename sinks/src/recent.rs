@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use argus_dataflow::{ClosedEpoch, CountRow, FileRow, Row, VersionId};
+use argus_dataflow::{ClosedEpoch, CountRow, FileRow, Row, Severity, VersionId};
 use imbl::{HashMap, OrdMap};
 use uuid::Uuid;
 
@@ -42,8 +42,8 @@ pub struct RecentFile {
     live: i64,
 }
 
-/// What tells the counts of a batch apart: a code of a component in a version.
-type CountKey = (VersionId, String, Option<String>);
+/// What tells the counts of a batch apart: a code of a component in a version, by severity and whether it is active.
+type CountKey = (VersionId, String, Option<String>, Severity, bool);
 
 /// A code of a component in a version, its sightings summed.
 #[derive(Debug, Clone)]
@@ -113,6 +113,8 @@ impl RecentBatch {
         let add = |sum: &mut u64, measure: u64| *sum = sum.wrapping_add(measure.wrapping_mul(count as u64));
         sums.generation = sums.generation.max(row.generation);
         sums.binary |= row.binary;
+        sums.first_ts = [sums.first_ts, row.first_ts].into_iter().flatten().min();
+        sums.last_ts = sums.last_ts.max(row.last_ts);
         if row.failure > sums.failure {
             sums.failure.clone_from(&row.failure);
         }
@@ -125,14 +127,13 @@ impl RecentBatch {
 
     fn add_count(&mut self, row: &CountRow, count: i64) {
         let count = u64::try_from(count).unwrap_or(0);
-        let key = (row.version, row.code.clone(), row.component.clone());
+        let key = (row.version, row.code.clone(), row.component.clone(), row.severity, row.active);
         let Some(sum) = self.counts.get_mut(&key) else {
             self.bytes += bytes_of(row);
             self.counts.insert(key, RecentCount { row: row.clone(), count });
             return;
         };
         sum.count += count;
-        sum.row.severity = sum.row.severity.max(row.severity);
         sum.row.first_seen = [sum.row.first_seen, row.first_seen].into_iter().flatten().min();
         sum.row.last_seen = sum.row.last_seen.max(row.last_seen);
         if row.example_line < sum.row.example_line {
@@ -151,7 +152,7 @@ impl RecentBatch {
         if let Some(file) = self.files.remove(&version) {
             self.bytes -= ENTRY_BYTES + file.row.name.len();
         }
-        let from = (version, String::new(), None);
+        let from = (version, String::new(), None, Severity::Info, false);
         let keys: Vec<CountKey> =
             self.counts.range(from..).map(|(key, _)| key).take_while(|key| key.0 == version).cloned().collect();
         for key in keys {
@@ -253,7 +254,7 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use argus_dataflow::{BatchRow, Severity};
+    use argus_dataflow::BatchRow;
 
     fn closed(epoch: u64, rows: Vec<(Row, i64)>) -> ClosedEpoch {
         ClosedEpoch { epoch, rows }
@@ -262,7 +263,17 @@ mod tests {
     fn batch(id: Uuid, live: i8) -> Row {
         let (vehicle_id, vin) = ("v".to_owned(), "WVWZZZ1JZXW000001".to_owned());
         let (platform, firmware) = (None, None);
-        Row::Batch(BatchRow { batch_id: id, vehicle_id, vin, platform, firmware, created_at: 0, live, completed: 0 })
+        Row::Batch(BatchRow {
+            batch_id: id,
+            vehicle_id,
+            vin,
+            platform,
+            firmware,
+            labels: None,
+            created_at: 0,
+            live,
+            completed: 0,
+        })
     }
 
     fn file(batch_id: Uuid, version: VersionId, live: i8, lines: u64) -> Row {
@@ -284,6 +295,10 @@ mod tests {
             uploaded_at: 0,
             failure: None,
             binary: false,
+            sha256: None,
+            first_ts: None,
+            last_ts: None,
+            rules: None,
         })
     }
 
@@ -296,6 +311,7 @@ mod tests {
             code: "E_FAIL".to_owned(),
             rule: "err_symbol".to_owned(),
             severity: Severity::Error,
+            active: true,
             first_seen: None,
             last_seen: None,
             example_line: 1,

@@ -66,7 +66,7 @@ impl Table {
             Table::ErrorCounts => &["batch_id", "version", "example_text"],
             Table::Batches => &["batch_id"],
             Table::Fleet => &["vin", "vehicle_id", "first_batch"],
-            Table::Files => &["batch_id", "file_id", "version"],
+            Table::Files => &["batch_id", "file_id", "version", "sha256"],
         }
     }
 }
@@ -94,11 +94,13 @@ fn fields(table: Table) -> Vec<Field> {
             long("line"),
             long("offset"),
             time_or_null("ts"),
+            Field::new("ts_plausible", DataType::Boolean, true),
             text_or_null("level"),
             text_or_null("component"),
             text("code"),
             text("rule"),
             text("severity"),
+            Field::new("active", DataType::Boolean, false),
             text("text"),
         ],
         Table::ErrorCounts => vec![
@@ -110,6 +112,7 @@ fn fields(table: Table) -> Vec<Field> {
             text("code"),
             text("rule"),
             text("severity"),
+            Field::new("active", DataType::Boolean, false),
             long("count"),
             time_or_null("first_seen"),
             time_or_null("last_seen"),
@@ -123,6 +126,7 @@ fn fields(table: Table) -> Vec<Field> {
             text("vin"),
             text_or_null("platform"),
             text_or_null("firmware"),
+            text_or_null("labels"),
             time("created_at"),
             int("live"),
             int("completed"),
@@ -139,10 +143,12 @@ fn fields(table: Table) -> Vec<Field> {
             text_or_null("code"),
             int("live"),
             long("count"),
+            long("inactive"),
             long("batches"),
             time_or_null("first_seen"),
             time_or_null("last_seen"),
-            text("first_batch"),
+            text_or_null("first_batch"),
+            time_or_null("first_recorded"),
         ],
         Table::Files => vec![
             long("epoch"),
@@ -162,6 +168,10 @@ fn fields(table: Table) -> Vec<Field> {
             time("uploaded_at"),
             text_or_null("failure"),
             int("binary"),
+            text_or_null("sha256"),
+            time_or_null("first_ts"),
+            time_or_null("last_ts"),
+            text_or_null("rules"),
         ],
     }
 }

@@ -7,7 +7,7 @@
 //!  P0A1F-87   ██████████████████ 120      3.2 × the fleet
 //!  E_FAIL     ██████ 40            new for this vehicle
 //!
-//!  ■ high  ■ medium  ■ low
+//!  ■ critical  ■ error  ■ warning  ■ info
 //! ```
 
 use std::fmt::{self, Display, Formatter, Write};
@@ -33,9 +33,10 @@ const STYLE: &str = "
   text { font-family: 'DejaVu Sans', Verdana, sans-serif; font-size: 13px; fill: #24292f; }
   .title { font-size: 18px; font-weight: bold; }
   .quiet { fill: #656d76; font-size: 12px; }
-  .high { fill: #cf222e; }
-  .medium { fill: #d4a72c; }
-  .low { fill: #8c959f; }
+  .critical { fill: #a40e26; }
+  .error { fill: #d1572c; }
+  .warning { fill: #d4a72c; }
+  .info { fill: #8c959f; }
 ";
 
 /// Draws a report with at most `top` codes. What it says depends on nothing else.
@@ -83,7 +84,7 @@ fn body_of(body: &mut String, report: &Report, top: usize) -> Result<u32, fmt::E
         return Ok(y);
     }
     y += 10;
-    for (place, severity) in ["high", "medium", "low"].into_iter().enumerate() {
+    for (place, severity) in ["critical", "error", "warning", "info"].into_iter().enumerate() {
         let x = MARGIN + 90 * place as u32;
         writeln!(body, "<rect class=\"{severity}\" x=\"{x}\" y=\"{y}\" width=\"12\" height=\"12\" rx=\"2\"/>")?;
         text(body, [x + 18, y + 11], "quiet", "start", severity)?;

@@ -66,6 +66,8 @@ struct CodesBody {
     epoch: u64,
     /// Whether there are more.
     truncated: bool,
+    /// With `since` or `until`: how many sightings those leave out because their lines name no plausible time.
+    without_time: Option<u64>,
 }
 
 /// Codes over the fleet.
@@ -121,15 +123,24 @@ async fn codes_body(engine: &Engine, snapshot: &Arc<Snapshot>, request: &FleetRe
         row
     });
     let codes: Vec<Value> = rows.collect();
-    Ok(json!({"group_by": by, "codes": codes, "epoch": snapshot.epoch, "truncated": truncated}))
+    let mut body = json!({"group_by": by, "codes": codes, "epoch": snapshot.epoch, "truncated": truncated});
+    if let Some(without_time) = request.without_time(engine, snapshot).await? {
+        body["without_time"] = without_time.into();
+    }
+    Ok(body)
 }
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct CompareParameters {
+    /// The firmware that is looked at.
     firmware: String,
+    /// The one that it is held against.
     against: String,
+    /// Whether codes count that their lines say are not active.
+    #[param(default = false)]
+    inactive: Option<bool>,
     min_epoch: Option<u64>,
     timeout_ms: Option<u64>,
 }
@@ -154,11 +165,12 @@ async fn compare(
     let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
     let snapshot = snapshot_at_least(&parts.snapshots, wanted.min_epoch, timeout_ms).await?;
     let (epoch, changed) = (snapshot.epoch, fleet_changed(&snapshot));
-    let question = format!("fleet/compare {:?} {:?}", wanted.firmware, wanted.against);
+    let inactive = wanted.inactive.unwrap_or(false);
+    let question = format!("fleet/compare {:?} {:?} {inactive}", wanted.firmware, wanted.against);
     let compute = || async move {
         counter!("argus_computed_total", "kind" => "fleet").increment(1);
         let fleet = snapshot.fleet.as_ref().ok_or_else(|| Problem::busy("the server is starting; try again"))?;
-        let compared = Comparison::of(fleet, &wanted.firmware, &wanted.against)
+        let compared = Comparison::of(fleet, &wanted.firmware, &wanted.against, inactive)
             .map_err(|unknown| Problem::new(StatusCode::NOT_FOUND, "firmware-not-found", unknown.to_string()))?;
         let mut body = json!(compared);
         body["epoch"] = json!(epoch);

@@ -117,9 +117,9 @@ impl Metadata {
     }
 
     /// The batches of a vehicle that add up in the same cells of the fleet, but for one of them.
-    pub async fn others_of_vehicle(&self, batch: &Batch) -> Result<Vec<Uuid>, MetadataError> {
+    pub async fn others_of_vehicle(&self, batch: &Batch) -> Result<Vec<(Uuid, i64)>, MetadataError> {
         let rows = sqlx::query(
-            "SELECT id, described FROM batches WHERE vin = ?1 AND vehicle_id = ?2 AND firmware IS ?3 AND id <> ?4",
+            "SELECT id, described, created_at FROM batches WHERE vin = ?1 AND vehicle_id = ?2 AND firmware IS ?3 AND id <> ?4",
         )
         .bind(&batch.described.vin)
         .bind(&batch.described.vehicle_id)
@@ -131,7 +131,7 @@ impl Metadata {
         for row in &rows {
             let described: NewBatch = from_json(row.try_get("described")?)?;
             if described.platform == batch.described.platform {
-                others.push(uuid(row.try_get("id")?)?);
+                others.push((uuid(row.try_get("id")?)?, row.try_get("created_at")?));
             }
         }
         Ok(others)

@@ -1,5 +1,6 @@
 //! Rows of the database as values.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use argus_dataflow::{BatchRow, FileRow, VersionId};
@@ -72,8 +73,18 @@ impl FileRecord {
             uploaded_at: self.uploaded_at,
             failure: None,
             binary: false,
+            sha256: (version == self.version).then(|| self.digest.hex()),
+            first_ts: None,
+            last_ts: None,
+            rules: None,
         }
     }
+}
+
+/// Labels as the lake has them: a JSON object, or nothing.
+fn labels(labels: &BTreeMap<String, String>) -> Option<String> {
+    let texts = labels.iter().map(|(name, value)| (name.clone(), serde_json::Value::from(value.as_str())));
+    (!labels.is_empty()).then(|| serde_json::Value::Object(texts.collect()).to_string())
 }
 
 /// What the lake is told of a batch.
@@ -84,6 +95,7 @@ pub fn batch_row(batch: &Batch, live: i8, completed: i8) -> BatchRow {
         vin: batch.described.vin.clone(),
         platform: batch.described.platform.clone(),
         firmware: batch.described.firmware.clone(),
+        labels: labels(&batch.described.labels),
         created_at: batch.created_at,
         live,
         completed,

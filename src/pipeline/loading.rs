@@ -220,7 +220,7 @@ impl Loader {
             _ => return Ok(None),
         };
         let mut others = self.metadata.others_of_vehicle(&batch).await?;
-        others.retain(|other| !held.contains(other));
+        others.retain(|(other, _)| !held.contains(other));
         Ok(Some(cells::recall(&self.engine, &snapshot, batch_row(&batch, 0, 0), &others).await?))
     }
 }

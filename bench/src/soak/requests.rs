@@ -77,6 +77,11 @@ impl<'s> Requests<'s> {
                 self.state.count(kind, "lost to a kill");
                 None
             }
+            // An answer that has begun can only break off when its query may go on no longer.
+            Err(error) if (error.is_body() || error.is_decode()) && path == "/query" => {
+                self.state.count(kind, "broke off");
+                None
+            }
             Err(error) => {
                 self.state.count(kind, "no answer");
                 self.state.fail(format!("{kind} {path} had no answer, and the server was not killed: {error:?}"));

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::rows::{CellRow, Recall, RecalledCount, Seen, Subject, Vehicle};
+use super::rows::{CellRow, Recall, RecalledCount, Recorded, Seen, Subject, Vehicle};
 use crate::rows::{BatchRow, CountRow, FileRow, Row, VersionId};
 
 /// All cells, and the batches that something is happening to.
@@ -18,6 +18,7 @@ pub(super) struct Cells {
 
 struct Cell {
     count: u64,
+    inactive: u64,
     batches: u64,
     /// When the cold batches saw it; `None` where none did.
     cold: Option<Seen>,
@@ -28,6 +29,8 @@ struct Cell {
 /// A warm batch.
 struct Batch {
     vehicle: Vehicle,
+    /// When it was recorded if its lines do not say.
+    created_at: i64,
     versions: HashMap<VersionId, Version>,
     /// What it has in the cells of its vehicle.
     contribution: HashMap<Subject, Contribution>,
@@ -37,6 +40,7 @@ struct Batch {
 struct Version {
     live: i64,
     lines: u64,
+    first_ts: Option<i64>,
     /// By component and code, so that a file that grows for days takes no more room than its codes do.
     counts: HashMap<(Option<String>, String), Counted>,
 }
@@ -44,15 +48,17 @@ struct Version {
 /// What a version says of a code of a component.
 struct Counted {
     count: u64,
+    inactive: u64,
     first: Option<i64>,
     last: Option<i64>,
 }
 
 impl Version {
     fn add(&mut self, more: RecalledCount) {
-        let RecalledCount { component, code, count, first, last, .. } = more;
-        let counted = self.counts.entry((component, code)).or_insert(Counted { count: 0, first, last });
+        let RecalledCount { component, code, count, inactive, first, last, .. } = more;
+        let counted = self.counts.entry((component, code)).or_insert(Counted { count: 0, inactive: 0, first, last });
         counted.count += count;
+        counted.inactive += inactive;
         counted.first = [counted.first, first].into_iter().flatten().min();
         counted.last = counted.last.max(last);
     }
@@ -61,6 +67,7 @@ impl Version {
 #[derive(Clone, Copy)]
 struct Contribution {
     count: u64,
+    inactive: u64,
     seen: Seen,
 }
 
@@ -88,9 +95,7 @@ impl Cells {
         recalled.sort_by_key(|recall| recall.batch.batch_id);
         recalled.into_iter().for_each(|recall| self.recall(recall));
         for batch in begun {
-            let vehicle = Vehicle::of(&batch);
-            let made = Batch { vehicle, versions: HashMap::new(), contribution: HashMap::new() };
-            self.warm.insert(batch.batch_id, made);
+            self.warm.insert(batch.batch_id, Batch::of(&batch, HashMap::new()));
         }
         // A version that comes and goes at one epoch comes first.
         files.sort_by_key(|(row, _)| Reverse(row.live));
@@ -119,8 +124,8 @@ impl Cells {
     }
 
     fn load(&mut self, cell: &CellRow) {
-        let CellRow { vehicle, subject, count, batches, seen } = cell.clone();
-        let loaded = Cell { count, batches, cold: Some(seen), warm: Vec::new() };
+        let CellRow { vehicle, subject, count, inactive, batches, seen } = cell.clone();
+        let loaded = Cell { count, inactive, batches, cold: Some(seen), warm: Vec::new() };
         self.vehicles.entry(vehicle).or_default().insert(subject, loaded);
     }
 
@@ -129,15 +134,14 @@ impl Cells {
         let Recall { batch: BatchRow { batch_id, .. }, versions, counts, rest, .. } = &recall;
         let versions = versions.iter();
         let mut versions: HashMap<VersionId, Version> = versions
-            .map(|(version, lines)| (*version, Version { live: 1, lines: *lines, ..Version::default() }))
+            .map(|one| (one.version, Version { live: 1, lines: one.lines, first_ts: one.first_ts, ..Version::default() }))
             .collect();
         for count in counts {
             if let Some(version) = versions.get_mut(&count.version) {
                 version.add(count.clone());
             }
         }
-        let vehicle = Vehicle::of(&recall.batch);
-        let mut batch = Batch { vehicle, versions, contribution: HashMap::new() };
+        let mut batch = Batch::of(&recall.batch, versions);
         batch.contribution = batch.contributes(*batch_id);
         let mut rest: HashMap<&Subject, Seen> = rest.iter().map(|(subject, seen)| (subject, *seen)).collect();
         if let Some(cells) = self.vehicles.get_mut(&batch.vehicle) {
@@ -205,21 +209,25 @@ fn replace(
     let row = |cell: &Cell| {
         let seen = cell.seen()?;
         let (vehicle, subject) = (vehicle.clone(), subject.clone());
-        Some(CellRow { vehicle, subject, count: cell.count, batches: cell.batches, seen })
+        Some(CellRow { vehicle, subject, count: cell.count, inactive: cell.inactive, batches: cell.batches, seen })
     };
     let mut entry = match cells.entry(subject.clone()) {
         Entry::Occupied(entry) => entry,
-        Entry::Vacant(entry) => entry.insert_entry(Cell { count: 0, batches: 0, cold: None, warm: Vec::new() }),
+        Entry::Vacant(entry) => {
+            entry.insert_entry(Cell { count: 0, inactive: 0, batches: 0, cold: None, warm: Vec::new() })
+        }
     };
     let cell = entry.get_mut();
     let row_before = row(cell);
     cell.warm.retain(|(batch, _)| *batch != id);
     if let Some(before) = before {
         cell.count = cell.count.saturating_sub(before.count);
+        cell.inactive = cell.inactive.saturating_sub(before.inactive);
         cell.batches = cell.batches.saturating_sub(1);
     }
     if let Some(now) = now {
         cell.count += now.count;
+        cell.inactive += now.inactive;
         cell.batches += 1;
         cell.warm.push((id, now.seen));
     }
@@ -245,9 +253,15 @@ impl Cell {
 }
 
 impl Batch {
+    fn of(batch: &BatchRow, versions: HashMap<VersionId, Version>) -> Batch {
+        Batch { vehicle: Vehicle::of(batch), created_at: batch.created_at, versions, contribution: HashMap::new() }
+    }
+
     fn count(&mut self, row: CountRow, count: i64) {
-        let CountRow { version, component, code, first_seen: first, last_seen: last, .. } = row;
-        let seen = RecalledCount { version, component, code, count: count.max(0) as u64, first, last };
+        let CountRow { version, component, code, active, first_seen: first, last_seen: last, .. } = row;
+        let count = count.max(0) as u64;
+        let inactive = if active { 0 } else { count };
+        let seen = RecalledCount { version, component, code, count, inactive, first, last };
         self.versions.entry(version).or_default().add(seen);
     }
 
@@ -255,6 +269,7 @@ impl Batch {
         let version = self.versions.entry(row.version).or_default();
         version.live += count * i64::from(row.live);
         version.lines += count.max(0) as u64 * row.lines;
+        version.first_ts = [version.first_ts, row.first_ts].into_iter().flatten().min();
         if version.live <= 0 {
             self.versions.remove(&row.version);
         }
@@ -262,17 +277,21 @@ impl Batch {
 
     fn contributes(&self, id: Uuid) -> HashMap<Subject, Contribution> {
         let mut all: HashMap<Subject, Contribution> = HashMap::new();
-        let mut add = |subject, count, seen: Seen| {
-            let contribution = all.entry(subject).or_insert(Contribution { count: 0, seen });
+        let recorded = self.versions.values().filter_map(|version| version.first_ts).min();
+        let recorded = Recorded { at: recorded.unwrap_or(self.created_at), batch_id: id };
+        let mut add = |subject, count, inactive, (first, last)| {
+            let seen = Seen { first, last, first_batch: (count > inactive || count == 0).then_some(recorded) };
+            let contribution = all.entry(subject).or_insert(Contribution { count: 0, inactive: 0, seen });
             contribution.count += count;
+            contribution.inactive += inactive;
             contribution.seen = contribution.seen.and(seen);
         };
         for version in self.versions.values() {
-            add(Subject::Lines, version.lines, Seen { first: None, last: None, first_batch: id });
-            for ((component, code), Counted { count, first, last }) in &version.counts {
-                let seen = Seen { first: *first, last: *last, first_batch: id };
-                add(Subject::Code(code.clone()), *count, seen);
-                add(Subject::CodeOf { component: component.clone(), code: code.clone() }, *count, seen);
+            add(Subject::Lines, version.lines, 0, (None, None));
+            for ((component, code), Counted { count, inactive, first, last }) in &version.counts {
+                add(Subject::Code(code.clone()), *count, *inactive, (*first, *last));
+                let subject = Subject::CodeOf { component: component.clone(), code: code.clone() };
+                add(subject, *count, *inactive, (*first, *last));
             }
         }
         all

@@ -49,8 +49,17 @@ pub struct Seen {
     pub first: Option<i64>,
     /// The latest.
     pub last: Option<i64>,
-    /// The batch that was made first.
-    pub first_batch: Uuid,
+    /// Of the batches where it is active, the one that was recorded first.
+    pub first_batch: Option<Recorded>,
+}
+
+/// A batch in the order of the logs: by the first time that its lines name, then by its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The first plausible time that its lines name, else when it was made; microseconds since 1970.
+    pub at: i64,
+    /// The batch.
+    pub batch_id: Uuid,
 }
 
 impl Seen {
@@ -59,7 +68,7 @@ impl Seen {
         Seen {
             first: [self.first, other.first].into_iter().flatten().min(),
             last: self.last.max(other.last),
-            first_batch: self.first_batch.min(other.first_batch),
+            first_batch: [self.first_batch, other.first_batch].into_iter().flatten().min(),
         }
     }
 }
@@ -73,6 +82,8 @@ pub struct CellRow {
     pub subject: Subject,
     /// How many there are.
     pub count: u64,
+    /// How many of them are not active.
+    pub inactive: u64,
     /// Batches with some.
     pub batches: u64,
     /// When they were seen.
@@ -114,10 +125,14 @@ pub struct FleetRow {
 pub struct Totals {
     /// Sightings, or lines.
     pub count: u64,
+    /// Sightings that are not active.
+    pub inactive: u64,
     /// Different batches with some.
     pub batches: u64,
     /// Different vehicles with some.
     pub vehicles: u64,
+    /// Different vehicles where it is active.
+    pub active_vehicles: u64,
     /// When they were seen.
     pub seen: Seen,
 }
@@ -127,12 +142,23 @@ pub struct Totals {
 pub struct Recall {
     /// The batch, as it was made.
     pub batch: BatchRow,
-    /// Its live versions with their lines.
-    pub versions: Vec<(VersionId, u64)>,
+    /// Its live versions.
+    pub versions: Vec<RecalledVersion>,
     /// What was counted in them.
     pub counts: Vec<RecalledCount>,
     /// When the cold batches that stay saw what the cells of this one count.
     pub rest: Vec<(Subject, Seen)>,
+}
+
+/// A live version of a batch that comes back.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RecalledVersion {
+    /// The version.
+    pub version: VersionId,
+    /// Its lines.
+    pub lines: u64,
+    /// The first plausible time that they name.
+    pub first_ts: Option<i64>,
 }
 
 /// Sightings of a code of a component in a version.
@@ -146,6 +172,8 @@ pub struct RecalledCount {
     pub code: String,
     /// Sightings.
     pub count: u64,
+    /// How many of them are not active.
+    pub inactive: u64,
     /// The earliest time of a line.
     pub first: Option<i64>,
     /// The latest.
@@ -157,8 +185,10 @@ impl Totals {
     pub(super) fn and(self, other: Totals) -> Totals {
         Totals {
             count: self.count + other.count,
+            inactive: self.inactive + other.inactive,
             batches: self.batches + other.batches,
             vehicles: self.vehicles + other.vehicles,
+            active_vehicles: self.active_vehicles + other.active_vehicles,
             seen: self.seen.and(other.seen),
         }
     }

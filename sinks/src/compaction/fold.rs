@@ -44,14 +44,15 @@ enum How {
     Greatest,
     /// That of the row with the least `example_line`.
     OfExample,
+    /// That of the row with the greatest `epoch`.
+    OfNewest,
 }
 
 fn how(table: Table, column: &str) -> How {
     match (table, column) {
         (_, "epoch") => How::Greatest,
         (Table::ErrorCounts, "rule" | "example_line" | "example_text") => How::OfExample,
-        // Words of severity sort from bad to harmless.
-        (Table::ErrorCounts, "severity" | "first_seen") => How::Least,
+        (Table::ErrorCounts, "first_seen") => How::Least,
         (Table::ErrorCounts, "last_seen") => How::Greatest,
         (Table::ErrorCounts, "count") => How::Sum,
         (Table::Batches, "live" | "completed") => How::Sum,
@@ -60,7 +61,9 @@ fn how(table: Table, column: &str) -> How {
             Table::Files,
             "live" | "erased" | "bytes" | "lines" | "long_lines" | "last_line" | "error_lines" | "sightings",
         ) => How::Sum,
-        (Table::Files, "uploaded_at" | "failure" | "binary") => How::Greatest,
+        (Table::Files, "uploaded_at" | "failure" | "binary" | "last_ts") => How::Greatest,
+        (Table::Files, "first_ts") => How::Least,
+        (Table::Files, "sha256" | "rules") => How::OfNewest,
         _ => How::Key,
     }
 }
@@ -213,10 +216,12 @@ impl<'g> Fold<'g> {
             Ok(line) => Some(groups.best(rows.column(line), How::Least)?),
             Err(_) => None,
         };
+        let newest = groups.best(rows.column(schema.index_of("epoch")?), How::Greatest)?;
         let columns = how.iter().zip(rows.columns()).map(|(how, column)| match how {
             How::Key => take(column, &groups.first, None),
             How::Sum => groups.sum(column),
             How::Least | How::Greatest => take(column, &groups.best(column, *how)?, None),
+            How::OfNewest => take(column, &newest, None),
             How::OfExample => take(column, example.as_ref().unwrap_or(&groups.first), None),
         });
         let columns = columns.collect::<Result<Vec<_>, _>>()?;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use argus_dataflow::{BatchRow, CellRow, CountRow, FileRow, Seen, Severity, Subject, Vehicle, VersionId};
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
+use argus_dataflow::{BatchRow, CellRow, CountRow, FileRow, Recorded, Seen, Severity, Subject, Vehicle, VersionId};
+use arrow::array::{Array, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampMicrosecondType};
 use object_store::memory::InMemory;
@@ -150,6 +150,7 @@ fn batch_of(number: u64) -> BatchRow {
         vin: format!("WVWZZZ1JZXW00000{}", number % 5),
         platform: None,
         firmware: Some("7.2".to_owned()),
+        labels: Some("{\"a\":\"b\"}".to_owned()),
         created_at: 5,
         live: 0,
         completed: 0,
@@ -188,6 +189,10 @@ fn files(random: &mut Random, count: u64) -> RecordBatch {
             uploaded_at: random.below(5) as i64,
             failure: random.some(2).map(|n| format!("reason {n}")),
             binary: random.one_in(2),
+            sha256: Some("5f".to_owned()),
+            first_ts: random.some(9).map(|n| n as i64),
+            last_ts: random.some(9).map(|n| n as i64),
+            rules: Some("17".to_owned()),
         };
         encode::files(random.below(20), &[(row, 1)]).expect("rows")
     });
@@ -205,6 +210,7 @@ fn error_counts(random: &mut Random, count: u64) -> RecordBatch {
             code: format!("E_{}", random.below(3)),
             rule: format!("rule {number}"),
             severity: [Severity::Warning, Severity::Error, Severity::Critical][random.below(3) as usize],
+            active: random.one_in(2),
             first_seen: random.some(9).map(|n| n as i64),
             last_seen: random.some(9).map(|n| n as i64),
             // No two rows have the same first line, or either one could be the example.
@@ -234,8 +240,13 @@ fn fleet(random: &mut Random, count: u64) -> RecordBatch {
             },
             subject,
             count: random.below(2),
+            inactive: 0,
             batches: 1,
-            seen: Seen { first: None, last: random.some(1).map(|n| n as i64), first_batch: uuid(1, 0) },
+            seen: Seen {
+                first: None,
+                last: random.some(1).map(|n| n as i64),
+                first_batch: random.some(1).map(|n| Recorded { at: n as i64, batch_id: uuid(1, 0) }),
+            },
         };
         encode::fleet(random.below(20), &[(row, if random.one_in(2) { 1 } else { -1 })]).expect("rows")
     });
@@ -253,11 +264,13 @@ fn errors(random: &mut Random, count: u64) -> RecordBatch {
         Arc::new(Int64Array::from(line.clone())),
         Arc::new(Int64Array::from(line)),
         Arc::new(TimestampMicrosecondArray::from(vec![None; file.len()]).with_timezone("UTC")),
+        Arc::new(BooleanArray::from(vec![None; file.len()])),
         Arc::new(StringArray::from(vec![None::<&str>; file.len()])),
         Arc::new(StringArray::from(vec![Some("ota"); file.len()])),
         text(&|file| format!("E_{}", file % 3)),
         text(&|_| "rule".to_owned()),
         text(&|_| "error".to_owned()),
+        Arc::new(BooleanArray::from(vec![true; file.len()])),
         text(&|file| "x".repeat(file as usize)),
     ];
     RecordBatch::try_new(Table::Errors.schema(), columns).expect("the table's columns")
@@ -484,6 +497,7 @@ async fn files_that_are_sorted_by_a_prefix_only_stay_sorted_by_it() {
 async fn a_batch_too_large_to_be_held_becomes_several_rows_that_sum_to_the_same() {
     let text = "x".repeat(1000);
     let row = |number: u64| CountRow {
+        active: true,
         batch_id: uuid(1, 1),
         version: VersionId(uuid(3, number)),
         file: "a.log".to_owned(),
