@@ -92,11 +92,13 @@ pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
     let Ok(more) = reader.join() else { bail!("the reader of the files has died") };
     failures.extend(more);
 
-    let report = Report::of_files(&files);
+    let mut report = Report::of_files(&files);
     failures.extend(report.files.iter().filter_map(|file| {
         let reason = file.failure.clone()?;
         Some(Failure { name: file.name.clone(), reason })
     }));
+    // What could not be read is missing in it.
+    report.is_final = failures.is_empty();
     let format = args.format.unwrap_or(if stdout().is_terminal() { ReportFormat::Table } else { ReportFormat::Json });
     render::report(&mut terminal::stdout(format == ReportFormat::Json), &report, format)?;
     for Failure { name, reason } in &failures {

@@ -11,7 +11,7 @@
 //! - [`recovery`]: and are fed again after a restart;
 //! - [`maintain`]: maintenance of a data directory, with [`erasure`] of what was deleted, [`orphans`] of crashes, and the
 //!   space on the [`disk`]; [`every`] says how often; [`recount`] builds the lake
-//!   anew from the stored files;
+//!   anew from the [`stored`] files, and [`rescan`] counts those of a batch again beside everything else;
 //! - [`service`]: all of it, tied together;
 //! - [`http`], [`serve`]: the service over HTTP;
 //! - [`reports`], [`charts`]: reports and their pictures, kept;
@@ -45,8 +45,10 @@ pub mod recount;
 pub mod recovery;
 pub mod render;
 pub mod reports;
+pub mod rescan;
 pub mod serve;
 pub mod service;
 pub mod sql;
 pub mod status;
+pub mod stored;
 pub mod terminal;

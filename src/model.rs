@@ -245,8 +245,20 @@ pub struct Receipt {
     pub lines: u64,
     /// Of the file as its owner has it, in hexadecimal.
     pub sha256: String,
+    /// Another file with the same bytes, where there is one: the upload may be a second one by mistake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same_as: Option<SameFile>,
     /// The epoch it was accepted at.
     pub epoch: u64,
+}
+
+/// A file of whatever batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SameFile {
+    /// Its batch.
+    pub batch_id: Uuid,
+    /// Its name.
+    pub name: String,
 }
 
 /// How the files of a batch stand at an epoch.

@@ -136,6 +136,18 @@ impl Pipeline {
         self.ask(|reply| Request::AcceptFile { upload, claim, key, reply }).await
     }
 
+    /// Accepts what a file of a batch was counted to again, in the place of a version with so many bytes. `false`, and
+    /// nothing of it, when the file is another one by now.
+    pub async fn recount_file(
+        &self,
+        upload: StoredUpload,
+        claim: Claim,
+        version: VersionId,
+        bytes: u64,
+    ) -> Result<bool, PipelineError> {
+        self.ask(|reply| Request::RecountFile { upload, claim, version, bytes, reply }).await
+    }
+
     /// Appends to a file, at `offset` where that is said.
     pub async fn append(
         &self,

@@ -11,13 +11,13 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{Cursor, Read, Write, stdout};
+use std::io::{Read, Write, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use argus_dataflow::text::{self, Compression};
+use argus_dataflow::text;
 use argus_dataflow::{
     BlockReader, Change, CodeLimits, Config, Dataflow, FileRow, LINE_BYTES_MAX, Origin, RuleSet, VersionId,
 };
@@ -29,13 +29,14 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::cli::RecountArgs;
-use crate::ingest::{compression, origin};
+use crate::ingest::origin;
 use crate::metadata::rows::batch_row;
 use crate::metadata::{Erased, Metadata, StoredFile};
 use crate::model::Batch;
 use crate::pipeline::backlog::Backlog;
 use crate::raw::RawStore;
 use crate::service::{lock, metadata_path};
+use crate::stored::{self, Pieces};
 
 /// Batches that are read from the metadata at once.
 const BATCHES_AT_ONCE: u32 = 1000;
@@ -277,43 +278,23 @@ impl Counter {
         .await?
     }
 
-    /// The text of a stored file: of its object, and what was appended to it.
+    /// The text of a stored file, and whether it is hardly one.
     async fn text(&self, file: StoredFile) -> Result<std::io::Result<(bool, Box<dyn Read + Send>)>> {
-        let StoredFile { record, parts } = file;
-        let mut appended = Vec::new();
-        for (start, is_object) in parts {
-            if !is_object {
-                appended.push((start, Some(self.metadata.appended(record.version, start).await?)));
-            } else {
-                appended.push((start, None));
-            }
-        }
-        let (raw, runtime) = (self.raw.clone(), Handle::current());
-        let opened = tokio::task::spawn_blocking(move || -> std::io::Result<(bool, Box<dyn Read + Send>)> {
-            let (batch_id, version) = (record.batch_id, record.version);
-            // What was uploaded by an earlier version has no encoding noted; what was appended only begins with a part.
-            let begins_with_part = appended.first().is_some_and(|(start, _)| *start == 0);
-            let has_object = record.encoding.is_some() || (record.bytes > 0 && !begins_with_part);
-            let (mut binary, mut text): (bool, Box<dyn Read + Send>) = (false, Box::new(std::io::empty()));
-            if has_object {
-                let stored = raw.reader(&runtime, batch_id, version)?;
-                // Earlier versions did not note it; the first bytes tell as much.
-                let file = match record.encoding {
-                    Some(encoding) => compression(encoding).reader(stored)?,
-                    None => Box::new(stored),
-                };
-                let opened = text::text(file)?;
-                (binary, text) = (opened.is_binary, Box::new(opened));
-            }
-            for (start, bytes) in appended {
-                let part: Box<dyn Read + Send> = match bytes {
-                    Some(bytes) => Box::new(Cursor::new(bytes)),
-                    None => Compression::Zstd.reader(raw.part_reader(&runtime, batch_id, version, start)?)?,
-                };
+        let pieces = stored::open(&self.metadata, &self.raw, file).await?;
+        Ok(tokio::task::spawn_blocking(move || -> std::io::Result<(bool, Box<dyn Read + Send>)> {
+            let Pieces { object, appended } = pieces?;
+            let (binary, mut text): (bool, Box<dyn Read + Send>) = match object {
+                Some(object) => {
+                    let opened = text::text(object)?;
+                    (opened.is_binary, Box::new(opened))
+                }
+                None => (false, Box::new(std::io::empty())),
+            };
+            for part in appended {
                 text = Box::new(text.chain(part));
             }
             Ok((binary, text))
-        });
-        Ok(opened.await?)
+        })
+        .await?)
     }
 }

@@ -18,8 +18,11 @@ use serde_json::Value;
 use crate::cli::ReportFormat;
 use crate::terminal;
 
-/// Lines of an example that a terminal shows are cut to so many characters.
-const EXAMPLE_CHARACTERS: usize = 60;
+/// Columns of a table that goes to no terminal, and the fewest that it takes.
+const WIDTH_DEFAULT: usize = 120;
+const WIDTH_MIN: usize = 60;
+/// The widest column of codes: a longer code makes its own row longer.
+const CODE_CHARACTERS_MAX: usize = 32;
 
 /// Prints a report.
 pub fn report(out: &mut dyn Write, report: &Report, format: ReportFormat) -> Result<()> {
@@ -64,43 +67,32 @@ fn csv_field(text: &str) -> String {
 }
 
 fn report_table(out: &mut dyn Write, report: &Report) -> io::Result<()> {
-    let shown: Vec<_> = report.codes.iter().map(|code| (code, terminal::line(&code.code))).collect();
-    let rules: Vec<_> = report.codes.iter().map(|code| terminal::line(&code.rule)).collect();
-    let code_width = shown.iter().map(|(_, name)| name.chars().count()).max().unwrap_or(0).max(4);
-    let rule_width = rules.iter().map(|rule| rule.chars().count()).max().unwrap_or(0).max(4);
-    if !report.codes.is_empty() {
-        writeln!(
-            out,
-            "{:>9}  {:>6}  {:<8}  {:<code_width$}  {:<rule_width$}  EXAMPLE",
-            "COUNT", "FILES", "SEVERITY", "CODE", "RULE"
-        )?;
+    let width = terminal::columns().unwrap_or(WIDTH_DEFAULT).max(WIDTH_MIN);
+    let codes: Vec<_> = report.codes.iter().map(|code| (code, terminal::line(&code.code))).collect();
+    let longest = codes.iter().map(|(_, name)| name.chars().count()).max().unwrap_or(0);
+    let code_width = longest.clamp(4, CODE_CHARACTERS_MAX);
+    if !codes.is_empty() {
+        writeln!(out, "{:>9}  {:<8}  {:<code_width$}  EXAMPLE", "COUNT", "SEVERITY", "CODE")?;
     }
-    for ((code, name), rule) in shown.iter().zip(rules) {
+    for (code, name) in &codes {
         let example = &code.example;
-        let text: String = example.text.trim().chars().take(EXAMPLE_CHARACTERS).collect();
-        writeln!(
-            out,
-            "{:>9}  {:>6}  {:<8}  {name:<code_width$}  {rule:<rule_width$}  {}:{}  {}",
-            code.count,
-            code.files,
-            code.severity.word(),
-            terminal::line(&example.file),
-            example.line,
-            terminal::line(&text)
-        )?;
+        let place = format!("{}:{}", terminal::line(&example.file), example.line);
+        let begun = format!("{:>9}  {:<8}  {name:<code_width$}  {place}  ", code.count, code.severity.word());
+        let room = width.saturating_sub(begun.chars().count());
+        writeln!(out, "{}", format!("{begun}{}", example_text(&example.text, &code.code, room)).trim_end())?;
     }
-    if !report.codes.is_empty() {
+    if !codes.is_empty() {
         writeln!(out)?;
     }
     writeln!(
         out,
-        "{} codes seen {} times in {} of {} lines of {} files ({} bytes)",
-        report.codes.len(),
-        report.total_errors,
-        report.error_lines,
+        "{}, {}, in {} of {} of {} ({})",
+        counted(report.codes.len() as u64, "code"),
+        counted(report.total_errors, "occurrence"),
+        counted(report.error_lines, "line"),
         report.total_lines,
-        report.total_files,
-        report.total_bytes
+        counted(report.total_files, "file"),
+        counted(report.total_bytes, "byte")
     )?;
     for file in &report.files {
         let name = terminal::line(&file.name);
@@ -115,6 +107,66 @@ fn report_table(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A number of things: `1 code`, `2 codes`.
+pub fn counted(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+/// As much of a line as there is room for: without its time, around the code, which is marked as in `»P0A1F-87«`.
+fn example_text(text: &str, code: &str, room: usize) -> String {
+    let text = terminal::line(without_time(text.trim()));
+    let letters: Vec<char> = text.chars().collect();
+    let (start, length) = place_of(&letters, code).unwrap_or((0, 0));
+    let marks = if length > 0 { 2 } else { 0 };
+    let end = start + length;
+    if room < length + marks + 2 {
+        return String::new();
+    }
+    let (mut from, mut to) = (0, letters.len());
+    if letters.len() + marks > room {
+        // Most of what explains a code stands before it.
+        let beside = room - length - marks - 2;
+        from = start.saturating_sub(beside.div_ceil(2));
+        to = (from + beside + length).min(letters.len()).max(end);
+        from = from.min(to.saturating_sub(beside + length).max(from.min(start)));
+    }
+    let piece = |from: usize, to: usize| letters[from..to.max(from)].iter().collect::<String>();
+    let (first, last) = (if from > 0 { "…" } else { "" }, if to < letters.len() { "…" } else { "" });
+    match length {
+        0 => format!("{first}{}{last}", piece(from, to)),
+        _ => format!("{first}{}»{}«{}{last}", piece(from, start), piece(start, end), piece(end, to)),
+    }
+}
+
+/// Where a line names a code, and how many characters of it: it may be written in another case, or its parts otherwise.
+fn place_of(letters: &[char], code: &str) -> Option<(usize, usize)> {
+    let parts = [code, code.split_once('-').map_or(code, |(first, _)| first), code.split_once(':').map_or(code, |(_, rest)| rest)];
+    parts.into_iter().filter(|part| !part.is_empty()).find_map(|part| {
+        let wanted: Vec<char> = part.chars().map(|letter| letter.to_ascii_lowercase()).collect();
+        let is_there = |window: &[char]| window.iter().zip(&wanted).all(|(a, b)| a.to_ascii_lowercase() == *b);
+        let start = letters.windows(wanted.len()).position(is_there)?;
+        Some((start, wanted.len()))
+    })
+}
+
+/// A line without the words at its beginning that are dates, times and numbers.
+fn without_time(line: &str) -> &str {
+    const WORDS_MAX: usize = 3;
+    const MONTHS: &str = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec";
+    let mut rest = line;
+    for _ in 0..WORDS_MAX {
+        let Some((word, behind)) = rest.split_once(char::is_whitespace) else { break };
+        let is_time = word.chars().any(|letter| letter.is_ascii_digit())
+            && word.chars().all(|letter| letter.is_ascii_digit() || "-:.,/+TZ[]()<>".contains(letter));
+        let is_month = MONTHS.split(' ').any(|month| month == word);
+        if !is_time && !is_month {
+            break;
+        }
+        rest = behind.trim_start();
+    }
+    rest
 }
 
 /// Prints rows as a table, each on one line.
@@ -173,5 +225,32 @@ impl Serialize for Object {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let names = self.schema.fields().iter().map(|field| field.name());
         serializer.collect_map(names.zip(self.row.as_array().into_iter().flatten()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_example_fits_and_shows_its_code() {
+        let line = "2026-03-01 10:15:30,123 ERROR [main] com.acme.Updater - stored the code p0a1f:87 after the third try";
+        for (code, room, shown) in [
+            ("P0A1F-87", 200, "ERROR [main] com.acme.Updater - stored the code »p0a1f«:87 after the third try"),
+            ("P0A1F-87", 40, "…dater - stored the code »p0a1f«:87 afte…"),
+            ("P0A1F-87", 12, "…e »p0a1f«:…"),
+            ("P0A1F-87", 5, ""),
+            ("ERRNO:5", 20, "ERROR [main] com.ac…"),
+        ] {
+            let text = example_text(line, code, room);
+            assert!(text.chars().count() <= room, "{text:?} is longer than {room}");
+            assert!(shown.is_empty() == text.is_empty() && text.contains('»') == shown.contains('»'), "{text:?}");
+            if room == 200 {
+                assert_eq!(text, shown);
+            }
+        }
+        assert_eq!(without_time("Mar  1 10:15:30 host updater: x"), "host updater: x");
+        assert_eq!(counted(1, "code"), "1 code");
+        assert_eq!(counted(2, "code"), "2 codes");
     }
 }

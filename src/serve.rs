@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use argus_query::{Limits, postgres};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -16,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::ServeArgs;
 use crate::every;
+use crate::terminal;
 use crate::http;
 use crate::http::connections;
 use crate::http::front::Front;
@@ -39,7 +40,7 @@ const STOP_WAIT: Duration = Duration::from_secs(30);
 /// Runs the service until SIGTERM or SIGINT.
 pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let filter = EnvFilter::try_from_env("ARGUS_LOG").unwrap_or_else(|_| EnvFilter::new("warn,argus=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(stderr().is_terminal()).with_writer(stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(terminal::has_colours(stderr().is_terminal())).with_writer(stderr).init();
     let rules = args.counting.rules()?;
     let mut config = ServiceConfig::new(args.data.clone(), rules, args.counting.workers());
     config.block_bytes = args.counting.block_bytes as usize;
@@ -58,6 +59,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
 }
 
 async fn serve(config: ServiceConfig, listen: &str, doors: &Doors) -> Result<()> {
+    let data = config.data.clone();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let metrics = PrometheusBuilder::new().install_recorder().context("cannot keep figures")?;
@@ -71,6 +73,15 @@ async fn serve(config: ServiceConfig, listen: &str, doors: &Doors) -> Result<()>
         writeln!(out, "argus listening on http://{}", server.address())?;
         out.flush()?;
     }
+    let address = server.address();
+    tracing::info!(data = %data.display(), "the API's documents are at http://{address}/docs");
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            %address,
+            "whoever reaches this address can read, upload and delete: there is no authentication; listen on 127.0.0.1, or let \
+             a proxy in front ask who it is"
+        );
+    }
     let failed = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
@@ -78,9 +89,16 @@ async fn serve(config: ServiceConfig, listen: &str, doors: &Doors) -> Result<()>
     };
     match failed {
         Some(error) => Err(error),
-        None => server.stop().await,
+        None => tokio::select! {
+            stopped = server.stop() => stopped,
+            _ = terminate.recv() => Err(anyhow!(STOPPED_AT_ONCE)),
+            _ = interrupt.recv() => Err(anyhow!(STOPPED_AT_ONCE)),
+        },
     }
 }
+
+/// What a second signal comes to. Nothing that was answered is lost: it is counted at the next start.
+const STOPPED_AT_ONCE: &str = "stopped at once by a second signal; what was accepted is counted at the next start";
 
 async fn bind(address: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
@@ -119,6 +137,9 @@ impl Server {
             answering.into_iter().filter_map(|(name, door)| Some((name, door.as_ref()?.local_addr().ok()?))).collect();
         for (protocol, address) in &addresses {
             tracing::info!(protocol, %address, "SQL is answered here too");
+            if !address.ip().is_loopback() {
+                tracing::warn!(protocol, %address, "whoever reaches this address can read all tables: there is no authentication");
+            }
         }
         let front = Front::new(service.reports.clone(), http::router(&service, metrics, addresses));
         let mut work = service.work;

@@ -19,7 +19,7 @@ use argus_query::cache::{Redis, SealKey};
 use argus_query::{CatalogRow, Engine, EngineConfig};
 use argus_sinks::durable::DurableFileSystem;
 use argus_sinks::{Lake, LakeConfig, Snapshot};
-use metrics::{counter, gauge};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
 use object_store::ObjectStore;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -38,6 +38,7 @@ use crate::orphans::Orphans;
 use crate::pipeline::{Downstream, Pipeline};
 use crate::raw::RawStore;
 use crate::reports::Reports;
+use crate::rescan::Rescan;
 use crate::{recount, recovery};
 
 /// For how long the past can be asked for when nobody says: 7 days.
@@ -109,6 +110,8 @@ pub struct Service {
     pub dataflow: Dataflow,
     /// Keeps the data directory in order.
     pub maintainer: Maintainer,
+    /// Counts the files of batches again.
+    pub rescan: Rescan,
     /// What runs behind it.
     pub work: Work,
 }
@@ -167,6 +170,7 @@ impl Service {
         let lake = Lake::open(Arc::clone(&store), &root, config.lake.clone(), metadata.lake().await?);
         let lake = lake.await.context("cannot open the lake")?;
         recount::remove_leftovers(&data)?;
+        let fingerprint = Arc::clone(config.rules.fingerprint());
         let engine_config = EngineConfig {
             query_threads: config.workers,
             catalog: CatalogRow::of_rules(&config.rules),
@@ -185,7 +189,8 @@ impl Service {
         let raw_folder = object_store::path::Path::from_absolute_path(data.join("raw"))?;
         let raw = RawStore::new(Arc::clone(&store), raw_folder);
 
-        for figure in ["argus_lines_total", "argus_bytes_total", "argus_sightings_total"] {
+        describe_figures();
+        for figure in ["argus_lines_total", "argus_bytes_total", "argus_occurrences_total"] {
             counter!(figure).increment(0);
         }
         for kind in ["report", "fleet", "sql", "chart"] {
@@ -277,6 +282,8 @@ impl Service {
             unnamed,
             looked: None,
         };
+        let rescan = Rescan::new(ingest.clone(), pipeline.clone(), metadata.clone(), raw.clone());
+        tokio::spawn(warn_of_other_rules(engine.clone(), Arc::clone(&snapshots.borrow()), Arc::clone(&fingerprint)));
         let maintainer = Maintainer {
             store,
             upkeep,
@@ -329,6 +336,7 @@ impl Service {
             stopping,
             dataflow,
             maintainer,
+            rescan,
             work,
         })
     }
@@ -412,7 +420,7 @@ impl Closing {
                     if file.live >= 0 {
                         counter!("argus_lines_total").increment(file.lines);
                         counter!("argus_bytes_total").increment(file.bytes);
-                        counter!("argus_sightings_total").increment(file.sightings);
+                        counter!("argus_occurrences_total").increment(file.sightings);
                         self.failures.note(file);
                     }
                 }
@@ -422,4 +430,31 @@ impl Closing {
         }
         self.followers.wake(batches);
     }
+}
+
+/// Says that some files were counted by other rules than those of today, for that makes differences between firmwares that
+/// are none.
+async fn warn_of_other_rules(engine: Engine, snapshot: Arc<Snapshot>, rules: Arc<str>) {
+    match argus_query::files_of_other_rules(&engine, &snapshot, &rules).await {
+        Ok((0, _)) => {}
+        Ok((files, batches)) => tracing::warn!(
+            files,
+            batches,
+            %rules,
+            "files were counted by other rules than those of today: run argus recount, or POST /api/v1/batches/ID/recount"
+        ),
+        Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "it is not known which rules files were counted by"),
+    }
+}
+
+/// What the figures of `/metrics` are.
+fn describe_figures() {
+    describe_counter!("argus_lines_total", "Lines counted.");
+    describe_counter!("argus_bytes_total", "Bytes of text counted, after decompression.");
+    describe_counter!("argus_occurrences_total", "Occurrences of error codes counted.");
+    describe_counter!("argus_computed_total", "Answers computed rather than found or shared, by kind.");
+    describe_counter!("argus_cache_requests_total", "Requests to the caches, by tier and outcome.");
+    describe_gauge!("argus_epoch", "The last epoch that was accepted.");
+    describe_gauge!("argus_committed_epoch", "The last epoch that is in the lake.");
+    describe_gauge!("argus_in_flight_bytes", "Bytes of text between their arrival and the reader of their occurrences.");
 }

@@ -3,7 +3,8 @@
 //! With a statement it prints the rows; without one, on a terminal, it prompts
 //! for one after another.
 
-use std::io::{IsTerminal, Read, Write, stderr, stdin, stdout};
+use std::borrow::Cow;
+use std::io::{ErrorKind, IsTerminal, Read, Write, stderr, stdin, stdout};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,9 +13,12 @@ use argus_dataflow::RuleSet;
 use argus_query::{CatalogRow, Engine, EngineConfig, RowFormat};
 use argus_sinks::{Lake, Snapshot};
 use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
+use axum::http;
 use futures::TryStreamExt;
+use http_body_util::BodyExt;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use parquet::arrow::ArrowWriter;
@@ -27,6 +31,9 @@ use crate::prompt;
 use crate::render;
 use crate::service::lake_url;
 use crate::terminal;
+
+/// The header, or trailer, that says whether there were more rows than were asked for.
+const TRUNCATED: &str = "argus-truncated";
 
 /// Rows that are asked of a server at most.
 const SERVER_ROWS_MAX: usize = 1_000_000;
@@ -41,16 +48,16 @@ pub fn run(args: &SqlArgs) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let asked = runtime.block_on(Asked::open(args))?;
     if let Some(query) = &args.query {
-        print(&asked.rows(&runtime, query)?, format)?;
+        asked.print_all(&runtime, query, format)?;
         return Ok(ExitCode::SUCCESS);
     }
     if stdin().is_terminal() {
-        prompt::run(|statement| print(&asked.rows(&runtime, statement)?, format))?;
+        prompt::run(|statement| asked.print_all(&runtime, statement, format))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut query = String::new();
     stdin().read_to_string(&mut query).context("cannot read the statement from standard input")?;
-    print(&asked.rows(&runtime, &query)?, format)?;
+    asked.print_all(&runtime, &query, format)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -80,9 +87,21 @@ impl Asked {
         Ok(Asked::Directory { engine: Box::new(engine), snapshot: Arc::new(snapshot) })
     }
 
+    /// Asks one statement after another and prints the rows of each. A reader that has left wants no more.
+    fn print_all(&self, runtime: &Runtime, text: &str, format: RowsFormat) -> Result<()> {
+        for statement in argus_query::statement::split(text) {
+            match print(&self.rows(runtime, &statement)?, format) {
+                Err(error) if is_broken_pipe(&error) => return Ok(()),
+                printed => printed?,
+            }
+        }
+        Ok(())
+    }
+
     /// The rows, of which there is at least one piece.
     fn rows(&self, runtime: &Runtime, sql: &str) -> Result<Vec<RecordBatch>> {
-        let sql = sql.trim().trim_end_matches(';');
+        let sql = in_words(sql);
+        let sql = &*sql;
         runtime.block_on(async {
             match self {
                 Asked::Server { client, query_url, as_of } => ask_server(client, query_url, *as_of, sql).await,
@@ -105,10 +124,15 @@ async fn ask_server(client: &reqwest::Client, url: &Url, as_of: Option<u64>, sql
     if let Some(epoch) = as_of {
         body["as_of"] = json!(epoch);
     }
-    let request = client.post(url.clone()).header("accept", RowFormat::Arrow.media_type()).json(&body);
-    let answer = request.send().await.with_context(|| format!("cannot reach {url}"))?;
+    let request = client.post(url.clone()).header("accept", RowFormat::Arrow.media_type()).header("te", "trailers");
+    let answer = request.json(&body).send().await.with_context(|| format!("cannot reach {url}"))?;
     let status = answer.status();
-    let bytes = answer.bytes().await.context("the answer broke off: the query failed, or took too long")?;
+    let (head, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
+    let body = body.collect().await.context("the answer broke off: the query failed, or took too long")?;
+    // Where it is not known before the rows, it stands behind them.
+    let said = [Some(&head.headers), body.trailers()].map(|headers| headers?.get(TRUNCATED).cloned());
+    let truncated = said.into_iter().flatten().any(|said| said == "true");
+    let bytes = body.to_bytes();
     if !status.is_success() {
         let problem: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         bail!("{}", problem["detail"].as_str().unwrap_or(status.as_str()));
@@ -116,13 +140,43 @@ async fn ask_server(client: &reqwest::Client, url: &Url, as_of: Option<u64>, sql
     let reader = StreamReader::try_new(&bytes[..], None).context("the answer is not Arrow")?;
     let schema = reader.schema();
     let mut rows = reader.collect::<Result<Vec<_>, _>>().context("the answer is cut off")?;
-    if rows.iter().map(RecordBatch::num_rows).sum::<usize>() == SERVER_ROWS_MAX {
+    if truncated {
         writeln!(stderr(), "only the first {SERVER_ROWS_MAX} rows are shown")?;
     }
     if rows.is_empty() {
         rows.push(RecordBatch::new_empty(schema));
     }
     Ok(rows)
+}
+
+/// What other tools call it, as a query.
+fn in_words(statement: &str) -> Cow<'_, str> {
+    let statement = statement.trim().trim_end_matches(';').trim_end();
+    let words: Vec<String> = statement.split_whitespace().map(str::to_lowercase).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let columns = |table: &str| {
+        let table = table.trim_matches('"').trim_start_matches("public.").replace('\'', "''");
+        format!(
+            "SELECT column_name, data_type, comment FROM information_schema.columns \
+             WHERE table_schema = 'public' AND table_name = '{table}' ORDER BY ordinal_position"
+        )
+    };
+    match words[..] {
+        ["show", "tables"] | ["\\d" | "\\dt"] => {
+            "SELECT table_name, comment FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1".into()
+        }
+        ["describe" | "desc" | "\\d", table] | ["show", "columns", "from", table] => columns(table).into(),
+        _ => statement.into(),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        let arrow = cause.downcast_ref::<ArrowError>();
+        io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+            || arrow.is_some_and(|error| error.to_string().contains("Broken pipe"))
+    })
 }
 
 fn print(rows: &[RecordBatch], format: RowsFormat) -> Result<()> {

@@ -130,7 +130,7 @@ impl fmt::Display for BatchStatus {
 
 /// A word that is no status.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no status of a batch")]
+#[error("{0:?} is no status of a batch; it is one of {words}", words = BatchStatus::ALL.map(BatchStatus::word).join(", "))]
 pub struct UnknownStatus(String);
 
 impl FromStr for BatchStatus {

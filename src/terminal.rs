@@ -14,6 +14,17 @@ fn is_obeyed(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// Whether colours are wanted where there is a terminal: not where `NO_COLOR` says anything (no-color.org).
+pub fn has_colours(is_terminal: bool) -> bool {
+    is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Columns of standard output, where it is a terminal.
+pub fn columns() -> Option<usize> {
+    let terminal = console::Term::stdout();
+    terminal.is_term().then(|| usize::from(terminal.size().1))
+}
+
 /// A text as one line: line feeds and tabs are shown as `\n` and `\t` too.
 pub fn line(text: &str) -> Cow<'_, str> {
     shown(text, |_| false)

@@ -5,11 +5,11 @@
 //! (zip, tar and others) are refused, for they are many files. Everything else
 //! is text as it is.
 
-use std::io::{self, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 use bzip2::bufread::MultiBzDecoder;
 use encoding_rs_io::DecodeReaderBytesBuilder;
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::{CONCATENATED, Stream};
 
@@ -109,7 +109,7 @@ impl Compression {
     pub fn reader<'a>(self, input: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
         Ok(match self {
             Compression::Identity => Box::new(input),
-            Compression::Gzip => Box::new(MultiGzDecoder::new(input)),
+            Compression::Gzip => Box::new(GzipMembers::new(BufReader::new(input))),
             Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(input)?),
             Compression::Xz => {
                 let stream = Stream::new_stream_decoder(XZ_MEMORY_BYTES, CONCATENATED)?;
@@ -118,6 +118,48 @@ impl Compression {
             Compression::Bzip2 => Box::new(MultiBzDecoder::new(BufReader::new(input))),
             Compression::Lz4 => Box::new(Lz4Decoder::new(BufReader::new(input))),
         })
+    }
+}
+
+/// The members of a gzip file, one after another. Zeros may follow the last, as tapes and blocks of a fixed size are filled
+/// up with (gzip(1) passes over them too).
+struct GzipMembers<R> {
+    /// `None` at the end.
+    member: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> GzipMembers<R> {
+    fn new(input: R) -> Self {
+        GzipMembers { member: Some(GzDecoder::new(input)) }
+    }
+}
+
+impl<R: BufRead> Read for GzipMembers<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let count = member.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            let Some(mut input) = self.member.take().map(GzDecoder::into_inner) else { break };
+            if has_more(&mut input)? {
+                self.member = Some(GzDecoder::new(input));
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Whether anything but zeros follows.
+fn has_more(input: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let next = input.fill_buf()?;
+        let Some(&first) = next.first() else { return Ok(false) };
+        if first != 0 {
+            return Ok(true);
+        }
+        let zeros = next.iter().take_while(|byte| **byte == 0).count();
+        input.consume(zeros);
     }
 }
 
@@ -190,6 +232,13 @@ mod tests {
         let mut out = Vec::new();
         text(bytes)?.read_to_end(&mut out)?;
         Ok(out)
+    }
+
+    #[test]
+    fn zeros_behind_the_last_gzip_member_are_passed_over() {
+        let members = [gzip(b"a\n"), gzip(b"b\n")].concat();
+        assert_eq!(read(&[&members[..], &[0; 700]].concat()).expect("it is whole"), b"a\nb\n");
+        assert!(read(&[&members[..], &[0; 7], b"x"].concat()).is_err());
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {

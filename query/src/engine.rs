@@ -8,7 +8,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use argus_sinks::{RecentBatch, Snapshot};
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 use datafusion::execution::FunctionRegistry;
@@ -25,8 +27,10 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionConfig;
-use futures::TryStreamExt;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use tokio::time::timeout;
 use url::Url;
@@ -37,13 +41,15 @@ use crate::bounded::bounded;
 use crate::catalog::{CatalogRow, catalog_table};
 use crate::documented::DocumentedSchema;
 use crate::joins::{Deadline, HoldJoins};
-use crate::labels::label_map;
+use crate::labels::{label_map, label_value};
 use crate::lookup::Lookup;
 use crate::memory::QueryPool;
 use crate::postgres::PgSessions;
 use crate::query_error::QueryError;
+use crate::rewrite::{name_as_written, rewrite};
 use crate::schemas::{LakeSchema, PublicSchema};
 use crate::statement::{check_plan, check_statement};
+use crate::times::with_times;
 use crate::turns::{Turn, Turns};
 
 /// Rows that are computed at once.
@@ -138,6 +144,8 @@ struct Asker {
     /// What one question may take of it.
     bytes_each: usize,
     turns: Turns,
+    /// Whether whoever asks can be given maps, as PostgreSQL's clients cannot.
+    knows_maps: bool,
 }
 
 impl fmt::Debug for Engine {
@@ -159,9 +167,10 @@ impl Engine {
                 .with_disk_manager_builder(spill)
                 .build()?;
             runtime.register_object_store(store_url.as_ref(), Arc::clone(&store));
-            let mut state = bounded(session_state(runtime, threads))?;
+            let mut state = with_times(bounded(session_state(runtime, threads))?)?;
             state.register_udf(Arc::new(label_map()))?;
-            Ok(Asker { state, memory, bytes_each, turns })
+            state.register_udf(Arc::new(label_value()))?;
+            Ok(Asker { state, memory, bytes_each, turns, knows_maps: true })
         };
         let queries = asker(
             Arc::new(FairSpillPool::new(config.query_bytes)),
@@ -277,7 +286,7 @@ impl Engine {
                     self.pg.get_or_init(|| made)
                 }
             };
-            let asker = Asker { state: pg.state.clone(), ..self.queries.as_ref().clone() };
+            let asker = Asker { state: pg.state.clone(), knows_maps: false, ..self.queries.as_ref().clone() };
             let session = self.session_of(&asker, snapshot, Sees::Tables, deadline)?;
             if let Some(catalog) = session.catalog(CATALOG) {
                 catalog.register_schema("pg_catalog", Arc::clone(&pg.catalog))?;
@@ -313,14 +322,16 @@ impl Engine {
         lake: Arc<LakeSchema>,
     ) -> Result<Arc<PublicSchema>, DataFusionError> {
         let (lake, catalog) = (asker.context(&[("lake", lake)], None)?, Arc::clone(&self.catalog));
-        Ok(Arc::new(PublicSchema { epoch: snapshot.epoch, is_past: snapshot.is_past, lake, catalog }))
+        let knows_maps = asker.knows_maps;
+        Ok(Arc::new(PublicSchema { epoch: snapshot.epoch, is_past: snapshot.is_past, knows_maps, lake, catalog }))
     }
 
     /// What PostgreSQL clients are told of the tables that users see.
     fn pg_sessions(&self) -> Result<PgSessions, DataFusionError> {
         let nothing: Arc<Snapshot> = Arc::default();
         let lake = Arc::new(LakeSchema { snapshot: Arc::clone(&nothing), store: self.store.as_ref().clone() });
-        PgSessions::of(&self.queries.context(&[("public", self.public(&self.queries, &nothing, lake)?)], None)?)
+        let asker = Asker { knows_maps: false, ..self.queries.as_ref().clone() };
+        PgSessions::of(&asker.context(&[("public", self.public(&asker, &nothing, lake)?)], None)?)
     }
 }
 
@@ -334,14 +345,44 @@ pub(crate) async fn run(
     sql: &str,
     values: Vec<ScalarValue>,
 ) -> Result<(LogicalPlan, SendableRecordBatchStream), QueryError> {
-    let mut plan = context.state().create_logical_plan(sql).await.map_err(QueryError::of)?;
+    let sql = rewrite(sql, &GenericDialect {})?;
+    let mut plan = context.state().create_logical_plan(&sql).await.map_err(QueryError::of)?;
     if !values.is_empty() {
         plan = plan.with_param_values(values).map_err(QueryError::of)?;
     }
     check_plan(&plan)?;
     let frame = context.execute_logical_plan(plan.clone()).await.map_err(QueryError::of)?;
     let rows = frame.execute_stream().await.map_err(QueryError::of)?;
-    Ok((plan, rows))
+    Ok((plan, readable(rows)))
+}
+
+/// The rows with their columns named as they were asked for, and without the kinds of text that older readers of Arrow do
+/// not know.
+fn readable(rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
+    let schema = rows.schema();
+    let read = |field: &Arc<Field>| {
+        let kind = match field.data_type() {
+            DataType::Utf8View => DataType::Utf8,
+            DataType::BinaryView => DataType::Binary,
+            other => other.clone(),
+        };
+        let name = name_as_written(field.name()).to_owned();
+        Arc::new(field.as_ref().clone().with_name(name).with_data_type(kind))
+    };
+    let fields: Vec<Arc<Field>> = schema.fields().iter().map(read).collect();
+    if fields.iter().eq(schema.fields().iter()) {
+        return rows;
+    }
+    let read = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
+    let to = Arc::clone(&read);
+    let rows = rows.map(move |rows| {
+        let rows = rows?;
+        let columns = rows.columns().iter().zip(to.fields()).map(|(column, field)| cast(column, field.data_type()));
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&to), columns, &options)?)
+    });
+    Box::pin(RecordBatchStreamAdapter::new(read, rows))
 }
 
 fn session_state(runtime: RuntimeEnv, threads: usize) -> SessionState {
@@ -352,6 +393,8 @@ fn session_state(runtime: RuntimeEnv, threads: usize) -> SessionState {
         .with_default_catalog_and_schema(CATALOG, "public")
         .with_create_default_catalog_and_schema(false);
     session.options_mut().execution.parquet.pushdown_filters = true;
+    // Older readers of Arrow know no views.
+    session.options_mut().sql_parser.map_string_types_to_utf8view = false;
     session.options_mut().execution.sort_spill_reservation_bytes = SPILL_RESERVATION_BYTES;
     SessionStateBuilder::new().with_config(session).with_runtime_env(Arc::new(runtime)).with_default_features().build()
 }

@@ -61,6 +61,20 @@ pub struct ErrorsPage {
     pub more: bool,
 }
 
+/// Files, and batches with such, that were counted by other rules than those.
+pub async fn files_of_other_rules(
+    engine: &Engine,
+    snapshot: &Arc<Snapshot>,
+    rules: &str,
+) -> Result<(u64, u64), QueryError> {
+    let sql = format!("SELECT count(*), count(DISTINCT batch_id) FROM files WHERE rules IS DISTINCT FROM {}", literal(rules));
+    let rows = engine.collect_large(snapshot, &sql).await?;
+    let number = |column: usize| {
+        rows.first().map_or(0, |rows| rows.column(column).as_primitive::<Int64Type>().value(0).max(0) as u64)
+    };
+    Ok((number(0), number(1)))
+}
+
 impl ErrorsPage {
     /// Reads a page.
     pub async fn read(

@@ -182,6 +182,7 @@ fn refused(error: QueryError) -> Status {
     let text = error.to_string();
     match error {
         QueryError::NotAQuery => Status::permission_denied(text),
+        QueryError::Unsupported(_) => Status::invalid_argument(text),
         QueryError::Invalid(_) | QueryError::TooLong | QueryError::TooManyCalls => Status::invalid_argument(text),
         QueryError::TimedOut(_) => Status::deadline_exceeded(text),
         QueryError::TooLarge | QueryError::TooManyRows(_) | QueryError::Busy => Status::resource_exhausted(text),

@@ -1,12 +1,19 @@
 //! What a vehicle has said of each code, over all its batches.
 
+use std::sync::Arc;
+
 use argus_dataflow::{Group, Recorded};
-use argus_sinks::FleetView;
+use argus_sinks::{FleetView, Snapshot};
+use arrow::array::AsArray;
+use arrow::datatypes::TimestampMicrosecondType;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::engine::Engine;
 use crate::fleet::as_rfc3339;
+use crate::query_error::QueryError;
+use crate::views::literal;
 
 /// A code of a vehicle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -32,6 +39,45 @@ pub struct VehicleCode {
     /// When that was.
     #[serde(skip)]
     recorded: Option<Recorded>,
+}
+
+/// A batch of a vehicle, by when it was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordedBatch {
+    /// The batch.
+    pub id: Uuid,
+    /// The first plausible time that its lines name, else when it was made; microseconds since 1970.
+    pub first: i64,
+    /// The last.
+    pub last: i64,
+}
+
+/// Batches of a vehicle, those recorded last first, from behind one on: at most so many.
+pub async fn batches_of_vehicle(
+    engine: &Engine,
+    snapshot: &Arc<Snapshot>,
+    vin: &str,
+    behind: Option<(i64, Uuid)>,
+    limit: usize,
+) -> Result<Vec<RecordedBatch>, QueryError> {
+    let behind = behind.map_or_else(String::new, |(first, id)| {
+        let first = format!("arrow_cast({first}, 'Timestamp(Microsecond, Some(\"UTC\"))')");
+        format!(" AND (recorded_first < {first} OR (recorded_first = {first} AND batch_id < '{id}'))")
+    });
+    let sql = format!(
+        "SELECT batch_id, recorded_first, recorded_last FROM batches WHERE vin = {}{behind} \
+         ORDER BY recorded_first DESC, batch_id DESC LIMIT {limit}",
+        literal(vin)
+    );
+    let mut batches = Vec::new();
+    for rows in engine.collect(snapshot, &sql).await? {
+        let ids = rows.column(0).as_string::<i32>();
+        let time = |column: usize, row: usize| rows.column(column).as_primitive::<TimestampMicrosecondType>().value(row);
+        batches.extend((0..rows.num_rows()).filter_map(|row| {
+            Some(RecordedBatch { id: ids.value(row).parse().ok()?, first: time(1, row), last: time(2, row) })
+        }));
+    }
+    Ok(batches)
 }
 
 impl VehicleCode {

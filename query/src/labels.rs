@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, MapBuilder, StringBuilder};
+use arrow::array::{Array, ArrayRef, AsArray, MapBuilder, StringArray, StringBuilder};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields};
 use datafusion::common::cast::as_string_array;
+use datafusion::common::exec_err;
 use datafusion::error::Result;
-use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
+use datafusion::logical_expr::{
+    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, create_udf,
+};
 
 /// `label_map(text)`: the map that a JSON object of texts says; null for null.
 pub fn label_map() -> ScalarUDF {
@@ -16,6 +20,52 @@ pub fn label_map() -> ScalarUDF {
         Ok(ColumnarValue::Array(maps(&texts)?))
     };
     create_udf("label_map", vec![DataType::Utf8], map_type(), Volatility::Immutable, Arc::new(of))
+}
+
+/// `label_value(labels, name)`, which PostgreSQL writes as `labels ->> name`: of a map, or of the JSON that a client of
+/// PostgreSQL sees in its place.
+pub fn label_value() -> ScalarUDF {
+    ScalarUDF::from(LabelValue { signature: Signature::any(2, Volatility::Immutable) })
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct LabelValue {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for LabelValue {
+    fn name(&self) -> &str {
+        "label_value"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [labels, ColumnarValue::Scalar(name)] = &args.args[..] else {
+            return exec_err!("->> takes a label's name that is written out, as in labels ->> 'site'");
+        };
+        let Some(name) = name.try_as_str().flatten() else { return exec_err!("a label's name is a text") };
+        let labels = labels.to_array(args.number_rows)?;
+        let maps = match labels.data_type() {
+            DataType::Map(..) => Arc::clone(&labels),
+            _ => maps(&cast(&labels, &DataType::Utf8)?)?,
+        };
+        let maps = maps.as_map();
+        let values: StringArray = (0..maps.len())
+            .map(|row| {
+                let entries = maps.is_valid(row).then(|| maps.value(row))?;
+                let (names, values) = (entries.column(0).as_string::<i32>(), entries.column(1).as_string::<i32>());
+                (0..entries.len()).find(|&at| names.value(at) == name).map(|at| values.value(at).to_owned())
+            })
+            .collect();
+        Ok(ColumnarValue::Array(Arc::new(values)))
+    }
 }
 
 fn map_type() -> DataType {

@@ -14,8 +14,10 @@
 
 mod answer;
 mod arriving;
+mod commands;
 mod door;
 mod execute;
+mod functions;
 mod guard;
 mod kept;
 mod only_queries;
@@ -64,6 +66,7 @@ impl PgSessions {
     pub(crate) fn of(empty: &SessionContext) -> Result<PgSessions, DataFusionError> {
         setup_pg_catalog(empty, CATALOG, EmptyContextProvider).map_err(|error| *error)?;
         empty.register_udf(tidy::unlock_all());
+        functions::register(empty)?;
         let state = empty.state();
         let catalog = state.catalog_list().catalog(CATALOG).and_then(|catalog| catalog.schema("pg_catalog"));
         let catalog = catalog.ok_or_else(|| DataFusionError::Internal("pg_catalog was not made".into()))?;

@@ -6,8 +6,10 @@ use arrow::error::ArrowError;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 
+use crate::catalog::CATALOG_TABLE;
 use crate::joins::Held;
-use crate::statement::{CALLS_MAX, STATEMENT_BYTES_MAX, STATEMENT_WORDS_MAX};
+use crate::views::VIEWS;
+use crate::statement::{CALLS_MAX, LIST_VALUES_MAX, STATEMENT_BYTES_MAX, STATEMENT_WORDS_MAX, TEXT_BYTES_MAX};
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +17,8 @@ use crate::statement::{CALLS_MAX, STATEMENT_BYTES_MAX, STATEMENT_WORDS_MAX};
 pub enum QueryError {
     #[error("only a single query (SELECT, VALUES, WITH) can be asked")]
     NotAQuery,
+    #[error("{0}")]
+    Unsupported(String),
     #[error("{}", reason(.0))]
     Invalid(Box<DataFusionError>),
     #[error("the query took longer than {} ms", .0.as_millis())]
@@ -23,7 +27,10 @@ pub enum QueryError {
     TooLarge,
     #[error("too many questions at once; try again")]
     Busy,
-    #[error("the statement is too long: at most {STATEMENT_BYTES_MAX} bytes and {STATEMENT_WORDS_MAX} words and signs")]
+    #[error(
+        "the statement is too long: at most {STATEMENT_BYTES_MAX} bytes, {TEXT_BYTES_MAX} in one text, {STATEMENT_WORDS_MAX} \
+         words and signs, and {LIST_VALUES_MAX} values in lists"
+    )]
     TooLong,
     #[error("a statement may call functions that make text and lists at most {CALLS_MAX} times; ask in parts")]
     TooManyCalls,
@@ -38,12 +45,28 @@ pub enum QueryError {
 /// What the engine says of a condition that it could not ask of a file's values, before the reason.
 const CONDITION_FAILED: &str = "Error evaluating filter predicate: ";
 
+/// Whether a reason speaks of the engine's own parts, which a user knows nothing of.
+fn is_of_the_engine(text: &str) -> bool {
+    ["Physical plan does not support", "bug report", "This feature is not implemented: Physical"]
+        .iter()
+        .any(|words| text.contains(words))
+}
+
 /// A reason (bytes) is cut to this.
 const REASON_BYTES_MAX: usize = 500;
 
 /// What the user can do something about: what is at the bottom, without what the engine was at and its own chain.
 fn reason(error: &DataFusionError) -> String {
-    let text = error.find_root().strip_backtrace();
+    let root = error.find_root();
+    if matches!(root, DataFusionError::Internal(_)) || is_of_the_engine(&root.strip_backtrace()) {
+        return "the engine cannot run this statement; write it another way, in smaller steps".to_owned();
+    }
+    let text = root.strip_backtrace();
+    if let Some(name) = text.split_once("table '").and_then(|(_, rest)| rest.split_once("' not found")).map(|(name, _)| name) {
+        let name = name.rsplit('.').next().unwrap_or(name);
+        let known: Vec<&str> = VIEWS.iter().map(|view| view.name).chain([CATALOG_TABLE]).collect();
+        return format!("there is no table {name}; there are {}", known.join(", "));
+    }
     let text = match text.split_once(CONDITION_FAILED) {
         // As in: ArrowError(CastError("Cannot cast …"), Some(""))
         Some((_, text)) => {
@@ -89,6 +112,7 @@ impl QueryError {
     pub(crate) fn sqlstate(&self) -> &'static str {
         match self {
             QueryError::NotAQuery => "25006",
+            QueryError::Unsupported(_) => "0A000",
             QueryError::Invalid(error) => match error.find_root() {
                 DataFusionError::SQL(..) => "42601",
                 DataFusionError::SchemaError(root, _) => match **root {

@@ -1,19 +1,23 @@
 //! What a session sees: the tables of differences in `lake`, and over them those that users know in `public`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use argus_sinks::{Snapshot, Table};
 use async_trait::async_trait;
-use datafusion::catalog::{SchemaProvider, TableProvider};
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::{SchemaProvider, Session, TableProvider};
 use datafusion::datasource::{MemTable, ViewTable};
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
+use datafusion::physical_plan::ExecutionPlan;
 
 use crate::catalog::CATALOG_TABLE;
 use crate::provider::Differences;
-use crate::views::{VIEWS, View};
+use crate::views::{LABELS, LABELS_AS_TEXT, VIEWS, View};
 
 /// The tables of differences.
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub(crate) struct PublicSchema {
     pub(crate) epoch: u64,
     /// Whether it is before the present epoch.
     pub(crate) is_past: bool,
+    /// Whether labels are a map, and not the JSON of one.
+    pub(crate) knows_maps: bool,
     /// A session that sees the tables of differences.
     pub(crate) lake: SessionContext,
     /// What is known of codes.
@@ -54,6 +60,35 @@ pub(crate) struct PublicSchema {
 impl fmt::Debug for PublicSchema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PublicSchema").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+/// A view that users know as a table, as tools list it.
+#[derive(Debug)]
+struct PublicTable(ViewTable);
+
+#[async_trait]
+impl TableProvider for PublicTable {
+    fn schema(&self) -> SchemaRef {
+        self.0.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn get_logical_plan(&self) -> Option<Cow<'_, LogicalPlan>> {
+        self.0.get_logical_plan()
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        self.0.scan(state, projection, filters, limit).await
     }
 }
 
@@ -68,9 +103,12 @@ impl SchemaProvider for PublicSchema {
             return Ok(Some(Arc::clone(&self.catalog) as Arc<dyn TableProvider>));
         }
         let Some(view) = View::named(name) else { return Ok(None) };
-        let sql = view.sql(self.epoch, self.is_past);
+        let mut sql = view.sql(self.epoch, self.is_past);
+        if !self.knows_maps {
+            sql = sql.replace(LABELS, LABELS_AS_TEXT);
+        }
         let plan = self.lake.state().create_logical_plan(&sql).await?;
-        Ok(Some(Arc::new(ViewTable::new(plan, Some(sql)))))
+        Ok(Some(Arc::new(PublicTable(ViewTable::new(plan, None)))))
     }
 
     fn table_exist(&self, name: &str) -> bool {

@@ -12,11 +12,15 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use crate::bounded::is_bounded;
 use crate::query_error::QueryError;
 
-/// The longest statement (64 KiB): a text in it is copied to each row of a batch.
-pub const STATEMENT_BYTES_MAX: usize = 64 << 10;
-/// Words and signs in a statement. Each is a step down in a tree that is walked
+/// The longest statement (512 KiB): some thousand values in a list.
+pub const STATEMENT_BYTES_MAX: usize = 512 << 10;
+/// The longest text in a statement (64 KiB): it is copied to each row of a batch.
+pub const TEXT_BYTES_MAX: usize = 64 << 10;
+/// Words and signs in a statement, without the values of lists. Each is a step down in a tree that is walked
 /// on a stack, and planning some statements takes the square of them.
 pub const STATEMENT_WORDS_MAX: usize = 2_000;
+/// Values in the lists of a statement (`IN (…)`), which stand beside each other.
+pub const LIST_VALUES_MAX: usize = 20_000;
 
 /// Calls of functions that make much of little ([`crate::bounded`]): what each makes of some rows stands beside the others.
 pub const CALLS_MAX: usize = 64;
@@ -52,6 +56,16 @@ fn only_reads(query: &ast::Query) -> bool {
     !writes && begins.map(|table| &table.query).all(|query| only_reads(query))
 }
 
+/// The statements of a text, one by one.
+pub fn split(text: &str) -> Vec<String> {
+    let Ok(tokens) = Tokenizer::new(&GenericDialect {}, text).with_unescape(false).tokenize() else {
+        return vec![text.to_owned()];
+    };
+    let parts = tokens.split(|token| *token == Token::SemiColon);
+    let parts = parts.map(|tokens| tokens.iter().map(Token::to_string).collect::<String>().trim().to_owned());
+    parts.filter(|statement| !statement.is_empty()).collect()
+}
+
 /// Refuses what is too long to be read.
 pub(crate) fn check_size(sql: &str) -> Result<(), QueryError> {
     if sql.len() > STATEMENT_BYTES_MAX {
@@ -60,8 +74,39 @@ pub(crate) fn check_size(sql: &str) -> Result<(), QueryError> {
     let words = Tokenizer::new(&GenericDialect {}, sql).tokenize();
     // What cannot be told apart is for the parser to complain about.
     let words = words.unwrap_or_default();
-    let count = words.iter().filter(|word| !matches!(word, Token::Whitespace(_))).count();
-    if count > STATEMENT_WORDS_MAX { Err(QueryError::TooLong) } else { Ok(()) }
+    let words: Vec<&Token> = words.iter().filter(|word| !matches!(word, Token::Whitespace(_))).collect();
+    let is_long = |word: &&Token| matches!(word, Token::SingleQuotedString(text) if text.len() > TEXT_BYTES_MAX);
+    let in_lists = values_of_lists(&words);
+    let too_long = words.iter().any(is_long)
+        || in_lists > LIST_VALUES_MAX
+        || words.len() - (2 * in_lists).min(words.len()) > STATEMENT_WORDS_MAX;
+    if too_long { Err(QueryError::TooLong) } else { Ok(()) }
+}
+
+/// Values in brackets that hold values and commas, and nothing else; each counts with the sign behind it.
+fn values_of_lists(words: &[&Token]) -> usize {
+    let is_value = |word: &Token| matches!(word, Token::SingleQuotedString(_) | Token::Number(..) | Token::Placeholder(_));
+    let (mut all, mut index) = (0, 0);
+    while index < words.len() {
+        index += 1;
+        if *words[index - 1] != Token::LParen {
+            continue;
+        }
+        let (mut values, mut at) = (0, index);
+        while at + 1 < words.len() && is_value(words[at]) {
+            values += 1;
+            match words[at + 1] {
+                Token::Comma => at += 2,
+                Token::RParen => {
+                    all += values;
+                    index = at + 2;
+                    break;
+                }
+                _ => break,
+            }
+        }
+    }
+    all
 }
 
 /// Refuses a plan that does anything but read, or could make more at once than a query may take.

@@ -23,6 +23,10 @@ const BATCHES: &str = "SELECT batch_id, vehicle_id, vin, platform, firmware, lab
                        max(epoch) AS epoch FROM lake.batches WHERE epoch <= {epoch}{batch_there} \
                        GROUP BY batch_id, vehicle_id, vin, platform, firmware, labels, created_at HAVING sum(live) > 0";
 
+/// Labels in a view: as a map, and as the text that says one.
+pub(crate) const LABELS: &str = "label_map(b.labels) AS labels";
+pub(crate) const LABELS_AS_TEXT: &str = "b.labels AS labels";
+
 /// Those with the times of their lines.
 const RECORDED: &str = "SELECT b.batch_id, b.vehicle_id, b.vin, b.platform, b.firmware, label_map(b.labels) AS labels, \
                         b.status, b.created_at, coalesce(r.first_ts, b.created_at) AS recorded_first, \

@@ -24,6 +24,7 @@ use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::metadata::{BatchFilter, Metadata};
 use crate::model::{Batch, FileTotals, NewBatch};
 use crate::pipeline::Pipeline;
+use crate::rescan::Rescan;
 use crate::service::Service;
 
 const LIMIT_DEFAULT: u32 = 50;
@@ -33,6 +34,7 @@ const LIMIT_MAX: u32 = 1000;
 struct Parts {
     pipeline: Pipeline,
     metadata: Metadata,
+    rescan: Rescan,
     snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
@@ -41,12 +43,14 @@ pub fn router(service: &Service) -> OpenApiRouter {
     let parts = Parts {
         pipeline: service.pipeline.clone(),
         metadata: service.metadata.clone(),
+        rescan: service.rescan.clone(),
         snapshots: service.snapshots.clone(),
     };
     OpenApiRouter::new()
         .routes(routes!(create, list))
         .routes(routes!(show, delete))
         .routes(routes!(reopen))
+        .routes(routes!(recount))
         .routes(routes!(complete))
         .with_state(parts)
 }
@@ -236,6 +240,28 @@ async fn complete(
 async fn reopen(State(parts): State<Parts>, Segments(id): Segments<String>) -> Result<Json<BatchBody>, Problem> {
     let batch = parts.pipeline.reopen(batch_id(&id)?).await?;
     Ok(Json(parts.body(batch).await?))
+}
+
+/// The files of a batch are counted again under the rules of today, one after another and beside everything else. Each
+/// takes the place of what was counted before in one epoch; `rules` of the table `files` says which are done.
+#[utoipa::path(
+    post,
+    path = "/api/v1/batches/{id}/recount",
+    tag = "batches",
+    params(("id" = Uuid, Path, description = "the batch")),
+    responses(
+        (status = 202, description = "the batch, whose files will be counted again", body = BatchBody),
+        NotFound, Unavailable,
+    ),
+)]
+async fn recount(
+    State(parts): State<Parts>,
+    Segments(id): Segments<String>,
+) -> Result<(StatusCode, Json<BatchBody>), Problem> {
+    let id = batch_id(&id)?;
+    let batch = parts.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
+    parts.rescan.begin(id).map_err(|full| Problem::busy(&full.to_string()))?;
+    Ok((StatusCode::ACCEPTED, Json(parts.body(batch).await?)))
 }
 
 /// Answers when no reader sees the batch any more.

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::http::problem::Problem;
 
-/// A body of JSON may have this many bytes (256 KiB).
-const JSON_BYTES_MAX: usize = 256 << 10;
+/// A body of JSON may have this many bytes (1 MiB).
+const JSON_BYTES_MAX: usize = 1 << 20;
 /// How long a client may take to send a body of JSON.
 const JSON_WAIT: Duration = Duration::from_secs(30);
 /// An `Idempotency-Key` may have this many bytes.
@@ -117,8 +117,33 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         match Query::from_request_parts(parts, state).await {
             Ok(Query(value)) => Ok(Parameters(value)),
-            Err(rejection) => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", rejection.body_text())),
+            Err(rejection) => {
+                let detail = parameter_in_words(&rejection.body_text());
+                Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail))
+            }
         }
+    }
+}
+
+/// What is wrong with a parameter, as a person needs it: `Failed to deserialize query string: top: invalid digit found in
+/// string` is `top must be a whole number`.
+fn parameter_in_words(text: &str) -> String {
+    let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(text);
+    let (name, reason) = match text.split_once(": ") {
+        Some((name, reason)) if !name.contains(' ') => (name, reason),
+        _ => ("a parameter", text),
+    };
+    match reason {
+        _ if reason.contains("invalid digit") || reason.contains("empty string") || reason.contains("too large") => {
+            format!("{name} must be a whole number of at least 0")
+        }
+        _ if reason.contains("bool") => format!("{name} must be true or false"),
+        _ if reason.starts_with("unknown field") => {
+            let known = reason.replace("unknown field ", "there is no parameter ").replace("expected one of", "there are");
+            known.replace('`', "").replace("expected ", "there is ")
+        }
+        _ if reason.starts_with("missing field") => reason.replace("missing field", "the parameter").replace('`', "") + " is missing",
+        _ => format!("{name}: {reason}"),
     }
 }
 
@@ -128,6 +153,21 @@ mod tests {
     use futures::stream;
 
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_parameter_is_said_in_words() {
+        for (text, words) in [
+            ("Failed to deserialize query string: top: invalid digit found in string", "top must be a whole number of at least 0"),
+            ("Failed to deserialize query string: missing field `firmware`", "the parameter firmware is missing"),
+            (
+                "Failed to deserialize query string: unknown field `x`, expected one of `a`, `b`",
+                "there is no parameter x, there are a, b",
+            ),
+            ("inactive: provided string was not `true` or `false`", "inactive: provided string was not `true` or `false`"),
+        ] {
+            assert_eq!(parameter_in_words(text), words);
+        }
+    }
 
     #[tokio::test]
     async fn a_body_that_stops_halfway_times_out_and_one_that_is_whole_does_not() {

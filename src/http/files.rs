@@ -18,6 +18,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::http::binary::{Binary, FilesForm};
+use crate::http::form::parameter;
 use crate::http::extract::{DRAIN_BYTES, DRAIN_WAIT, Segments, drain, idempotency_key};
 use crate::http::problem::{Problem, batch_id};
 use crate::http::refusals::{
@@ -244,14 +245,16 @@ impl Parts {
             let next = tokio::time::timeout(PART_WAIT, form.next_field()).await;
             let next = next.map_err(|_| IngestError::Interrupted(Interrupted::TooSlow))?;
             let Some(field) = next.map_err(broken)? else { break };
-            if field.name() != Some("file") {
+            let name = field.name().map(str::to_owned).or_else(|| parameter(field.headers(), "name"));
+            if name.as_deref() != Some("file") {
                 continue;
             }
             if stored.len() == FORM_FILES_MAX {
                 let detail = format!("a form may have at most {FORM_FILES_MAX} files; send the rest in another");
                 return Err(Problem::invalid(detail));
             }
-            let name = field.file_name().unwrap_or_default().to_owned();
+            let name = field.file_name().map(str::to_owned).or_else(|| parameter(field.headers(), "filename"));
+            let name = name.unwrap_or_default();
             let mut body = field.map(|chunk| chunk.map_err(|error| error.body_text()));
             let (upload, claim, _slot) = self.store(batch, name, Encoding::Identity, &mut body).await?;
             weight += weight_of_text(upload.bytes);

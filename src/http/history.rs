@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use argus_query::rows::rfc3339;
-use argus_query::{Engine, Report, VehicleCode};
+use argus_query::{Engine, RecordedBatch, Report, VehicleCode, batches_of_vehicle};
 use argus_sinks::Snapshot;
 use axum::Json;
 use axum::extract::State;
@@ -21,7 +21,7 @@ use crate::http::extract::{Parameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::refusals::{Invalid, Late, NotFound, TooMany, Unavailable};
 use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
-use crate::metadata::{BatchFilter, Metadata};
+use crate::metadata::Metadata;
 use crate::service::Service;
 
 const LIMIT_DEFAULT: usize = 20;
@@ -51,7 +51,7 @@ struct HistoryBody {
     /// Over all its batches, the most frequent first.
     codes: Vec<VehicleCode>,
     batches: Vec<BatchHistory>,
-    next_cursor: Option<Uuid>,
+    next_cursor: Option<String>,
     epoch: u64,
 }
 
@@ -65,6 +65,12 @@ struct BatchHistory {
     status: &'static str,
     #[schema(value_type = chrono::DateTime<chrono::Utc>)]
     created_at: Value,
+    /// The first plausible time that its lines name, else when it was made.
+    #[schema(value_type = chrono::DateTime<chrono::Utc>)]
+    recorded_first: Value,
+    /// The last.
+    #[schema(value_type = chrono::DateTime<chrono::Utc>)]
+    recorded_last: Value,
     total_files: u64,
     total_lines: u64,
     error_lines: u64,
@@ -83,7 +89,7 @@ struct HistoryParameters {
     timeout_ms: Option<u64>,
 }
 
-/// A vehicle's batches, newest first, each with its codes; and its codes over all of them.
+/// A vehicle's batches, those whose lines were recorded last first, each with its codes; and its codes over all of them.
 #[utoipa::path(
     get,
     path = "/api/v1/vehicles/{vin}/history",
@@ -103,29 +109,34 @@ async fn history(
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(Problem::invalid(format!("limit must be from 1 to {LIMIT_MAX}")));
     }
-    let before = wanted.cursor.as_deref().map(Uuid::parse_str).transpose();
-    let before = before.map_err(|_| Problem::invalid("the cursor is not one of ours; begin without it"))?;
+    let behind = wanted.cursor.as_deref().map(|cursor| {
+        let (first, id) = cursor.split_once('_')?;
+        Some((first.parse::<i64>().ok()?, Uuid::parse_str(id).ok()?))
+    });
+    let Some(behind) = behind.map_or(Some(None), |behind| behind.map(Some)) else {
+        return Err(Problem::invalid("the cursor is not one of ours; begin without it"));
+    };
     let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
-    snapshot_at_least(&parts.snapshots, wanted.min_epoch, timeout_ms).await?;
-    let filter = BatchFilter { vin: Some(vin.clone()), before, limit: limit as u32 + 1, ..BatchFilter::default() };
-    let seen = parts.snapshots.borrow().epoch;
-    let mut batches = parts.metadata.batches(&filter, seen).await?;
-    if batches.is_empty() && before.is_none() {
+    let snapshot = snapshot_at_least(&parts.snapshots, wanted.min_epoch, timeout_ms).await?;
+    let mut batches = batches_of_vehicle(&parts.engine, &snapshot, &vin, behind, limit + 1).await?;
+    if batches.is_empty() && behind.is_none() {
         let detail = format!("no batch is of vehicle {}", vin.escape_default());
         return Err(Problem::new(StatusCode::NOT_FOUND, "vehicle-not-found", detail));
     }
-    // The status first, then what readers see.
-    let snapshot = Arc::clone(&parts.snapshots.borrow());
     let more = batches.len() > limit;
     batches.truncate(limit);
-    let next_cursor = batches.last().filter(|_| more).map(|(last, _)| last.id);
+    let next_cursor = batches.last().filter(|_| more).map(|last| format!("{}_{}", last.first, last.id));
     let mut told = Vec::with_capacity(batches.len());
-    for (batch, _) in batches {
-        let report = Report::of_batch(&parts.engine, &snapshot, batch.id).await?;
+    for RecordedBatch { id, first, last } in batches {
+        // It was deleted since.
+        let Some(batch) = parts.metadata.batch(id).await? else { continue };
+        let report = Report::of_batch(&parts.engine, &snapshot, id).await?;
         told.push(BatchHistory {
-            batch_id: batch.id,
+            batch_id: id,
             status: batch.status_at(snapshot.epoch).word(),
             created_at: rfc3339(batch.created_at),
+            recorded_first: rfc3339(first),
+            recorded_last: rfc3339(last),
             vehicle_id: batch.described.vehicle_id,
             platform: batch.described.platform,
             firmware: batch.described.firmware,

@@ -10,6 +10,7 @@ pub mod events;
 pub mod extract;
 pub mod files;
 pub mod fleet;
+mod form;
 pub mod front;
 pub mod health;
 pub mod history;

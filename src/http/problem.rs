@@ -204,6 +204,7 @@ impl From<QueryError> for Problem {
     fn from(error: QueryError) -> Problem {
         let (status, kind) = match &error {
             QueryError::NotAQuery => (StatusCode::FORBIDDEN, "not-a-query"),
+            QueryError::Unsupported(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unsupported-sql"),
             QueryError::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-query"),
             QueryError::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "query-timed-out"),
             QueryError::TooLarge => (StatusCode::UNPROCESSABLE_ENTITY, "query-too-large"),

@@ -11,11 +11,13 @@ use argus_query::cache::{Flights, Lost, Redis};
 use argus_query::encode::EncodeError;
 use argus_query::{Encoder, Engine, Limits, QueryError, RowFormat, Rows};
 use argus_sinks::Snapshot;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use futures::stream;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use serde::Deserialize;
 use tokio::sync::watch;
 use utoipa::ToSchema;
@@ -28,7 +30,10 @@ use crate::http::extract::JsonBody;
 use crate::http::problem::Problem;
 use crate::http::refusals::{Forbidden, Gone, Invalid, Late, NotAcceptable, TimedOut, TooLong, TooMany, Unavailable};
 use crate::http::waiting::snapshot_at_least;
-use crate::service::Service;
+use crate::service::{Service, Stopping};
+
+/// The header, or trailer, that says whether there were more rows than the limit.
+const TRUNCATED: &str = "argus-truncated";
 
 const ROWS_DEFAULT: usize = 10_000;
 const ROWS_MAX: usize = 1_000_000;
@@ -46,6 +51,7 @@ struct Parts {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     flights: Flights<Question, Kept, Unkept>,
     redis: Option<Redis>,
+    stopping: watch::Receiver<Stopping>,
 }
 
 /// `/query`.
@@ -59,6 +65,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
         snapshots: service.snapshots.clone(),
         flights: Flights::new(ANSWERS_BYTES_MAX, bytes_of),
         redis: service.redis.clone(),
+        stopping: service.stopping.clone(),
     };
     OpenApiRouter::new().routes(routes!(query)).with_state(parts)
 }
@@ -162,7 +169,7 @@ struct Begun {
         (status = 200, description = "the rows", headers(
             ("argus-epoch" = u64, description = "the epoch that the question saw"),
             ("argus-limit" = u64, description = "rows at most"),
-            ("argus-truncated" = Option<bool>, description = "whether there were more, where that is known before they are sent")
+            ("argus-truncated" = Option<bool>, description = "whether there were more; a trailer where that is known behind the rows only (send TE: trailers)")
         ), content(
             (RowsBody = "application/json"),
             (String = "text/csv"),
@@ -194,9 +201,13 @@ async fn query(
         // What is erased is gone from the past too, so that is never kept.
         let mut begun = parts.begin(&question, &snapshot, limits).await?;
         begun.gather(KEPT_BYTES_MAX).await?;
-        return Ok(begun.respond(&question));
+        return Ok(begun.respond(&question, parts.stopping.clone()));
     }
-    parts.answer(question, snapshot, limits, &headers).await
+    let mut stopping = parts.stopping.clone();
+    tokio::select! {
+        answered = parts.answer(question, snapshot, limits, &headers) => answered,
+        () = told(&mut stopping) => Err(Problem::busy("the server is stopping; ask again when it is back")),
+    }
 }
 
 impl Parts {
@@ -230,7 +241,7 @@ impl Parts {
             Some(begun) => begun,
             None => self.begin(&question, &snapshot, limits).await?,
         };
-        Ok(begun.respond(&question))
+        Ok(begun.respond(&question, self.stopping.clone()))
     }
 
     async fn begin(&self, question: &Question, snapshot: &Arc<Snapshot>, limits: Limits) -> Result<Begun, Problem> {
@@ -303,25 +314,32 @@ impl Begun {
 
     /// Sends what is there and the rest as it comes. When that fails the body breaks off,
     /// and when the client leaves the query ends.
-    fn respond(self, question: &Question) -> Response {
+    fn respond(self, question: &Question, stopping: watch::Receiver<Stopping>) -> Response {
         let truncated = self.ended.then(|| self.rows.truncated());
-        let chunks = stream::unfold(Some(self), |begun| async move {
-            let mut begun = begun?;
+        let frames = stream::unfold(Some((self, stopping)), |begun| async move {
+            let (mut begun, mut stopping) = begun?;
             loop {
                 if !begun.body.is_empty() {
-                    let chunk = std::mem::take(&mut begun.body);
-                    return Some((Ok(chunk), Some(begun)));
+                    let chunk = Bytes::from(std::mem::take(&mut begun.body));
+                    return Some((Ok(Frame::data(chunk)), Some((begun, stopping))));
                 }
                 if begun.ended {
-                    return None;
+                    let mut last = HeaderMap::new();
+                    last.insert(TRUNCATED, flag(begun.rows.truncated()));
+                    return Some((Ok(Frame::trailers(last)), None));
                 }
-                if begun.step().await.is_err() {
+                let stepped = tokio::select! {
+                    stepped = begun.step() => stepped.is_ok(),
+                    () = told(&mut stopping) => false,
+                };
+                if !stepped {
                     return Some((Err(std::io::Error::other(QueryError::BrokeOff)), None));
                 }
             }
         });
-        let mut response = Response::new(Body::from_stream(chunks));
+        let mut response = Response::new(Body::new(StreamBody::new(frames)));
         let headers = response.headers_mut();
+        headers.insert(header::TRAILER, HeaderValue::from_static(TRUNCATED));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(question.format.media_type()));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         describe(headers, question, truncated);
@@ -335,7 +353,18 @@ fn describe(headers: &mut HeaderMap, question: &Question, truncated: Option<bool
     headers.insert("argus-epoch", question.epoch.into());
     headers.insert("argus-limit", question.limit.into());
     if let Some(truncated) = truncated {
-        headers.insert("argus-truncated", HeaderValue::from_static(if truncated { "true" } else { "false" }));
+        headers.insert(TRUNCATED, flag(truncated));
+    }
+}
+
+fn flag(is_so: bool) -> HeaderValue {
+    HeaderValue::from_static(if is_so { "true" } else { "false" })
+}
+
+/// Ends when the server is told to stop: queries are given up at once, so that it stops within a second.
+async fn told(stopping: &mut watch::Receiver<Stopping>) {
+    if stopping.wait_for(|stopping| *stopping != Stopping::No).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -56,6 +56,7 @@ CREATE TABLE IF NOT EXISTS files (
     failure TEXT,
     PRIMARY KEY (batch_id, name)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS files_by_digest ON files (digest);
 -- Bytes that were appended to a version; without bytes, they are in an object of the raw store.
 CREATE TABLE IF NOT EXISTS appended (
     batch_id TEXT NOT NULL, version TEXT NOT NULL, start INTEGER NOT NULL, epoch INTEGER NOT NULL, bytes BLOB,

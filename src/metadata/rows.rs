@@ -49,6 +49,7 @@ impl FileRecord {
             bytes: self.bytes,
             lines: self.whole_lines + u64::from(self.open_version.is_some()),
             sha256: self.digest.hex(),
+            same_as: None,
             epoch: self.epoch,
         }
     }

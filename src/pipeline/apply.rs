@@ -28,6 +28,13 @@ pub(super) async fn apply(
             }
             Some(answer(reply, result)?)
         }
+        Request::RecountFile { upload, claim, version, bytes, reply } => {
+            let result = round.recount_file(&upload, version, bytes).await;
+            if matches!(result, Ok(true)) {
+                claims.push(claim);
+            }
+            Some(answer(reply, result)?)
+        }
         Request::Append { part, offset, key, reply } => {
             let result = round.append(&part, offset, key.as_ref()).await;
             Some(answer(reply, result)?)

@@ -26,6 +26,14 @@ pub(super) enum Request {
         key: Option<UploadKey>,
         reply: Reply<Accepted>,
     },
+    RecountFile {
+        upload: StoredUpload,
+        claim: Claim,
+        /// What it was counted to before, and the bytes of that.
+        version: VersionId,
+        bytes: u64,
+        reply: Reply<bool>,
+    },
     Append {
         part: Part,
         offset: Option<u64>,
@@ -91,7 +99,8 @@ impl Request {
             | Request::DeleteFile { batch_id, .. }
             | Request::Complete { batch_id, .. } => Some((*batch_id, |status| status == BatchStatus::Pending)),
             Request::Reopen { batch_id, .. } => Some((*batch_id, BatchStatus::is_at_rest)),
-            Request::DeleteBatch { batch_id, .. } => Some((*batch_id, |_| true)),
+            Request::DeleteBatch { batch_id, .. }
+            | Request::RecountFile { upload: StoredUpload { batch_id, .. }, .. } => Some((*batch_id, |_| true)),
             _ => None,
         }
     }
@@ -115,7 +124,9 @@ impl Request {
             }
             Request::AcceptFile { reply, .. } | Request::Append { reply, .. } => drop(reply.send(Err(error))),
             Request::DeleteFile { reply, .. } | Request::DeleteBatch { reply, .. } => drop(reply.send(Err(error))),
-            Request::PartsAreStored { reply, .. } | Request::ForgetBefore { reply, .. } => drop(reply.send(Err(error))),
+            Request::PartsAreStored { reply, .. }
+            | Request::ForgetBefore { reply, .. }
+            | Request::RecountFile { reply, .. } => drop(reply.send(Err(error))),
             // Whoever waits sees that it was dropped, and tries again with the next commit.
             Request::Abandon { .. } | Request::FileFailed { .. } | Request::LakeCommitted { .. } => {}
         }

@@ -11,6 +11,7 @@ use metrics::counter;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
+use super::door::named_as_written;
 use super::{refused, with_state};
 use crate::ask::{LATE_MAX, Limits, Outlet};
 use crate::background::AbortOnDrop;
@@ -55,6 +56,7 @@ impl Stay {
                 Err(error) => Some((Err(error), (rows, true))),
             }
         });
+        let fields = Arc::new(fields.iter().cloned().map(named_as_written).collect::<Vec<_>>());
         Response::Query(QueryResponse::new(fields, bounded))
     }
 }

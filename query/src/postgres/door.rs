@@ -4,12 +4,18 @@
 //! with every statement. So each statement gets a service of its own over a
 //! session of its own, and a prepared one is planned anew when it runs.
 
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use argus_sinks::Snapshot;
+use arrow::datatypes::DataType;
 use async_trait::async_trait;
+use bytes::Bytes;
 use datafusion::prelude::SessionContext;
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser as SqlParser;
+use datafusion_postgres::datafusion_pg_catalog::sql::PostgresCompatibilityParser;
 use datafusion_postgres::hooks::set_show::SetShowHook;
 use datafusion_postgres::hooks::transactions::TransactionStatementHook;
 use datafusion_postgres::pgwire::api::auth::StartupHandler;
@@ -40,11 +46,12 @@ use super::answer::Stay;
 use super::kept::{Kept, Name, end_portals};
 use super::only_queries::OnlyQueries;
 use super::tidy::{STATEMENT_TIMEOUT, Tidy, remember_settings};
-use super::{refused, unpanicked, with_code, with_state};
+use super::{failed, refused, unpanicked, with_code, with_state};
 use crate::ask::Limits;
 use crate::engine::Engine;
 use crate::joins::{Deadline, Wanted};
 use crate::query_error::QueryError;
+use crate::rewrite::{name_as_written, rewrite, rewrite_of_catalog};
 use crate::statement::check_size;
 
 /// Answers the statements of all connections. Clones share what is behind it.
@@ -81,29 +88,29 @@ impl Door {
         })
     }
 
-    /// A service that sees the snapshot of now, for a statement that must end at a time.
-    fn service(&self, until: Instant, time: Duration) -> Result<(DfSessionService, Wanted), QueryError> {
+    /// A session that sees the snapshot of now, for a statement that must end at a time.
+    fn session(&self, until: Instant, time: Duration) -> Result<(SessionContext, Wanted), QueryError> {
         let snapshot = Arc::clone(&self.snapshots.borrow());
         let (deadline, wanted) = Deadline::at(until, time);
-        Ok((service(self.engine.pg_session(&snapshot, Some(deadline))?), wanted))
+        Ok((self.engine.pg_session(&snapshot, Some(deadline))?, wanted))
     }
 
     /// Runs a statement within a turn and its time. What is left of both goes on for its rows.
-    async fn within<T>(
+    pub(super) async fn within<T>(
         &self,
         limits: Limits,
-        statement: impl AsyncFnOnce(DfSessionService) -> PgWireResult<T>,
+        statement: impl AsyncFnOnce(SessionContext) -> PgWireResult<T>,
     ) -> PgWireResult<(T, Arc<Stay>)> {
         let until = Instant::now() + limits.time;
         let late = |_| refused(QueryError::TimedOut(limits.time));
         let turn = timeout_at(until, self.engine.turn()).await.map_err(late)?.map_err(refused)?;
-        let (service, wanted) = self.service(until, limits.time).map_err(refused)?;
-        let done = timeout_at(until, unpanicked(statement(service))).await.map_err(late)?.map_err(with_state)?;
+        let (session, wanted) = self.session(until, limits.time).map_err(refused)?;
+        let done = timeout_at(until, unpanicked(statement(session))).await.map_err(late)?.map_err(with_state)?;
         Ok((done, Stay::begin(self.engine.clone(), limits, until, turn, wanted)))
     }
 
     /// The limits of a client's statements, which may be less than those of the door.
-    fn limits_for(&self, client: &impl ClientInfo) -> Limits {
+    pub(super) fn limits_for(&self, client: &impl ClientInfo) -> Limits {
         let time = client.metadata().get(STATEMENT_TIMEOUT).and_then(|time| time.parse().ok());
         let time = time.map_or(self.limits.time, |time| self.limits.time.min(Duration::from_millis(time)));
         Limits { time, ..self.limits }
@@ -114,6 +121,76 @@ fn service(context: SessionContext) -> DfSessionService {
     let hooks: Vec<Arc<dyn QueryHook>> =
         vec![Arc::new(OnlyQueries), Arc::new(Tidy), Arc::new(SetShowHook), Arc::new(TransactionStatementHook)];
     DfSessionService::new_with_hooks(Arc::new(context), hooks)
+}
+
+/// Statements in the engine's words.
+pub(super) fn put_in_words(sql: &str) -> PgWireResult<Cow<'_, str>> {
+    if !sql.contains("pg_catalog") {
+        return rewrite(sql, &PostgreSqlDialect {}).map_err(refused);
+    }
+    // The crate knows many of these questions by heart, and what they mean here.
+    static KNOWN: LazyLock<PostgresCompatibilityParser> = LazyLock::new(PostgresCompatibilityParser::new);
+    let Ok(statements) = KNOWN.parse(sql) else { return Ok(Cow::Borrowed(sql)) };
+    Ok(rewrite_of_catalog(statements).map_err(refused)?.map_or(Cow::Borrowed(sql), Cow::Owned))
+}
+
+/// Whether a text holds more than one statement.
+fn is_several(sql: &str) -> bool {
+    SqlParser::parse_sql(&PostgreSqlDialect {}, sql).is_ok_and(|statements| statements.len() > 1)
+}
+
+/// A column under the name that it was asked for by.
+pub(super) fn named_as_written(field: FieldInfo) -> FieldInfo {
+    let name = name_as_written(field.name());
+    if name.len() == field.name().len() {
+        return field;
+    }
+    FieldInfo::new(name.to_owned(), field.table_id(), field.column_id(), field.datatype().clone(), field.format())
+        .with_format_options(Arc::clone(field.format_options()))
+}
+
+/// The values of a portal's parameters. A time that stands for a whole day or minute, as PostgreSQL takes it, is written
+/// out for the crate, which would take it for null.
+fn parameters_in_words(
+    portal: &Portal<DoorStatement>,
+    planned: &StoredStatement<DoorStatement>,
+) -> PgWireResult<Vec<Option<Bytes>>> {
+    let mut values = portal.parameters.clone();
+    let Some((_, plan)) = &planned.statement.1 else { return Ok(values) };
+    let types = plan.get_parameter_types().map_err(failed)?;
+    for (index, value) in values.iter_mut().enumerate() {
+        let said = portal.statement.parameter_types.get(index).cloned().flatten();
+        let is_time = matches!(said, Some(Type::TIMESTAMP | Type::TIMESTAMPTZ))
+            || matches!(types.get(&format!("${}", index + 1)), Some(Some(DataType::Timestamp(..))));
+        if !is_time || !portal.parameter_format.is_text(index) {
+            continue;
+        }
+        if let Some(text) = value.as_deref().and_then(|value| std::str::from_utf8(value).ok())
+            && let Some(whole) = whole_time(text.trim())
+        {
+            *value = Some(Bytes::from(whole));
+        }
+    }
+    Ok(values)
+}
+
+/// A time with its seconds, where it is a date or lacks them.
+fn whole_time(text: &str) -> Option<String> {
+    let is_like = |text: &str, form: &str| {
+        text.len() == form.len()
+            && text.bytes().zip(form.bytes()).all(|(byte, form)| match form {
+                b'0' => byte.is_ascii_digit(),
+                b' ' => matches!(byte, b' ' | b'T'),
+                form => byte == form,
+            })
+    };
+    const DATE: &str = "0000-00-00";
+    const MINUTE: &str = "0000-00-00 00:00";
+    if is_like(text, DATE) {
+        return Some(format!("{text} 00:00:00"));
+    }
+    let (minute, rest) = text.split_at_checked(MINUTE.len())?;
+    (is_like(minute, MINUTE) && !rest.starts_with(':')).then(|| format!("{minute}:00{rest}"))
 }
 
 /// A client's place among those whose queries another connection can end.
@@ -177,9 +254,10 @@ impl SimpleQueryHandler for Door {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         check_size(query).map_err(refused)?;
+        let query = &*put_in_words(query)?;
         // All statements of one message see one snapshot.
         let limits = self.limits_for(client);
-        let run = async |service| SimpleQueryHandler::do_query(&service, client, query).await;
+        let run = async |session| SimpleQueryHandler::do_query(&service(session), client, query).await;
         let (responses, stay) = self.within(limits, run).await?;
         Ok(responses.into_iter().map(|response| stay.bound(response)).collect())
     }
@@ -308,7 +386,8 @@ impl ExtendedQueryHandler for Door {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let limits = self.limits_for(client);
-        let run = async |service: DfSessionService| {
+        let run = async |session: SessionContext| {
+            let service = service(session);
             // It was planned without rows; now it is planned with those of now.
             let prepared = &portal.statement;
             let sql = &prepared.statement.0;
@@ -317,7 +396,7 @@ impl ExtendedQueryHandler for Door {
             let statement = StoredStatement::new(prepared.id.clone(), statement, prepared.parameter_types.clone());
             let mut planned = Portal::new_cursor(portal.name.clone(), Arc::new(statement));
             planned.parameter_format = portal.parameter_format.clone();
-            planned.parameters.clone_from(&portal.parameters);
+            planned.parameters = parameters_in_words(portal, &planned.statement)?;
             planned.result_column_format = portal.result_column_format.clone();
             ExtendedQueryHandler::do_query(&service, client, &planned, max_rows).await
         };
@@ -341,6 +420,10 @@ impl QueryParser for Planner {
         C: ClientInfo + Unpin + Send + Sync,
     {
         check_size(sql).map_err(refused)?;
+        if is_several(sql) {
+            return Err(with_code("42601", "a prepared statement is one statement; send several with a simple query"));
+        }
+        let sql = &*put_in_words(sql)?;
         // A plan takes a thread like the rows do.
         let _turn = self.engine.turn().await.map_err(refused)?;
         unpanicked(self.parser.parse_sql(client, sql, types)).await.map_err(with_state)
@@ -351,7 +434,7 @@ impl QueryParser for Planner {
     }
 
     fn get_result_schema(&self, statement: &DoorStatement, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
-        self.parser.get_result_schema(statement, format)
+        Ok(self.parser.get_result_schema(statement, format)?.into_iter().map(named_as_written).collect())
     }
 }
 

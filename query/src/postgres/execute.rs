@@ -15,6 +15,7 @@ use datafusion_postgres::pgwire::messages::PgWireBackendMessage;
 use datafusion_postgres::pgwire::messages::response::{EmptyQueryResponse, TransactionStatus};
 use futures::{Sink, SinkExt};
 
+use super::commands::Command;
 use super::door::{Door, DoorStatement};
 use super::refused;
 use crate::query_error::QueryError;
@@ -93,6 +94,9 @@ impl Door {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         client.set_state(PgWireConnectionState::QueryInProgress);
+        if let Some(command) = Command::of(query) {
+            return self.command(client, command).await;
+        }
         let mut status = client.transaction_status();
         for response in SimpleQueryHandler::do_query(self, client, query).await? {
             match response {
@@ -113,7 +117,8 @@ where
 {
     let (tag, status) = match done {
         Response::Execution(tag) => (tag, status),
-        Response::TransactionStart(tag) => (tag, status.to_in_transaction_state()),
+        // Nothing but ROLLBACK TO SAVEPOINT comes here in a failed transaction, and mends it.
+        Response::TransactionStart(tag) => (tag, TransactionStatus::Transaction),
         Response::TransactionEnd(tag) => (tag, status.to_idle_state()),
         Response::EmptyQuery => {
             send_nothing(client).await?;

@@ -33,8 +33,11 @@ use tokio_io_timeout::TimeoutStream;
 
 use super::arriving::Place;
 
-/// The longest message (256 KiB): a statement may have 64 KiB, and the rest is for its parameters.
-const MESSAGE_BYTES_MAX: usize = 256 << 10;
+/// The longest message (1 MiB): a statement may have half of it, and the rest is for its parameters.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// What is read and thrown away of a client that is sent away (64 MiB): a system that has unread bytes of one would take
+/// back what it was told.
+const DISCARDED_BYTES_MAX: u64 = 64 << 20;
 /// The longest first message (PostgreSQL's `MAX_STARTUP_PACKET_LENGTH`).
 const STARTUP_BYTES_MAX: usize = 10_000;
 /// How long a client may take over its first message (PostgreSQL's `authentication_timeout`).
@@ -129,7 +132,11 @@ where
         }
         refused
     };
-    tell(refused, &mut to_client).await
+    tell(refused, &mut to_client).await?;
+    let mut rest = from_client.take(DISCARDED_BYTES_MAX);
+    // Whoever does not stop talking is not waited for.
+    let _ = timeout(FAREWELL_WAIT, copy(&mut rest, &mut tokio::io::sink())).await;
+    Ok(())
 }
 
 /// What a connection is, by its first message.
@@ -243,7 +250,7 @@ mod tests {
         assert_eq!((&back[..], &to), (&b"N"[..], &startup));
         let sent = |length: u32| [&b"Q"[..], &length.to_be_bytes()].concat();
         for (length, refusal) in
-            [(3, "the message is not one of PostgreSQL's"), (1 << 30, "a message may have at most 262144 bytes")]
+            [(3, "the message is not one of PostgreSQL's"), (1 << 30, "a message may have at most 1048576 bytes")]
         {
             let refused =
                 pass_on(&mut &sent(length)[..], &mut Vec::new()).await.expect_err("it is too short or too long");

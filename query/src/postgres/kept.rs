@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use datafusion_postgres::pgwire::api::results::QueryResponse;
 use datafusion_postgres::pgwire::api::store::PortalStore;
 use datafusion_postgres::pgwire::api::{ClientInfo, ClientPortalStore, DEFAULT_NAME};
 use datafusion_postgres::pgwire::error::PgWireError;
@@ -48,6 +49,8 @@ pub(super) struct Kept(Mutex<Names>);
 struct Names {
     bytes_of: HashMap<Name, usize>,
     bytes: usize,
+    /// The rows of portals that were declared as cursors; the crate's store cannot be asked for those.
+    cursors: HashMap<String, QueryResponse>,
 }
 
 impl Kept {
@@ -74,6 +77,16 @@ impl Kept {
         Ok(())
     }
 
+    /// Keeps the rows of a cursor, whose name is noted.
+    pub(super) fn put_cursor(&self, name: String, rows: QueryResponse) {
+        self.names().cursors.insert(name, rows);
+    }
+
+    /// Takes the rows of a cursor, to be put back.
+    pub(super) fn take_cursor(&self, name: &str) -> Option<QueryResponse> {
+        self.names().cursors.remove(name)
+    }
+
     /// Takes one out of the store, and says whether it was there under a name.
     pub(super) fn close(&self, store: &impl PortalStore, name: &Name) -> bool {
         match name {
@@ -81,6 +94,9 @@ impl Kept {
             Name::Portal(name) => store.rm_portal(name),
         }
         let mut names = self.names();
+        if let Name::Portal(name) = name {
+            names.cursors.remove(name);
+        }
         let closed = names.bytes_of.remove(name);
         names.bytes -= closed.unwrap_or_default();
         closed.is_some()

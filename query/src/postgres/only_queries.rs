@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use async_trait::async_trait;
-use datafusion::common::ParamValues;
-use datafusion::logical_expr::LogicalPlan;
-use datafusion::prelude::SessionContext;
+use datafusion::common::{DFSchema, ParamValues};
+use datafusion::logical_expr::{EmptyRelation, LogicalPlan};
+use datafusion::prelude::{DataFrame, SessionContext};
 use datafusion::sql::parser::Statement as Parsed;
 use datafusion::sql::sqlparser::ast::{Set, Statement};
 use datafusion_postgres::QueryHook;
@@ -13,7 +14,7 @@ use datafusion_postgres::arrow_pg::datatypes::df::encode_dataframe;
 use datafusion_postgres::hooks::HookClient;
 use datafusion_postgres::pgwire::api::ClientInfo;
 use datafusion_postgres::pgwire::api::portal::Format;
-use datafusion_postgres::pgwire::api::results::Response;
+use datafusion_postgres::pgwire::api::results::{Response, Tag};
 use datafusion_postgres::pgwire::error::PgWireResult;
 use datafusion_postgres::pgwire::messages::response::TransactionStatus;
 use datafusion_postgres::pgwire::types::format::FormatOptions;
@@ -34,10 +35,16 @@ impl OnlyQueries {
             | Statement::ShowStatus { .. }
             | Statement::ShowCatalogs { .. }
             | Statement::StartTransaction { .. }
+            | Statement::Savepoint { .. }
+            | Statement::ReleaseSavepoint { .. }
             | Statement::Commit { .. }
             | Statement::Rollback { .. } => true,
-            // The engine's own settings hold its limits.
-            Statement::Set(set) => !sets_engine(set),
+            Statement::Set(set) => {
+                check_zone(set)?;
+                // The engine's own settings hold its limits.
+                !sets_engine(set)
+            }
+            Statement::Explain { statement, .. } => matches!(**statement, Statement::Query(_)),
             _ => is_tidying(statement),
         };
         if harmless { Ok(()) } else { Err(refused(QueryError::NotAQuery)) }
@@ -51,6 +58,47 @@ impl OnlyQueries {
             _ => Ok(()),
         }
     }
+}
+
+/// Times are told in UTC, whatever a client would rather read.
+fn check_zone(set: &Set) -> PgWireResult<()> {
+    let text = set.to_string().to_ascii_lowercase();
+    let words: Vec<&str> = text.split(|letter: char| !letter.is_ascii_alphanumeric() && !"+-/:_".contains(letter)).collect();
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    let sets_zone = words.contains(&"timezone") || text.contains("time zone");
+    let is_utc = words.last().is_some_and(|last| {
+        ["utc", "gmt", "etc/utc", "z", "default", "local", "0", "+00", "+00:00", "zulu", "uct"].contains(last)
+    });
+    if sets_zone && !is_utc {
+        let what = "times are always told in UTC; ask for another zone with ts AT TIME ZONE 'Europe/Berlin'";
+        return Err(with_code("0A000", what));
+    }
+    Ok(())
+}
+
+/// What stands for savepoints: nothing is written, so there is nothing to go back to but the state of the transaction.
+fn savepoint(statement: &Statement, client: &dyn HookClient) -> Option<PgWireResult<Response>> {
+    let is_open = client.transaction_status() != TransactionStatus::Idle;
+    let done = match statement {
+        Statement::Savepoint { .. } => Response::Execution(Tag::new("SAVEPOINT")),
+        Statement::ReleaseSavepoint { .. } => Response::Execution(Tag::new("RELEASE")),
+        Statement::Rollback { savepoint: Some(_), .. } => Response::TransactionStart(Tag::new("ROLLBACK")),
+        _ => return None,
+    };
+    if is_open { Some(Ok(done)) } else { Some(Err(with_code("25P01", "savepoints are of a transaction; BEGIN one first"))) }
+}
+
+/// A query's plan as rows of text. It names tables, and no files.
+async fn explained(statement: &Statement, context: &SessionContext) -> PgWireResult<DataFrame> {
+    let state = context.state();
+    let parsed = Parsed::Statement(Box::new(statement.clone()));
+    let plan = state.statement_to_plan(parsed).await.map_err(failed)?;
+    check_plan(&plan).map_err(refused)?;
+    let plan = state.optimize(&plan).map_err(failed)?;
+    let text = plan.display_indent().to_string();
+    let lines: ArrayRef = Arc::new(StringArray::from(text.lines().collect::<Vec<_>>()));
+    let rows = RecordBatch::try_from_iter([("QUERY PLAN", lines)]).map_err(|error| failed(error.into()))?;
+    context.read_batch(rows).map_err(failed)
 }
 
 fn sets_engine(set: &Set) -> bool {
@@ -69,6 +117,17 @@ impl QueryHook for OnlyQueries {
         if let Err(error) = checked.and_then(|()| OnlyQueries::check_transaction(statement, client)) {
             return Some(Err(error));
         }
+        if let Some(done) = savepoint(statement, client) {
+            return Some(done);
+        }
+        let options = FormatOptions::from_client_metadata(client.metadata());
+        if let Statement::Explain { statement, .. } = statement {
+            let explain = async {
+                let frame = explained(statement, context).await?;
+                encode_dataframe(frame, &Format::UnifiedText, Some(Arc::new(options))).await.map(Response::Query)
+            };
+            return Some(explain.await);
+        }
         if !matches!(statement, Statement::Query(_)) {
             return None;
         }
@@ -77,7 +136,6 @@ impl QueryHook for OnlyQueries {
             let plan = context.state().statement_to_plan(parsed).await.map_err(failed)?;
             check_plan(&plan).map_err(refused)?;
             let frame = context.execute_logical_plan(plan).await.map_err(failed)?;
-            let options = FormatOptions::from_client_metadata(client.metadata());
             encode_dataframe(frame, &Format::UnifiedText, Some(Arc::new(options))).await.map(Response::Query)
         };
         Some(run.await)
@@ -86,10 +144,25 @@ impl QueryHook for OnlyQueries {
     async fn handle_extended_parse_query(
         &self,
         statement: &Statement,
-        _context: &SessionContext,
+        context: &SessionContext,
         _client: &(dyn ClientInfo + Send + Sync),
     ) -> Option<PgWireResult<LogicalPlan>> {
-        OnlyQueries::check(statement).err().map(Err)
+        if let Err(error) = OnlyQueries::check(statement) {
+            return Some(Err(error));
+        }
+        match statement {
+            Statement::Explain { statement, .. } => {
+                Some(explained(statement, context).await.map(|frame| frame.logical_plan().clone()))
+            }
+            // There is nothing to plan.
+            Statement::Savepoint { .. } | Statement::ReleaseSavepoint { .. } => {
+                Some(Ok(LogicalPlan::EmptyRelation(EmptyRelation {
+                    produce_one_row: false,
+                    schema: Arc::new(DFSchema::empty()),
+                })))
+            }
+            _ => None,
+        }
     }
 
     async fn handle_extended_query(
@@ -106,6 +179,6 @@ impl QueryHook for OnlyQueries {
             Statement::Query(_) => checked.and_then(|()| check_plan(plan).map_err(refused)),
             _ => checked,
         };
-        checked.err().map(Err)
+        checked.err().map(Err).or_else(|| savepoint(statement, client))
     }
 }

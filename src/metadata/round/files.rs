@@ -10,9 +10,10 @@ use uuid::Uuid;
 use super::Round;
 use crate::digest::Digest;
 use crate::events::EventKind;
-use crate::metadata::rows::{FileRecord, json, read_answer, read_file, read_status};
+use crate::metadata::rows::{FileRecord, batch_row, json, read_answer, read_batch, read_file, read_status, uuid};
 use crate::metadata::{Lines, MetadataError, Refused, Text};
-use crate::model::{OpenLine, Part, Receipt, StoredUpload};
+use crate::model::{Batch, OpenLine, Part, Receipt, SameFile, StoredUpload};
+use crate::pipeline::now;
 use crate::status::BatchStatus;
 
 /// A file that was accepted, or was there already.
@@ -92,6 +93,54 @@ impl Round<'_> {
             record.generation = current.generation + 1;
             self.withdraw(current, false);
         }
+        self.admit(upload, &mut record);
+        self.keep(&record).await?;
+        let receipt = Receipt { same_as: self.same_bytes(upload).await?, ..record.receipt() };
+        let Receipt { generation, bytes, lines, .. } = receipt;
+        let file = record.name;
+        let parsed = EventKind::FileParsed { file: file.clone(), generation };
+        let (kind, answer) = match before {
+            Some(_) => (EventKind::FileReplaced { file, generation, bytes, lines }, Accepted::Replaced(receipt)),
+            None => (EventKind::FileUploaded { file, generation, bytes, lines }, Accepted::Created(receipt)),
+        };
+        self.tell(upload.batch_id, kind, upload.uploaded_at);
+        self.tell(upload.batch_id, parsed, upload.uploaded_at);
+        self.remember(key, upload.batch_id, &answer, upload.uploaded_at).await?;
+        Ok(answer)
+    }
+
+    /// Takes what a file was counted to again, whatever the status of its batch, in the place of a version with so many
+    /// bytes. `false`, and nothing, when the file is another one by now.
+    pub async fn recount_file(&mut self, upload: &StoredUpload, version: VersionId, bytes: u64) -> Result<bool, Refused> {
+        let Some((batch, current)) = self.batch_and_file(upload.batch_id, &upload.name).await? else { return Ok(false) };
+        if current.version != version || current.bytes != bytes {
+            return Ok(false);
+        }
+        let mut record = FileRecord {
+            version: upload.version,
+            whole_lines: upload.lines,
+            open_line: OpenLine::default(),
+            open_version: None,
+            epoch: self.epoch,
+            encoding: Some(upload.encoding),
+            is_failed: false,
+            ..current.clone()
+        };
+        self.withdraw(&current, false);
+        self.admit(upload, &mut record);
+        if batch.status.is_at_rest() {
+            // It is at rest again, and what its vehicle says of it with it.
+            self.enter(Change::Batch(batch_row(&batch, 0, -1)), Lines::None);
+            self.enter(Change::Batch(batch_row(&batch, 0, 1)), Lines::None);
+        }
+        self.keep(&record).await?;
+        let parsed = EventKind::FileParsed { file: record.name, generation: record.generation };
+        self.tell(upload.batch_id, parsed, now());
+        Ok(true)
+    }
+
+    /// Has the lines of an upload count.
+    fn admit(&mut self, upload: &StoredUpload, record: &mut FileRecord) {
         let open_bytes = upload.open_line.as_ref().map_or(0, |(_, line)| line.bytes);
         let admitted = FileRow {
             bytes: upload.bytes - open_bytes,
@@ -104,21 +153,23 @@ impl Round<'_> {
         self.enter(Change::Admit(admitted), Lines::Stored(upload.encoding));
         if let Some((version, line)) = &upload.open_line {
             record.open_line = line.clone();
-            self.admit_open_line(&mut record, *version);
+            self.admit_open_line(record, *version);
         }
-        self.keep(&record).await?;
-        let receipt = record.receipt();
-        let Receipt { generation, bytes, lines, .. } = receipt;
-        let file = record.name;
-        let parsed = EventKind::FileParsed { file: file.clone(), generation };
-        let (kind, answer) = match before {
-            Some(_) => (EventKind::FileReplaced { file, generation, bytes, lines }, Accepted::Replaced(receipt)),
-            None => (EventKind::FileUploaded { file, generation, bytes, lines }, Accepted::Created(receipt)),
-        };
-        self.tell(upload.batch_id, kind, upload.uploaded_at);
-        self.tell(upload.batch_id, parsed, upload.uploaded_at);
-        self.remember(key, upload.batch_id, &answer, upload.uploaded_at).await?;
-        Ok(answer)
+    }
+
+    /// Another file with the same bytes, in whatever batch.
+    async fn same_bytes(&mut self, upload: &StoredUpload) -> Result<Option<SameFile>, Refused> {
+        if upload.bytes == 0 {
+            return Ok(None);
+        }
+        let same = sqlx::query(
+            "SELECT batch_id, name FROM files WHERE digest = ? AND NOT (batch_id = ? AND name = ?) ORDER BY batch_id LIMIT 1",
+        )
+        .bind(upload.digest.put_down())
+        .bind(upload.batch_id.to_string())
+        .bind(&upload.name);
+        let row = same.fetch_optional(&mut *self.transaction).await?;
+        row.map(|row| Ok(SameFile { batch_id: uuid(row.try_get("batch_id")?)?, name: row.try_get("name")? })).transpose()
     }
 
     /// Appends to a file of a pending batch, made when it is not there. Its
@@ -264,6 +315,17 @@ impl Round<'_> {
         }
         let is_there = row.try_get::<Option<&str>, _>("batch_id")?.is_some();
         Ok(is_there.then(|| read_file(&row)).transpose()?)
+    }
+
+    /// A file and its batch, whatever the status of that.
+    async fn batch_and_file(&mut self, batch_id: Uuid, name: &str) -> Result<Option<(Batch, FileRecord)>, Refused> {
+        let id = batch_id.to_string();
+        let batch = sqlx::query("SELECT * FROM batches WHERE id = ?").bind(&id);
+        let Some(batch) = batch.fetch_optional(&mut *self.transaction).await? else { return Ok(None) };
+        let file = sqlx::query("SELECT * FROM files WHERE batch_id = ? AND name = ?").bind(&id).bind(name);
+        let file = file.fetch_optional(&mut *self.transaction).await?;
+        let batch = read_batch(&batch)?;
+        Ok(file.map(|file| read_file(&file)).transpose()?.map(|file| (batch, file)))
     }
 
     /// Keeps how a file stands now, and that its batch has changed.

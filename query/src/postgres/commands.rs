@@ -1,0 +1,344 @@
+//! Statements around a query that are sent by themselves: `COPY (query) TO STDOUT`, and `DECLARE` and `FETCH` of cursors.
+//!
+//! A cursor is a portal under its name: it ends with its transaction, and with
+//! the time that its query may take. The forms of what is copied are those of
+//! `COPY` in PostgreSQL's documentation.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use datafusion::prelude::SessionContext;
+use datafusion::sql::sqlparser::ast::{
+    CopyLegacyOption, CopyOption, CopySource, CopyTarget, Declare, FetchDirection, Statement, Value,
+};
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion_postgres::arrow_pg::datatypes::df::encode_dataframe;
+use datafusion_postgres::pgwire::api::portal::Format;
+use datafusion_postgres::pgwire::api::query::send_execution_response;
+use datafusion_postgres::pgwire::api::results::{QueryResponse, Response, Tag};
+use datafusion_postgres::pgwire::api::store::PortalStore;
+use datafusion_postgres::pgwire::api::{ClientInfo, ClientPortalStore};
+use datafusion_postgres::pgwire::error::{PgWireError, PgWireResult};
+use datafusion_postgres::pgwire::messages::PgWireBackendMessage;
+use datafusion_postgres::pgwire::messages::copy::{CopyData, CopyDone, CopyOutResponse};
+use datafusion_postgres::pgwire::messages::data::{DataRow, RowDescription};
+use datafusion_postgres::pgwire::messages::response::TransactionStatus;
+use datafusion_postgres::pgwire::types::format::FormatOptions;
+use futures::{Sink, SinkExt, StreamExt};
+
+use super::door::{Door, put_in_words};
+use super::kept::{Kept, Name};
+use super::{failed, refused, with_code};
+use crate::query_error::QueryError;
+use crate::statement::{check_plan, check_size};
+
+/// One of these statements.
+pub(super) enum Command {
+    Copy { query: String, form: Form },
+    Declare { cursor: String, query: String },
+    Fetch { cursor: String, rows: usize },
+    /// It cannot be done as it is written.
+    Refused(String),
+}
+
+/// How rows are copied.
+pub(super) enum Form {
+    Binary,
+    Text { delimiter: char, null: String },
+    Csv { delimiter: char, null: String, header: bool },
+}
+
+impl Command {
+    /// The command that a message is, where it is one and no more.
+    pub(super) fn of(message: &str) -> Option<Command> {
+        let begins = message.trim_start().get(..4)?.to_ascii_lowercase();
+        if !["copy", "decl", "fetc"].contains(&begins.as_str()) {
+            return None;
+        }
+        let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, message).ok()?.into_iter();
+        match (statements.next(), statements.next()) {
+            (Some(statement), None) => of_statement(statement),
+            _ => None,
+        }
+    }
+}
+
+fn of_statement(statement: Statement) -> Option<Command> {
+    Some(match statement {
+        Statement::Copy { source, to: true, target: CopyTarget::Stdout, options, legacy_options, .. } => {
+            let query = match source {
+                CopySource::Query(query) => query.to_string(),
+                CopySource::Table { table_name, columns } if columns.is_empty() => format!("SELECT * FROM {table_name}"),
+                CopySource::Table { table_name, columns } => {
+                    let columns: Vec<String> = columns.iter().map(ToString::to_string).collect();
+                    format!("SELECT {} FROM {table_name}", columns.join(", "))
+                }
+            };
+            match form(&options, &legacy_options) {
+                Ok(form) => Command::Copy { query, form },
+                Err(what) => Command::Refused(what),
+            }
+        }
+        Statement::Declare { stmts } => match &stmts[..] {
+            [Declare { names, for_query: Some(query), .. }] if names.len() == 1 => {
+                Command::Declare { cursor: names[0].value.clone(), query: query.to_string() }
+            }
+            _ => return None,
+        },
+        Statement::Fetch { name, direction, into: None, .. } => {
+            let rows = match &direction {
+                FetchDirection::Next => Some(1),
+                FetchDirection::All | FetchDirection::ForwardAll => Some(usize::MAX),
+                FetchDirection::Forward { limit: None } => Some(1),
+                FetchDirection::Forward { limit: Some(limit) } | FetchDirection::Count { limit } => match &limit.value {
+                    Value::Number(number, _) => number.to_string().parse().ok(),
+                    _ => None,
+                },
+                _ => None,
+            };
+            match rows {
+                Some(rows) => Command::Fetch { cursor: name.value, rows },
+                None => Command::Refused(format!("a cursor only goes forward: FETCH {direction} is not supported")),
+            }
+        }
+        _ => return None,
+    })
+}
+
+fn form(options: &[CopyOption], legacy: &[CopyLegacyOption]) -> Result<Form, String> {
+    let mut format = "text".to_owned();
+    let (mut delimiter, mut null, mut header) = (None, None, false);
+    for option in options {
+        match option {
+            CopyOption::Format(name) => format = name.value.to_ascii_lowercase(),
+            CopyOption::Delimiter(sign) => delimiter = Some(*sign),
+            CopyOption::Null(text) => null = Some(text.clone()),
+            CopyOption::Header(is_wanted) => header = *is_wanted,
+            CopyOption::Quote('"') | CopyOption::Escape('"') => {}
+            CopyOption::Encoding(name) if name.eq_ignore_ascii_case("utf8") || name.eq_ignore_ascii_case("utf-8") => {}
+            other => return Err(format!("COPY … TO STDOUT with {other} is not supported")),
+        }
+    }
+    for option in legacy {
+        match option {
+            CopyLegacyOption::Binary => format = "binary".to_owned(),
+            CopyLegacyOption::Csv(options) => {
+                format = "csv".to_owned();
+                header |= options.iter().any(|option| option.to_string().eq_ignore_ascii_case("header"));
+            }
+            CopyLegacyOption::Header => header = true,
+            CopyLegacyOption::Delimiter(sign) => delimiter = Some(*sign),
+            CopyLegacyOption::Null(text) => null = Some(text.clone()),
+            other => return Err(format!("COPY … TO STDOUT with {other} is not supported")),
+        }
+    }
+    match format.as_str() {
+        "binary" => Ok(Form::Binary),
+        "text" => {
+            Ok(Form::Text { delimiter: delimiter.unwrap_or('\t'), null: null.unwrap_or_else(|| "\\N".to_owned()) })
+        }
+        "csv" => Ok(Form::Csv { delimiter: delimiter.unwrap_or(','), null: null.unwrap_or_default(), header }),
+        other => Err(format!("COPY has the formats text, csv and binary, and not {other}")),
+    }
+}
+
+impl Door {
+    /// Does a command; says how the transaction stands then.
+    pub(super) async fn command<C>(&self, client: &mut C, command: Command) -> PgWireResult<TransactionStatus>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
+        C::Error: std::fmt::Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let status = client.transaction_status();
+        if status == TransactionStatus::Error {
+            return Err(with_code("25P02", "the transaction has failed; end it first"));
+        }
+        match command {
+            Command::Refused(what) => return Err(with_code("0A000", what)),
+            Command::Copy { query, form } => {
+                let rows = self.rows_of(client, &query, matches!(form, Form::Binary)).await?;
+                copy_out(client, rows, &form).await?;
+            }
+            Command::Declare { cursor, query } => {
+                if status != TransactionStatus::Transaction {
+                    return Err(with_code("25P01", "DECLARE CURSOR can only be used in a transaction; BEGIN one first"));
+                }
+                let rows = self.rows_of(client, &query, false).await?;
+                Kept::of(client).note(Name::Portal(cursor.clone()), query.len())?;
+                Kept::of(client).put_cursor(cursor, rows);
+                send_execution_response(client, Tag::new("DECLARE CURSOR")).await?;
+            }
+            Command::Fetch { cursor, rows: wanted } => {
+                let Some(mut rows) = Kept::of(client).take_cursor(&cursor) else {
+                    return Err(with_code("34000", format!("the cursor \"{cursor}\" does not exist")));
+                };
+                let fields = rows.row_schema();
+                let described = RowDescription::new(fields.iter().map(Into::into).collect());
+                client.feed(PgWireBackendMessage::RowDescription(described)).await?;
+                let mut count = 0;
+                while count < wanted {
+                    let Some(row) = rows.data_rows().next().await else { break };
+                    client.feed(PgWireBackendMessage::DataRow(row?)).await?;
+                    count += 1;
+                }
+                Kept::of(client).put_cursor(cursor, rows);
+                send_execution_response(client, Tag::new("FETCH").with_rows(count)).await?;
+            }
+        }
+        Ok(status)
+    }
+
+    /// The rows of a query, as a portal of its own gives them.
+    async fn rows_of<C>(&self, client: &mut C, query: &str, binary: bool) -> PgWireResult<QueryResponse>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
+        C::Error: std::fmt::Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        check_size(query).map_err(refused)?;
+        let query = put_in_words(query)?;
+        let limits = self.limits_for(client);
+        let options = Arc::new(FormatOptions::from_client_metadata(client.metadata()));
+        let format = if binary { Format::UnifiedBinary } else { Format::UnifiedText };
+        let run = async |session: SessionContext| {
+            let plan = session.state().create_logical_plan(&query).await.map_err(failed)?;
+            check_plan(&plan).map_err(refused)?;
+            let frame = session.execute_logical_plan(plan).await.map_err(failed)?;
+            encode_dataframe(frame, &format, Some(options)).await.map(Response::Query)
+        };
+        let (response, stay) = self.within(limits, run).await?;
+        match stay.bound(response) {
+            Response::Query(rows) => Ok(rows),
+            _ => Err(refused(QueryError::NotAQuery)),
+        }
+    }
+}
+
+async fn copy_out<C>(client: &mut C, mut rows: QueryResponse, form: &Form) -> PgWireResult<()>
+where
+    C: Sink<PgWireBackendMessage> + Unpin,
+    C::Error: std::fmt::Debug,
+    PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+{
+    let fields = rows.row_schema();
+    let code = if matches!(form, Form::Binary) { 1 } else { 0 };
+    let columns = i16::try_from(fields.len()).unwrap_or(i16::MAX);
+    let begun = CopyOutResponse::new(code as i8, columns, vec![code; fields.len()]);
+    client.feed(PgWireBackendMessage::CopyOutResponse(begun)).await?;
+    let copied = |bytes: Bytes| PgWireBackendMessage::CopyData(CopyData::new(bytes));
+    match form {
+        // The signature, no flags, and no more of a header.
+        Form::Binary => client.feed(copied(Bytes::from_static(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0"))).await?,
+        Form::Csv { delimiter, header: true, .. } => {
+            let names: Vec<String> = fields.iter().map(|field| csv_field(field.name(), *delimiter)).collect();
+            client.feed(copied(Bytes::from(names.join(&delimiter.to_string()) + "\n"))).await?;
+        }
+        _ => {}
+    }
+    let mut count = 0;
+    while let Some(row) = rows.data_rows().next().await {
+        client.feed(copied(line(row?, form))).await?;
+        count += 1;
+    }
+    if matches!(form, Form::Binary) {
+        client.feed(copied(Bytes::from_static(&[0xff, 0xff]))).await?;
+    }
+    client.feed(PgWireBackendMessage::CopyDone(CopyDone::new())).await?;
+    send_execution_response(client, Tag::new("COPY").with_rows(count)).await
+}
+
+/// A row as it is copied. Its fields have their lengths before them, as in binary copies.
+fn line(row: DataRow, form: &Form) -> Bytes {
+    let DataRow { mut data, field_count, .. } = row;
+    if let Form::Binary = form {
+        let mut line = BytesMut::with_capacity(2 + data.len());
+        line.put_i16(field_count);
+        line.extend_from_slice(&data);
+        return line.freeze();
+    }
+    let mut fields: Vec<String> = Vec::new();
+    while data.len() >= 4 {
+        let length = data.get_i32();
+        let field = usize::try_from(length).ok().map(|length| {
+            let field = data.split_to(length.min(data.len()));
+            String::from_utf8_lossy(&field).into_owned()
+        });
+        fields.push(match (form, field) {
+            (Form::Csv { null, .. } | Form::Text { null, .. }, None) => null.clone(),
+            (Form::Csv { delimiter, null, .. }, Some(field)) => {
+                // What reads like a null is none in quotes.
+                if field == *null { format!("\"{field}\"") } else { csv_field(&field, *delimiter) }
+            }
+            (Form::Text { delimiter, .. }, Some(field)) => text_field(&field, *delimiter),
+            (Form::Binary, _) => String::new(),
+        });
+    }
+    let delimiter = match form {
+        Form::Csv { delimiter, .. } | Form::Text { delimiter, .. } => delimiter.to_string(),
+        Form::Binary => String::new(),
+    };
+    Bytes::from(fields.join(&delimiter) + "\n")
+}
+
+fn csv_field(field: &str, delimiter: char) -> String {
+    match field.contains([delimiter, '"', '\n', '\r']) {
+        true => format!("\"{}\"", field.replace('"', "\"\"")),
+        false => field.to_owned(),
+    }
+}
+
+fn text_field(field: &str, delimiter: char) -> String {
+    let mut text = String::with_capacity(field.len());
+    for letter in field.chars() {
+        match letter {
+            '\\' => text.push_str("\\\\"),
+            '\n' => text.push_str("\\n"),
+            '\r' => text.push_str("\\r"),
+            '\t' => text.push_str("\\t"),
+            letter if letter == delimiter => {
+                text.push('\\');
+                text.push(letter);
+            }
+            letter => text.push(letter),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(fields: &[Option<&str>]) -> DataRow {
+        let mut data = BytesMut::new();
+        for field in fields {
+            data.put_i32(field.map_or(-1, |field| field.len() as i32));
+            data.extend_from_slice(field.unwrap_or_default().as_bytes());
+        }
+        DataRow::new(data, fields.len() as i16)
+    }
+
+    #[test]
+    fn rows_are_copied_as_postgresql_copies_them() {
+        let copied = |sql: &str| match Command::of(sql) {
+            Some(Command::Copy { query, form }) => {
+                let line = line(row(&[Some("a\tb"), None, Some("c,\"d\""), Some("")]), &form);
+                format!("{query}: {}", line.escape_ascii())
+            }
+            Some(Command::Refused(what)) => what,
+            _ => "none".to_owned(),
+        };
+        assert_eq!(copied("COPY (SELECT 1) TO STDOUT"), "SELECT 1: a\\\\tb\\t\\\\N\\tc,\\\"d\\\"\\t\\n");
+        let csv = "SELECT * FROM errors: a\\tb,,\\\"c,\\\"\\\"d\\\"\\\"\\\",\\\"\\\"\\n";
+        assert_eq!(copied("COPY errors TO STDOUT WITH (FORMAT csv, HEADER)"), csv);
+        assert_eq!(copied("COPY errors TO STDOUT CSV HEADER"), csv);
+        let binary = "SELECT 1: \\x00\\x04\\x00\\x00\\x00\\x03a\\tb\\xff\\xff\\xff\\xff\\x00\\x00\\x00\\x05c,\\\"d\\\"\\x00\\x00\\x00\\x00";
+        assert_eq!(copied("copy (select 1) to stdout (format binary)").replace("select 1", "SELECT 1"), binary);
+        assert_eq!(copied("COPY errors TO STDOUT (FORCE_QUOTE (a))"), "COPY … TO STDOUT with FORCE_QUOTE (a) is not supported");
+        assert_eq!(copied("COPY errors FROM STDIN"), "none");
+    }
+}

@@ -1,0 +1,420 @@
+//! What is written in PostgreSQL's way and means something else to the engine, or nothing, is put into its words before it
+//! is planned, or refused by name.
+//!
+//! | written | what the engine would make of it | becomes |
+//! |---|---|---|
+//! | `SELECT code, code` | an error | columns of other names, which answers show as they were |
+//! | `x SIMILAR TO 'a%'` | a search for a regular expression | a match of the whole text |
+//! | `ts AT TIME ZONE 'Europe/Berlin'` | an instant | `at_time_zone(…)`: the local time |
+//! | `to_char(ts, 'YYYY-MM')` | the text `YYYY-MM` | `to_char(ts, '%Y-%m')` |
+//! | `labels ->> 'site'` | an error | `label_value(labels, 'site')` |
+//! | `ARRAY(SELECT …)` | an unknown function | a query with `array_agg` |
+//! | `FROM errors TABLESAMPLE …` | all rows | refused |
+//!
+//! A statement in which there is nothing of this stays as it was written.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, SelectItem, SetExpr, Statement,
+    TableFactor, Value, VisitMut, VisitorMut,
+};
+use datafusion::sql::sqlparser::dialect::Dialect;
+use datafusion::sql::sqlparser::parser::Parser;
+
+use crate::query_error::QueryError;
+
+/// Stands behind a column's name, before a number, where another one of that name is before it.
+const AGAIN: char = '\u{2}';
+
+/// A column's name as it was written.
+pub(crate) fn name_as_written(name: &str) -> &str {
+    name.split(AGAIN).next().unwrap_or(name)
+}
+
+/// Statements in the engine's words.
+pub(crate) fn rewrite<'s>(sql: &'s str, dialect: &dyn Dialect) -> Result<Cow<'s, str>, QueryError> {
+    // What cannot be read is for the engine to complain about.
+    let Ok(statements) = Parser::parse_sql(dialect, sql) else { return Ok(Cow::Borrowed(sql)) };
+    Ok(rewrite_statements(statements, &mut Words::default())?.map_or(Cow::Borrowed(sql), Cow::Owned))
+}
+
+/// The same of what tools ask of PostgreSQL's catalog: what ours does not have is null.
+pub(crate) fn rewrite_of_catalog(statements: Vec<Statement>) -> Result<Option<String>, QueryError> {
+    rewrite_statements(statements, &mut Words { of_catalog: true, ..Words::default() })
+}
+
+/// `None` where they are already.
+fn rewrite_statements(mut statements: Vec<Statement>, words: &mut Words) -> Result<Option<String>, QueryError> {
+    for statement in &mut statements {
+        if let ControlFlow::Break(refused) = statement.visit(words) {
+            return Err(*refused);
+        }
+        if let Statement::Query(query) = statement {
+            words.changed |= name_apart(query);
+        }
+    }
+    let texts = || statements.iter().map(Statement::to_string).collect::<Vec<_>>().join("; ");
+    Ok(words.changed.then(texts))
+}
+
+/// Gives columns of one name names of their own.
+fn name_apart(query: &mut Query) -> bool {
+    let mut body = query.body.as_mut();
+    loop {
+        body = match body {
+            SetExpr::Query(query) => query.body.as_mut(),
+            SetExpr::SetOperation { left, .. } => left.as_mut(),
+            SetExpr::Select(select) => {
+                let mut seen: HashMap<String, usize> = HashMap::new();
+                let mut changed = false;
+                for item in &mut select.projection {
+                    let SelectItem::UnnamedExpr(expr) = item else { continue };
+                    if is_user(expr) {
+                        // The engine has one name for all of these.
+                        let alias = Ident::with_quote('"', expr.to_string().to_lowercase());
+                        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+                        changed = true;
+                        continue;
+                    }
+                    let count = seen.entry(expr.to_string()).or_default();
+                    *count += 1;
+                    if *count > 1 {
+                        let alias = Ident::with_quote('"', format!("{}{AGAIN}{count}", column_name(expr)));
+                        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+                        changed = true;
+                    }
+                }
+                return changed;
+            }
+            _ => return false,
+        };
+    }
+}
+
+fn is_user(expr: &Expr) -> bool {
+    ["current_user", "session_user", "user", "current_role"].contains(&expr.to_string().to_lowercase().as_str())
+}
+
+/// What an answer calls a column that nobody named.
+fn column_name(expr: &Expr) -> String {
+    match expr {
+        Expr::Identifier(name) => name.value.clone(),
+        Expr::CompoundIdentifier(names) => names.last().map_or_else(String::new, |name| name.value.clone()),
+        other => other.to_string(),
+    }
+}
+
+#[derive(Default)]
+struct Words {
+    changed: bool,
+    /// Whether they ask for what PostgreSQL knows of itself.
+    of_catalog: bool,
+}
+
+type Refused = Box<QueryError>;
+
+fn refused(what: impl Into<String>) -> ControlFlow<Refused> {
+    ControlFlow::Break(Box::new(QueryError::Unsupported(what.into())))
+}
+
+impl VisitorMut for Words {
+    type Break = Refused;
+
+    fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<Refused> {
+        match table {
+            TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
+                refused("TABLESAMPLE is not supported; ask with ORDER BY random() LIMIT n")
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Refused> {
+        let put = match expr {
+            Expr::SimilarTo { negated, expr, pattern, escape_char: None } => {
+                let Some(pattern) = text_of(pattern) else {
+                    return refused("SIMILAR TO takes a text that is written out; ask with ~ and a regular expression");
+                };
+                let Some(regex) = similar(pattern) else {
+                    return refused(format!("{pattern:?} is no pattern for SIMILAR TO; ask with ~ and a regular expression"));
+                };
+                let matches = call("regexp_like", vec![(**expr).clone(), text(&regex)]);
+                if *negated { Expr::Nested(Box::new(not(matches))) } else { matches }
+            }
+            Expr::SimilarTo { .. } => return refused("SIMILAR TO … ESCAPE is not supported; ask with ~"),
+            Expr::AtTimeZone { timestamp, time_zone } => {
+                call("at_time_zone", vec![(**timestamp).clone(), (**time_zone).clone()])
+            }
+            _ if self.of_catalog && is_access(expr) => no_text(),
+            Expr::Subquery(query) if self.of_catalog => match aggregated(query) {
+                Some(query) => Expr::Subquery(query),
+                None => return ControlFlow::Continue(()),
+            },
+            Expr::BinaryOp { left, op: BinaryOperator::LongArrow, right } => {
+                call("label_value", vec![(**left).clone(), (**right).clone()])
+            }
+            Expr::Function(function) => match put_function(function, self.of_catalog) {
+                Ok(Some(put)) => put,
+                Ok(None) => return ControlFlow::Continue(()),
+                Err(what) => return refused(what),
+            },
+            _ => return ControlFlow::Continue(()),
+        };
+        *expr = put;
+        self.changed = true;
+        ControlFlow::Continue(())
+    }
+}
+
+/// Whether it is a column of access rights, which nobody has granted.
+fn is_access(expr: &Expr) -> bool {
+    let name = match expr {
+        Expr::Identifier(name) => name,
+        Expr::CompoundIdentifier(names) => match names.last() {
+            Some(name) => name,
+            None => return false,
+        },
+        _ => return false,
+    };
+    ["relacl", "nspacl", "datacl", "proacl", "typacl", "lanacl", "spcacl", "attacl"].contains(&name.value.as_str())
+}
+
+/// A null that is a text.
+fn no_text() -> Expr {
+    Expr::Cast {
+        kind: CastKind::Cast,
+        expr: Box::new(Expr::Value(Value::Null.into())),
+        data_type: DataType::Text,
+        array: false,
+        format: None,
+    }
+}
+
+/// A query for one value of one row as one over all of them: the engine wants to see that there is at most one.
+fn aggregated(query: &Query) -> Option<Box<Query>> {
+    let SetExpr::Select(select) = query.body.as_ref() else { return None };
+    let [SelectItem::UnnamedExpr(expr)] = &select.projection[..] else { return None };
+    if expr.to_string().contains('(') || select.selection.is_none() || query.limit_clause.is_some() {
+        return None;
+    }
+    let mut select = select.clone();
+    select.projection = vec![SelectItem::UnnamedExpr(call("max", vec![expr.clone()]))];
+    Some(Box::new(Query { body: Box::new(SetExpr::Select(select)), ..query.clone() }))
+}
+
+/// A call in the engine's words; `None` where it is already.
+fn put_function(function: &Function, of_catalog: bool) -> Result<Option<Expr>, String> {
+    let name = function.name.to_string().to_lowercase();
+    match (name.trim_start_matches("pg_catalog."), &function.args) {
+        ("array", FunctionArguments::Subquery(_)) if of_catalog => Ok(Some(no_text())),
+        ("array_to_string", FunctionArguments::List(list)) if of_catalog => {
+            let nothing = list.args.first().is_some_and(|arg| arg.to_string().contains("CAST(NULL AS TEXT)"));
+            Ok(nothing.then(no_text))
+        }
+        ("array", FunctionArguments::Subquery(query)) => {
+            let sql = format!("(SELECT array_agg(item) FROM ({query}) AS items (item))");
+            let read = Parser::new(&datafusion::sql::sqlparser::dialect::PostgreSqlDialect {})
+                .try_with_sql(&sql)
+                .and_then(|mut parser| parser.parse_expr());
+            read.map(Some).map_err(|error| error.to_string())
+        }
+        ("to_char", FunctionArguments::List(list)) => {
+            let [_, FunctionArg::Unnamed(FunctionArgExpr::Expr(pattern))] = &list.args[..] else { return Ok(None) };
+            let Some(pattern) = text_of(pattern).filter(|pattern| !pattern.contains('%')) else { return Ok(None) };
+            let format = to_char_format(pattern)?;
+            let mut put = function.clone();
+            if let FunctionArguments::List(list) = &mut put.args {
+                list.args[1] = FunctionArg::Unnamed(FunctionArgExpr::Expr(text(&format)));
+            }
+            Ok(Some(Expr::Function(put)))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn text_of(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn text(text: &str) -> Expr {
+    Expr::Value(Value::SingleQuotedString(text.to_owned()).into())
+}
+
+fn not(expr: Expr) -> Expr {
+    Expr::UnaryOp { op: datafusion::sql::sqlparser::ast::UnaryOperator::Not, expr: Box::new(expr) }
+}
+
+fn call(name: &str, args: Vec<Expr>) -> Expr {
+    use datafusion::sql::sqlparser::ast::{FunctionArgumentList, ObjectName};
+    let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+/// A pattern of SIMILAR TO as a regular expression of the whole text (PostgreSQL, 9.7.2).
+fn similar(pattern: &str) -> Option<String> {
+    let mut regex = "^(?:".to_owned();
+    let mut letters = pattern.chars();
+    let mut in_brackets = false;
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => regex.push_str(&escaped(letters.next()?)),
+            '[' if !in_brackets => {
+                in_brackets = true;
+                regex.push('[');
+            }
+            ']' if in_brackets => {
+                in_brackets = false;
+                regex.push(']');
+            }
+            letter if in_brackets => regex.push(letter),
+            '%' => regex.push_str("(?s:.*)"),
+            '_' => regex.push_str("(?s:.)"),
+            '|' | '*' | '+' | '?' | '{' | '}' | '(' | ')' => regex.push(letter),
+            letter => regex.push_str(&escaped(letter)),
+        }
+    }
+    regex.push_str(")$");
+    (!in_brackets).then_some(regex)
+}
+
+fn escaped(letter: char) -> String {
+    if letter.is_ascii_punctuation() { format!("\\{letter}") } else { letter.to_string() }
+}
+
+/// A pattern of `to_char` for times (PostgreSQL, table 9.31) as the engine writes it.
+fn to_char_format(pattern: &str) -> Result<String, String> {
+    /// The longer before those that they begin with.
+    const PATTERNS: [(&str, &str); 30] = [
+        ("FMMonth", "%B"),
+        ("FMDay", "%A"),
+        ("FMDD", "%-d"),
+        ("FMMM", "%-m"),
+        ("FMHH24", "%-H"),
+        ("FMHH12", "%-I"),
+        ("YYYY", "%Y"),
+        ("IYYY", "%G"),
+        ("HH24", "%H"),
+        ("HH12", "%I"),
+        ("SSSSS", ""),
+        ("Month", ""),
+        ("MONTH", ""),
+        ("month", ""),
+        ("DDD", "%j"),
+        ("Day", ""),
+        ("DAY", ""),
+        ("Mon", "%b"),
+        ("YY", "%y"),
+        ("MM", "%m"),
+        ("DD", "%d"),
+        ("HH", "%I"),
+        ("MI", "%M"),
+        ("SS", "%S"),
+        ("MS", "%3f"),
+        ("US", "%6f"),
+        ("AM", "%p"),
+        ("PM", "%p"),
+        ("Dy", "%a"),
+        ("IW", "%V"),
+    ];
+    let unknown = || {
+        Err(format!(
+            "to_char does not know the pattern {pattern:?}; it knows YYYY, MM, DD, HH24, MI, SS, MS, US, Mon, Dy and those of \
+             strftime (%Y-%m-%d)"
+        ))
+    };
+    let mut format = String::new();
+    let mut rest = pattern;
+    while let Some(first) = rest.chars().next() {
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let Some((text, behind)) = quoted.split_once('"') else { return unknown() };
+            format.push_str(&text.replace('%', "%%"));
+            rest = behind;
+        } else if let Some((known, put)) = PATTERNS.iter().find(|(known, _)| rest.starts_with(known)) {
+            if put.is_empty() {
+                return unknown();
+            }
+            format.push_str(put);
+            rest = &rest[known.len()..];
+        } else if first.is_ascii_alphanumeric() && first != 'T' {
+            return unknown();
+        } else {
+            format.push(first);
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    Ok(format)
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+
+    use super::*;
+
+    fn check(sql: &str, expected: &str) {
+        let rewritten = rewrite(sql, &PostgreSqlDialect {});
+        let rewritten = rewritten.map_or_else(|error| error.to_string(), Cow::into_owned);
+        assert_eq!(rewritten.replace(AGAIN, "#"), expected, "{sql}");
+    }
+
+    #[test]
+    fn what_the_engine_reads_otherwise_is_put_into_its_words() {
+        check("SELECT  1 AS a", "SELECT  1 AS a");
+        check("no statement", "no statement");
+        check("SELECT code, e.code, code FROM errors e", "SELECT code, e.code, code AS \"code#2\" FROM errors e");
+        check("SELECT count(*), count(*)", "SELECT count(*), count(*) AS \"count(*)#2\"");
+        check("SELECT a SIMILAR TO 'P0.(A|B)_%'", "SELECT regexp_like(a, '^(?:P0\\.(A|B)(?s:.)(?s:.*))$')");
+        check("SELECT a NOT SIMILAR TO 'x'", "SELECT (NOT regexp_like(a, '^(?:x)$'))");
+        check("SELECT ts AT TIME ZONE 'CET'", "SELECT at_time_zone(ts, 'CET')");
+        check("SELECT to_char(ts, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS')", "SELECT to_char(ts, '%Y-%m-%dT%H:%M:%S.%3f')");
+        check("SELECT to_char(ts, '%Y')", "SELECT to_char(ts, '%Y')");
+        check("SELECT current_user, session_user", "SELECT current_user AS \"current_user\", session_user AS \"session_user\"");
+        check("SELECT labels ->> 'site'", "SELECT label_value(labels, 'site')");
+        check("SELECT ARRAY(SELECT 1)", "SELECT (SELECT array_agg(item) FROM (SELECT 1) AS items (item))");
+        assert_eq!(name_as_written("code\u{2}2"), "code");
+    }
+
+    #[test]
+    fn what_the_catalog_lacks_is_null() {
+        let check = |sql: &str, expected: &str| {
+            let statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).expect("it is a statement");
+            let rewritten = rewrite_of_catalog(statements).expect("it has words");
+            assert_eq!(rewritten.as_deref(), Some(expected), "{sql}");
+        };
+        check("SELECT pg_catalog.array_to_string(c.relacl, ',')", "SELECT CAST(NULL AS TEXT)");
+        check("SELECT ARRAY(SELECT r.rolname FROM pg_roles r)", "SELECT CAST(NULL AS TEXT)");
+        check(
+            "SELECT 1 WHERE (SELECT c.relkind = 'c' FROM pg_class c WHERE c.oid = 1)",
+            "SELECT 1 WHERE (SELECT max(c.relkind = 'c') FROM pg_class c WHERE c.oid = 1)",
+        );
+    }
+
+    #[test]
+    fn what_has_no_words_is_refused_by_name() {
+        check(
+            "SELECT * FROM errors TABLESAMPLE BERNOULLI (10)",
+            "TABLESAMPLE is not supported; ask with ORDER BY random() LIMIT n",
+        );
+        check("SELECT a SIMILAR TO b", "SIMILAR TO takes a text that is written out; ask with ~ and a regular expression");
+        let refusal = rewrite("SELECT to_char(ts, 'Q')", &PostgreSqlDialect {}).expect_err("it has no words");
+        assert!(refusal.to_string().starts_with("to_char does not know the pattern \"Q\""), "{refusal}");
+    }
+}
