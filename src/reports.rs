@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use crate::http::answer::{Answer, JSON};
 use crate::http::problem::Problem;
+use crate::model::NewBatch;
 use crate::metadata::Metadata;
 
 /// Reports may take this much memory (64 MiB).
@@ -131,10 +132,9 @@ impl Reports {
         };
         let status = batch.status_at(snapshot.epoch);
         let (is_final, status) = (status.is_gathered(), status.word().to_owned());
-        let described = batch.described;
-        let (vin, platform, created_at) = (described.vin, described.platform, batch.created_at);
-        let epoch = snapshot.epoch;
-        let facts = BatchFacts { id, vin, platform, created_at, status, epoch };
+        let NewBatch { vehicle_id, vin, platform, firmware, .. } = batch.described;
+        let (created_at, epoch) = (batch.created_at, snapshot.epoch);
+        let facts = BatchFacts { id, vehicle_id, vin, platform, firmware, created_at, status, epoch };
         let mut kept =
             Kept { report, facts, total_files, is_final, bytes: 0, whole: Mutex::default(), cut: Mutex::default() };
         let answer = kept.tell(fleet(&snapshot)?, epoch, None)?;

@@ -199,7 +199,7 @@ async fn answers_outlive_the_process_in_redis() {
         .expect("writes");
     let known = "SELECT count(*) FROM catalog";
     let server = start();
-    assert_eq!(server.sql(known).await, json!([[18]]));
+    assert_eq!(server.sql(known).await, json!([[19]]));
     server.stop();
     let rules = rules.to_str().expect("text");
     let server = Server::start_with(data.path(), &["--redis", &redis.url(), "--rules", rules]);

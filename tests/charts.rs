@@ -22,7 +22,7 @@ async fn a_chart_shows_its_report_and_is_drawn_once() {
     let (svg, png) = (format!("/batches/{id}/chart.svg"), format!("/batches/{id}/chart.png"));
     // One that has nothing yet has a chart that says so.
     let empty = server.send(Method::GET, &svg, "").await.text().await.expect("text");
-    assert!(empty.contains("0 codes, 0 sightings") && !empty.contains("NaN"), "{empty}");
+    assert!(empty.contains("0 codes, 0 occurrences") && !empty.contains("NaN"), "{empty}");
     let log = "E_FAIL </title><script>\u{1}\nE_FAIL\nE_OTHER\nKernel panic\nnothing\n";
     let receipt = server.put(&id, "a.log", log).await;
     server.complete(&id).await;

@@ -10,25 +10,42 @@ use common::{Server, argus};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// Sums by code of live generations, read by the Python package `deltalake`
-/// (which knows the tables' files) and DuckDB (which knows SQL).
+/// Sums over the views that stand beside the tables, by DuckDB (over the files that the package `deltalake` names) and by
+/// Polars.
 const SCRIPT: &str = r#"
 import json, sys, duckdb
 from deltalake import DeltaTable
-files = {t: DeltaTable(f"{sys.argv[1]}/{t}").file_uris() for t in ("files", "error_counts", "errors", "batches", "fleet")}
+lake = sys.argv[1]
 db = duckdb.connect()
-for table, uris in files.items():
-    db.sql(f"CREATE VIEW {table} AS SELECT * FROM read_parquet({[u.removeprefix('file://') for u in uris]!r})")
-live = "(SELECT version FROM files GROUP BY version HAVING sum(live) > 0)"
+for table in ("files", "error_counts", "errors", "batches", "fleet"):
+    delta = DeltaTable(f"{lake}/{table}")
+    assert "README.md" in delta.metadata().description, table
+    uris = [uri.removeprefix("file://") for uri in delta.file_uris()]
+    db.sql(f"CREATE VIEW lake_{table} AS SELECT * FROM read_parquet({uris!r})")
+db.execute(open(f"{lake}/views.sql").read())
 rows = lambda sql: db.sql(sql).fetchall()
-print(json.dumps({
-    "counts": rows(f"SELECT code, CAST(sum(count) AS BIGINT) FROM error_counts WHERE version IN {live} GROUP BY code ORDER BY code"),
-    "errors": rows(f"SELECT code, count(*) FROM errors WHERE version IN {live} GROUP BY code ORDER BY code"),
-    "lines": rows(f"SELECT CAST(sum(lines) AS BIGINT) FROM files WHERE version IN {live}"),
-    "batches": rows("SELECT count(*) FROM (SELECT batch_id FROM batches GROUP BY batch_id HAVING sum(completed) > 0)"),
-    "fleet": rows("""SELECT code, CAST(sum(live * count) AS BIGINT) FROM fleet WHERE subject = 'component'
-                     GROUP BY code HAVING sum(live * count) > 0 ORDER BY code"""),
-}))
+said = {
+    "counts": rows("SELECT code, CAST(sum(count) AS BIGINT) FROM error_counts GROUP BY code ORDER BY code"),
+    "errors": rows("SELECT code, count(*) FROM errors GROUP BY code ORDER BY code"),
+    "lines": rows("SELECT CAST(sum(lines) AS BIGINT) FROM files"),
+    "batches": rows("SELECT count(*) FROM batches WHERE status = 'completed'"),
+    "fleet": rows("SELECT code, CAST(sum(count) AS BIGINT) FROM fleet_codes GROUP BY code ORDER BY code"),
+    "vehicles": rows("SELECT vin, batches FROM vehicles ORDER BY vin"),
+}
+sys.path.insert(0, lake)
+import polars as pl, polars_views
+tables = polars_views.tables(lake)
+by_code = lambda name, sum: tables[name].group_by("code").agg(sum.cast(pl.Int64)).sort("code").collect().rows()
+polars = {
+    "counts": by_code("error_counts", pl.col("count").sum()),
+    "errors": by_code("errors", pl.len()),
+    "lines": tables["files"].select(pl.col("lines").sum()).collect().rows(),
+    "batches": tables["batches"].filter(pl.col("status") == "completed").select(pl.len()).collect().rows(),
+    "fleet": by_code("fleet_codes", pl.col("count").sum()),
+    "vehicles": tables["vehicles"].select("vin", pl.col("batches").cast(pl.Int64)).sort("vin").collect().rows(),
+}
+assert json.dumps(polars) == json.dumps(said), (polars, said)
+print(json.dumps(said))
 "#;
 
 /// What they read in the lake of a data directory.
@@ -45,11 +62,12 @@ async fn say(server: &Server) -> Value {
     let fleet = server.sql("SELECT code, sum(count) FROM fleet_codes GROUP BY code ORDER BY code").await;
     let lines = server.sql("SELECT sum(lines) FROM files").await;
     let batches = server.sql("SELECT count(*) FROM batches WHERE status = 'completed'").await;
-    json!({"counts": counts, "errors": errors, "fleet": fleet, "lines": lines, "batches": batches})
+    let vehicles = server.sql("SELECT vin, batches FROM vehicles ORDER BY vin").await;
+    json!({"counts": counts, "errors": errors, "fleet": fleet, "lines": lines, "batches": batches, "vehicles": vehicles})
 }
 
 #[tokio::test]
-async fn duckdb_and_deltalake_read_the_same_sums() {
+async fn duckdb_and_polars_read_the_same_sums() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let mut ids = Vec::new();

@@ -1,7 +1,7 @@
 //! A run as an SVG picture of bars, for a page that may be light or dark.
 //!
-//! A panel for each group and unit; bars are on a logarithmic scale where
-//! values lie far apart, and each says its value.
+//! A panel for each group and unit, named with its task; every bar begins at 0,
+//! so that one twice as long is twice as much, and says its value.
 
 use std::fmt::Write;
 
@@ -15,8 +15,6 @@ const LONGEST: f64 = 420.0;
 const VALUE: f64 = 70.0;
 const ROW: f64 = 24.0;
 const HEADING: f64 = 44.0;
-/// Values further apart than this are drawn on a logarithmic scale.
-const FAR_APART: f64 = 30.0;
 
 const STYLE: &str = "
   text { font: 13px system-ui, sans-serif; fill: #24292f; }
@@ -65,7 +63,7 @@ fn panels(run: &Run) -> Vec<Panel<'_>> {
     let mut panels: Vec<Panel> = Vec::new();
     for measurement in run.measurements.iter().filter(|measurement| measurement.better != Better::Told) {
         let way = if measurement.better == Better::Higher { "more is better" } else { "less is better" };
-        let heading = format!("{}: {}, {way}", measurement.group, measurement.unit);
+        let heading = format!("{}, in {}: {way}", task(&measurement.group), measurement.unit);
         match panels.iter_mut().find(|panel| panel.heading == heading) {
             Some(panel) => panel.bars.push(measurement),
             None => panels.push(Panel { heading, bars: vec![measurement] }),
@@ -78,21 +76,22 @@ fn panels(run: &Run) -> Vec<Panel<'_>> {
     panels
 }
 
+/// What a group of measurements does, in words.
+fn task(group: &str) -> &str {
+    match group {
+        "peers" => "Count the error codes of the same log files",
+        group => group,
+    }
+}
+
 /// Draws a panel from `top` on; says where it ends.
 fn draw_panel(body: &mut String, panel: &Panel, left: f64, top: f64) -> f64 {
     let values = || panel.bars.iter().map(|bar| bar.value).filter(|value| *value > 0.0);
-    let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
-    let logarithmic = most / least > FAR_APART;
-    let scale = if logarithmic { " (logarithmic scale)" } else { "" };
-    text(body, 8.0, top + 24.0, "heading", "start", &format!("{}{scale}", panel.heading));
+    let most = values().fold(0.0, f64::max);
+    text(body, 8.0, top + 24.0, "heading", "start", &panel.heading);
     for (row, bar) in panel.bars.iter().enumerate() {
         let y = top + HEADING + row as f64 * ROW - 8.0;
-        let share = match bar.value {
-            value if value <= 0.0 => 0.0,
-            // The least value still has a bar to be seen.
-            value if logarithmic => 0.05 + 0.95 * (value / least).ln() / (most / least).ln(),
-            value => value / most,
-        };
+        let share = if bar.value > 0.0 { bar.value / most } else { 0.0 };
         let (length, class) = ((share * LONGEST).max(1.0), if bar.peer { "bar" } else { "bar ours" });
         let name = if bar.peer { "name" } else { "name-ours" };
         text(body, left - 8.0, y + 14.0, name, "end", &bar.name);

@@ -26,12 +26,18 @@ pub struct BatchFacts {
     /// The batch; nil where files were read without one.
     #[serde(rename = "batch_id")]
     pub id: Uuid,
+    /// The vehicle it is from, by the name its owner gave it.
+    #[serde(default)]
+    pub vehicle_id: String,
     /// The vehicle it is from.
-    #[serde(skip)]
+    #[serde(default)]
     pub vin: String,
     /// The vehicle's platform.
-    #[serde(skip)]
+    #[serde(default)]
     pub platform: Option<String>,
+    /// The firmware that was rolled out.
+    #[serde(default)]
+    pub firmware: Option<String>,
     /// When it was made, microseconds since 1970.
     #[serde(skip)]
     pub created_at: i64,
@@ -262,13 +268,15 @@ impl Report {
         id: Uuid,
     ) -> Result<Option<Report>, QueryError> {
         let rows = engine
-            .collect(snapshot, &format!("SELECT status, vin, platform, created_at FROM batches WHERE batch_id = '{id}'"))
+            .collect(snapshot, &format!("SELECT status, vin, platform, created_at, vehicle_id, firmware FROM batches WHERE batch_id = '{id}'"))
             .await?;
         let Some(row) = rows.iter().find(|rows| rows.num_rows() > 0) else { return Ok(None) };
         let platform = row.column(2).is_valid(0).then(|| text(row, 2, 0));
         let created_at = row.column(3).as_primitive::<TimestampMicrosecondType>().value(0);
         let (vin, status, epoch) = (text(row, 1, 0), text(row, 0, 0), snapshot.epoch);
-        let facts = BatchFacts { id, vin, platform, created_at, status, epoch };
+        let firmware = row.column(5).is_valid(0).then(|| text(row, 5, 0));
+        let vehicle_id = text(row, 4, 0);
+        let facts = BatchFacts { id, vehicle_id, vin, platform, firmware, created_at, status, epoch };
         let is_final = facts.status == COMPLETED;
         let mut report = Report::of_batch(engine, snapshot, id).await?;
         match &snapshot.fleet {

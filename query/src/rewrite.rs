@@ -19,7 +19,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, SelectItem, SetExpr, Statement,
-    TableFactor, Value, VisitMut, VisitorMut,
+    TableFactor, Value, VisitMut, VisitorMut, visit_expressions,
 };
 use datafusion::sql::sqlparser::dialect::Dialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -149,10 +149,23 @@ impl VisitorMut for Words {
                 call("at_time_zone", vec![(**timestamp).clone(), (**time_zone).clone()])
             }
             _ if self.of_catalog && is_access(expr) => no_text(),
+            Expr::Subquery(query) if self.of_catalog && is_of_nothing(query) => nothing_with(query),
             Expr::Subquery(query) if self.of_catalog => match aggregated(query) {
                 Some(query) => Expr::Subquery(query),
                 None => return ControlFlow::Continue(()),
             },
+            Expr::Like { negated, any: false, expr, pattern, escape_char: Some(escape) } if escape.to_string() != "'\\'" => {
+                let Value::SingleQuotedString(escape) = &escape.value else { return ControlFlow::Continue(()) };
+                // The engine escapes by backslashes only.
+                let plain = call("replace", vec![(**pattern).clone(), text("\\"), text("\\\\")]);
+                let pattern = Box::new(call("replace", vec![plain, text(escape), text("\\")]));
+                Expr::Like { negated: *negated, any: false, expr: expr.clone(), pattern, escape_char: None }
+            }
+            Expr::BinaryOp { left, op: BinaryOperator::NotEq, right }
+                if self.of_catalog && right.to_string() == "0" && is_function_of_type(left) =>
+            {
+                Expr::IsNotNull(left.clone())
+            }
             Expr::BinaryOp { left, op: BinaryOperator::LongArrow, right } => {
                 call("label_value", vec![(**left).clone(), (**right).clone()])
             }
@@ -169,7 +182,13 @@ impl VisitorMut for Words {
     }
 }
 
-/// Whether it is a column of access rights, which nobody has granted.
+/// Whether it is a column that names a function of a type, where PostgreSQL has a number.
+fn is_function_of_type(expr: &Expr) -> bool {
+    let name = expr.to_string();
+    ["typreceive", "typsend", "typinput", "typoutput"].contains(&name.rsplit('.').next().unwrap_or(&name))
+}
+
+/// Whether it is a column of access rights or options, which nobody has granted or set.
 fn is_access(expr: &Expr) -> bool {
     let name = match expr {
         Expr::Identifier(name) => name,
@@ -179,25 +198,55 @@ fn is_access(expr: &Expr) -> bool {
         },
         _ => return false,
     };
-    ["relacl", "nspacl", "datacl", "proacl", "typacl", "lanacl", "spcacl", "attacl"].contains(&name.value.as_str())
+    ["relacl", "nspacl", "datacl", "proacl", "typacl", "lanacl", "spcacl", "attacl", "reloptions"].contains(&name.value.as_str())
 }
 
 /// A null that is a text.
 fn no_text() -> Expr {
-    Expr::Cast {
-        kind: CastKind::Cast,
-        expr: Box::new(Expr::Value(Value::Null.into())),
-        data_type: DataType::Text,
-        array: false,
-        format: None,
-    }
+    null_of(DataType::Text)
+}
+
+/// A null that is a number.
+fn no_number() -> Expr {
+    null_of(DataType::Integer(None))
+}
+
+fn null_of(data_type: DataType) -> Expr {
+    let expr = Box::new(Expr::Value(Value::Null.into()));
+    Expr::Cast { kind: CastKind::Cast, expr, data_type, array: false, format: None }
+}
+
+/// Whether a query asks for what no column of ours has: a default, a sequence, a collation.
+fn is_of_nothing(query: &Query) -> bool {
+    let text = query.to_string();
+    ["pg_attrdef", "pg_sequence", "pg_collation"].iter().any(|table| text.contains(table))
+}
+
+/// Null in the place of a query. Its parameters stay, for the others go by their numbers.
+fn nothing_with(query: &Query) -> Expr {
+    let mut parameters = Vec::new();
+    let _ = visit_expressions(query, |expr| {
+        if let Expr::Value(value) = expr
+            && let Value::Placeholder(_) = value.value
+        {
+            parameters.push(expr.clone());
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    if parameters.is_empty() { no_text() } else { call("json_build_object", parameters) }
 }
 
 /// A query for one value of one row as one over all of them: the engine wants to see that there is at most one.
 fn aggregated(query: &Query) -> Option<Box<Query>> {
     let SetExpr::Select(select) = query.body.as_ref() else { return None };
-    let [SelectItem::UnnamedExpr(expr)] = &select.projection[..] else { return None };
-    if expr.to_string().contains('(') || select.selection.is_none() || query.limit_clause.is_some() {
+    let [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] = &select.projection[..] else {
+        return None;
+    };
+    let is_aggregate = |name: String| {
+        ["max", "min", "count", "sum", "array_agg", "string_agg", "bool_and", "bool_or"].contains(&name.as_str())
+    };
+    let is_one = matches!(expr, Expr::Function(function) if is_aggregate(function.name.to_string().to_lowercase()));
+    if is_one || select.selection.is_none() || query.limit_clause.is_some() {
         return None;
     }
     let mut select = select.clone();
@@ -210,6 +259,8 @@ fn put_function(function: &Function, of_catalog: bool) -> Result<Option<Expr>, S
     let name = function.name.to_string().to_lowercase();
     match (name.trim_start_matches("pg_catalog."), &function.args) {
         ("array", FunctionArguments::Subquery(_)) if of_catalog => Ok(Some(no_text())),
+        // Of columns of constraints and indexes, of which there are none.
+        ("unnest", _) if of_catalog => Ok(Some(no_number())),
         ("array_to_string", FunctionArguments::List(list)) if of_catalog => {
             let nothing = list.args.first().is_some_and(|arg| arg.to_string().contains("CAST(NULL AS TEXT)"));
             Ok(nothing.then(no_text))
@@ -386,6 +437,7 @@ mod tests {
         check("SELECT ts AT TIME ZONE 'CET'", "SELECT at_time_zone(ts, 'CET')");
         check("SELECT to_char(ts, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS')", "SELECT to_char(ts, '%Y-%m-%dT%H:%M:%S.%3f')");
         check("SELECT to_char(ts, '%Y')", "SELECT to_char(ts, '%Y')");
+        check("SELECT a LIKE b ESCAPE '/'", "SELECT a LIKE replace(replace(b, '\\', '\\\\'), '/', '\\')");
         check("SELECT current_user, session_user", "SELECT current_user AS \"current_user\", session_user AS \"session_user\"");
         check("SELECT labels ->> 'site'", "SELECT label_value(labels, 'site')");
         check("SELECT ARRAY(SELECT 1)", "SELECT (SELECT array_agg(item) FROM (SELECT 1) AS items (item))");

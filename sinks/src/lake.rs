@@ -34,6 +34,7 @@ use url::Url;
 use crate::changes::Changes;
 use crate::crash;
 use crate::fleet::FleetView;
+use crate::guide;
 use crate::group::Group;
 use crate::recent::Recent;
 use crate::schema::Table;
@@ -153,6 +154,10 @@ impl Lake {
             if let Some(column) = opened.lacks().map_err(|source| failed(table, source))? {
                 return Err(LakeError::EarlierVersion { table: table.name(), column });
             }
+        }
+        // Without it, the tables are what they are.
+        if let Err(error) = guide::write(&*store, root).await {
+            tracing::warn!(%error, "the guide to the lake's tables could not be written");
         }
         let tables = Tables(tables.try_into().unwrap_or_else(|_| unreachable!("a table for each name")));
         let (epoch, state) = (tables.committed_epoch(), tables.state());

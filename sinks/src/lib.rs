@@ -26,6 +26,7 @@ pub mod durable;
 pub mod encode;
 pub mod fleet;
 pub mod group;
+mod guide;
 pub mod lake;
 pub mod parquet_file;
 pub mod recent;

@@ -84,6 +84,7 @@ impl LakeTable {
             delta = CreateBuilder::new()
                 .with_log_store(delta.log_store())
                 .with_table_name(table.name())
+                .with_comment(table.comment())
                 .with_columns(schema.fields().cloned())
                 .await?;
         }

@@ -1,18 +1,21 @@
 //! A report as a picture: a bar for each code, as the text of an SVG file.
 //!
 //! ```text
-//!  12 codes, 440 sightings
+//!  12 codes, 440 occurrences
+//!  vehicle-7, WVWZZZ1JZXW000001, firmware 7.2.1, 2026-03-01 10:15 to 2026-03-01 18:40 UTC
 //!  Batch 01a2…, completed: 431 of 9,120 lines in 2 files have a code
 //!
 //!  P0A1F-87   ██████████████████ 120      3.2 × the fleet
-//!  E_FAIL     ██████ 40            new for this vehicle
+//!  E_FAIL     ██████ 40                               new
 //!
-//!  ■ critical  ■ error  ■ warning  ■ info
+//!  ■ critical  ■ error  ■ warning  ■ info     new: for this vehicle
 //! ```
 
+use std::cmp::Reverse;
 use std::fmt::{self, Display, Formatter, Write};
 
 use argus_query::{CodeReport, Report};
+use chrono::{DateTime, Utc};
 
 /// The font that [`super::png`] draws with; a browser takes what it has.
 pub const FONT: &str = "DejaVu Sans";
@@ -24,7 +27,7 @@ const BARS: u32 = 296;
 /// The longest bar; its count stands right of it.
 const LONGEST: f64 = 260.0;
 /// Where the first bar is.
-const TOP: u32 = 88;
+const TOP: u32 = 110;
 const ROW: u32 = 26;
 /// Letters of a code that fit left of its bar.
 const CODE_LETTERS: usize = 30;
@@ -53,7 +56,24 @@ pub fn draw(report: &Report, top: usize) -> String {
 }
 
 fn title(report: &Report) -> String {
-    format!("{}, {}", counted(report.codes.len() as u64, "code"), counted(report.total_errors, "sighting"))
+    format!("{}, {}", counted(report.codes.len() as u64, "code"), counted(report.total_errors, "occurrence"))
+}
+
+/// Which vehicle, with which firmware, when.
+fn vehicle(report: &Report) -> String {
+    let mut words = Vec::new();
+    if let Some(batch) = &report.batch {
+        words.extend([batch.vehicle_id.clone(), batch.vin.clone()].into_iter().filter(|word| !word.is_empty()));
+        words.extend(batch.firmware.as_ref().map(|firmware| format!("firmware {firmware}")));
+    }
+    let minute = |time: &DateTime<Utc>| time.format("%Y-%m-%d %H:%M").to_string();
+    if let (Some(first), Some(last)) = (&report.recorded_first, &report.recorded_last) {
+        words.push(match minute(first) == minute(last) {
+            true => format!("{} UTC", minute(first)),
+            false => format!("{} to {} UTC", minute(first), minute(last)),
+        });
+    }
+    words.join(", ")
 }
 
 fn subtitle(report: &Report) -> String {
@@ -66,8 +86,12 @@ fn subtitle(report: &Report) -> String {
 /// Writes what is to be seen; says how high it is.
 fn body_of(body: &mut String, report: &Report, top: usize) -> Result<u32, fmt::Error> {
     text(body, [MARGIN, 38], "title", "start", &title(report))?;
-    text(body, [MARGIN, 62], "quiet", "start", &subtitle(report))?;
-    let (shown, others) = report.codes.split_at(top.min(report.codes.len()));
+    text(body, [MARGIN, 62], "quiet", "start", &vehicle(report))?;
+    text(body, [MARGIN, 82], "quiet", "start", &subtitle(report))?;
+    // What is worse comes first, however often it is there.
+    let mut codes: Vec<&CodeReport> = report.codes.iter().collect();
+    codes.sort_by_key(|code| Reverse(code.severity));
+    let (shown, others) = codes.split_at(top.min(codes.len()));
     let most = shown.iter().map(|code| code.count).max().unwrap_or_default();
     let mut y = TOP;
     for code in shown {
@@ -77,7 +101,7 @@ fn body_of(body: &mut String, report: &Report, top: usize) -> Result<u32, fmt::E
     if !others.is_empty() {
         let (codes, sightings) =
             (counted(others.len() as u64, "more code"), others.iter().map(|code| code.count).sum());
-        text(body, [MARGIN, y + 14], "quiet", "start", &format!("and {codes}, {}", counted(sightings, "sighting")))?;
+        text(body, [MARGIN, y + 14], "quiet", "start", &format!("and {codes}, {}", counted(sightings, "occurrence")))?;
         y += ROW;
     }
     if shown.is_empty() {
@@ -88,6 +112,9 @@ fn body_of(body: &mut String, report: &Report, top: usize) -> Result<u32, fmt::E
         let x = MARGIN + 90 * place as u32;
         writeln!(body, "<rect class=\"{severity}\" x=\"{x}\" y=\"{y}\" width=\"12\" height=\"12\" rx=\"2\"/>")?;
         text(body, [x + 18, y + 11], "quiet", "start", severity)?;
+    }
+    if shown.iter().any(|code| code.new_for_vehicle) {
+        text(body, [WIDTH - MARGIN, y + 11], "quiet", "end", "new: for this vehicle")?;
     }
     Ok(y + 12 + MARGIN)
 }
@@ -105,7 +132,7 @@ fn row(body: &mut String, code: &CodeReport, most: u64, y: u32) -> fmt::Result {
     )?;
     text(body, [BARS + length as u32 + 8, y + 14], "count", "start", &count)?;
     let fleet = match (code.new_for_vehicle, code.fleet_ratio) {
-        (true, _) => "new for this vehicle".to_owned(),
+        (true, _) => "new".to_owned(),
         (false, Some(ratio)) => format!("{} × the fleet", digits(ratio)),
         (false, None) => String::new(),
     };

@@ -167,8 +167,9 @@ impl EventReader {
             self.ended = true;
             return Ok(());
         };
-        self.read_events(&snapshot).await?;
-        self.read_progress(&batch, snapshot.epoch).await
+        // What came to all of a batch is told before that it is complete.
+        self.read_progress(&batch, snapshot.epoch).await?;
+        self.read_events(&snapshot).await
     }
 
     /// Reads the log of events, up to the first that the frontier has not passed.

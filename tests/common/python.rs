@@ -5,16 +5,21 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// What must be there, and what brings it.
-const IMPORTS: &str = "import adbc_driver_flightsql, asyncpg, deltalake, duckdb, psycopg, pyarrow, schemathesis";
-const PACKAGES: [&str; 8] = [
+const IMPORTS: &str = "import adbc_driver_flightsql, adbc_driver_postgresql, asyncpg, deltalake, duckdb, pandas, polars, psycopg, \
+                       pyarrow, schemathesis, sqlalchemy";
+const PACKAGES: [&str; 12] = [
     "adbc-driver-flightsql",
     "adbc-driver-manager",
+    "adbc-driver-postgresql",
     "asyncpg",
     "deltalake",
     "duckdb",
+    "pandas",
+    "polars",
     "psycopg[binary]",
     "pyarrow",
     "schemathesis",
+    "sqlalchemy",
 ];
 
 /// The Python, its packages installed once below the build folder.

@@ -57,7 +57,8 @@ impl Stay {
             }
         });
         let fields = Arc::new(fields.iter().cloned().map(named_as_written).collect::<Vec<_>>());
-        Response::Query(QueryResponse::new(fields, bounded))
+        // A cursor is asked for more behind its end.
+        Response::Query(QueryResponse::new(fields, bounded.fuse()))
     }
 }
 

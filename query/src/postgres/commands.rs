@@ -14,9 +14,10 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion_postgres::arrow_pg::datatypes::df::encode_dataframe;
-use datafusion_postgres::pgwire::api::portal::Format;
-use datafusion_postgres::pgwire::api::query::send_execution_response;
+use datafusion_postgres::pgwire::api::portal::{Format, Portal};
+use datafusion_postgres::pgwire::api::query::{ExtendedQueryHandler, send_execution_response};
 use datafusion_postgres::pgwire::api::results::{QueryResponse, Response, Tag};
+use datafusion_postgres::pgwire::api::stmt::{QueryParser, StoredStatement};
 use datafusion_postgres::pgwire::api::store::PortalStore;
 use datafusion_postgres::pgwire::api::{ClientInfo, ClientPortalStore};
 use datafusion_postgres::pgwire::error::{PgWireError, PgWireResult};
@@ -27,7 +28,7 @@ use datafusion_postgres::pgwire::messages::response::TransactionStatus;
 use datafusion_postgres::pgwire::types::format::FormatOptions;
 use futures::{Sink, SinkExt, StreamExt};
 
-use super::door::{Door, put_in_words};
+use super::door::{Door, DoorStatement, put_in_words};
 use super::kept::{Kept, Name};
 use super::{failed, refused, with_code};
 use crate::query_error::QueryError;
@@ -191,6 +192,19 @@ impl Door {
         Ok(status)
     }
 
+    /// Lets a client ask for the columns of a cursor as of any portal.
+    pub(super) async fn describe_cursor<C>(&self, client: &C, cursor: &str, query: &str) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = DoorStatement>,
+    {
+        if let Some(planned) = self.query_parser().parse_sql(client, query, &[]).await? {
+            let statement = StoredStatement::new(String::new(), planned, Vec::new());
+            client.portal_store().put_portal(Arc::new(Portal::new_cursor(cursor.to_owned(), Arc::new(statement))));
+        }
+        Ok(())
+    }
+
     /// The rows of a query, as a portal of its own gives them.
     async fn rows_of<C>(&self, client: &mut C, query: &str, binary: bool) -> PgWireResult<QueryResponse>
     where
@@ -218,6 +232,9 @@ impl Door {
     }
 }
 
+/// The signature, no flags, and no more of a header.
+const BINARY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+
 async fn copy_out<C>(client: &mut C, mut rows: QueryResponse, form: &Form) -> PgWireResult<()>
 where
     C: Sink<PgWireBackendMessage> + Unpin,
@@ -230,22 +247,23 @@ where
     let begun = CopyOutResponse::new(code as i8, columns, vec![code; fields.len()]);
     client.feed(PgWireBackendMessage::CopyOutResponse(begun)).await?;
     let copied = |bytes: Bytes| PgWireBackendMessage::CopyData(CopyData::new(bytes));
-    match form {
-        // The signature, no flags, and no more of a header.
-        Form::Binary => client.feed(copied(Bytes::from_static(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0"))).await?,
-        Form::Csv { delimiter, header: true, .. } => {
-            let names: Vec<String> = fields.iter().map(|field| csv_field(field.name(), *delimiter)).collect();
-            client.feed(copied(Bytes::from(names.join(&delimiter.to_string()) + "\n"))).await?;
-        }
-        _ => {}
+    if let Form::Csv { delimiter, header: true, .. } = form {
+        let names: Vec<String> = fields.iter().map(|field| csv_field(field.name(), *delimiter)).collect();
+        client.feed(copied(Bytes::from(names.join(&delimiter.to_string()) + "\n"))).await?;
     }
+    // Clients expect the first row behind it in the same message, as PostgreSQL sends them.
+    let mut header = if matches!(form, Form::Binary) { BINARY_HEADER } else { b"" };
     let mut count = 0;
     while let Some(row) = rows.data_rows().next().await {
-        client.feed(copied(line(row?, form))).await?;
+        let mut line = line(row?, form);
+        if !header.is_empty() {
+            line = [std::mem::take(&mut header), &line].concat().into();
+        }
+        client.feed(copied(line)).await?;
         count += 1;
     }
     if matches!(form, Form::Binary) {
-        client.feed(copied(Bytes::from_static(&[0xff, 0xff]))).await?;
+        client.feed(copied([header, &[0xff, 0xff]].concat().into())).await?;
     }
     client.feed(PgWireBackendMessage::CopyDone(CopyDone::new())).await?;
     send_execution_response(client, Tag::new("COPY").with_rows(count)).await

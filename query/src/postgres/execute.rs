@@ -75,6 +75,12 @@ impl Door {
         C::Error: std::fmt::Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
+        if let Some(command) = Command::of(&portal.statement.statement.0) {
+            if let Command::Declare { cursor, query } = &command {
+                self.describe_cursor(client, cursor, query).await?;
+            }
+            return self.command(client, command).await;
+        }
         let status = client.transaction_status();
         match ExtendedQueryHandler::do_query(self, client, portal, max_rows).await? {
             Response::Query(rows) => {

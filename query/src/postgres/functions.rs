@@ -51,6 +51,7 @@ fn constants() -> Vec<(&'static str, ScalarValue)> {
         "inet_server_addr",
         "inet_client_addr",
         "pg_describe_object",
+        "json_build_object",
     ] {
         all.push((name, nothing.clone()));
     }
@@ -78,6 +79,10 @@ fn constants() -> Vec<(&'static str, ScalarValue)> {
         "pg_advisory_unlock",
     ] {
         all.push((name, yes.clone()));
+    }
+    // There are no types, schemas, roles and functions of users.
+    for name in ["generate_subscripts", "to_regtype", "to_regnamespace", "to_regrole", "to_regproc", "to_regprocedure", "to_regoper"] {
+        all.push((name, ScalarValue::Int32(None)));
     }
     for name in ["pg_is_in_recovery", "pg_is_other_temp_schema", "row_security_active", "pg_is_wal_replay_paused"] {
         all.push((name, no.clone()));

@@ -45,6 +45,8 @@ impl OnlyQueries {
                 !sets_engine(set)
             }
             Statement::Explain { statement, .. } => matches!(**statement, Statement::Query(_)),
+            // Those that only read are commands, done before this is asked.
+            Statement::Copy { to: true, .. } | Statement::Declare { .. } | Statement::Fetch { .. } => true,
             _ => is_tidying(statement),
         };
         if harmless { Ok(()) } else { Err(refused(QueryError::NotAQuery)) }
@@ -120,6 +122,10 @@ impl QueryHook for OnlyQueries {
         if let Some(done) = savepoint(statement, client) {
             return Some(done);
         }
+        if matches!(statement, Statement::Copy { .. } | Statement::Declare { .. } | Statement::Fetch { .. }) {
+            let what = "COPY, DECLARE and FETCH are sent by themselves, and not among other statements";
+            return Some(Err(with_code("0A000", what)));
+        }
         let options = FormatOptions::from_client_metadata(client.metadata());
         if let Statement::Explain { statement, .. } = statement {
             let explain = async {
@@ -155,7 +161,11 @@ impl QueryHook for OnlyQueries {
                 Some(explained(statement, context).await.map(|frame| frame.logical_plan().clone()))
             }
             // There is nothing to plan.
-            Statement::Savepoint { .. } | Statement::ReleaseSavepoint { .. } => {
+            Statement::Savepoint { .. }
+            | Statement::ReleaseSavepoint { .. }
+            | Statement::Copy { .. }
+            | Statement::Declare { .. }
+            | Statement::Fetch { .. } => {
                 Some(Ok(LogicalPlan::EmptyRelation(EmptyRelation {
                     produce_one_row: false,
                     schema: Arc::new(DFSchema::empty()),
