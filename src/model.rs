@@ -23,6 +23,9 @@ pub const LABELS_MAX: usize = 64;
 /// What a client says of a batch that it makes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "vehicle_id": "veh-1", "vin": "WVWZZZ1JZXW000001", "platform": "p1", "firmware": "7.2.1", "labels": {"site": "north"}
+}))]
 pub struct NewBatch {
     /// The vehicle, by the name its owner gave it.
     pub vehicle_id: String,

@@ -40,7 +40,7 @@ async fn batches_that_do_not_hold_are_refused() {
     for body in ["", "{", "nonsense", "\"\\ud800\""] {
         problem(server.send(Method::POST, "/batches", body).await, 422).await;
     }
-    problem(server.send(Method::POST, "/batches", " ".repeat(1 << 20)).await, 413).await;
+    problem(server.send(Method::POST, "/batches", " ".repeat((1 << 20) + 1)).await, 413).await;
     assert_eq!(server.get("/batches").await["batches"], json!([]));
 }
 

@@ -28,18 +28,21 @@ async fn a_batch_goes_from_its_making_to_a_final_report_and_is_found_again_after
     let report = server.complete(&id).await;
     let expected = json!({
         "batch_id": id, "status": "completed", "final": true, "epoch": report["epoch"],
+        "vehicle_id": report["vehicle_id"], "vin": report["vin"], "platform": report["platform"], "firmware": report["firmware"],
+        "recorded_first": "2026-03-01T10:15:30.123Z", "recorded_last": "2026-03-01T10:15:32.500Z",
         "total_files": 1, "parsed_files": 1, "total_bytes": BMS.len(), "total_lines": 3, "error_lines": 2, "total_errors": 3,
         "codes": [
-            {"code": "P0A1F-87", "rule": "dtc", "severity": "medium", "count": 2, "files": 1,
+            {"code": "P0A1F-87", "rule": "dtc", "severity": "error", "count": 2, "inactive": 0, "files": 1,
              "first_seen": "2026-03-01T10:15:30.123Z", "last_seen": "2026-03-01T10:15:32.500Z",
              "new_for_vehicle": true, "fleet_ratio": null,
              "example": {"file": "bms.log", "line": 1, "text": BMS.lines().next()}},
-            {"code": "ERRNO:5", "rule": "errno_num", "severity": "low", "count": 1, "files": 1,
+            {"code": "ERRNO:5", "rule": "errno_num", "severity": "error", "count": 1, "inactive": 0, "files": 1,
              "first_seen": "2026-03-01T10:15:32.500Z", "last_seen": "2026-03-01T10:15:32.500Z",
              "new_for_vehicle": true, "fleet_ratio": null,
              "example": {"file": "bms.log", "line": 3, "text": BMS.lines().nth(2)}},
         ],
         "files": [{"name": "bms.log", "generation": 1, "bytes": BMS.len(), "lines": 3, "long_lines": 0, "errors": 3,
+                   "first_ts": "2026-03-01T10:15:30.123Z", "last_ts": "2026-03-01T10:15:32.500Z",
                    "codes": {"P0A1F-87": 2, "ERRNO:5": 1}}],
     });
     assert_eq!(report, expected);

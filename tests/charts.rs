@@ -33,7 +33,7 @@ async fn a_chart_shows_its_report_and_is_drawn_once() {
     let picture = answer.text().await.expect("text");
     Tree::from_str(&picture, &Options::default()).expect("it is XML");
     for said in
-        ["3 codes, 4 sightings", "4 of 5 lines in 1 file", "E_FAIL", "E_OTHER", "KERNEL:PANIC", "new for this vehicle"]
+        ["3 codes, 4 occurrences", "4 of 5 lines in 1 file", "E_FAIL", "E_OTHER", "KERNEL:PANIC", "new: for this vehicle"]
     {
         assert!(picture.contains(said), "{said} in {picture}");
     }
@@ -80,7 +80,7 @@ async fn fewer_codes_are_another_chart_and_bad_requests_are_told() {
     let bars = async |top: &str| {
         let answer = server.send(Method::GET, &format!("/batches/{id}/chart.svg{top}"), "").await;
         let picture = answer.text().await.expect("text");
-        let others = ["and 10 more codes, 10 sightings", "and 29 more codes, 29 sightings", "more"];
+        let others = ["and 10 more codes, 10 occurrences", "and 29 more codes, 29 occurrences", "more"];
         let others = others.iter().position(|others| picture.contains(others));
         (picture.matches("class=\"code\"").count(), others)
     };

@@ -117,11 +117,11 @@ fn a_report_is_a_table_json_or_csv() {
     let input = b"E_FAIL\nE_FAIL, and SIGSEGV\n";
     let table = argus(&["analyze", "--format", "table", "-"], input);
     let table = String::from_utf8(table.stdout).expect("text");
-    assert!(table.contains("2       1  medium    E_FAIL"), "{table}");
-    assert!(table.ends_with("2 codes seen 3 times in 2 of 2 lines of 1 files (27 bytes)\n"), "{table}");
+    assert!(table.contains("        2  error     E_FAIL   -:1  »E_FAIL«\n"), "{table}");
+    assert!(table.ends_with("2 codes, 3 occurrences, in 2 lines of 2 of 1 file (27 bytes)\n"), "{table}");
     let csv = argus(&["analyze", "--format", "csv", "-"], input);
     let csv = String::from_utf8(csv.stdout).expect("text");
-    assert_eq!(csv, "file,code,count,rule,severity\n-,E_FAIL,2,err_symbol,medium\n-,SIGSEGV,1,signal,medium\n");
+    assert_eq!(csv, "file,code,count,rule,severity\n-,E_FAIL,2,err_symbol,error\n-,SIGSEGV,1,signal,error\n");
     let empty = analyze(&["-"], b"");
     assert_eq!((&empty["total_lines"], &empty["files"][0]["lines"]), (&json!(0), &json!(0)));
 }

@@ -14,9 +14,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use argus_dataflow::header::Reader;
 use argus_dataflow::scan::Scanner;
 use argus_dataflow::{BlockReader, RuleSet, Sighting};
-use chrono::{DateTime, SecondsFormat};
+use chrono::{DateTime, SecondsFormat, Utc};
 use common::{Server, argus};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -70,6 +71,7 @@ struct ModelBatch {
     platform: Option<&'static str>,
     firmware: Option<&'static str>,
     completed: bool,
+    created_at: i64,
     /// Bytes, how many of them count, and the generation.
     files: BTreeMap<&'static str, ModelFile>,
 }
@@ -79,6 +81,8 @@ struct ModelFile {
     text: String,
     /// The bytes whose lines count: all, or all but a last line that waits.
     counted: usize,
+    /// Parts that were counted together, by where they end.
+    parts: Vec<usize>,
     generation: u64,
 }
 
@@ -98,9 +102,13 @@ fn sightings(scanner: &mut Scanner, text: &str) -> Vec<Sighting> {
     let mut blocks = BlockReader::new(text.as_bytes(), 4096);
     let mut all = Vec::new();
     while let Some(block) = blocks.next_block().expect("memory reads") {
-        all.extend(scanner.scan(&block, 2026).1);
+        all.extend(scanner.scan(&block, now()).1);
     }
     all
+}
+
+fn now() -> i64 {
+    Utc::now().timestamp_micros()
 }
 
 fn rfc3339(time: Option<i64>) -> Value {
@@ -132,8 +140,34 @@ impl Seen {
 }
 
 impl ModelFile {
+    /// A whole file, whose open line is a part of its own.
+    fn uploaded(text: String, generation: u64) -> ModelFile {
+        let (counted, whole) = (text.len(), text.rfind('\n').map_or(0, |last| last + 1));
+        ModelFile { text, counted, parts: vec![whole, counted], generation }
+    }
+
+    /// More of it is counted. A line that was open is counted again with what makes it whole.
+    fn count_up_to(&mut self, counted: usize) {
+        while self.parts.last().is_some_and(|&end| end > 0 && !self.text[..end].ends_with('\n')) {
+            self.parts.pop();
+        }
+        self.parts.push(counted);
+        self.counted = counted;
+    }
+
     fn lines(&self) -> usize {
         self.text[..self.counted].split_inclusive('\n').count()
+    }
+
+    /// The times that the first and the last line of each part name which names one.
+    fn times(&self) -> Vec<i64> {
+        let mut times = Vec::new();
+        for (start, end) in std::iter::once(&0).chain(&self.parts).zip(&self.parts) {
+            let of = |line: &str| Reader::default().read(line.trim_end().as_bytes(), now()).observed_at;
+            let named: Vec<i64> = self.text[*start..*end].split_inclusive('\n').filter_map(of).collect();
+            times.extend(named.first().into_iter().chain(named.last()));
+        }
+        times
     }
 }
 
@@ -186,7 +220,9 @@ impl World {
         let batch: Value = self.server().get(&format!("/batches/{id}")).await;
         self.epoch = batch["epoch"].as_u64().expect("an epoch");
         self.note(format!("create {} {vin} {platform:?} {firmware:?}", self.batches.len()));
-        self.batches.push(ModelBatch { id, vin, platform, firmware, completed: false, files: BTreeMap::new() });
+        let created_at = batch["created_at"].as_str().expect("a time").parse::<DateTime<Utc>>().expect("a time");
+        let created_at = created_at.timestamp_micros();
+        self.batches.push(ModelBatch { id, vin, platform, firmware, completed: false, created_at, files: BTreeMap::new() });
     }
 
     async fn put(&mut self, index: usize, name: &'static str) {
@@ -206,8 +242,9 @@ impl World {
         let generation = before.map_or(1, |file| file.generation + u64::from(!same));
         assert_eq!(receipt["generation"], json!(generation));
         self.take_epoch(&receipt);
-        let counted = text.len();
-        self.batches[index].files.insert(name, ModelFile { text, counted, generation });
+        if !same {
+            self.batches[index].files.insert(name, ModelFile::uploaded(text, generation));
+        }
     }
 
     async fn append(&mut self, index: usize, name: &'static str) {
@@ -225,11 +262,11 @@ impl World {
         assert_eq!(answer.status(), StatusCode::OK);
         let receipt: Value = answer.json().await.expect("JSON");
         self.take_epoch(&receipt);
-        let new = ModelFile { text: String::new(), counted: 0, generation: 1 };
+        let new = ModelFile { text: String::new(), counted: 0, parts: Vec::new(), generation: 1 };
         let file = self.batches[index].files.entry(name).or_insert(new);
         if !part.is_empty() {
             file.text += &part;
-            file.counted = file.text.rfind('\n').map_or(0, |last| last + 1);
+            file.count_up_to(file.text.rfind('\n').map_or(0, |last| last + 1));
         }
         assert_eq!((&receipt["bytes"], &receipt["lines"]), (&json!(file.text.len()), &json!(file.lines())));
     }
@@ -275,7 +312,10 @@ impl World {
         self.take_epoch(&batch);
         self.batches[index].completed = true;
         for file in self.batches[index].files.values_mut() {
-            file.counted = file.text.len();
+            if file.counted < file.text.len() {
+                file.parts.push(file.text.len());
+                file.counted = file.text.len();
+            }
         }
     }
 
@@ -313,11 +353,12 @@ impl World {
     async fn check(&mut self) {
         let batches = self.batches.clone();
         let mut codes: BTreeMap<CodeOfGroup, Seen> = BTreeMap::new();
-        let mut by_vin: BTreeMap<(&str, String), &str> = BTreeMap::new();
+        let mut by_vin: BTreeMap<(&str, String), (i64, &str)> = BTreeMap::new();
         let mut platforms: BTreeMap<(&str, Option<String>), u64> = BTreeMap::new();
         let mut own: BTreeMap<(&str, String), u64> = BTreeMap::new();
         let mut errors = Vec::new();
         for batch in &batches {
+            let recorded = batch.files.values().flat_map(ModelFile::times).min().unwrap_or(batch.created_at);
             for (name, file) in &batch.files {
                 if let Some(platform) = batch.platform {
                     *platforms.entry((platform, None)).or_default() += file.lines() as u64;
@@ -333,8 +374,8 @@ impl World {
                     for (by, group) in groups {
                         codes.entry((by, group, code.clone())).or_default().add(batch, time);
                     }
-                    let first = by_vin.entry((batch.vin, code.clone())).or_insert(&batch.id);
-                    *first = (&*batch.id).min(*first);
+                    let first = by_vin.entry((batch.vin, code.clone())).or_insert((recorded, &batch.id));
+                    *first = (recorded, &*batch.id).min(*first);
                     if let Some(platform) = batch.platform {
                         *platforms.entry((platform, Some(code.clone()))).or_default() += 1;
                     }
@@ -354,8 +395,9 @@ impl World {
                     for sighting in sightings(&mut self.scanner, &file.text[..file.counted]) {
                         *codes.entry(sighting.code.to_string()).or_default() += 1;
                     }
+                    let (first, last) = (file.times().into_iter().min(), file.times().into_iter().max());
                     json!({"name": name, "generation": file.generation, "bytes": file.counted, "lines": file.lines(),
-                       "long_lines": 0, "errors": codes.values().sum::<u64>(), "codes": codes})
+                       "first_ts": rfc3339(first), "last_ts": rfc3339(last), "long_lines": 0, "errors": codes.values().sum::<u64>(), "codes": codes})
                 })
                 .collect();
             assert_eq!(report["files"], json!(files), "{}", batch.id);
@@ -368,7 +410,7 @@ impl World {
             assert_eq!(reported.len(), counts.len());
             for (code, (name, count)) in reported.iter().zip(counts) {
                 assert_eq!((&code["code"], &code["count"]), (&json!(name), &json!(count)));
-                let is_first = by_vin[&(batch.vin, name.clone())] == batch.id;
+                let is_first = by_vin[&(batch.vin, name.clone())].1 == batch.id;
                 assert_eq!(code["new_for_vehicle"], json!(is_first), "{name} of {}", batch.id);
                 let ratio = batch.platform.and_then(|platform| {
                     let others = platforms[&(platform, Some(name.clone()))] - count;

@@ -97,7 +97,7 @@ fn too_much() -> Vec<String> {
         nested("NOT ", "", 5000),
         format!("SELECT 1{}", " + 1".repeat(5000)),
         format!("SELECT '{}'", "x".repeat(100_000)),
-        format!("SELECT 1 IN ({}1)", "1, ".repeat(5000)),
+        format!("SELECT 1 IN ({}1)", "1, ".repeat(25_000)),
         format!("SELECT * FROM errors{}", ", errors".repeat(1500)),
         format!("SELECT 1{} FROM errors", ", repeat(text, 8)".repeat(200)),
     ]);

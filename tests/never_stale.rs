@@ -131,7 +131,7 @@ async fn no_reader_is_older_than_its_receipt() {
                 let report = server.get(&format!("/batches/{batch}/report")).await;
                 assert_eq!(report["total_errors"], written, "report");
                 let chart = server.send(Method::GET, &format!("/batches/{batch}/chart.svg"), "").await.text().await;
-                assert!(chart.expect("text").contains(&format!("1 code, {written} sighting")), "chart");
+                assert!(chart.expect("text").contains(&format!("1 code, {written} occurrence")), "chart");
                 assert_eq!(ask(server, &batch).await, [written; 3], "query");
                 let asked = tokio::task::block_in_place(|| doors.ask(&sums(&batch)));
                 assert_eq!(asked, [[written; 3]; 2], "PostgreSQL, Flight SQL");

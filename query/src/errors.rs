@@ -42,6 +42,8 @@ pub struct ErrorLine {
     /// Its own time, RFC 3339, or null.
     #[schema(value_type = Option<chrono::DateTime<chrono::Utc>>)]
     pub ts: Value,
+    /// Whether a clock can have said it: from 2000 on, and at most a day after the upload. Null where it names none.
+    pub ts_plausible: Option<bool>,
     /// The level that it names.
     pub level: Option<String>,
     /// The process, tag or logger that it names.
@@ -95,7 +97,7 @@ impl ErrorsPage {
             );
         }
         let sql = format!(
-            "SELECT file, line, \"offset\", ts, level, component, code, text FROM errors WHERE {wanted} \
+            "SELECT file, line, \"offset\", ts, level, component, code, text, ts_plausible FROM errors WHERE {wanted} \
              ORDER BY file, line, code LIMIT {}",
             request.limit + 1
         );
@@ -103,6 +105,7 @@ impl ErrorsPage {
         for batch in engine.collect(snapshot, &sql).await? {
             let text = |column: usize| batch.column(column).as_string::<i32>();
             let number = |column: usize| batch.column(column).as_primitive::<Int64Type>();
+            let plausible = batch.column(8).as_boolean();
             let times = batch.column(3).as_primitive::<TimestampMicrosecondType>();
             let optional = |column: &StringArray, row| column.is_valid(row).then(|| column.value(row).to_owned());
             for row in 0..batch.num_rows() {
@@ -111,6 +114,7 @@ impl ErrorsPage {
                     line: number(1).value(row).max(0) as u64,
                     offset: number(2).value(row).max(0) as u64,
                     ts: if times.is_valid(row) { rfc3339(times.value(row)) } else { Value::Null },
+                    ts_plausible: plausible.is_valid(row).then(|| plausible.value(row)),
                     level: optional(text(4), row),
                     component: optional(text(5), row),
                     code: text(6).value(row).to_owned(),

@@ -118,7 +118,7 @@ pub struct FleetCode {
     pub batches: u64,
     /// Different vehicles with it.
     pub vehicles: u64,
-    /// The earliest time of a line with it, microseconds since 1970.
+    /// The earliest plausible time of a line with it, RFC 3339.
     #[serde(serialize_with = "as_rfc3339")]
     #[schema(value_type = Option<chrono::DateTime<chrono::Utc>>)]
     pub first_seen: Option<i64>,

@@ -141,11 +141,17 @@ struct BatchList {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListParameters {
+    /// Only batches that stand so.
     status: Option<String>,
+    /// Only of the vehicle with this identification number.
     vin: Option<String>,
+    /// Only of the vehicle with this name.
     vehicle_id: Option<String>,
+    /// Only with this firmware.
     firmware: Option<String>,
+    /// How many at most.
     limit: Option<u32>,
+    /// Where the page before ended: its `next_cursor`.
     cursor: Option<String>,
 }
 

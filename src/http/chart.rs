@@ -48,8 +48,11 @@ pub fn router(service: &Service) -> OpenApiRouter {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ChartParameters {
+    /// How many codes at most.
     top: Option<usize>,
+    /// Waits until the answer covers this epoch, as of a receipt.
     min_epoch: Option<u64>,
+    /// How long to wait for `min_epoch`, in milliseconds; 5000 when nobody says, then 504.
     timeout_ms: Option<u64>,
 }
 

@@ -47,11 +47,17 @@ pub fn router(service: &Service) -> OpenApiRouter {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct CodesParameters {
+    /// `firmware` (when nobody says), `platform`, `vehicle` or `component`.
     group_by: Option<String>,
+    /// Only occurrences whose lines name a plausible time from this on, RFC 3339.
     since: Option<String>,
+    /// Only occurrences whose lines name a plausible time before this, RFC 3339.
     until: Option<String>,
+    /// How many at most.
     limit: Option<usize>,
+    /// Waits until the answer covers this epoch, as of a receipt.
     min_epoch: Option<u64>,
+    /// How long to wait for `min_epoch`, in milliseconds; 5000 when nobody says, then 504.
     timeout_ms: Option<u64>,
 }
 
@@ -141,7 +147,9 @@ struct CompareParameters {
     /// Whether codes count that their lines say are not active.
     #[param(default = false)]
     inactive: Option<bool>,
+    /// Waits until the answer covers this epoch, as of a receipt.
     min_epoch: Option<u64>,
+    /// How long to wait for `min_epoch`, in milliseconds; 5000 when nobody says, then 504.
     timeout_ms: Option<u64>,
 }
 

@@ -83,9 +83,13 @@ struct BatchHistory {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct HistoryParameters {
+    /// How many at most.
     limit: Option<usize>,
+    /// Where the page before ended: its `next_cursor`.
     cursor: Option<String>,
+    /// Waits until the answer covers this epoch, as of a receipt.
     min_epoch: Option<u64>,
+    /// How long to wait for `min_epoch`, in milliseconds; 5000 when nobody says, then 504.
     timeout_ms: Option<u64>,
 }
 

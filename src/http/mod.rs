@@ -26,6 +26,8 @@ use std::net::SocketAddr;
 
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
+use axum::response::Redirect;
+use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -67,6 +69,7 @@ pub fn router(service: &Service, metrics: PrometheusHandle, doors: BTreeMap<&'st
         .merge(health::router(service, metrics, doors))
         .split_for_parts();
     router
+        .route("/", get(|| async { Redirect::to("/docs/") }))
         .merge(SwaggerUi::new("/docs").url("/openapi.json", described))
         .fallback(nothing_here)
         .method_not_allowed_fallback(no_such_method)

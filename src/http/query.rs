@@ -73,6 +73,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
 /// A question.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"sql": "SELECT code, sum(count) AS times FROM error_counts GROUP BY code ORDER BY times DESC"}))]
 struct QueryBody {
     /// One query.
     sql: String,

@@ -85,9 +85,13 @@ impl Parts {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ReportParameters {
+    /// How many codes at most.
     top: Option<usize>,
+    /// The answer as it was at this epoch.
     as_of: Option<u64>,
+    /// Waits until the answer covers this epoch, as of a receipt.
     min_epoch: Option<u64>,
+    /// How long to wait for `min_epoch`, in milliseconds; 5000 when nobody says, then 504.
     timeout_ms: Option<u64>,
 }
 
@@ -188,9 +192,13 @@ struct ErrorsBody {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ErrorsParameters {
+    /// Only this code.
     code: Option<String>,
+    /// Only this file.
     file: Option<String>,
+    /// How many at most.
     limit: Option<usize>,
+    /// Where the page before ended: its `next_cursor`.
     cursor: Option<String>,
 }
 

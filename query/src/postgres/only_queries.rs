@@ -8,7 +8,7 @@ use datafusion::common::{DFSchema, ParamValues};
 use datafusion::logical_expr::{EmptyRelation, LogicalPlan};
 use datafusion::prelude::{DataFrame, SessionContext};
 use datafusion::sql::parser::Statement as Parsed;
-use datafusion::sql::sqlparser::ast::{Set, Statement};
+use datafusion::sql::sqlparser::ast::{CopyTarget, Set, Statement};
 use datafusion_postgres::QueryHook;
 use datafusion_postgres::arrow_pg::datatypes::df::encode_dataframe;
 use datafusion_postgres::hooks::HookClient;
@@ -46,7 +46,7 @@ impl OnlyQueries {
             }
             Statement::Explain { statement, .. } => matches!(**statement, Statement::Query(_)),
             // Those that only read are commands, done before this is asked.
-            Statement::Copy { to: true, .. } | Statement::Declare { .. } | Statement::Fetch { .. } => true,
+            Statement::Copy { to: true, target: CopyTarget::Stdout, .. } | Statement::Declare { .. } | Statement::Fetch { .. } => true,
             _ => is_tidying(statement),
         };
         if harmless { Ok(()) } else { Err(refused(QueryError::NotAQuery)) }
