@@ -190,8 +190,7 @@ fn feed_one(
     input: &mut (dyn Read + Send),
     block_bytes: usize,
 ) -> io::Result<FileRow> {
-    let origin =
-        Arc::new(Origin { batch_id: Uuid::nil(), file: name.to_owned(), version, uploaded_at: now() });
+    let origin = Arc::new(Origin { batch_id: Uuid::nil(), file: name.to_owned(), version, uploaded_at: now() });
     let text = text::text(input)?;
     let binary = text.is_binary;
     let mut blocks = BlockReader::new(text, block_bytes);
@@ -256,7 +255,10 @@ async fn write_tables(engine: &Engine, snapshot: &Arc<Snapshot>, folder: &Path) 
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for (table, columns) in [
         ("files", "name, bytes, lines, long_lines, error_lines, errors, first_ts, last_ts, rules"),
-        ("error_counts", "file, code, rule, severity, count, inactive, first_seen, last_seen, example_line, example_text"),
+        (
+            "error_counts",
+            "file, code, rule, severity, count, inactive, first_seen, last_seen, example_line, example_text",
+        ),
         ("errors", "file, line, \"offset\", ts, ts_plausible, level, component, code, rule, severity, active, text"),
     ] {
         let path = folder.join(format!("{table}.parquet"));

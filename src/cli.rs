@@ -35,12 +35,22 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the whole service in one process.
+    #[command(
+        after_help = "Examples:\n  argus serve --data ./argus-data\n  argus serve --listen 127.0.0.1:0 --pg 127.0.0.1:5432"
+    )]
     Serve(ServeArgs),
     /// Count the error codes in files, folders or standard input (-), without a server.
+    #[command(
+        after_help = "Examples:\n  argus analyze logs/\n  journalctl | argus analyze -\n  argus analyze logs/ --rules +acme.toml --format json"
+    )]
     Analyze(AnalyzeArgs),
     /// Ask questions in SQL, of a running server or a data directory.
+    #[command(
+        after_help = "Examples:\n  argus sql --server http://127.0.0.1:8080 \"SHOW TABLES\"\n  argus sql --data ./argus-data \"SELECT code, sum(count) FROM error_counts GROUP BY code\""
+    )]
     Sql(SqlArgs),
     /// Compact, erase and tidy a data directory that no server has open.
+    #[command(after_help = "Examples:\n  argus maintain --data ./argus-data --retention 30d")]
     Maintain(MaintainArgs),
     /// Count all stored files again under today's rules and build the tables anew, on a data directory that no server
     /// has open.

@@ -175,12 +175,8 @@ impl Ingest {
         versions: Versions,
         mut body: Body,
     ) -> Result<StoredUpload, IngestError> {
-        let whole_lines = Arc::new(Origin {
-            batch_id,
-            file: name.clone(),
-            version: versions.whole_lines,
-            uploaded_at: now,
-        });
+        let whole_lines =
+            Arc::new(Origin { batch_id, file: name.clone(), version: versions.whole_lines, uploaded_at: now });
         let raw = self.raw.writer(runtime, batch_id, versions.whole_lines);
         let mut first = Vec::with_capacity(Compression::SNIFF_BYTES);
         let peeked = body.by_ref().take(Compression::SNIFF_BYTES as u64).read_to_end(&mut first);

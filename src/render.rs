@@ -142,7 +142,11 @@ fn example_text(text: &str, code: &str, room: usize) -> String {
 
 /// Where a line names a code, and how many characters of it: it may be written in another case, or its parts otherwise.
 fn place_of(letters: &[char], code: &str) -> Option<(usize, usize)> {
-    let parts = [code, code.split_once('-').map_or(code, |(first, _)| first), code.split_once(':').map_or(code, |(_, rest)| rest)];
+    let parts = [
+        code,
+        code.split_once('-').map_or(code, |(first, _)| first),
+        code.split_once(':').map_or(code, |(_, rest)| rest),
+    ];
     parts.into_iter().filter(|part| !part.is_empty()).find_map(|part| {
         let wanted: Vec<char> = part.chars().map(|letter| letter.to_ascii_lowercase()).collect();
         let is_there = |window: &[char]| window.iter().zip(&wanted).all(|(a, b)| a.to_ascii_lowercase() == *b);
@@ -234,7 +238,8 @@ mod tests {
 
     #[test]
     fn an_example_fits_and_shows_its_code() {
-        let line = "2026-03-01 10:15:30,123 ERROR [main] com.acme.Updater - stored the code p0a1f:87 after the third try";
+        let line =
+            "2026-03-01 10:15:30,123 ERROR [main] com.acme.Updater - stored the code p0a1f:87 after the third try";
         for (code, room, shown) in [
             ("P0A1F-87", 200, "ERROR [main] com.acme.Updater - stored the code »p0a1f«:87 after the third try"),
             ("P0A1F-87", 40, "…dater - stored the code »p0a1f«:87 afte…"),

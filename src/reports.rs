@@ -22,8 +22,8 @@ use uuid::Uuid;
 
 use crate::http::answer::{Answer, JSON};
 use crate::http::problem::Problem;
-use crate::model::NewBatch;
 use crate::metadata::Metadata;
+use crate::model::NewBatch;
 
 /// Reports may take this much memory (64 MiB).
 const REPORT_BYTES_MAX: u64 = 64 << 20;

@@ -50,7 +50,9 @@ enum RescanError {
     Ingest(#[from] IngestError),
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
-    #[error("it was compressed when it was uploaded, and lines were appended to it since: stop the server and run argus recount")]
+    #[error(
+        "it was compressed when it was uploaded, and lines were appended to it since: stop the server and run argus recount"
+    )]
     AppendedToCompressed,
     #[error("it kept changing; try again when it is at rest")]
     KeepsChanging,

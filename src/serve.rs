@@ -16,11 +16,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::ServeArgs;
 use crate::every;
-use crate::terminal;
 use crate::http;
 use crate::http::connections;
 use crate::http::front::Front;
 use crate::service::{Service, ServiceConfig, Stopping, Work};
+use crate::terminal;
 
 /// What one question through another door than HTTP may take.
 const DOOR_LIMITS: Limits = Limits { rows: 10_000_000, time: Duration::from_secs(600) };
@@ -40,7 +40,11 @@ const STOP_WAIT: Duration = Duration::from_secs(30);
 /// Runs the service until SIGTERM or SIGINT.
 pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let filter = EnvFilter::try_from_env("ARGUS_LOG").unwrap_or_else(|_| EnvFilter::new("warn,argus=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(terminal::has_colours(stderr().is_terminal())).with_writer(stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(terminal::has_colours(stderr().is_terminal()))
+        .with_writer(stderr)
+        .init();
     let rules = args.counting.rules()?;
     let mut config = ServiceConfig::new(args.data.clone(), rules, args.counting.workers());
     config.block_bytes = args.counting.block_bytes as usize;

@@ -443,7 +443,10 @@ async fn warn_of_other_rules(engine: Engine, snapshot: Arc<Snapshot>, rules: Arc
             %rules,
             "files were counted by other rules than those of today: run argus recount, or POST /api/v1/batches/ID/recount"
         ),
-        Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "it is not known which rules files were counted by"),
+        Err(error) => tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "it is not known which rules files were counted by"
+        ),
     }
 }
 
@@ -456,5 +459,8 @@ fn describe_figures() {
     describe_counter!("argus_cache_requests_total", "Requests to the caches, by tier and outcome.");
     describe_gauge!("argus_epoch", "The last epoch that was accepted.");
     describe_gauge!("argus_committed_epoch", "The last epoch that is in the lake.");
-    describe_gauge!("argus_in_flight_bytes", "Bytes of text between their arrival and the reader of their occurrences.");
+    describe_gauge!(
+        "argus_in_flight_bytes",
+        "Bytes of text between their arrival and the reader of their occurrences."
+    );
 }

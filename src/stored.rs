@@ -18,11 +18,7 @@ pub struct Pieces {
 }
 
 /// Opens a file. The outer error is of the metadata, the inner one of the raw store.
-pub async fn open(
-    metadata: &Metadata,
-    raw: &RawStore,
-    file: StoredFile,
-) -> Result<io::Result<Pieces>, MetadataError> {
+pub async fn open(metadata: &Metadata, raw: &RawStore, file: StoredFile) -> Result<io::Result<Pieces>, MetadataError> {
     let StoredFile { record, parts } = file;
     let mut appended = Vec::new();
     for (start, is_object) in parts {

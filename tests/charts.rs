@@ -32,9 +32,14 @@ async fn a_chart_shows_its_report_and_is_drawn_once() {
     let tag = header(&answer, "etag").to_owned();
     let picture = answer.text().await.expect("text");
     Tree::from_str(&picture, &Options::default()).expect("it is XML");
-    for said in
-        ["3 codes, 4 occurrences", "4 of 5 lines in 1 file", "E_FAIL", "E_OTHER", "KERNEL:PANIC", "new: for this vehicle"]
-    {
+    for said in [
+        "3 codes, 4 occurrences",
+        "4 of 5 lines in 1 file",
+        "E_FAIL",
+        "E_OTHER",
+        "KERNEL:PANIC",
+        "new: for this vehicle",
+    ] {
         assert!(picture.contains(said), "{said} in {picture}");
     }
     assert!(!picture.contains("<script>"), "{picture}");

@@ -70,7 +70,10 @@ async fn every_table_and_column_says_what_it_holds() {
     let tables = "SELECT table_name, comment FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1";
     let tables = server.sql(tables).await;
     let names: Vec<&Value> = tables.as_array().expect("rows").iter().map(|row| &row[0]).collect();
-    assert_eq!(json!(names), json!(["batches", "catalog", "error_counts", "errors", "files", "fleet_codes", "vehicles"]));
+    assert_eq!(
+        json!(names),
+        json!(["batches", "catalog", "error_counts", "errors", "files", "fleet_codes", "vehicles"])
+    );
     assert!(tables.as_array().expect("rows").iter().all(|row| row[1].is_string()), "{tables}");
     let silent = "SELECT table_name, column_name FROM information_schema.columns \
                   WHERE table_schema = 'public' AND coalesce(comment, '') = ''";
@@ -171,7 +174,10 @@ async fn clients_of_other_protocols_read_the_same_rows_and_write_none() {
     assert!(one_of_two.contains("No value found for placeholder with id $2"), "{one_of_two}");
     assert!(said["forged"].as_str().is_some_and(|said| said.contains("the handle is not one of ours")), "{said}");
     assert_eq!(said["vendor"], "Argus");
-    assert_eq!(said["tables"], json!(["batches", "catalog", "error_counts", "errors", "files", "fleet_codes", "vehicles"]));
+    assert_eq!(
+        said["tables"],
+        json!(["batches", "catalog", "error_counts", "errors", "files", "fleet_codes", "vehicles"])
+    );
     let (host, port) = pg.split_once(':').expect("an address");
     let psql = Command::new("psql")
         .args(["-h", host, "-p", port, "-U", "anybody", "-At", "-c", "\\d", "-c", "\\d batches", "argus"])

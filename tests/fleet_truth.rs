@@ -163,7 +163,13 @@ async fn answers_say_what_happened_in_whatever_order_it_arrives() {
     for code in fleet {
         let truth = &by_firmware[&(code["firmware"].as_str().expect("text"), code["code"].as_str().expect("text"))];
         let said = ["count", "inactive", "vehicles", "first_seen", "last_seen"].map(|name| code[name].clone());
-        let true_ = [json!(truth.count), json!(truth.inactive), json!(truth.vehicles.len()), time(truth.first), time(truth.last)];
+        let true_ = [
+            json!(truth.count),
+            json!(truth.inactive),
+            json!(truth.vehicles.len()),
+            time(truth.first),
+            time(truth.last),
+        ];
         assert_eq!(said, true_, "{code}");
     }
 
@@ -171,7 +177,10 @@ async fn answers_say_what_happened_in_whatever_order_it_arrives() {
     for code in compared["codes"].as_array().expect("codes") {
         let name = code["code"].as_str().expect("text");
         let vehicles = |firmware| by_firmware.get(&(firmware, name)).map_or(0, |truth| truth.active_vehicles.len());
-        assert_eq!((&code["vehicles"], &code["against"]["vehicles"]), (&json!(vehicles("7.2.1")), &json!(vehicles("7.1.0"))));
+        assert_eq!(
+            (&code["vehicles"], &code["against"]["vehicles"]),
+            (&json!(vehicles("7.2.1")), &json!(vehicles("7.1.0")))
+        );
         assert_eq!(code["test"], "fisher_exact_two_sided");
     }
 
@@ -194,19 +203,24 @@ async fn answers_say_what_happened_in_whatever_order_it_arrives() {
     }
     let vin = &drives[0].vin;
     let history = server.get(&format!("/vehicles/{vin}/history")).await;
-    let firmwares: Vec<&Value> = history["batches"].as_array().expect("batches").iter().map(|one| &one["firmware"]).collect();
+    let firmwares: Vec<&Value> =
+        history["batches"].as_array().expect("batches").iter().map(|one| &one["firmware"]).collect();
     assert_eq!(firmwares, [&json!("7.2.1"), &json!("7.1.0")]);
 
     let latest = server.sql("SELECT count(*), min(firmware), max(firmware), min(batches) FROM vehicles").await;
     assert_eq!(latest, json!([[VEHICLES, "7.2.1", "7.2.1", 2]]));
     let lines = || drives.iter().flat_map(|drive| &drive.lines);
     let (all, wrong) = (lines().count(), lines().filter(|line| line.at.is_none()).count());
-    let sums = "SELECT sum(count), sum(inactive), (SELECT count(*) FROM errors WHERE NOT ts_plausible) FROM error_counts";
+    let sums =
+        "SELECT sum(count), sum(inactive), (SELECT count(*) FROM errors WHERE NOT ts_plausible) FROM error_counts";
     let inactive = lines().filter(|line| !line.active).count();
     assert_eq!(server.sql(sums).await, json!([[all, inactive, wrong]]));
     // Clocks that cannot be do not spoil the others' charts, and a span of time says how many it leaves out.
     let days = server.sql("SELECT date_trunc('day', ts) AS day, count(*) FROM errors GROUP BY 1").await;
-    assert_eq!(days.as_array().expect("rows").iter().map(|row| row[1].as_u64().expect("a count")).sum::<u64>(), all as u64);
+    assert_eq!(
+        days.as_array().expect("rows").iter().map(|row| row[1].as_u64().expect("a count")).sum::<u64>(),
+        all as u64
+    );
     let march = server.get("/fleet/codes?since=2026-03-01T00:00:00Z&until=2026-03-15T00:00:00Z&limit=1000").await;
     let counted = march["codes"].as_array().expect("codes").iter().map(|code| code["count"].as_u64().expect("a count"));
     let end: DateTime<Utc> = "2026-03-15T00:00:00Z".parse().expect("a time");
@@ -254,7 +268,8 @@ async fn files_are_counted_again_under_other_rules_while_the_server_runs() {
         epoch = report["epoch"].as_u64().expect("an epoch") + 1;
     };
     assert_eq!((&new["status"], &new["final"], &new["total_lines"]), (&json!("completed"), &json!(true), &json!(5)));
-    let generations: Vec<&Value> = new["files"].as_array().expect("files").iter().map(|file| &file["generation"]).collect();
+    let generations: Vec<&Value> =
+        new["files"].as_array().expect("files").iter().map(|file| &file["generation"]).collect();
     assert_eq!(generations, [1, 1, 1], "it is the same file, counted otherwise");
     while common::counts(&server.get(&format!("/batches/{open}/report")).await) != json!({"ACME-BMS-19": 1}) {
         epoch += 1;

@@ -222,7 +222,15 @@ impl World {
         self.note(format!("create {} {vin} {platform:?} {firmware:?}", self.batches.len()));
         let created_at = batch["created_at"].as_str().expect("a time").parse::<DateTime<Utc>>().expect("a time");
         let created_at = created_at.timestamp_micros();
-        self.batches.push(ModelBatch { id, vin, platform, firmware, completed: false, created_at, files: BTreeMap::new() });
+        self.batches.push(ModelBatch {
+            id,
+            vin,
+            platform,
+            firmware,
+            completed: false,
+            created_at,
+            files: BTreeMap::new(),
+        });
     }
 
     async fn put(&mut self, index: usize, name: &'static str) {

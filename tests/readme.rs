@@ -78,7 +78,8 @@ fn every_block_runs_and_prints_what_it_shows() {
     let mut rest = &*said;
     for (index, block) in blocks.iter().enumerate() {
         let end = format!("=== {index} is done\n");
-        let (printed, behind) = rest.split_once(&*end).unwrap_or_else(|| panic!("block {index} ends: {said}\n{errors}"));
+        let (printed, behind) =
+            rest.split_once(&*end).unwrap_or_else(|| panic!("block {index} ends: {said}\n{errors}"));
         assert!(!printed.contains("urn:argus:problem"), "{}: {printed}", block.commands);
         if let Some(shown) = &block.shown {
             assert_eq!(printed, shown, "{}", block.commands);

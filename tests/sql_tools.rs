@@ -134,8 +134,24 @@ async fn psqls_commands_say_no_error() {
     let (server, pg) = server(data.path()).await;
     let (host, port) = pg.split_once(':').expect("host and port");
     let commands = [
-        "\\d", "\\d errors", "\\d+", "\\d+ errors", "\\dt", "\\dt+", "\\dv", "\\di", "\\du", "\\df", "\\dn", "\\dn+", "\\dT", "\\db",
-        "\\l", "\\z errors", "\\conninfo", "\\encoding",
+        "\\d",
+        "\\d errors",
+        "\\d+",
+        "\\d+ errors",
+        "\\dt",
+        "\\dt+",
+        "\\dv",
+        "\\di",
+        "\\du",
+        "\\df",
+        "\\dn",
+        "\\dn+",
+        "\\dT",
+        "\\db",
+        "\\l",
+        "\\z errors",
+        "\\conninfo",
+        "\\encoding",
     ];
     for command in commands {
         let arguments = ["-X", "-w", "-A", "-h", host, "-p", port, "-U", "anybody", "-c", command, "argus"];
@@ -161,7 +177,10 @@ async fn statements_mean_what_they_mean_in_postgresql() {
         ("SELECT TIMESTAMP '2026-03-01 11:15:30' AT TIME ZONE 'Europe/Berlin'", "2026-03-01 10:15:30.000000+00"),
         ("SELECT extract(epoch FROM interval '1.5 seconds')", "1.5"),
         ("SELECT date_trunc('year', ts) FROM errors ORDER BY line DESC LIMIT 1", "9999-01-01 00:00:00"),
-        ("SELECT date_bin('1 hour', ts, TIMESTAMP '2000-01-01') FROM errors ORDER BY line DESC LIMIT 1", "9999-12-31 23:00:00"),
+        (
+            "SELECT date_bin('1 hour', ts, TIMESTAMP '2000-01-01') FROM errors ORDER BY line DESC LIMIT 1",
+            "9999-12-31 23:00:00",
+        ),
         ("SELECT count(*) FROM errors WHERE now() - ts < interval '0'", "1"),
         ("SELECT labels ->> 'site' FROM batches", "north"),
         ("SELECT * FROM generate_series(DATE '2026-03-01', DATE '2026-03-03', INTERVAL '1 day')", "2026-03-03"),

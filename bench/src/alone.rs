@@ -110,7 +110,8 @@ fn through_dataflow(args: &Args, rules: RuleSet, runtime: &Runtime) -> Result<Co
     let mut counted = Counted::default();
     for (path, epoch) in args.files.iter().zip(1..) {
         let file = path.to_string_lossy().into_owned();
-        let origin = Arc::new(Origin { batch_id: Uuid::nil(), file, version: VersionId::new(), uploaded_at: UPLOADED_AT });
+        let origin =
+            Arc::new(Origin { batch_id: Uuid::nil(), file, version: VersionId::new(), uploaded_at: UPLOADED_AT });
         let mut blocks = BlockReader::new(File::open(path)?, BLOCK_BYTES_DEFAULT);
         while let Some(block) = blocks.next_block()? {
             runtime.block_on(dataflow.feed(&origin, block))?;

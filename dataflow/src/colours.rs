@@ -29,7 +29,9 @@ impl Plain {
         for (start, end) in std::iter::once(first).chain(escapes) {
             plain.text.extend_from_slice(&original[copied..start]);
             copied = end;
-            if plain.text.last().is_some_and(|&byte| is_word(byte)) && original.get(end).is_some_and(|&byte| is_word(byte)) {
+            if plain.text.last().is_some_and(|&byte| is_word(byte))
+                && original.get(end).is_some_and(|&byte| is_word(byte))
+            {
                 plain.text.push(ESCAPE);
             }
             plain.places.push((plain.text.len(), end));
@@ -52,7 +54,8 @@ impl Plain {
 fn sequence_end(text: &[u8]) -> Option<usize> {
     const PARAMETER_BYTES_MAX: usize = 32;
     let parameters = text.strip_prefix(&[ESCAPE, b'['])?;
-    let end = parameters.iter().take(PARAMETER_BYTES_MAX).position(|byte| !matches!(byte, b'0'..=b'9' | b';' | b':'))?;
+    let end =
+        parameters.iter().take(PARAMETER_BYTES_MAX).position(|byte| !matches!(byte, b'0'..=b'9' | b';' | b':'))?;
     matches!(parameters[end], b'm' | b'K').then_some(2 + end + 1)
 }
 

@@ -31,7 +31,9 @@ use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::Operator;
 
 use self::cells::Cells;
-pub use self::rows::{CellRow, FleetRow, Group, Recall, RecalledCount, RecalledVersion, Recorded, Seen, Subject, Totals, Vehicle};
+pub use self::rows::{
+    CellRow, FleetRow, Group, Recall, RecalledCount, RecalledVersion, Recorded, Seen, Subject, Totals, Vehicle,
+};
 use crate::rows::Row;
 
 /// Cells are first reduced in 2 to this power parts of the fleet.

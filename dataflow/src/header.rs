@@ -75,8 +75,8 @@ impl Level {
             b"NOTICE" => Level::Notice,
             b"WARN" | b"WARNING" | b"WRN" | b"W" => Level::Warning,
             b"ERROR" | b"ERR" | b"SEVERE" | b"FAILURE" | b"E" => Level::Error,
-            b"FATAL" | b"CRITICAL" | b"CRIT" | b"ALERT" | b"EMERG" | b"EMERGENCY" | b"PANIC" | b"FTL" | b"DPANIC" | b"F"
-            | b"A" => Level::Critical,
+            b"FATAL" | b"CRITICAL" | b"CRIT" | b"ALERT" | b"EMERG" | b"EMERGENCY" | b"PANIC" | b"FTL" | b"DPANIC"
+            | b"F" | b"A" => Level::Critical,
             _ => return None,
         })
     }
@@ -149,9 +149,7 @@ pub fn may_name_time(line: &[u8]) -> bool {
 fn read_any(line: &[u8], uploaded_at: i64) -> Header<'_> {
     // Files that were joined have marks further on.
     let line = line.strip_prefix(UTF8_BOM).unwrap_or(line);
-    read_direct(line, uploaded_at)
-        .or_else(|| read_direct(behind_service(line)?, uploaded_at))
-        .unwrap_or_default()
+    read_direct(line, uploaded_at).or_else(|| read_direct(behind_service(line)?, uploaded_at)).unwrap_or_default()
 }
 
 fn read_direct(line: &[u8], uploaded_at: i64) -> Option<Header<'_>> {
@@ -223,7 +221,11 @@ fn plain_iso<'l>(line: &'l [u8], shapes: &mut Shapes) -> Option<Header<'l>> {
         && second < 60;
     let seconds = || days_since_1970(year, month, day) * 86_400 + i64::from(3600 * hour + 60 * minute + second);
     let (level, component) = shapes.level_and_component(rest);
-    Some(Header { observed_at: is_time.then(|| 1_000_000 * seconds() + micros), level, component: component.map(Cow::Borrowed) })
+    Some(Header {
+        observed_at: is_time.then(|| 1_000_000 * seconds() + micros),
+        level,
+        component: component.map(Cow::Borrowed),
+    })
 }
 
 /// `None` when there is no such month.
@@ -337,7 +339,12 @@ mod tests {
         ];
         for line in plain.chain(odd.map(str::to_owned)) {
             let line = line.as_bytes();
-            assert_eq!(Reader::default().read(line, UPLOADED_AT), read_any(line, UPLOADED_AT), "{}", line.escape_ascii());
+            assert_eq!(
+                Reader::default().read(line, UPLOADED_AT),
+                read_any(line, UPLOADED_AT),
+                "{}",
+                line.escape_ascii()
+            );
         }
     }
 

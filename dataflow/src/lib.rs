@@ -46,7 +46,9 @@ mod trouble;
 pub mod windows;
 
 pub use blocks::{BLOCK_BYTES_DEFAULT, BlockReader, LINE_BYTES_MAX, TextBlock};
-pub use fleet::{CellRow, FleetRow, Group, Recall, RecalledCount, RecalledVersion, Recorded, Seen, Subject, Totals, Vehicle};
+pub use fleet::{
+    CellRow, FleetRow, Group, Recall, RecalledCount, RecalledVersion, Recorded, Seen, Subject, Totals, Vehicle,
+};
 pub use fold::{CodeLimits, is_other_code, other_code};
 pub use handle::{Config, Dataflow, DataflowGone, Output};
 pub use header::Level;

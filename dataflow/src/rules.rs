@@ -44,7 +44,9 @@ impl Severity {
 
     /// The severity of a word.
     pub fn of(word: &str) -> Option<Severity> {
-        [Severity::Info, Severity::Warning, Severity::Error, Severity::Critical].into_iter().find(|one| one.word() == word)
+        [Severity::Info, Severity::Warning, Severity::Error, Severity::Critical]
+            .into_iter()
+            .find(|one| one.word() == word)
     }
 }
 

@@ -119,8 +119,20 @@ impl Scanner {
         let plain = Plain::of(&block.text);
         let text: &[u8] = plain.as_ref().map_or(&block.text, |plain| &plain.text);
         let plain = plain.as_ref();
-        let mut lines =
-            Lines { plan, search, headers, tries, found, block, text, plain, uploaded_at, fold, sightings, current: None };
+        let mut lines = Lines {
+            plan,
+            search,
+            headers,
+            tries,
+            found,
+            block,
+            text,
+            plain,
+            uploaded_at,
+            fold,
+            sightings,
+            current: None,
+        };
         plan.finder().find(text, places, |hit| lines.take(hit));
         if !plan.every_line().is_empty() {
             lines.walk_to(text.len());

@@ -30,7 +30,10 @@ pub fn are_active(line: &[u8], codes: &[&str]) -> Vec<bool> {
     ends.sort_unstable();
     let all = ends.first().is_some_and(|&first| says_inactive(&line[..first]));
     let end_of = |start: usize| ends.iter().copied().find(|&end| end > start).unwrap_or(line.len());
-    places.drain(..).map(|start| !all && !start.is_some_and(|start| says_inactive(&line[start..end_of(start)]))).collect()
+    places
+        .drain(..)
+        .map(|start| !all && !start.is_some_and(|start| says_inactive(&line[start..end_of(start)])))
+        .collect()
 }
 
 /// Where a line names a code, in any case and however it writes what follows the first part.
@@ -48,8 +51,9 @@ fn says_inactive(text: &[u8]) -> bool {
         ))
     });
     /// What makes the word behind it no statement: it is denied, wanted or asked for.
-    static DENIED: LazyLock<Regex> =
-        LazyLock::new(|| compiled(r"(?:\b(?:not|never|be|until|if|when|unless|after|cannot)|n't)(?: (?:be|been|yet|was|is|has))* $"));
+    static DENIED: LazyLock<Regex> = LazyLock::new(|| {
+        compiled(r"(?:\b(?:not|never|be|until|if|when|unless|after|cannot)|n't)(?: (?:be|been|yet|was|is|has))* $")
+    });
     static STATUS: LazyLock<Regex> = LazyLock::new(|| {
         compiled(concat!(
             r"\bstatus(?:[ _-]?(?:byte|mask|of[ _-]?dtc))?\s*[:=]?\s*[\[(]?",

@@ -75,7 +75,8 @@ fn file_row(name: &str, version: VersionId, live: i8) -> FileRow {
 /// Feeds one file and returns the row that admits it.
 fn feed(dataflow: &Dataflow, name: &str, text: &[u8], block_bytes: usize) -> FileRow {
     let mut row = file_row(name, VersionId::new(), 1);
-    let origin = Origin { batch_id: row.batch_id, file: row.name.clone(), version: row.version, uploaded_at: UPLOADED_AT };
+    let origin =
+        Origin { batch_id: row.batch_id, file: row.name.clone(), version: row.version, uploaded_at: UPLOADED_AT };
     let origin = Arc::new(origin);
     let mut blocks = BlockReader::new(text, block_bytes);
     while let Some(block) = blocks.next_block().expect("memory reads") {

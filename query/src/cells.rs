@@ -4,7 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use argus_dataflow::{BatchRow, CellRow, CountRow, FileRow, Recall, RecalledCount, RecalledVersion, Recorded, Seen, Subject, Vehicle};
+use argus_dataflow::{
+    BatchRow, CellRow, CountRow, FileRow, Recall, RecalledCount, RecalledVersion, Recorded, Seen, Subject, Vehicle,
+};
 use argus_sinks::{RecentCount, Snapshot};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};

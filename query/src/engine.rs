@@ -13,11 +13,11 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
-use datafusion::execution::FunctionRegistry;
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider};
 use datafusion::common::ScalarValue;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::disk_manager::DiskManagerBuilder;
@@ -240,7 +240,11 @@ impl Engine {
     }
 
     /// The same of a question that reads a whole table: few of those run at once, each with much memory.
-    pub(crate) async fn collect_large(&self, snapshot: &Arc<Snapshot>, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
+    pub(crate) async fn collect_large(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        sql: &str,
+    ) -> Result<Vec<RecordBatch>, QueryError> {
         in_time(self.collect_of(&self.large_questions, snapshot, sql)).await
     }
 

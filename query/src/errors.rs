@@ -69,7 +69,8 @@ pub async fn files_of_other_rules(
     snapshot: &Arc<Snapshot>,
     rules: &str,
 ) -> Result<(u64, u64), QueryError> {
-    let sql = format!("SELECT count(*), count(DISTINCT batch_id) FROM files WHERE rules IS DISTINCT FROM {}", literal(rules));
+    let sql =
+        format!("SELECT count(*), count(DISTINCT batch_id) FROM files WHERE rules IS DISTINCT FROM {}", literal(rules));
     let rows = engine.collect_large(snapshot, &sql).await?;
     let number = |column: usize| {
         rows.first().map_or(0, |rows| rows.column(column).as_primitive::<Int64Type>().value(0).max(0) as u64)

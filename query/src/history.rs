@@ -72,7 +72,8 @@ pub async fn batches_of_vehicle(
     let mut batches = Vec::new();
     for rows in engine.collect(snapshot, &sql).await? {
         let ids = rows.column(0).as_string::<i32>();
-        let time = |column: usize, row: usize| rows.column(column).as_primitive::<TimestampMicrosecondType>().value(row);
+        let time =
+            |column: usize, row: usize| rows.column(column).as_primitive::<TimestampMicrosecondType>().value(row);
         batches.extend((0..rows.num_rows()).filter_map(|row| {
             Some(RecordedBatch { id: ids.value(row).parse().ok()?, first: time(1, row), last: time(2, row) })
         }));

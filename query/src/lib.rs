@@ -59,7 +59,7 @@ pub use catalog::CatalogRow;
 pub use compare::{Comparison, UnknownFirmware};
 pub use encode::{Encoder, RowFormat};
 pub use engine::{Engine, EngineConfig};
-pub use errors::{files_of_other_rules, ErrorLine, ErrorsPage, ErrorsRequest};
+pub use errors::{ErrorLine, ErrorsPage, ErrorsRequest, files_of_other_rules};
 pub use fleet::{FleetCode, FleetRequest, GroupBy};
 pub use history::{RecordedBatch, VehicleCode, batches_of_vehicle};
 pub use query_error::QueryError;

@@ -8,8 +8,8 @@ use datafusion::error::DataFusionError;
 
 use crate::catalog::CATALOG_TABLE;
 use crate::joins::Held;
-use crate::views::VIEWS;
 use crate::statement::{CALLS_MAX, LIST_VALUES_MAX, STATEMENT_BYTES_MAX, STATEMENT_WORDS_MAX, TEXT_BYTES_MAX};
+use crate::views::VIEWS;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +62,9 @@ fn reason(error: &DataFusionError) -> String {
         return "the engine cannot run this statement; write it another way, in smaller steps".to_owned();
     }
     let text = root.strip_backtrace();
-    if let Some(name) = text.split_once("table '").and_then(|(_, rest)| rest.split_once("' not found")).map(|(name, _)| name) {
+    if let Some(name) =
+        text.split_once("table '").and_then(|(_, rest)| rest.split_once("' not found")).map(|(name, _)| name)
+    {
         let name = name.rsplit('.').next().unwrap_or(name);
         let known: Vec<&str> = VIEWS.iter().map(|view| view.name).chain([CATALOG_TABLE]).collect();
         return format!("there is no table {name}; there are {}", known.join(", "));

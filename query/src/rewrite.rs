@@ -18,8 +18,8 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query, SelectItem, SetExpr, Statement,
-    TableFactor, Value, VisitMut, VisitorMut, visit_expressions,
+    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query,
+    SelectItem, SetExpr, Statement, TableFactor, Value, VisitMut, VisitorMut, visit_expressions,
 };
 use datafusion::sql::sqlparser::dialect::Dialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -139,7 +139,9 @@ impl VisitorMut for Words {
                     return refused("SIMILAR TO takes a text that is written out; ask with ~ and a regular expression");
                 };
                 let Some(regex) = similar(pattern) else {
-                    return refused(format!("{pattern:?} is no pattern for SIMILAR TO; ask with ~ and a regular expression"));
+                    return refused(format!(
+                        "{pattern:?} is no pattern for SIMILAR TO; ask with ~ and a regular expression"
+                    ));
                 };
                 let matches = call("regexp_like", vec![(**expr).clone(), text(&regex)]);
                 if *negated { Expr::Nested(Box::new(not(matches))) } else { matches }
@@ -154,7 +156,9 @@ impl VisitorMut for Words {
                 Some(query) => Expr::Subquery(query),
                 None => return ControlFlow::Continue(()),
             },
-            Expr::Like { negated, any: false, expr, pattern, escape_char: Some(escape) } if escape.to_string() != "'\\'" => {
+            Expr::Like { negated, any: false, expr, pattern, escape_char: Some(escape) }
+                if escape.to_string() != "'\\'" =>
+            {
                 let Value::SingleQuotedString(escape) = &escape.value else { return ControlFlow::Continue(()) };
                 // The engine escapes by backslashes only.
                 let plain = call("replace", vec![(**pattern).clone(), text("\\"), text("\\\\")]);
@@ -198,7 +202,8 @@ fn is_access(expr: &Expr) -> bool {
         },
         _ => return false,
     };
-    ["relacl", "nspacl", "datacl", "proacl", "typacl", "lanacl", "spcacl", "attacl", "reloptions"].contains(&name.value.as_str())
+    ["relacl", "nspacl", "datacl", "proacl", "typacl", "lanacl", "spcacl", "attacl", "reloptions"]
+        .contains(&name.value.as_str())
 }
 
 /// A null that is a text.
@@ -438,7 +443,10 @@ mod tests {
         check("SELECT to_char(ts, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS')", "SELECT to_char(ts, '%Y-%m-%dT%H:%M:%S.%3f')");
         check("SELECT to_char(ts, '%Y')", "SELECT to_char(ts, '%Y')");
         check("SELECT a LIKE b ESCAPE '/'", "SELECT a LIKE replace(replace(b, '\\', '\\\\'), '/', '\\')");
-        check("SELECT current_user, session_user", "SELECT current_user AS \"current_user\", session_user AS \"session_user\"");
+        check(
+            "SELECT current_user, session_user",
+            "SELECT current_user AS \"current_user\", session_user AS \"session_user\"",
+        );
         check("SELECT labels ->> 'site'", "SELECT label_value(labels, 'site')");
         check("SELECT ARRAY(SELECT 1)", "SELECT (SELECT array_agg(item) FROM (SELECT 1) AS items (item))");
         assert_eq!(name_as_written("code\u{2}2"), "code");
@@ -465,7 +473,10 @@ mod tests {
             "SELECT * FROM errors TABLESAMPLE BERNOULLI (10)",
             "TABLESAMPLE is not supported; ask with ORDER BY random() LIMIT n",
         );
-        check("SELECT a SIMILAR TO b", "SIMILAR TO takes a text that is written out; ask with ~ and a regular expression");
+        check(
+            "SELECT a SIMILAR TO b",
+            "SIMILAR TO takes a text that is written out; ask with ~ and a regular expression",
+        );
         let refusal = rewrite("SELECT to_char(ts, 'Q')", &PostgreSqlDialect {}).expect_err("it has no words");
         assert!(refusal.to_string().starts_with("to_char does not know the pattern \"Q\""), "{refusal}");
     }

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use argus_sinks::{Snapshot, Table};
-use async_trait::async_trait;
 use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
 use datafusion::catalog::{SchemaProvider, Session, TableProvider};
 use datafusion::datasource::{MemTable, ViewTable};
 use datafusion::error::DataFusionError;

@@ -85,7 +85,8 @@ pub(crate) fn check_size(sql: &str) -> Result<(), QueryError> {
 
 /// Values in brackets that hold values and commas, and nothing else; each counts with the sign behind it.
 fn values_of_lists(words: &[&Token]) -> usize {
-    let is_value = |word: &Token| matches!(word, Token::SingleQuotedString(_) | Token::Number(..) | Token::Placeholder(_));
+    let is_value =
+        |word: &Token| matches!(word, Token::SingleQuotedString(_) | Token::Number(..) | Token::Placeholder(_));
     let (mut all, mut index) = (0, 0);
     while index < words.len() {
         index += 1;

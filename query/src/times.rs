@@ -11,7 +11,9 @@ use std::sync::Arc;
 use arrow::array::timezone::Tz;
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, StringArray, TimestampMicrosecondArray};
 use arrow::compute::{cast, cast_with_options};
-use arrow::datatypes::{DataType, FieldRef, IntervalMonthDayNanoType, IntervalUnit, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, FieldRef, IntervalMonthDayNanoType, IntervalUnit, TimeUnit, TimestampMicrosecondType,
+};
 use chrono::format::{Item, StrftimeItems};
 use chrono::{DateTime, Datelike, MappedLocalTime, NaiveDate, NaiveDateTime, Offset, TimeZone, Utc};
 use datafusion::common::{ScalarValue, exec_err, plan_err};
@@ -32,7 +34,11 @@ pub(crate) fn with_times(mut state: SessionState) -> Result<SessionState> {
         [("date_trunc", Kind::Trunc), ("date_bin", Kind::Bin), ("date_part", Kind::Part), ("to_char", Kind::Text)]
     {
         let inner = state.udf(name)?;
-        state.register_udf(Arc::new(ScalarUDF::from(Wide { inner, of, own: Signature::user_defined(Volatility::Immutable) })))?;
+        state.register_udf(Arc::new(ScalarUDF::from(Wide {
+            inner,
+            of,
+            own: Signature::user_defined(Volatility::Immutable),
+        })))?;
     }
     state.register_udf(Arc::new(ScalarUDF::from(Now::default())))?;
     state.register_udf(Arc::new(ScalarUDF::from(AtTimeZone::default())))?;
@@ -155,7 +161,11 @@ fn each(times: &ColumnarValue, of: impl Fn(i64) -> Option<i64>) -> Result<Column
     let times = times.as_primitive::<TimestampMicrosecondType>();
     let made: TimestampMicrosecondArray = times.iter().map(|time| time.and_then(&of)).collect();
     let made: ArrayRef = Arc::new(made.with_timezone_opt(zone));
-    if is_one { Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&made, 0)?)) } else { Ok(ColumnarValue::Array(made)) }
+    if is_one {
+        Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&made, 0)?))
+    } else {
+        Ok(ColumnarValue::Array(made))
+    }
 }
 
 fn trunc(args: &ScalarFunctionArgs) -> Result<Option<ColumnarValue>> {
@@ -261,8 +271,12 @@ fn bin(args: &ScalarFunctionArgs) -> Result<Option<ColumnarValue>> {
         _ => return Ok(None),
     };
     let stride = match stride {
-        ScalarValue::IntervalMonthDayNano(Some(interval)) if interval.months == 0 && interval.nanoseconds % 1000 == 0 => {
-            i64::from(interval.days).checked_mul(MICROS_PER_DAY).and_then(|days| days.checked_add(interval.nanoseconds / 1000))
+        ScalarValue::IntervalMonthDayNano(Some(interval))
+            if interval.months == 0 && interval.nanoseconds % 1000 == 0 =>
+        {
+            i64::from(interval.days)
+                .checked_mul(MICROS_PER_DAY)
+                .and_then(|days| days.checked_add(interval.nanoseconds / 1000))
         }
         _ => None,
     };
@@ -305,11 +319,16 @@ fn epoch_of_interval(args: &ScalarFunctionArgs) -> Result<Option<ColumnarValue>>
         _ => {
             let intervals = cast(&values, &DataType::Interval(IntervalUnit::MonthDayNano))?;
             let intervals = intervals.as_primitive::<IntervalMonthDayNanoType>();
-            intervals.iter().map(|interval| interval.map(|interval| {
-                let (years, months) = (f64::from(interval.months / 12), f64::from(interval.months % 12));
-                let days = years * 365.25 + months * 30.0 + f64::from(interval.days);
-                days * 86_400.0 + interval.nanoseconds as f64 / 1e9
-            })).collect()
+            intervals
+                .iter()
+                .map(|interval| {
+                    interval.map(|interval| {
+                        let (years, months) = (f64::from(interval.months / 12), f64::from(interval.months % 12));
+                        let days = years * 365.25 + months * 30.0 + f64::from(interval.days);
+                        days * 86_400.0 + interval.nanoseconds as f64 / 1e9
+                    })
+                })
+                .collect()
         }
     };
     Ok(Some(ColumnarValue::Array(Arc::new(seconds))))

@@ -114,7 +114,10 @@ pub const TABLE_COMMENTS: [(&str, &str); 7] = [
 pub const COLUMN_COMMENTS: [(&str, &str); 48] = [
     ("active", "false where the line says that the code is not active, as a trouble code that was cleared"),
     ("batch_id", "the batch; ids are in order of their making"),
-    ("batches", "different batches: with the code, of the vehicle; one code's rows add up, those of several codes do not"),
+    (
+        "batches",
+        "different batches: with the code, of the vehicle; one code's rows add up, those of several codes do not",
+    ),
     ("binary", "1 where the text holds bytes that are no text, else 0"),
     ("bytes", "bytes of text, after decompression"),
     ("cause", "what leads to it"),

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use argus_dataflow::{BatchRow, CellRow, CountRow, FileRow, Level, ScannedBlock, Subject};
-use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use arrow::compute::{SortColumn, lexsort_to_indices, take_record_batch};
 use arrow::error::ArrowError;
 

@@ -42,8 +42,12 @@ impl Table {
     /// What the Delta table says of itself.
     pub fn comment(self) -> &'static str {
         match self {
-            Table::Errors => "an occurrence of a code in a line; only those of live versions of `files` count: see README.md",
-            Table::ErrorCounts => "differences: sum `count` over live versions of `files`; see README.md beside the tables",
+            Table::Errors => {
+                "an occurrence of a code in a line; only those of live versions of `files` count: see README.md"
+            }
+            Table::ErrorCounts => {
+                "differences: sum `count` over live versions of `files`; see README.md beside the tables"
+            }
             Table::Batches => "differences: a batch is there when its `live` sums to more than 0; see README.md",
             Table::Fleet => "differences: rows whose `live` sums to more than 0; see README.md beside the tables",
             Table::Files => "differences: a version is live when its `live` sums to more than 0; see README.md",

@@ -266,7 +266,7 @@ async fn recount(
 ) -> Result<(StatusCode, Json<BatchBody>), Problem> {
     let id = batch_id(&id)?;
     let batch = parts.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
-    parts.rescan.begin(id).map_err(|full| Problem::busy(&full.to_string()))?;
+    parts.rescan.begin(id).map_err(|full| Problem::busy(full.to_string()))?;
     Ok((StatusCode::ACCEPTED, Json(parts.body(batch).await?)))
 }
 

@@ -139,10 +139,13 @@ fn parameter_in_words(text: &str) -> String {
         }
         _ if reason.contains("bool") => format!("{name} must be true or false"),
         _ if reason.starts_with("unknown field") => {
-            let known = reason.replace("unknown field ", "there is no parameter ").replace("expected one of", "there are");
+            let known =
+                reason.replace("unknown field ", "there is no parameter ").replace("expected one of", "there are");
             known.replace('`', "").replace("expected ", "there is ")
         }
-        _ if reason.starts_with("missing field") => reason.replace("missing field", "the parameter").replace('`', "") + " is missing",
+        _ if reason.starts_with("missing field") => {
+            reason.replace("missing field", "the parameter").replace('`', "") + " is missing"
+        }
         _ => format!("{name}: {reason}"),
     }
 }
@@ -157,13 +160,19 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_parameter_is_said_in_words() {
         for (text, words) in [
-            ("Failed to deserialize query string: top: invalid digit found in string", "top must be a whole number of at least 0"),
+            (
+                "Failed to deserialize query string: top: invalid digit found in string",
+                "top must be a whole number of at least 0",
+            ),
             ("Failed to deserialize query string: missing field `firmware`", "the parameter firmware is missing"),
             (
                 "Failed to deserialize query string: unknown field `x`, expected one of `a`, `b`",
                 "there is no parameter x, there are a, b",
             ),
-            ("inactive: provided string was not `true` or `false`", "inactive: provided string was not `true` or `false`"),
+            (
+                "inactive: provided string was not `true` or `false`",
+                "inactive: provided string was not `true` or `false`",
+            ),
         ] {
             assert_eq!(parameter_in_words(text), words);
         }

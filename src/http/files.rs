@@ -18,8 +18,8 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::http::binary::{Binary, FilesForm};
-use crate::http::form::parameter;
 use crate::http::extract::{DRAIN_BYTES, DRAIN_WAIT, Segments, drain, idempotency_key};
+use crate::http::form::parameter;
 use crate::http::problem::{Problem, batch_id};
 use crate::http::refusals::{
     BrokenOff, Conflict, DiskFull, Invalid, Late, NotFound, TimedOut, TooLong, Unavailable, UnknownEncoding,
@@ -328,7 +328,7 @@ impl Parts {
     /// Has the pipeline accept what was stored.
     async fn accept(&self, stored: StoredUpload, claim: Claim, key: Option<UploadKey>) -> Result<Accepted, Problem> {
         match self.pipeline.accept_file(stored, claim, key).await {
-            Err(PipelineError::Refused(Refused::AnsweredBefore(answer))) => Ok(answer),
+            Err(PipelineError::Refused(Refused::AnsweredBefore(answer))) => Ok(*answer),
             accepted => Ok(accepted?),
         }
     }

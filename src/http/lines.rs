@@ -91,7 +91,7 @@ async fn append(
     });
     let part = Part { batch_id, name, bytes, uploaded_at: now() };
     let accepted = match parts.pipeline.append(part, offset, key).await {
-        Err(PipelineError::Refused(Refused::AnsweredBefore(answer))) => answer,
+        Err(PipelineError::Refused(Refused::AnsweredBefore(answer))) => *answer,
         accepted => accepted?,
     };
     let receipt = accepted.receipt();

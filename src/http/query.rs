@@ -29,7 +29,8 @@ use crate::http::binary::Binary;
 use crate::http::extract::JsonBody;
 use crate::http::problem::Problem;
 use crate::http::refusals::{Forbidden, Gone, Invalid, Late, NotAcceptable, TimedOut, TooLong, TooMany, Unavailable};
-use crate::http::waiting::snapshot_at_least;
+use crate::http::waiting::{check_as_of, snapshot_at_least};
+use crate::metadata::Metadata;
 use crate::service::{Service, Stopping};
 
 /// The header, or trailer, that says whether there were more rows than the limit.
@@ -51,6 +52,7 @@ struct Parts {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     flights: Flights<Question, Kept, Unkept>,
     redis: Option<Redis>,
+    metadata: Metadata,
     stopping: watch::Receiver<Stopping>,
 }
 
@@ -65,6 +67,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
         snapshots: service.snapshots.clone(),
         flights: Flights::new(ANSWERS_BYTES_MAX, bytes_of),
         redis: service.redis.clone(),
+        metadata: service.metadata.clone(),
         stopping: service.stopping.clone(),
     };
     OpenApiRouter::new().routes(routes!(query)).with_state(parts)
@@ -192,6 +195,7 @@ async fn query(
         return Err(Problem::invalid(format!("limit must be at most {ROWS_MAX}")));
     }
     let timeout_ms = asked.timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT).min(TIMEOUT_MS_MAX);
+    check_as_of(&parts.metadata, asked.as_of).await?;
     let mut snapshot = snapshot_at_least(&parts.snapshots, asked.min_epoch.max(asked.as_of), timeout_ms).await?;
     if let Some(epoch) = asked.as_of {
         snapshot = Arc::new(snapshot.as_of(epoch)?);

@@ -22,7 +22,7 @@ use crate::http::answer::{Answer, JSON};
 use crate::http::extract::{Parameters, Segments};
 use crate::http::problem::{Problem, batch_id};
 use crate::http::refusals::{Gone, Invalid, Late, NotFound, TooMany, Unavailable};
-use crate::http::waiting::{WAIT_MS_DEFAULT, batch_at_least};
+use crate::http::waiting::{WAIT_MS_DEFAULT, batch_at_least, check_as_of};
 use crate::metadata::Metadata;
 use crate::model::{Batch, FileTotals};
 use crate::reports::Reports;
@@ -115,6 +115,7 @@ async fn report(
 ) -> Result<Response, Problem> {
     let id = batch_id(&id)?;
     let timeout_ms = wanted.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
+    check_as_of(&parts.metadata, wanted.as_of).await?;
     batch_at_least(&parts.metadata, &parts.snapshots, id, wanted.min_epoch.max(wanted.as_of), timeout_ms).await?;
     let (answer, found) = match wanted.as_of {
         Some(epoch) => (Arc::new(parts.past_report(id, epoch, wanted.top).await?), Found::Bypass),

@@ -34,6 +34,17 @@ pub async fn snapshot_at_least(
     }
 }
 
+/// Refuses to look at an epoch that nothing was accepted at yet: to wait for it would be in vain.
+pub async fn check_as_of(metadata: &Metadata, as_of: Option<u64>) -> Result<(), Problem> {
+    let Some(epoch) = as_of else { return Ok(()) };
+    match metadata.last_epoch().await? {
+        last if epoch > last => {
+            Err(Problem::invalid(format!("as_of is epoch {epoch}, and the last that there is is {last}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Waits until readers see an epoch of a batch, for which one that is not there gives no cause.
 pub async fn batch_at_least(
     metadata: &Metadata,

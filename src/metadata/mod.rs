@@ -115,7 +115,7 @@ pub enum Refused {
     #[error("the idempotency key was used with another request, or another body")]
     KeyReused,
     #[error("the same was asked and answered before")]
-    AnsweredBefore(Accepted),
+    AnsweredBefore(Box<Accepted>),
     #[error(transparent)]
     Transition(#[from] IllegalTransition),
     #[error(transparent)]

@@ -134,7 +134,9 @@ impl Cells {
         let Recall { batch: BatchRow { batch_id, .. }, versions, counts, rest, .. } = &recall;
         let versions = versions.iter();
         let mut versions: HashMap<VersionId, Version> = versions
-            .map(|one| (one.version, Version { live: 1, lines: one.lines, first_ts: one.first_ts, ..Version::default() }))
+            .map(|one| {
+                (one.version, Version { live: 1, lines: one.lines, first_ts: one.first_ts, ..Version::default() })
+            })
             .collect();
         for count in counts {
             if let Some(version) = versions.get_mut(&count.version) {

@@ -15,18 +15,56 @@ use super::{Header, Level, time};
 
 /// Names of the line's time, the first that is there counts.
 const TIMES: &[&str] = &[
-    "@timestamp", "timestamp", "__realtime_timestamp", "_source_realtime_timestamp", "ts", "@t", "time", "t", "datetime",
-    "eventtime", "asctime", "timeunixnano", "time_unix_nano", "timestampms", "timestamp_ms", "date", "instant",
+    "@timestamp",
+    "timestamp",
+    "__realtime_timestamp",
+    "_source_realtime_timestamp",
+    "ts",
+    "@t",
+    "time",
+    "t",
+    "datetime",
+    "eventtime",
+    "asctime",
+    "timeunixnano",
+    "time_unix_nano",
+    "timestampms",
+    "timestamp_ms",
+    "date",
+    "instant",
 ];
 /// Names of its level.
 const LEVELS: &[&str] = &[
-    "log.level", "level", "severity", "lvl", "@l", "loglevel", "log_level", "levelname", "level_name", "severitytext",
-    "severity_text", "priority", "severitynumber",
+    "log.level",
+    "level",
+    "severity",
+    "lvl",
+    "@l",
+    "loglevel",
+    "log_level",
+    "levelname",
+    "level_name",
+    "severitytext",
+    "severity_text",
+    "priority",
+    "severitynumber",
 ];
 /// Names of its component.
 const COMPONENTS: &[&str] = &[
-    "log.logger", "logger", "logger_name", "loggername", "syslog_identifier", "component", "target", "tag", "module",
-    "service.name", "service", "app", "name", "_comm",
+    "log.logger",
+    "logger",
+    "logger_name",
+    "loggername",
+    "syslog_identifier",
+    "component",
+    "target",
+    "tag",
+    "module",
+    "service.name",
+    "service",
+    "app",
+    "name",
+    "_comm",
 ];
 /// Objects whose fields are the line's, and what stands before their names.
 const OBJECTS: &[(&str, &str)] = &[("log", "log."), ("service", "service."), ("@fields", ""), ("fields", "")];

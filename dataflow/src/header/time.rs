@@ -33,10 +33,10 @@ pub fn is_plausible(micros: i64, uploaded_at: i64) -> bool {
 
 /// Abbreviations of zones, in order: those of the zone database (IANA tzdata 2025), and those that were there long.
 const ZONE_NAMES: &[&str] = &[
-    "ACDT", "ACST", "ADT", "AEDT", "AEST", "AKDT", "AKST", "ART", "AST", "AWST", "BRST", "BRT", "BST", "CAT", "CDT", "CEST",
-    "CET", "CLST", "CLT", "CST", "EAT", "EDT", "EEST", "EET", "EST", "GMT", "GST", "HDT", "HKT", "HST", "ICT", "IDT", "IST",
-    "JST", "KST", "MDT", "MEST", "MESZ", "MET", "MEZ", "MSD", "MSK", "MST", "NDT", "NST", "NZDT", "NZST", "PDT", "PHT", "PKT",
-    "PST", "SAST", "SGT", "SST", "TRT", "UTC", "WAT", "WEST", "WET", "WIB", "WIT", "WITA", "YEKT",
+    "ACDT", "ACST", "ADT", "AEDT", "AEST", "AKDT", "AKST", "ART", "AST", "AWST", "BRST", "BRT", "BST", "CAT", "CDT",
+    "CEST", "CET", "CLST", "CLT", "CST", "EAT", "EDT", "EEST", "EET", "EST", "GMT", "GST", "HDT", "HKT", "HST", "ICT",
+    "IDT", "IST", "JST", "KST", "MDT", "MEST", "MESZ", "MET", "MEZ", "MSD", "MSK", "MST", "NDT", "NST", "NZDT", "NZST",
+    "PDT", "PHT", "PKT", "PST", "SAST", "SGT", "SST", "TRT", "UTC", "WAT", "WEST", "WET", "WIB", "WIT", "WITA", "YEKT",
 ];
 
 /// The half of the day and the zone, where they are said.
@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn numbers_are_told_apart_by_their_size() {
-        for text in ["1772360130.123", "1772360130123", "1772360130123000", "1772360130123000000", "1772360130.1230009"] {
+        for text in ["1772360130.123", "1772360130123", "1772360130123000", "1772360130123000000", "1772360130.1230009"]
+        {
             assert_eq!(said(text), "2026-03-01T10:15:30.123Z", "{text}");
         }
         for text in ["", ".", "12.5", "946684799", "99999999999999999999", "1772360130.x", "-1772360130"] {

@@ -36,9 +36,18 @@ use crate::statement::{check_plan, check_size};
 
 /// One of these statements.
 pub(super) enum Command {
-    Copy { query: String, form: Form },
-    Declare { cursor: String, query: String },
-    Fetch { cursor: String, rows: usize },
+    Copy {
+        query: String,
+        form: Form,
+    },
+    Declare {
+        cursor: String,
+        query: String,
+    },
+    Fetch {
+        cursor: String,
+        rows: usize,
+    },
     /// It cannot be done as it is written.
     Refused(String),
 }
@@ -70,7 +79,9 @@ fn of_statement(statement: Statement) -> Option<Command> {
         Statement::Copy { source, to: true, target: CopyTarget::Stdout, options, legacy_options, .. } => {
             let query = match source {
                 CopySource::Query(query) => query.to_string(),
-                CopySource::Table { table_name, columns } if columns.is_empty() => format!("SELECT * FROM {table_name}"),
+                CopySource::Table { table_name, columns } if columns.is_empty() => {
+                    format!("SELECT * FROM {table_name}")
+                }
                 CopySource::Table { table_name, columns } => {
                     let columns: Vec<String> = columns.iter().map(ToString::to_string).collect();
                     format!("SELECT {} FROM {table_name}", columns.join(", "))
@@ -92,10 +103,12 @@ fn of_statement(statement: Statement) -> Option<Command> {
                 FetchDirection::Next => Some(1),
                 FetchDirection::All | FetchDirection::ForwardAll => Some(usize::MAX),
                 FetchDirection::Forward { limit: None } => Some(1),
-                FetchDirection::Forward { limit: Some(limit) } | FetchDirection::Count { limit } => match &limit.value {
-                    Value::Number(number, _) => number.to_string().parse().ok(),
-                    _ => None,
-                },
+                FetchDirection::Forward { limit: Some(limit) } | FetchDirection::Count { limit } => {
+                    match &limit.value {
+                        Value::Number(number, _) => number.to_string().parse().ok(),
+                        _ => None,
+                    }
+                }
                 _ => None,
             };
             match rows {
@@ -165,7 +178,10 @@ impl Door {
             }
             Command::Declare { cursor, query } => {
                 if status != TransactionStatus::Transaction {
-                    return Err(with_code("25P01", "DECLARE CURSOR can only be used in a transaction; BEGIN one first"));
+                    return Err(with_code(
+                        "25P01",
+                        "DECLARE CURSOR can only be used in a transaction; BEGIN one first",
+                    ));
                 }
                 let rows = self.rows_of(client, &query, false).await?;
                 Kept::of(client).note(Name::Portal(cursor.clone()), query.len())?;
@@ -356,7 +372,10 @@ mod tests {
         assert_eq!(copied("COPY errors TO STDOUT CSV HEADER"), csv);
         let binary = "SELECT 1: \\x00\\x04\\x00\\x00\\x00\\x03a\\tb\\xff\\xff\\xff\\xff\\x00\\x00\\x00\\x05c,\\\"d\\\"\\x00\\x00\\x00\\x00";
         assert_eq!(copied("copy (select 1) to stdout (format binary)").replace("select 1", "SELECT 1"), binary);
-        assert_eq!(copied("COPY errors TO STDOUT (FORCE_QUOTE (a))"), "COPY … TO STDOUT with FORCE_QUOTE (a) is not supported");
+        assert_eq!(
+            copied("COPY errors TO STDOUT (FORCE_QUOTE (a))"),
+            "COPY … TO STDOUT with FORCE_QUOTE (a) is not supported"
+        );
         assert_eq!(copied("COPY errors FROM STDIN"), "none");
     }
 }

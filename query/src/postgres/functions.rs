@@ -30,7 +30,8 @@ fn constants() -> Vec<(&'static str, ScalarValue)> {
     let nothing = ScalarValue::Utf8(None);
     let (yes, no) = (ScalarValue::Boolean(Some(true)), ScalarValue::Boolean(Some(false)));
     let zero = ScalarValue::Int64(Some(0));
-    let mut all = vec![("version", text(&format!("PostgreSQL {SERVER_VERSION} (Argus {})", env!("CARGO_PKG_VERSION"))))];
+    let mut all =
+        vec![("version", text(&format!("PostgreSQL {SERVER_VERSION} (Argus {})", env!("CARGO_PKG_VERSION"))))];
     for name in [
         "obj_description",
         "col_description",
@@ -81,7 +82,15 @@ fn constants() -> Vec<(&'static str, ScalarValue)> {
         all.push((name, yes.clone()));
     }
     // There are no types, schemas, roles and functions of users.
-    for name in ["generate_subscripts", "to_regtype", "to_regnamespace", "to_regrole", "to_regproc", "to_regprocedure", "to_regoper"] {
+    for name in [
+        "generate_subscripts",
+        "to_regtype",
+        "to_regnamespace",
+        "to_regrole",
+        "to_regproc",
+        "to_regprocedure",
+        "to_regoper",
+    ] {
         all.push((name, ScalarValue::Int32(None)));
     }
     for name in ["pg_is_in_recovery", "pg_is_other_temp_schema", "row_security_active", "pg_is_wal_replay_paused"] {
@@ -208,7 +217,10 @@ fn current_setting(args: &[Option<&str>]) -> Result<Option<String>> {
         "datestyle" => "ISO, MDY",
         "intervalstyle" => "postgres",
         "search_path" => "public",
-        "standard_conforming_strings" | "integer_datetimes" | "default_transaction_read_only" | "transaction_read_only" => "on",
+        "standard_conforming_strings"
+        | "integer_datetimes"
+        | "default_transaction_read_only"
+        | "transaction_read_only" => "on",
         "transaction_isolation" | "default_transaction_isolation" => "repeatable read",
         "max_identifier_length" => "63",
         "max_index_keys" => "32",
@@ -234,7 +246,8 @@ fn to_regclass(args: &[Option<&str>]) -> Result<Option<String>> {
     let Some(Some(name)) = args.first() else { return Ok(None) };
     let bare = name.trim_matches('"');
     let bare = bare.strip_prefix("public.").unwrap_or(bare).trim_matches('"');
-    let is_table = VIEWS.iter().any(|view| view.name == bare) || bare == CATALOG_TABLE || bare.starts_with("pg_catalog.");
+    let is_table =
+        VIEWS.iter().any(|view| view.name == bare) || bare == CATALOG_TABLE || bare.starts_with("pg_catalog.");
     Ok(is_table.then(|| bare.to_owned()))
 }
 
@@ -268,7 +281,8 @@ mod tests {
         assert!(said(current_setting, &["nosuch"]).contains("there is no setting \"nosuch\""));
         assert_eq!(said(to_regclass, &["public.errors"]), "errors");
         assert_eq!(said(to_regclass, &["nosuch"]), "null");
-        for (bytes, pretty) in [("0", "0 bytes"), ("10239", "10239 bytes"), ("10240", "10 kB"), ("123456789", "118 MB")] {
+        for (bytes, pretty) in [("0", "0 bytes"), ("10239", "10239 bytes"), ("10240", "10 kB"), ("123456789", "118 MB")]
+        {
             assert_eq!(said(pg_size_pretty, &[bytes]), pretty);
         }
     }

@@ -46,7 +46,9 @@ impl OnlyQueries {
             }
             Statement::Explain { statement, .. } => matches!(**statement, Statement::Query(_)),
             // Those that only read are commands, done before this is asked.
-            Statement::Copy { to: true, target: CopyTarget::Stdout, .. } | Statement::Declare { .. } | Statement::Fetch { .. } => true,
+            Statement::Copy { to: true, target: CopyTarget::Stdout, .. }
+            | Statement::Declare { .. }
+            | Statement::Fetch { .. } => true,
             _ => is_tidying(statement),
         };
         if harmless { Ok(()) } else { Err(refused(QueryError::NotAQuery)) }
@@ -65,7 +67,8 @@ impl OnlyQueries {
 /// Times are told in UTC, whatever a client would rather read.
 fn check_zone(set: &Set) -> PgWireResult<()> {
     let text = set.to_string().to_ascii_lowercase();
-    let words: Vec<&str> = text.split(|letter: char| !letter.is_ascii_alphanumeric() && !"+-/:_".contains(letter)).collect();
+    let words: Vec<&str> =
+        text.split(|letter: char| !letter.is_ascii_alphanumeric() && !"+-/:_".contains(letter)).collect();
     let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
     let sets_zone = words.contains(&"timezone") || text.contains("time zone");
     let is_utc = words.last().is_some_and(|last| {
@@ -87,7 +90,11 @@ fn savepoint(statement: &Statement, client: &dyn HookClient) -> Option<PgWireRes
         Statement::Rollback { savepoint: Some(_), .. } => Response::TransactionStart(Tag::new("ROLLBACK")),
         _ => return None,
     };
-    if is_open { Some(Ok(done)) } else { Some(Err(with_code("25P01", "savepoints are of a transaction; BEGIN one first"))) }
+    if is_open {
+        Some(Ok(done))
+    } else {
+        Some(Err(with_code("25P01", "savepoints are of a transaction; BEGIN one first")))
+    }
 }
 
 /// A query's plan as rows of text. It names tables, and no files.
@@ -165,12 +172,10 @@ impl QueryHook for OnlyQueries {
             | Statement::ReleaseSavepoint { .. }
             | Statement::Copy { .. }
             | Statement::Declare { .. }
-            | Statement::Fetch { .. } => {
-                Some(Ok(LogicalPlan::EmptyRelation(EmptyRelation {
-                    produce_one_row: false,
-                    schema: Arc::new(DFSchema::empty()),
-                })))
-            }
+            | Statement::Fetch { .. } => Some(Ok(LogicalPlan::EmptyRelation(EmptyRelation {
+                produce_one_row: false,
+                schema: Arc::new(DFSchema::empty()),
+            }))),
             _ => None,
         }
     }

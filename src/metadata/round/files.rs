@@ -111,8 +111,15 @@ impl Round<'_> {
 
     /// Takes what a file was counted to again, whatever the status of its batch, in the place of a version with so many
     /// bytes. `false`, and nothing, when the file is another one by now.
-    pub async fn recount_file(&mut self, upload: &StoredUpload, version: VersionId, bytes: u64) -> Result<bool, Refused> {
-        let Some((batch, current)) = self.batch_and_file(upload.batch_id, &upload.name).await? else { return Ok(false) };
+    pub async fn recount_file(
+        &mut self,
+        upload: &StoredUpload,
+        version: VersionId,
+        bytes: u64,
+    ) -> Result<bool, Refused> {
+        let Some((batch, current)) = self.batch_and_file(upload.batch_id, &upload.name).await? else {
+            return Ok(false);
+        };
         if current.version != version || current.bytes != bytes {
             return Ok(false);
         }
@@ -169,7 +176,8 @@ impl Round<'_> {
         .bind(upload.batch_id.to_string())
         .bind(&upload.name);
         let row = same.fetch_optional(&mut *self.transaction).await?;
-        row.map(|row| Ok(SameFile { batch_id: uuid(row.try_get("batch_id")?)?, name: row.try_get("name")? })).transpose()
+        row.map(|row| Ok(SameFile { batch_id: uuid(row.try_get("batch_id")?)?, name: row.try_get("name")? }))
+            .transpose()
     }
 
     /// Appends to a file of a pending batch, made when it is not there. Its
@@ -425,7 +433,7 @@ impl Round<'_> {
         }
         match digest {
             Some(digest) if digest.hex() != *sha256 => Err(Refused::KeyReused),
-            _ => Err(Refused::AnsweredBefore(answer)),
+            _ => Err(Refused::AnsweredBefore(Box::new(answer))),
         }
     }
 
