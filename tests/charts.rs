@@ -55,7 +55,7 @@ async fn a_chart_shows_its_report_and_is_drawn_once() {
     };
     // Bars of what is high and of what is medium, and words in letters: their edges are of shades between.
     let paper = count([255, 255, 255]);
-    let (high, medium, ink) = (count([0xcf, 0x22, 0x2e]), count([0xd4, 0xa7, 0x2c]), count([0x24, 0x29, 0x2f]));
+    let (high, medium, ink) = (count([0xa4, 0x0e, 0x26]), count([0xd1, 0x57, 0x2c]), count([0x24, 0x29, 0x2f]));
     assert!(
         high > 3000 && medium > 3000 && ink > 1000 && paper > pixels.pixels().len() / 2,
         "{high} {medium} {ink} {paper}"

@@ -74,7 +74,8 @@ fn drives(random: &mut Random) -> Vec<Drive> {
                     false => at.to_rfc3339_opts(SecondsFormat::Secs, true),
                 };
                 let ending = if active { "seen" } else { "not present" };
-                let text = format!("{clock} ERROR ota: {code} {ending}\n");
+                let what = if code.contains('-') { "DTC " } else { "" };
+                let text = format!("{clock} ERROR ota: {what}{code} {ending}\n");
                 lines.push(Line { at: (!wrong).then_some(at), code, active, text });
             }
             drives.push(Drive { vin: format!("WVWZZZ1JZXW0000{vehicle:02}"), firmware, lines });
@@ -159,7 +160,7 @@ async fn answers_say_what_happened_in_whatever_order_it_arrives() {
     }
     let fleet = server.get("/fleet/codes?group_by=firmware&limit=1000").await;
     let fleet = fleet["codes"].as_array().expect("codes");
-    assert_eq!(fleet.len(), by_firmware.len());
+    assert_eq!(fleet.len(), by_firmware.len(), "{fleet:#?}");
     for code in fleet {
         let truth = &by_firmware[&(code["firmware"].as_str().expect("text"), code["code"].as_str().expect("text"))];
         let said = ["count", "inactive", "vehicles", "first_seen", "last_seen"].map(|name| code[name].clone());

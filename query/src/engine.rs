@@ -339,7 +339,8 @@ impl Engine {
     }
 }
 
-async fn in_time<T>(answer: impl Future<Output = Result<T, QueryError>>) -> Result<T, QueryError> {
+/// What one of our own questions comes to within its time.
+pub(crate) async fn in_time<T>(answer: impl Future<Output = Result<T, QueryError>>) -> Result<T, QueryError> {
     timeout(QUESTION_TIME, answer).await.unwrap_or(Err(QueryError::TimedOut(QUESTION_TIME)))
 }
 

@@ -1,7 +1,7 @@
 //! Codes over the fleet, by one dimension.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,9 +13,12 @@ use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, in_time};
 use crate::query_error::QueryError;
 use crate::views::batches_sql;
+
+/// Lines with codes that are grouped at once: some ten megabytes.
+const OCCURRENCES_AT_ONCE: u64 = 100_000;
 
 /// What batches, or lines, are grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
@@ -72,16 +75,6 @@ impl GroupBy {
             | (GroupBy::Component, Group::Component(name)) => Some((name.as_deref(), None)),
             (GroupBy::Vehicle, Group::Vehicle { vin, vehicle_id }) => Some((Some(vehicle_id), Some(vin))),
             _ => None,
-        }
-    }
-
-    /// The columns of name and VIN, where `b` are batches and `e` sightings.
-    fn columns(self) -> &'static str {
-        match self {
-            GroupBy::Firmware => "b.firmware AS group_name, '' AS group_vin",
-            GroupBy::Platform => "b.platform AS group_name, '' AS group_vin",
-            GroupBy::Vehicle => "b.vehicle_id AS group_name, b.vin AS group_vin",
-            GroupBy::Component => "e.component AS group_name, '' AS group_vin",
         }
     }
 }
@@ -180,49 +173,179 @@ impl FleetRequest {
         best.into_sorted_vec()
     }
 
-    /// Counts the lines with codes, one by one.
+    /// Counts the lines with codes, one by one: those of some batches after those of others, so that the memory that it
+    /// takes does not grow with the lines.
     async fn count(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Vec<FleetCode>, QueryError> {
+        in_time(async {
+            let mut counted: HashMap<Key, Counted> = HashMap::new();
+            for some in parts_of(batches(engine, snapshot).await?) {
+                self.count_some(engine, snapshot, &some, &mut counted).await?;
+            }
+            let mut codes: Vec<FleetCode> =
+                counted.into_iter().map(|(key, counted)| counted.told(key, self.group_by)).collect();
+            codes.sort();
+            codes.truncate(self.limit + 1);
+            Ok(codes)
+        })
+        .await
+    }
+
+    /// Adds the lines of batches whose ids follow each other.
+    async fn count_some(
+        &self,
+        engine: &Engine,
+        snapshot: &Arc<Snapshot>,
+        batches: &[CountedBatch],
+        counted: &mut HashMap<Key, Counted>,
+    ) -> Result<(), QueryError> {
+        let ([first, ..], [.., last]) = (batches, batches) else { return Ok(()) };
         let time = |micros: i64| format!("arrow_cast({micros}, 'Timestamp(Microsecond, Some(\"UTC\"))')");
-        let mut wanted = vec!["e.ts_plausible".to_owned()];
-        wanted.extend(self.since.map(|since| format!("e.ts >= {}", time(since))));
-        wanted.extend(self.until.map(|until| format!("e.ts < {}", time(until))));
-        // In three steps, each of which spills where it must: different values of many groups at once would not.
+        let mut wanted = vec![format!("ts_plausible AND batch_id >= '{}' AND batch_id <= '{}'", first.id, last.id)];
+        wanted.extend(self.since.map(|since| format!("ts >= {}", time(since))));
+        wanted.extend(self.until.map(|until| format!("ts < {}", time(until))));
+        // Nobody asks by component but by that, and it tells many rows apart.
+        let component = if self.group_by == GroupBy::Component { "component" } else { "CAST(NULL AS VARCHAR)" };
         let sql = format!(
-            "WITH by_batch AS (SELECT {columns}, e.code AS code, e.batch_id AS batch_id, b.vin AS vin, \
-             count(*) AS n, sum(CASE WHEN e.active THEN 0 ELSE 1 END) AS inactive, min(e.ts) AS first_ts, max(e.ts) AS last_ts \
-             FROM ({batches}) b JOIN errors e ON e.batch_id = b.batch_id WHERE {wanted} GROUP BY 1, 2, 3, 4, 5), \
-             by_vehicle AS (SELECT group_name, group_vin, code, vin, sum(n) AS n, \
-             sum(inactive) AS inactive, count(*) AS batches, min(first_ts) AS first_ts, max(last_ts) AS last_ts FROM by_batch GROUP BY 1, 2, 3, 4) \
-             SELECT group_name, group_vin, code, sum(n) AS n, sum(batches), count(*), min(first_ts), max(last_ts), sum(inactive) \
-             FROM by_vehicle GROUP BY 1, 2, 3 ORDER BY n DESC, code, group_name NULLS FIRST, group_vin LIMIT {limit}",
-            columns = self.group_by.columns(),
-            wanted = wanted.join(" AND "),
-            batches = batches_sql(snapshot.epoch, snapshot.is_past),
-            limit = self.limit + 1,
+            "SELECT batch_id, code, {component} AS component, count(*) AS n, sum(CASE WHEN active THEN 0 ELSE 1 END) AS inactive, \
+             min(ts), max(ts) FROM errors WHERE {} GROUP BY 1, 2, 3",
+            wanted.join(" AND ")
         );
-        let mut codes = Vec::new();
+        let by_id: HashMap<&str, &CountedBatch> = batches.iter().map(|batch| (batch.id.as_str(), batch)).collect();
         for rows in engine.collect_large(snapshot, &sql).await? {
             let text = |column: usize, row| {
                 let texts = rows.column(column).as_string::<i32>();
-                texts.is_valid(row).then(|| texts.value(row).to_owned())
+                texts.is_valid(row).then(|| texts.value(row))
             };
             let number = |column: usize, row| rows.column(column).as_primitive::<Int64Type>().value(row).max(0) as u64;
             let time = |column: usize, row| {
                 let times = rows.column(column).as_primitive::<TimestampMicrosecondType>();
                 times.is_valid(row).then(|| times.value(row))
             };
-            codes.extend((0..rows.num_rows()).map(|row| FleetCode {
-                count: Reverse(number(3, row)),
-                code: text(2, row).unwrap_or_default(),
-                group: text(0, row),
-                inactive: number(8, row),
-                vin: text(1, row).filter(|_| self.group_by == GroupBy::Vehicle),
-                batches: number(4, row),
-                vehicles: number(5, row),
-                first_seen: time(6, row),
-                last_seen: time(7, row),
-            }));
+            for row in 0..rows.num_rows() {
+                let Some(batch) = text(0, row).and_then(|id| by_id.get(id)) else { continue };
+                let (name, vin) = match self.group_by {
+                    GroupBy::Firmware => (batch.firmware.clone(), None),
+                    GroupBy::Platform => (batch.platform.clone(), None),
+                    GroupBy::Vehicle => (Some(batch.vehicle_id.clone()), Some(batch.vin.clone())),
+                    GroupBy::Component => (text(2, row).map(str::to_owned), None),
+                };
+                let key = Key { name, vin, code: text(1, row).unwrap_or_default().to_owned() };
+                let counted = counted.entry(key).or_default();
+                counted.count += number(3, row);
+                counted.inactive += number(4, row);
+                counted.batches += 1;
+                counted.vehicles.insert(Arc::clone(&batch.vin_shared));
+                counted.first = [counted.first, time(5, row)].into_iter().flatten().min();
+                counted.last = counted.last.max(time(6, row));
+            }
         }
-        Ok(codes)
+        Ok(())
     }
+}
+
+/// A batch whose lines are counted.
+struct CountedBatch {
+    id: String,
+    firmware: Option<String>,
+    platform: Option<String>,
+    vehicle_id: String,
+    vin: String,
+    /// The same, for sets of vehicles.
+    vin_shared: Arc<str>,
+    /// The lines with codes that it has, each as often as it has some.
+    occurrences: u64,
+}
+
+/// A code in a group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    name: Option<String>,
+    vin: Option<String>,
+    code: String,
+}
+
+/// What was counted of it.
+#[derive(Debug, Default)]
+struct Counted {
+    count: u64,
+    inactive: u64,
+    batches: u64,
+    vehicles: HashSet<Arc<str>>,
+    first: Option<i64>,
+    last: Option<i64>,
+}
+
+impl Counted {
+    fn told(self, key: Key, group_by: GroupBy) -> FleetCode {
+        FleetCode {
+            count: Reverse(self.count),
+            code: key.code,
+            group: key.name,
+            inactive: self.inactive,
+            vin: key.vin.filter(|_| group_by == GroupBy::Vehicle),
+            batches: self.batches,
+            vehicles: self.vehicles.len() as u64,
+            first_seen: self.first,
+            last_seen: self.last,
+        }
+    }
+}
+
+/// All batches, in order of their ids.
+async fn batches(engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Vec<CountedBatch>, QueryError> {
+    let sql = format!(
+        "SELECT b.batch_id, b.firmware, b.platform, b.vehicle_id, b.vin, f.occurrences FROM ({}) b \
+         JOIN (SELECT batch_id, sum(errors) AS occurrences FROM files GROUP BY batch_id) f ON f.batch_id = b.batch_id \
+         ORDER BY b.batch_id",
+        batches_sql(snapshot.epoch, snapshot.is_past)
+    );
+    let mut batches = Vec::new();
+    let mut vins: HashSet<Arc<str>> = HashSet::new();
+    for rows in engine.collect_large(snapshot, &sql).await? {
+        let text = |column: usize, row| {
+            let texts = rows.column(column).as_string::<i32>();
+            texts.is_valid(row).then(|| texts.value(row).to_owned())
+        };
+        let occurrences = rows.column(5).as_primitive::<Int64Type>();
+        for row in 0..rows.num_rows() {
+            let vin = text(4, row).unwrap_or_default();
+            let vin_shared = match vins.get(vin.as_str()) {
+                Some(known) => Arc::clone(known),
+                None => {
+                    let new: Arc<str> = vin.as_str().into();
+                    vins.insert(Arc::clone(&new));
+                    new
+                }
+            };
+            batches.push(CountedBatch {
+                id: text(0, row).unwrap_or_default(),
+                firmware: text(1, row),
+                platform: text(2, row),
+                vehicle_id: text(3, row).unwrap_or_default(),
+                vin,
+                vin_shared,
+                occurrences: occurrences.value(row).max(0) as u64,
+            });
+        }
+    }
+    Ok(batches)
+}
+
+/// Batches in parts, each with so many lines that they can be grouped in memory.
+fn parts_of(batches: Vec<CountedBatch>) -> Vec<Vec<CountedBatch>> {
+    let mut parts: Vec<Vec<CountedBatch>> = Vec::new();
+    let mut room = 0;
+    for batch in batches.into_iter().filter(|batch| batch.occurrences > 0) {
+        match parts.last_mut() {
+            Some(part) if batch.occurrences <= room => {
+                room -= batch.occurrences;
+                part.push(batch);
+            }
+            _ => {
+                room = OCCURRENCES_AT_ONCE.saturating_sub(batch.occurrences);
+                parts.push(vec![batch]);
+            }
+        }
+    }
+    parts
 }
