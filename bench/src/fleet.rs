@@ -192,7 +192,7 @@ impl Fleet {
         let begun = Instant::now();
         request.read(engine, &snapshot).await?;
         let taken = begun.elapsed();
-        let (all, _) = FleetRequest { limit: 1_000, ..request }.read(engine, &snapshot).await?;
+        let all = FleetRequest { limit: 1_000, ..request }.read(engine, &snapshot).await?.codes;
         let counted: u64 = all.iter().map(|code| code.count.0).sum();
         if counted != 5 * self.closed {
             bail!("the view counts {counted} sightings of {}", 5 * self.closed);

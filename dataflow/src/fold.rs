@@ -57,10 +57,53 @@ pub struct Fold {
     pub codes: BTreeMap<FoldKey, CodeFold>,
     /// The first line that could not be searched, where there is one: then nothing of the version is counted.
     pub failed_line: Option<u64>,
-    /// The first line with a plausible time, and that time in microseconds since 1970.
-    pub first_time: Option<(u64, i64)>,
-    /// The last.
-    pub last_time: Option<(u64, i64)>,
+    /// What its lines say of when they were written.
+    #[serde(default)]
+    pub times: Times,
+}
+
+/// Lines at the beginning and at the end of a file whose times are read, beside those of lines with codes: to read all
+/// would cost more than the search.
+pub const HEAD_LINES: u64 = 64;
+/// The same at the end.
+pub const TAIL_LINES: u64 = 16;
+
+/// The first and last plausible times of lines that are looked at, each with the number of its line; times are
+/// microseconds since 1970. Which lines those are does not depend on blocks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times {
+    /// Of the first [`HEAD_LINES`] lines of the file and of those with codes.
+    pub first: Option<(u64, i64)>,
+    /// The last of the same.
+    pub last: Option<(u64, i64)>,
+    /// The last of the last [`TAIL_LINES`] lines of some block.
+    pub tail: Option<(u64, i64)>,
+    /// The last line.
+    pub last_line: u64,
+}
+
+impl Times {
+    fn merge(&mut self, other: Times) {
+        self.first = earliest(self.first, other.first);
+        self.last = self.last.max(other.last);
+        self.tail = self.tail.max(other.tail);
+        self.last_line = self.last_line.max(other.last_line);
+    }
+
+    /// Notes the time of a line.
+    pub fn note(&mut self, line: u64, time: i64) {
+        self.first = earliest(self.first, Some((line, time)));
+        self.last = self.last.max(Some((line, time)));
+    }
+
+    /// The earlier and the later of the first and the last.
+    pub fn span(&self) -> (Option<i64>, Option<i64>) {
+        // What stood near the end of a block alone is not looked at.
+        let tail = self.tail.filter(|(line, _)| line + TAIL_LINES > self.last_line);
+        let times = [earliest(self.first, tail), self.last.max(tail)];
+        let times = times.into_iter().flatten().map(|(_, time)| time);
+        (times.clone().min(), times.max())
+    }
 }
 
 /// What tells counts apart.
@@ -98,8 +141,7 @@ impl Fold {
     pub fn merge(&mut self, other: Fold, limits: CodeLimits) {
         self.error_lines += other.error_lines;
         self.failed_line = earliest(self.failed_line, other.failed_line);
-        self.first_time = earliest(self.first_time, other.first_time);
-        self.last_time = self.last_time.max(other.last_time);
+        self.times.merge(other.times);
         for (key, more) in other.codes {
             self.add(key, more);
         }
@@ -267,10 +309,9 @@ impl OpenFold {
         self.entries.push(Entry { component, code, rule, severity, active, seen: fold });
     }
 
-    /// Notes the times that the first and the last line with a plausible one name.
-    pub fn span(&mut self, first: Option<(u64, i64)>, last: Option<(u64, i64)>) {
-        self.limited.first_time = earliest(self.limited.first_time, first);
-        self.limited.last_time = self.limited.last_time.max(last);
+    /// Notes what lines say of when they were written.
+    pub fn note_times(&mut self, times: Times) {
+        self.limited.times.merge(times);
     }
 
     /// Nothing of the version is counted, since this line could not be searched.
@@ -280,7 +321,7 @@ impl OpenFold {
 
     /// Whether there is nothing to pass on.
     pub fn is_empty(&self) -> bool {
-        self.error_lines == 0 && self.limited.failed_line.is_none() && self.limited.first_time.is_none()
+        self.error_lines == 0 && self.limited.failed_line.is_none() && self.limited.times == Times::default()
     }
 
     /// What it has come to.

@@ -194,8 +194,7 @@ fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, rules: &str, mut
             }
             file.rules = Some(rules.to_owned());
             file.error_lines = fold.error_lines;
-            let times = [fold.first_time, fold.last_time].into_iter().flatten().map(|(_, time)| time);
-            (file.first_ts, file.last_ts) = (times.clone().min(), times.max());
+            (file.first_ts, file.last_ts) = fold.times.span();
             let FileRow { batch_id, version, name, .. } = &file;
             let mut sightings = 0;
             for (FoldKey { rule, code, component, severity, active }, seen) in fold.codes {

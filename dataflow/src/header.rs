@@ -311,6 +311,96 @@ mod tests {
     }
 
     #[test]
+    fn every_format_gives_its_time_level_and_component() {
+        let at = "2026-03-01T10:15:30.123Z";
+        for (line, level, component) in [
+            // logcat: threadtime with a user, time, epoch, and behind a kernel's uptime
+            ("03-01 10:15:30.123  1000  2579  2813 E Upd: x", "error", "Upd"),
+            ("03-01 10:15:30.123 I/update_engine(  977): x", "info", "update_engine"),
+            ("1772360130.123  1000  2579 W Upd: x", "warning", "Upd"),
+            ("[  341.118203] 03-01 10:15:30.123   611   611 E sideload: x", "error", "sideload"),
+            ("2026-03-01 10:15:30.123  12  34 E MODEM -- SIM1 [Link]: x", "error", "MODEM -- SIM1 [Link]"),
+            ("[ 03-01 10:15:30.123  1234: 1250 E/Upd ]", "error", "Upd"),
+            // glog, Chromium's, ROS
+            ("E0301 10:15:30.123000  1033 fetcher.cc:243] x", "error", "-"),
+            ("[0301/101530.123000:ERROR:fetcher.cc(243)] x", "error", "-"),
+            ("[ERROR] [1772360130.123000000] [flash_node]: x", "error", "flash_node"),
+            ("[node-1] [WARN] [1772360130.123]: x", "warning", "-"),
+            ("[rosmaster.main][INFO] 2026-03-01 10:15:30,123: x", "info", "rosmaster.main"),
+            // JSON: ECS, journald, Caddy, GCP, bunyan, Serilog, and behind a service's name
+            (
+                r#"{"@timestamp":"2026-03-01T10:15:30.123Z","log.level":"error","log":{"logger":"app"},"message":"x"}"#,
+                "error",
+                "app",
+            ),
+            (
+                r#"{"__REALTIME_TIMESTAMP":"1772360130123000","PRIORITY":"3","SYSLOG_IDENTIFIER":"upd","MESSAGE":"x"}"#,
+                "error",
+                "upd",
+            ),
+            (r#"caddy  | {"level":"warn","ts":1772360130.123,"logger":"http","msg":"x"}"#, "warning", "http"),
+            (r#"{"textPayload":"x","timestamp":"2026-03-01T10:15:30.123Z","severity":"ERROR"}"#, "error", "-"),
+            (r#"{"level":50,"time":1772360130123,"name":"upd","msg":"x"}"#, "error", "upd"),
+            (r#"{"@t":"2026-03-01T10:15:30.123Z","@l":"Fatal","@m":"x"}"#, "critical", "-"),
+            (
+                r#"{"msg":"x","nested":{"time":"1999-01-01T00:00:00Z"},"time":"2026-03-01T10:15:30.123Z","level":"info","le"#,
+                "info",
+                "-",
+            ),
+            // logfmt
+            (r#"time="2026-03-01T10:15:30.123Z" level=error logger=upd msg="x = \"y\"""#, "error", "upd"),
+            ("level=warn ts=1772360130.123 msg=x", "warning", "-"),
+            // Windows, BGL, candump, Jetty, Monolog, Apache, web servers, numbers
+            ("2026-03-01 10:15:30.123, Error                 CBS    x", "error", "CBS"),
+            ("2026/03/01 10:15:30.123 1234  5678  Agent           *FATAL* x", "critical", "Agent"),
+            ("2026-03-01\t10:15:30:123\t 880\te58\tAgent\tx", "-", "Agent"),
+            (
+                r#"<![LOG[x]LOG]!><time="11:15:30.123-060" date="03-01-2026" component="AppEnforce" context="" type="3" thread="1">"#,
+                "error",
+                "AppEnforce",
+            ),
+            (
+                "- 1772360130 2026.03.01 R02-M1 2026-03-01-02.15.30.123000 R02-M1 RAS KERNEL FATAL x",
+                "critical",
+                "KERNEL",
+            ),
+            ("(1772360130.123000) vcan0 7E8#037F1033", "-", "-"),
+            ("2026-03-01T10:15:30.123:WARN:com.root:x", "warning", "com.root"),
+            ("[2026-03-01 10:15:30.123] local.ERROR: x", "error", "local"),
+            ("[Sun Mar 01 10:15:30.123 2026] [core:error] [pid 17] x", "-", "-"),
+            ("01-Mar-2026 10:15:30.123 SEVERE [main] a.B: x", "error", "a.B"),
+            ("1772360130123 ERROR updater: x", "error", "updater"),
+            ("20260301T101530.123Z ERROR updater: x", "error", "updater"),
+            ("\u{feff}2026-03-01T10:15:30.123Z ERROR ota: x", "error", "ota"),
+        ] {
+            check(line, &format!("{at} {level} {component}"));
+        }
+        check("10.0.0.8 - - [01/Mar/2026:12:15:30 +0200] \"GET / HTTP/1.1\" 503 0", "2026-03-01T10:15:30Z - -");
+    }
+
+    #[test]
+    fn levels_are_read_where_there_is_no_time() {
+        check("E (31) esp_image: x", "- error esp_image");
+        check("E/Upd( 1234): x", "- error Upd");
+        check("[ERROR:fetcher.cc(243)] x", "- error -");
+        check("ERROR:updater:x", "- error updater");
+        check("ERROR updater: x", "- error updater");
+        check("  341.118  611   611 W Upd: x", "- warning Upd");
+        check("(000.350211) vcan0 7E8#037F2231", "- - -");
+        check("10:15:30.123 - ERR : x", "- - -");
+    }
+
+    #[test]
+    fn a_year_that_is_missing_is_the_one_closest_to_the_upload() {
+        // Uploaded on November 26: December's lines are last year's, tomorrow's noon is this year's.
+        check("Dec 17 00:55:33 gw updater[9]: x", "2025-12-17T00:55:33Z - updater");
+        check("Nov 27 10:00:00 gw updater[9]: x", "2026-11-27T10:00:00Z - updater");
+        check("Nov 28 10:00:00 gw updater[9]: x", "2025-11-28T10:00:00Z - updater");
+        check("Feb 29 02:00:00 gw updater[9]: x", "2024-02-29T02:00:00Z - updater");
+        check("Nov 31 10:00:00 gw updater[9]: x", "- - updater");
+    }
+
+    #[test]
     fn an_uptime_is_no_date() {
         check("[   12.345678] mmc0: error -110", "- - mmc0");
         check("<3>[ 1012.345678] BUG: x", "- error -");

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::blocks::TextBlock;
 use crate::colours::Plain;
 use crate::finder::{Hit, Places};
-use crate::fold::{Fold, OpenFold, Seen};
+use crate::fold::{Fold, HEAD_LINES, OpenFold, Seen, TAIL_LINES, Times};
 use crate::handle::InFlight;
 use crate::header::{self, Level, UTF8_BOM};
 use crate::line::{FoundCode, LineSearch, Tries, Try};
@@ -132,13 +132,14 @@ impl Scanner {
             fold,
             sightings,
             current: None,
+            times: Times::default(),
         };
         plan.finder().find(text, places, |hit| lines.take(hit));
         if !plan.every_line().is_empty() {
             lines.walk_to(text.len());
         }
         lines.finish();
-        lines.span();
+        lines.note_times();
     }
 
     /// The same, where a panic of the search is the version's failure: nothing of the block is taken, and the fold names
@@ -204,6 +205,8 @@ struct Lines<'a> {
     fold: &'a mut OpenFold,
     sightings: Option<&'a mut Vec<Sighting>>,
     current: Option<Line>,
+    /// What the lines say of when they were written.
+    times: Times,
 }
 
 /// A line of a block.
@@ -289,6 +292,9 @@ impl Lines<'_> {
         let start = self.plain.map_or(start, |plain| plain.line_in_original(start));
         let observed_at = header.observed_at;
         let is_plausible = observed_at.is_some_and(|time| header::time::is_plausible(time, self.uploaded_at));
+        if let Some(time) = observed_at.filter(|_| is_plausible) {
+            self.times.note(number, time);
+        }
         let may_be_inactive = |found: &&FoundCode| trouble::may_be_inactive(&self.plan.rules()[found.rule_index].form);
         let trouble_codes: Vec<u32> = self.found.iter().filter(may_be_inactive).map(|found| found.code).collect();
         let names: Vec<&str> = trouble_codes.iter().map(|&code| &**self.search.names.text(code)).collect();
@@ -327,8 +333,8 @@ impl Lines<'_> {
         }
     }
 
-    /// Notes the times of the first and the last line that name a plausible one, whether they have codes or not.
-    fn span(&mut self) {
+    /// Notes the times of the first lines of the file and of the last of the block, whether they have codes or not.
+    fn note_times(&mut self) {
         let plausible = |line: &[u8], headers: &mut header::Reader| {
             if !header::may_name_time(line) {
                 return None;
@@ -336,24 +342,24 @@ impl Lines<'_> {
             let time = headers.read(without_end(line), self.uploaded_at).observed_at?;
             header::time::is_plausible(time, self.uploaded_at).then_some(time)
         };
-        let mut first = None;
-        for (number, line) in (self.block.first_line..).zip(self.text.split_inclusive(|&byte| byte == b'\n')) {
+        let first_line = self.block.first_line;
+        let lines = || self.text.split_inclusive(|&byte| byte == b'\n');
+        for (number, line) in (first_line..=HEAD_LINES).zip(lines()) {
             if let Some(time) = plausible(line, self.headers) {
-                first = Some((number, time));
+                self.times.note(number, time);
                 break;
             }
         }
-        let Some(first) = first else { return };
         let line_feeds = memchr::memchr_iter(b'\n', self.text.strip_suffix(b"\n").unwrap_or(self.text)).count();
-        let mut last = first;
-        let lines = self.text.split_inclusive(|&byte| byte == b'\n').rev();
-        for (number, line) in (first.0..=self.block.first_line + line_feeds as u64).rev().zip(lines) {
+        self.times.last_line = first_line + line_feeds as u64;
+        let tail = (first_line..=self.times.last_line).rev().take(TAIL_LINES as usize);
+        for (number, line) in tail.zip(lines().rev()) {
             if let Some(time) = plausible(line, self.headers) {
-                last = (number, time);
+                self.times.tail = Some((number, time));
                 break;
             }
         }
-        self.fold.span(Some(first), Some(last));
+        self.fold.note_times(self.times);
     }
 }
 

@@ -125,28 +125,29 @@ pub(crate) fn as_rfc3339<S: serde::Serializer>(time: &Option<i64>, to: S) -> Res
     time.map(crate::rows::rfc3339).serialize(to)
 }
 
+/// Codes of groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetCodes {
+    /// The most frequent first.
+    pub codes: Vec<FleetCode>,
+    /// Whether there are more.
+    pub more: bool,
+    /// Of a span of time: how many occurrences it leaves out because their lines name no plausible time.
+    pub without_time: Option<u64>,
+}
+
 impl FleetRequest {
-    /// The most frequent codes of the groups, and whether there are more. Without a span of time, they are
+    /// The most frequent codes of the groups. Without a span of time, they are
     /// read off what is kept of the fleet; with one, the lines are counted that name a time in it.
-    pub async fn read(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<(Vec<FleetCode>, bool), QueryError> {
-        let mut codes = match &snapshot.fleet {
-            Some(fleet) if self.since.is_none() && self.until.is_none() => self.read_kept(fleet),
+    pub async fn read(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<FleetCodes, QueryError> {
+        let is_span = self.since.is_some() || self.until.is_some();
+        let (mut codes, without_time) = match &snapshot.fleet {
+            Some(fleet) if !is_span => (self.read_kept(fleet), 0),
             _ => self.count(engine, snapshot).await?,
         };
         let more = codes.len() > self.limit;
         codes.truncate(self.limit);
-        Ok((codes, more))
-    }
-
-    /// How many sightings a span of time leaves out because their lines name no plausible time; `None` without a span.
-    pub async fn without_time(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Option<u64>, QueryError> {
-        if self.since.is_none() && self.until.is_none() {
-            return Ok(None);
-        }
-        let sql = "SELECT count(*) FROM errors WHERE ts_plausible IS NOT TRUE";
-        let rows = engine.collect_large(snapshot, sql).await?;
-        let count = rows.first().map_or(0, |rows| rows.column(0).as_primitive::<Int64Type>().value(0));
-        Ok(Some(count.max(0) as u64))
+        Ok(FleetCodes { codes, more, without_time: is_span.then_some(without_time) })
     }
 
     fn read_kept(&self, fleet: &FleetView) -> Vec<FleetCode> {
@@ -175,41 +176,51 @@ impl FleetRequest {
 
     /// Counts the lines with codes, one by one: those of some batches after those of others, so that the memory that it
     /// takes does not grow with the lines.
-    async fn count(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Vec<FleetCode>, QueryError> {
+    async fn count(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<(Vec<FleetCode>, u64), QueryError> {
         in_time(async {
             let mut counted: HashMap<Key, Counted> = HashMap::new();
+            let mut without_time = 0;
             for some in parts_of(batches(engine, snapshot).await?) {
-                self.count_some(engine, snapshot, &some, &mut counted).await?;
+                without_time += self.count_some(engine, snapshot, &some, &mut counted).await?;
             }
             let mut codes: Vec<FleetCode> =
                 counted.into_iter().map(|(key, counted)| counted.told(key, self.group_by)).collect();
             codes.sort();
             codes.truncate(self.limit + 1);
-            Ok(codes)
+            Ok((codes, without_time))
         })
         .await
     }
 
-    /// Adds the lines of batches whose ids follow each other.
+    /// Adds the lines of batches whose ids follow each other; says how many name no plausible time.
     async fn count_some(
         &self,
         engine: &Engine,
         snapshot: &Arc<Snapshot>,
         batches: &[CountedBatch],
         counted: &mut HashMap<Key, Counted>,
-    ) -> Result<(), QueryError> {
-        let ([first, ..], [.., last]) = (batches, batches) else { return Ok(()) };
+    ) -> Result<u64, QueryError> {
+        let ([first, ..], [.., last]) = (batches, batches) else { return Ok(0) };
         let time = |micros: i64| format!("arrow_cast({micros}, 'Timestamp(Microsecond, Some(\"UTC\"))')");
-        let mut wanted = vec![format!("ts_plausible AND batch_id >= '{}' AND batch_id <= '{}'", first.id, last.id)];
-        wanted.extend(self.since.map(|since| format!("ts >= {}", time(since))));
-        wanted.extend(self.until.map(|until| format!("ts < {}", time(until))));
+        let mut within = vec!["ts_plausible".to_owned()];
+        within.extend(self.since.map(|since| format!("ts >= {}", time(since))));
+        within.extend(self.until.map(|until| format!("ts < {}", time(until))));
+        // Those without a time are one row of each batch.
+        let timed = |column: &str| format!("CASE WHEN ts_plausible THEN {column} END");
         // Nobody asks by component but by that, and it tells many rows apart.
         let component = if self.group_by == GroupBy::Component { "component" } else { "CAST(NULL AS VARCHAR)" };
         let sql = format!(
-            "SELECT batch_id, code, {component} AS component, count(*) AS n, sum(CASE WHEN active THEN 0 ELSE 1 END) AS inactive, \
-             min(ts), max(ts) FROM errors WHERE {} GROUP BY 1, 2, 3",
-            wanted.join(" AND ")
+            "SELECT batch_id, {code} AS code, {component} AS component, count(*) AS n, \
+             sum(CASE WHEN active THEN 0 ELSE 1 END) AS inactive, min({ts}), max({ts}) FROM errors \
+             WHERE batch_id >= '{}' AND batch_id <= '{}' AND (ts_plausible IS NOT TRUE OR ({})) GROUP BY 1, 2, 3",
+            first.id,
+            last.id,
+            within.join(" AND "),
+            code = timed("code"),
+            component = timed(component),
+            ts = timed("ts"),
         );
+        let mut without_time = 0;
         let by_id: HashMap<&str, &CountedBatch> = batches.iter().map(|batch| (batch.id.as_str(), batch)).collect();
         for rows in engine.collect_large(snapshot, &sql).await? {
             let text = |column: usize, row| {
@@ -229,7 +240,11 @@ impl FleetRequest {
                     GroupBy::Vehicle => (Some(batch.vehicle_id.clone()), Some(batch.vin.clone())),
                     GroupBy::Component => (text(2, row).map(str::to_owned), None),
                 };
-                let key = Key { name, vin, code: text(1, row).unwrap_or_default().to_owned() };
+                let Some(code) = text(1, row) else {
+                    without_time += number(3, row);
+                    continue;
+                };
+                let key = Key { name, vin, code: code.to_owned() };
                 let counted = counted.entry(key).or_default();
                 counted.count += number(3, row);
                 counted.inactive += number(4, row);
@@ -239,7 +254,7 @@ impl FleetRequest {
                 counted.last = counted.last.max(time(6, row));
             }
         }
-        Ok(())
+        Ok(without_time)
     }
 }
 

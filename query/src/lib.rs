@@ -60,7 +60,7 @@ pub use compare::{Comparison, UnknownFirmware};
 pub use encode::{Encoder, RowFormat};
 pub use engine::{Engine, EngineConfig};
 pub use errors::{ErrorLine, ErrorsPage, ErrorsRequest, files_of_other_rules};
-pub use fleet::{FleetCode, FleetRequest, GroupBy};
+pub use fleet::{FleetCode, FleetCodes, FleetRequest, GroupBy};
 pub use history::{RecordedBatch, VehicleCode, batches_of_vehicle};
 pub use query_error::QueryError;
 pub use report::{BatchFacts, CodeReport, Report};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use argus_query::{Comparison, Engine, FleetCode, FleetRequest, GroupBy};
+use argus_query::{Comparison, Engine, FleetCode, FleetCodes, FleetRequest, GroupBy};
 use argus_sinks::{FleetView, Snapshot};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -120,7 +120,7 @@ async fn codes(
 
 async fn codes_body(engine: &Engine, snapshot: &Arc<Snapshot>, request: &FleetRequest) -> Result<Value, Problem> {
     counter!("argus_computed_total", "kind" => "fleet").increment(1);
-    let (codes, truncated) = request.read(engine, snapshot).await?;
+    let FleetCodes { codes, more, without_time } = request.read(engine, snapshot).await?;
     let by = request.group_by.to_string();
     let rows = codes.into_iter().map(|code| {
         let mut row = json!(code);
@@ -129,8 +129,8 @@ async fn codes_body(engine: &Engine, snapshot: &Arc<Snapshot>, request: &FleetRe
         row
     });
     let codes: Vec<Value> = rows.collect();
-    let mut body = json!({"group_by": by, "codes": codes, "epoch": snapshot.epoch, "truncated": truncated});
-    if let Some(without_time) = request.without_time(engine, snapshot).await? {
+    let mut body = json!({"group_by": by, "codes": codes, "epoch": snapshot.epoch, "truncated": more});
+    if let Some(without_time) = without_time {
         body["without_time"] = without_time.into();
     }
     Ok(body)
