@@ -51,7 +51,7 @@ enum RescanError {
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
     #[error(
-        "it was compressed when it was uploaded, and lines were appended to it since: stop the server and run argus recount"
+        "it was compressed or UTF-16 when it was uploaded, and lines were appended to it since: stop the server and run argus recount"
     )]
     AppendedToCompressed,
     #[error("it kept changing; try again when it is at rest")]
@@ -140,7 +140,14 @@ impl Rescan {
     }
 }
 
-/// Passes on all of a file. Lines that stand behind compressed bytes are no part of those, so that is an error of kind
+/// Whether lines that were appended to an object of these first bytes can be read as one text with it. Each was read by
+/// itself when it came.
+fn is_continued(begins: &[u8]) -> bool {
+    let is_utf16 = begins.starts_with(b"\xff\xfe") || begins.starts_with(b"\xfe\xff");
+    !is_utf16 && Compression::sniff(begins) == Compression::Identity
+}
+
+/// Passes on all of a file. Lines that stand behind compressed or UTF-16 bytes are no part of those, so that is an error of kind
 /// `Unsupported`.
 fn pass_on(
     object: Option<Box<dyn Read + Send>>,
@@ -153,7 +160,7 @@ fn pass_on(
         loop {
             let mut chunk = Vec::with_capacity(CHUNK_BYTES);
             piece.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
-            if std::mem::take(&mut is_first) && has_parts && Compression::sniff(&chunk) != Compression::Identity {
+            if std::mem::take(&mut is_first) && has_parts && !is_continued(&chunk) {
                 return Err(io::ErrorKind::Unsupported.into());
             }
             if chunk.is_empty() {

@@ -97,6 +97,13 @@ with psycopg.connect(url) as c:
         said["text"] = b"".join(rows).decode()
     with c.cursor().copy("COPY (SELECT line, code FROM errors ORDER BY line) TO STDOUT (FORMAT csv, HEADER)") as rows:
         said["csv"] = b"".join(rows).decode()
+    with c.cursor().copy("/* a tool */ COPY (SELECT 'a''''b' AS one, 'a' AS two) TO STDOUT") as rows:
+        said["quotes"] = b"".join(rows).decode()
+    said["nothing"] = c.execute("SELECT code, code FROM errors WHERE text = 'a\\'' OR 1=1 --'").fetchall()
+    for number in range(50):
+        c.execute(f"DECLARE unread{number} CURSOR FOR SELECT * FROM errors")
+    with psycopg.connect(url) as other:
+        said["beside cursors"] = other.execute("SELECT count(*) FROM errors").fetchone()[0]
     try:
         c.execute("COPY errors FROM STDIN")
     except psycopg.Error as error:
@@ -117,6 +124,8 @@ with adbc.connect(url) as c, c.cursor() as cursor:
     assert_eq!(said["cursor"], json!([["P0A1F-87", "P0A80-00"], ["E_FAIL"], []]));
     assert_eq!(said["text"], "P0A1F-87\t1\nP0A80-00\t2\nE_FAIL\t3\n");
     assert_eq!(said["csv"], "line,code\n1,P0A1F-87\n2,P0A80-00\n3,E_FAIL\n");
+    assert_eq!(said["quotes"], "a''b\ta\n");
+    assert_eq!((&said["nothing"], &said["beside cursors"]), (&json!([]), &json!(3)));
     assert_eq!(said["into"], "25006");
     assert_eq!(said["asyncpg"], json!(["E_FAIL\n", ["P0A1F-87", "P0A80-00", "E_FAIL"]]));
     let expected = json!([

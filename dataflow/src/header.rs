@@ -210,7 +210,8 @@ fn plain_iso<'l>(line: &'l [u8], shapes: &mut Shapes) -> Option<Header<'l>> {
         return None;
     }
     let word_end = behind.iter().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(behind.len());
-    if time::may_belong(&behind[..word_end]) || behind.get(word_end) == Some(&b'/') {
+    let is_name = behind.get(word_end) == Some(&b':');
+    if !is_name && time::may_belong(&behind[..word_end]) || behind.get(word_end) == Some(&b'/') {
         return None;
     }
     // What is no date or no time has none.
@@ -293,6 +294,9 @@ mod tests {
         check("ERROR 2026-03-01 10:15:30,123 [t 1] a.B - x", "2026-03-01T10:15:30.123Z error a.B");
         check("2026-03-01 10:15:30.1  INFO 77 --- [ main] c.e.App : x", "2026-03-01T10:15:30.100Z info c.e.App");
         check("2026-03-01 10:15:30 something without a level", "2026-03-01T10:15:30Z - -");
+        check("2026-03-01 10:15:30 PM: suspend entry", "2026-03-01T10:15:30Z - PM");
+        check("2026-03-01 10:15:30Z CAT: error", "2026-03-01T10:15:30Z - CAT");
+        check("2026-03-01 10:15:30 Pm x", "2026-03-01T22:15:30Z - -");
     }
 
     #[test]

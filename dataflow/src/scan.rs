@@ -296,14 +296,16 @@ impl Lines<'_> {
             self.times.note(number, time);
         }
         let may_be_inactive = |found: &&FoundCode| trouble::may_be_inactive(&self.plan.rules()[found.rule_index].form);
-        let trouble_codes: Vec<u32> = self.found.iter().filter(may_be_inactive).map(|found| found.code).collect();
-        let names: Vec<&str> = trouble_codes.iter().map(|&code| &**self.search.names.text(code)).collect();
+        let trouble_codes = self.found.iter().filter(may_be_inactive);
+        let names: Vec<&str> = trouble_codes.map(|found| &**self.search.names.text(found.code)).collect();
         let are_active = trouble::are_active(line, &names);
         let mut text: Option<Arc<str>> = None;
-        for &FoundCode { code, rule_index } in self.found.iter() {
+        let mut are_active = are_active.into_iter();
+        for found in self.found.iter() {
+            let &FoundCode { code, rule_index } = found;
             let rule = &self.plan.rules()[rule_index];
             let severity = header.level.map_or(rule.severity, |level| rule.severity.max(level.severity()));
-            let active = trouble_codes.iter().position(|&known| known == code).is_none_or(|index| are_active[index]);
+            let active = !may_be_inactive(&found) || are_active.next().unwrap_or(true);
             let seen = Seen {
                 component,
                 code,

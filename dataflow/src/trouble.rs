@@ -11,36 +11,61 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use crate::form::Form;
 
+/// Codes of a line, and places of one, that are looked at one by one: each costs a walk over the line.
+const CODES_MAX: usize = 32;
+/// Bytes between the parts of a code: `SPN 520200, FMI=3`.
+const PARTS_APART_MAX: usize = 16;
+
 /// Whether codes of this form can be inactive.
 pub fn may_be_inactive(form: &Form) -> bool {
     matches!(form, Form::Dtc | Form::Spn)
 }
 
 /// For each code of a line, whether it is active. A line that names several says it of each behind its name, and of all
-/// before the first.
+/// before the first; of more than 32, only what stands before the first counts.
 pub fn are_active(line: &[u8], codes: &[&str]) -> Vec<bool> {
-    if !says_inactive(line) {
+    // Most lines name none: this must cost them nothing.
+    if codes.is_empty() || !says_inactive(line) {
         return vec![true; codes.len()];
     }
-    let mut places: Vec<Option<usize>> = codes.iter().map(|code| place_of(line, code)).collect();
+    let places: Vec<Option<usize>> = codes.iter().take(CODES_MAX).map(|code| place_of(line, code)).collect();
     if codes.len() < 2 || places.iter().any(Option::is_none) {
         return vec![false; codes.len()];
     }
     let mut ends: Vec<usize> = places.iter().copied().flatten().collect();
     ends.sort_unstable();
     let all = ends.first().is_some_and(|&first| says_inactive(&line[..first]));
+    if codes.len() > CODES_MAX {
+        return vec![!all; codes.len()];
+    }
     let end_of = |start: usize| ends.iter().copied().find(|&end| end > start).unwrap_or(line.len());
-    places
-        .drain(..)
-        .map(|start| !all && !start.is_some_and(|start| says_inactive(&line[start..end_of(start)])))
-        .collect()
+    let of_place = |start: usize| !all && !says_inactive(&line[start..end_of(start)]);
+    places.into_iter().map(|start| start.is_none_or(of_place)).collect()
 }
 
-/// Where a line names a code, in any case and however it writes what follows the first part.
+/// Where a line names a code, in any case and whatever it writes between the code's two parts. Of several places that
+/// name the first part, it is the one with the second part closest behind it.
 fn place_of(line: &[u8], code: &str) -> Option<usize> {
-    let first = code.split('-').next().unwrap_or(code);
+    let (first, second) = code.split_once('-').unwrap_or((code, ""));
     let first = first.strip_prefix("SPN").unwrap_or(first).as_bytes();
-    line.windows(first.len()).position(|window| window.eq_ignore_ascii_case(first))
+    let second = second.strip_prefix("FMI").unwrap_or(second).as_bytes();
+    let distance = |start: &usize| {
+        let behind = &line[start + first.len()..];
+        places(&behind[..behind.len().min(PARTS_APART_MAX)], second).next().unwrap_or(PARTS_APART_MAX)
+    };
+    places(line, first).take(CODES_MAX).min_by_key(distance)
+}
+
+/// Where a text has a word, without those within longer words or numbers.
+fn places<'t>(text: &'t [u8], word: &'t [u8]) -> impl Iterator<Item = usize> + 't {
+    let is_apart = |byte: Option<&u8>| !byte.is_some_and(u8::is_ascii_digit);
+    let ends = (text.len() + 1).saturating_sub(word.len());
+    (0..ends).filter(move |&start| {
+        let end = start + word.len();
+        text[start..end].eq_ignore_ascii_case(word)
+            && is_apart(text.get(end))
+            && is_apart(start.checked_sub(1).and_then(|before| text.get(before)))
+    })
 }
 
 fn says_inactive(text: &[u8]) -> bool {
@@ -112,5 +137,19 @@ mod tests {
         ] {
             assert_eq!(are_active(line.as_bytes(), &codes), active, "{line}");
         }
+        assert_eq!(are_active(b"nothing not present", &[]), [true; 0]);
+        assert_eq!(are_active(b"SPN=91 FMI:3 cleared; SPN=911 FMI:3", &["SPN91-FMI3", "SPN911-FMI3"]), [false, true]);
+        let alike = ["P0A1F-87", "P0A1F-00"];
+        assert_eq!(are_active(b"P0A1F-87 cleared, P0A1F-00 present", &alike), [false, true]);
+        assert_eq!(are_active(b"P0A1F-00 cleared, P0A1F-87 present", &alike), [true, false]);
+    }
+
+    #[test]
+    fn of_many_codes_only_what_stands_before_all_counts() {
+        let names: Vec<String> = (0..=CODES_MAX).map(|number| format!("P{:04}-00", 1000 + number)).collect();
+        let codes: Vec<&str> = names.iter().map(String::as_str).collect();
+        let line = codes.join(" ");
+        assert_eq!(are_active(format!("cleared: {line}").as_bytes(), &codes), vec![false; codes.len()]);
+        assert_eq!(are_active(format!("{line} cleared").as_bytes(), &codes), vec![true; codes.len()]);
     }
 }

@@ -18,8 +18,9 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Query,
-    SelectItem, SetExpr, Statement, TableFactor, Value, VisitMut, VisitorMut, visit_expressions,
+    BinaryOperator, CastKind, DataType, DollarQuotedString, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, Ident, Query, SelectItem, SetExpr, Statement, TableFactor, Value, ValueWithSpan, VisitMut,
+    VisitorMut, visit_expressions,
 };
 use datafusion::sql::sqlparser::dialect::Dialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -56,8 +57,36 @@ fn rewrite_statements(mut statements: Vec<Statement>, words: &mut Words) -> Resu
             words.changed |= name_apart(query);
         }
     }
-    let texts = || statements.iter().map(Statement::to_string).collect::<Vec<_>>().join("; ");
+    let texts = || statements.into_iter().map(printed).collect::<Vec<_>>().join("; ");
     Ok(words.changed.then(texts))
+}
+
+/// A statement or query as text that means the same.
+pub(crate) fn printed(mut tree: impl VisitMut + ToString) -> String {
+    let _ = tree.visit(&mut DollarQuotes);
+    tree.to_string()
+}
+
+/// Puts texts with quotes in them between dollars: the parser's crate guesses which quotes are doubled already when it
+/// prints them between quotes, and ends `a\'b` too early.
+struct DollarQuotes;
+
+impl VisitorMut for DollarQuotes {
+    type Break = ();
+
+    fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<()> {
+        if let Value::SingleQuotedString(text) | Value::NationalStringLiteral(text) = &mut value.value
+            && text.contains('\'')
+        {
+            let mut tag = "q".to_owned();
+            while text.contains(&format!("${tag}")) {
+                tag.push('q');
+            }
+            let text = DollarQuotedString { value: std::mem::take(text), tag: Some(tag) };
+            value.value = Value::DollarQuotedString(text);
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// Gives columns of one name names of their own.
@@ -271,6 +300,7 @@ fn put_function(function: &Function, of_catalog: bool) -> Result<Option<Expr>, S
             Ok(nothing.then(no_text))
         }
         ("array", FunctionArguments::Subquery(query)) => {
+            let query = printed(query.clone());
             let sql = format!("(SELECT array_agg(item) FROM ({query}) AS items (item))");
             let read = Parser::new(&datafusion::sql::sqlparser::dialect::PostgreSqlDialect {})
                 .try_with_sql(&sql)
@@ -352,7 +382,12 @@ fn similar(pattern: &str) -> Option<String> {
 }
 
 fn escaped(letter: char) -> String {
-    if letter.is_ascii_punctuation() { format!("\\{letter}") } else { letter.to_string() }
+    match letter {
+        // A word's borders in an expression.
+        '<' | '>' => letter.to_string(),
+        letter if letter.is_ascii_punctuation() => format!("\\{letter}"),
+        letter => letter.to_string(),
+    }
 }
 
 /// A pattern of `to_char` for times (PostgreSQL, table 9.31) as the engine writes it.
@@ -449,7 +484,25 @@ mod tests {
         );
         check("SELECT labels ->> 'site'", "SELECT label_value(labels, 'site')");
         check("SELECT ARRAY(SELECT 1)", "SELECT (SELECT array_agg(item) FROM (SELECT 1) AS items (item))");
+        check("SELECT a SIMILAR TO '<b''c>'", "SELECT regexp_like(a, $q$^(?:<b\\'c>)$$q$)");
         assert_eq!(name_as_written("code\u{2}2"), "code");
+    }
+
+    #[test]
+    fn texts_stay_what_they_are() {
+        for text in ["a'b", "a''b", "a\\'", "\\' OR 1=1 --", "it's $q$ here", "'", "$qq$'$q"] {
+            let sql = format!("SELECT code, code FROM errors WHERE text = '{}'", text.replace('\'', "''"));
+            let rewritten = rewrite(&sql, &PostgreSqlDialect {}).expect("it has words");
+            let statements = Parser::parse_sql(&PostgreSqlDialect {}, &rewritten).expect("it is a statement");
+            let mut texts = Vec::new();
+            let _ = visit_expressions(&statements, |expr| {
+                if let Expr::Value(value) = expr {
+                    texts.push(value.value.clone().into_string());
+                }
+                ControlFlow::<()>::Continue(())
+            });
+            assert_eq!(texts, [Some(text.to_owned())], "{rewritten}");
+        }
     }
 
     #[test]

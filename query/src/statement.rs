@@ -75,7 +75,11 @@ pub(crate) fn check_size(sql: &str) -> Result<(), QueryError> {
     // What cannot be told apart is for the parser to complain about.
     let words = words.unwrap_or_default();
     let words: Vec<&Token> = words.iter().filter(|word| !matches!(word, Token::Whitespace(_))).collect();
-    let is_long = |word: &&Token| matches!(word, Token::SingleQuotedString(text) if text.len() > TEXT_BYTES_MAX);
+    let is_long = |word: &&Token| match word {
+        Token::SingleQuotedString(text) => text.len() > TEXT_BYTES_MAX,
+        Token::DollarQuotedString(text) => text.value.len() > TEXT_BYTES_MAX,
+        _ => false,
+    };
     let in_lists = values_of_lists(&words);
     let too_long = words.iter().any(is_long)
         || in_lists > LIST_VALUES_MAX

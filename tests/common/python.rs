@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// What must be there, and what brings it.
-const IMPORTS: &str = "import adbc_driver_flightsql, adbc_driver_postgresql, asyncpg, deltalake, duckdb, pandas, polars, psycopg, \
+const IMPORTS: &str = "import adbc_driver_flightsql, adbc_driver_postgresql, asyncpg, deltalake, duckdb, greenlet, pandas, polars, psycopg, \
                        pyarrow, schemathesis, sqlalchemy";
 const PACKAGES: [&str; 12] = [
     "adbc-driver-flightsql",
@@ -19,7 +19,7 @@ const PACKAGES: [&str; 12] = [
     "psycopg[binary]",
     "pyarrow",
     "schemathesis",
-    "sqlalchemy",
+    "sqlalchemy[asyncio]",
 ];
 
 /// The Python, its packages installed once below the build folder.

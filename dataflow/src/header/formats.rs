@@ -21,7 +21,7 @@ pub fn read(line: &[u8], uploaded_at: i64) -> Option<Header<'_>> {
     FORMATS
         .iter()
         .filter(|format| format.firsts.contains(*first))
-        .find_map(|format| Some(header(&format.pattern.captures(line)?, uploaded_at)))
+        .find_map(|format| Some(header(&format.pattern.captures(line)?, line, uploaded_at)))
 }
 
 struct Format {
@@ -192,7 +192,7 @@ static FORMATS: LazyLock<Vec<Format>> = LazyLock::new(|| {
     ]
 });
 
-fn header<'l>(captures: &Captures<'l>, uploaded_at: i64) -> Header<'l> {
+fn header<'l>(captures: &Captures<'l>, line: &'l [u8], uploaded_at: i64) -> Header<'l> {
     let group = |name: &str| captures.name(name).map(|found| found.as_bytes());
     let priority = || group("priority").and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
     let level = group("level").and_then(Level::parse).or_else(|| priority().map(Level::of_priority));
@@ -205,11 +205,13 @@ fn header<'l>(captures: &Captures<'l>, uploaded_at: i64) -> Header<'l> {
     });
     let observed_at = match group("epoch_fraction") {
         Some(fraction) => time::of_epoch(&[group("epoch").unwrap_or_default(), fraction].concat()),
-        None => time::of_captures(captures, uploaded_at),
+        None => time::of_captures(captures, line, uploaded_at),
     };
     let component = group("component").map(<[u8]>::trim_ascii).filter(|name| !name.is_empty() && *name != b"-");
     let mut header = Header { observed_at, level, component: component.map(Into::into) };
-    if let Some(rest) = group("rest") {
+    if let Some(rest) = captures.name("rest") {
+        let start = time::names_behind(captures, line).unwrap_or(rest.start());
+        let rest = &line[start..rest.end()];
         let Between { level, component, .. } = level_and_component(rest);
         header.level = level.or(header.level);
         header.component = component.map(Into::into);

@@ -165,12 +165,16 @@ impl<'l> Fields<'l> {
     fn take(&mut self, name: &str, value: Value<'l>) {
         let rank = |names: &[&str]| names.iter().position(|known| known.eq_ignore_ascii_case(name));
         if let Some(rank) = rank(TIMES) {
-            if self.time.as_ref().is_none_or(|(known, time)| rank < *known || time.is_none()) {
+            let known = self.time.and_then(|(known, time)| time.map(|_| known));
+            if known.is_none_or(|known| rank < known) {
                 let time = match &value {
                     Value::Text(text) => time::of_text(text, self.uploaded_at),
                     Value::Number(number) => time::of_epoch(plain(number).as_bytes()),
                 };
-                self.time = Some((rank, time));
+                // What is no time hides none that is of a later name.
+                if time.is_some() || known.is_none() {
+                    self.time = Some((rank, time));
+                }
             }
         } else if let Some(rank) = rank(LEVELS) {
             if self.level.as_ref().is_none_or(|(known, _)| rank < *known)

@@ -8,7 +8,7 @@
 use std::sync::LazyLock;
 
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta};
-use regex::bytes::{Captures, Regex, RegexBuilder};
+use regex::bytes::{Captures, Match, Regex, RegexBuilder};
 
 /// `2026-03-01`, `2026/03/01`, `2026.03.01`.
 pub const DATE: &str = r"(?P<year>[0-9]{4})[-/.](?P<month>[0-9]{2})[-/.](?P<day>[0-9]{2})";
@@ -50,12 +50,32 @@ pub fn zone() -> String {
 
 /// Whether a word that stands behind a time may belong to it, as a zone or a half of the day does.
 pub fn may_belong(word: &[u8]) -> bool {
-    let is_zone = |word: &str| ZONE_NAMES.binary_search(&word).is_ok() || matches!(word, "AM" | "PM" | "A" | "P");
+    let is_zone = |word: &str| {
+        let half = word.to_ascii_uppercase();
+        ZONE_NAMES.binary_search(&word).is_ok() || matches!(half.as_str(), "AM" | "PM" | "A" | "P")
+    };
     std::str::from_utf8(word).is_ok_and(is_zone)
 }
 
-/// The moment that the groups of a pattern say, in microseconds since 1970.
-pub fn of_captures(captures: &Captures<'_>, uploaded_at: i64) -> Option<i64> {
+/// Whether what reads like a half of the day or a zone behind a time is a name, as of the kernel's `PM:`: a colon follows.
+fn is_name(line: &[u8], found: &Match<'_>) -> bool {
+    line.get(found.end()) == Some(&b':')
+        && found.as_bytes().first().is_some_and(u8::is_ascii_alphabetic)
+        && seconds_east(found.as_bytes()).is_none()
+}
+
+/// Where the names behind a time begin that were taken for a half of the day or a zone.
+pub fn names_behind(captures: &Captures<'_>, line: &[u8]) -> Option<usize> {
+    ["half", "zone"]
+        .iter()
+        .find_map(|name| captures.name(name).filter(|found| is_name(line, found)))
+        .map(|at| at.start())
+}
+
+/// The moment that the groups of a pattern say, which is within `line`, in microseconds since 1970.
+pub fn of_captures(captures: &Captures<'_>, line: &[u8], uploaded_at: i64) -> Option<i64> {
+    let [half, zone] = ["half", "zone"]
+        .map(|name| captures.name(name).filter(|found| !is_name(line, found)).map(|found| found.as_bytes()));
     let group = |name: &str| captures.name(name).map(|found| found.as_bytes());
     if let Some(epoch) = group("epoch") {
         return of_epoch(epoch);
@@ -69,7 +89,7 @@ pub fn of_captures(captures: &Captures<'_>, uploaded_at: i64) -> Option<i64> {
             NAMES.chunks(3).position(|name| name == month)? as u32 + 1
         }
     };
-    let hour = match (number("hour")?, group("half").map(|half| half[0])) {
+    let hour = match (number("hour")?, half.map(|half| half[0])) {
         (hour, None) => hour,
         (hour @ 1..=12, Some(b'A' | b'a')) => hour % 12,
         (hour @ 1..=12, Some(_)) => hour % 12 + 12,
@@ -77,7 +97,7 @@ pub fn of_captures(captures: &Captures<'_>, uploaded_at: i64) -> Option<i64> {
     };
     let time = NaiveTime::from_hms_opt(hour, number("minute")?, number("second")?)?;
     let time = time.overflowing_add_signed(TimeDelta::microseconds(group("fraction").map_or(0, fraction))).0;
-    let east = match group("zone") {
+    let east = match zone {
         Some(zone) => seconds_east(zone)?,
         // Minutes that are to be added to the local time for UTC, as in Windows.
         None => group("bias").map_or(Some(0), |bias| Some(-60 * signed(bias)?))?,
@@ -106,7 +126,7 @@ pub fn of_text(text: &[u8], uploaded_at: i64) -> Option<i64> {
     });
     let text = text.trim_ascii();
     match ISO.captures(text) {
-        Some(captures) => of_captures(&captures, uploaded_at),
+        Some(captures) => of_captures(&captures, text, uploaded_at),
         None => of_epoch(text),
     }
 }
@@ -157,8 +177,13 @@ fn seconds_east(zone: &[u8]) -> Option<i64> {
         Some(b'-') => -1,
         Some(_) => return None,
     };
-    let plain: Vec<u8> = offset[1..].iter().copied().filter(u8::is_ascii_digit).collect();
-    let (hours, minutes) = plain.split_at(plain.len().min(2));
+    let offset = &offset[1..];
+    let (hours, minutes) = match offset.iter().position(|&byte| byte == b':') {
+        Some(colon) => (&offset[..colon], &offset[colon + 1..]),
+        // `+02`, `+0200`, `+530`.
+        None if offset.len() > 2 => offset.split_at(offset.len() - 2),
+        None => (offset, &b""[..]),
+    };
     let minutes = if minutes.is_empty() { 0 } else { signed(minutes)? };
     let hours = signed(hours)?;
     (hours <= HOURS_MAX && minutes < 60).then_some(sign * (hours * 60 + minutes) * 60)
@@ -193,6 +218,10 @@ mod tests {
             "2026-03-01 12:15:30+02",
             "2026-03-01 12:15:30 +0200",
             "2026-03-01 12:15:30 UTC+2",
+            "2026-03-01 15:45:30 UTC+5:30",
+            "2026-03-01 15:45:30 GMT+530",
+            "2026-03-01 15:45:30 UTC+05:30",
+            "2026-03-01 04:45:30-0530",
             "2026-03-01 10:15:30 AM",
             "2026-03-01T12:15:30+02:00[Europe/Berlin]",
         ] {

@@ -39,6 +39,11 @@ impl Stay {
         Arc::new(Stay { engine, limits, until, turn: Mutex::new(Some(turn)), _wanted: wanted })
     }
 
+    /// Lets others have the turn until rows are asked for.
+    pub(super) fn give_back_turn(&self) {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     /// Holds an answer's rows to the limits.
     pub(super) fn bound(self: &Arc<Stay>, response: Response) -> Response {
         let Response::Query(mut answer) = response else { return response };

@@ -28,10 +28,13 @@ use datafusion_postgres::pgwire::messages::response::TransactionStatus;
 use datafusion_postgres::pgwire::types::format::FormatOptions;
 use futures::{Sink, SinkExt, StreamExt};
 
+use super::answer::Stay;
 use super::door::{Door, DoorStatement, put_in_words};
 use super::kept::{Kept, Name};
+use super::tidy::folded;
 use super::{failed, refused, with_code};
 use crate::query_error::QueryError;
+use crate::rewrite::printed;
 use crate::statement::{check_plan, check_size};
 
 /// One of these statements.
@@ -62,8 +65,10 @@ pub(super) enum Form {
 impl Command {
     /// The command that a message is, where it is one and no more.
     pub(super) fn of(message: &str) -> Option<Command> {
-        let begins = message.trim_start().get(..4)?.to_ascii_lowercase();
-        if !["copy", "decl", "fetc"].contains(&begins.as_str()) {
+        let begins = message.trim_start();
+        let is_command = |word: &str| begins.get(..word.len()).is_some_and(|begins| begins.eq_ignore_ascii_case(word));
+        // Behind a comment, there may be any.
+        if !["copy", "declare", "fetch", "--", "/*"].into_iter().any(is_command) {
             return None;
         }
         let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, message).ok()?.into_iter();
@@ -78,7 +83,7 @@ fn of_statement(statement: Statement) -> Option<Command> {
     Some(match statement {
         Statement::Copy { source, to: true, target: CopyTarget::Stdout, options, legacy_options, .. } => {
             let query = match source {
-                CopySource::Query(query) => query.to_string(),
+                CopySource::Query(query) => printed(query),
                 CopySource::Table { table_name, columns } if columns.is_empty() => {
                     format!("SELECT * FROM {table_name}")
                 }
@@ -94,7 +99,7 @@ fn of_statement(statement: Statement) -> Option<Command> {
         }
         Statement::Declare { stmts } => match &stmts[..] {
             [Declare { names, for_query: Some(query), .. }] if names.len() == 1 => {
-                Command::Declare { cursor: names[0].value.clone(), query: query.to_string() }
+                Command::Declare { cursor: folded(&names[0]), query: printed(query.clone()) }
             }
             _ => return None,
         },
@@ -112,7 +117,7 @@ fn of_statement(statement: Statement) -> Option<Command> {
                 _ => None,
             };
             match rows {
-                Some(rows) => Command::Fetch { cursor: name.value, rows },
+                Some(rows) => Command::Fetch { cursor: folded(&name), rows },
                 None => Command::Refused(format!("a cursor only goes forward: FETCH {direction} is not supported")),
             }
         }
@@ -173,7 +178,7 @@ impl Door {
         match command {
             Command::Refused(what) => return Err(with_code("0A000", what)),
             Command::Copy { query, form } => {
-                let rows = self.rows_of(client, &query, matches!(form, Form::Binary)).await?;
+                let (rows, _) = self.rows_of(client, &query, matches!(form, Form::Binary)).await?;
                 copy_out(client, rows, &form).await?;
             }
             Command::Declare { cursor, query } => {
@@ -183,7 +188,9 @@ impl Door {
                         "DECLARE CURSOR can only be used in a transaction; BEGIN one first",
                     ));
                 }
-                let rows = self.rows_of(client, &query, false).await?;
+                let (rows, stay) = self.rows_of(client, &query, false).await?;
+                // Nobody may ever fetch them.
+                stay.give_back_turn();
                 Kept::of(client).note(Name::Portal(cursor.clone()), query.len())?;
                 Kept::of(client).put_cursor(cursor, rows);
                 send_execution_response(client, Tag::new("DECLARE CURSOR")).await?;
@@ -208,21 +215,25 @@ impl Door {
         Ok(status)
     }
 
-    /// Lets a client ask for the columns of a cursor as of any portal.
-    pub(super) async fn describe_cursor<C>(&self, client: &C, cursor: &str, query: &str) -> PgWireResult<()>
+    /// The portal that a cursor is, which a client may ask for its columns. It has no rows of its own.
+    pub(super) async fn cursor_portal<C>(
+        &self,
+        client: &C,
+        cursor: &str,
+        query: &str,
+    ) -> PgWireResult<Option<Portal<DoorStatement>>>
     where
-        C: ClientInfo + ClientPortalStore + Unpin + Send + Sync,
-        C::PortalStore: PortalStore<Statement = DoorStatement>,
+        C: ClientInfo + Unpin + Send + Sync,
     {
-        if let Some(planned) = self.query_parser().parse_sql(client, query, &[]).await? {
+        let planned = self.query_parser().parse_sql(client, query, &[]).await?;
+        Ok(planned.map(|planned| {
             let statement = StoredStatement::new(String::new(), planned, Vec::new());
-            client.portal_store().put_portal(Arc::new(Portal::new_cursor(cursor.to_owned(), Arc::new(statement))));
-        }
-        Ok(())
+            Portal::new_cursor(cursor.to_owned(), Arc::new(statement))
+        }))
     }
 
     /// The rows of a query, as a portal of its own gives them.
-    async fn rows_of<C>(&self, client: &mut C, query: &str, binary: bool) -> PgWireResult<QueryResponse>
+    async fn rows_of<C>(&self, client: &mut C, query: &str, binary: bool) -> PgWireResult<(QueryResponse, Arc<Stay>)>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
         C::PortalStore: PortalStore,
@@ -242,7 +253,7 @@ impl Door {
         };
         let (response, stay) = self.within(limits, run).await?;
         match stay.bound(response) {
-            Response::Query(rows) => Ok(rows),
+            Response::Query(rows) => Ok((rows, stay)),
             _ => Err(refused(QueryError::NotAQuery)),
         }
     }

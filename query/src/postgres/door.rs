@@ -15,6 +15,7 @@ use bytes::Bytes;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser as SqlParser;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use datafusion_postgres::datafusion_pg_catalog::sql::PostgresCompatibilityParser;
 use datafusion_postgres::hooks::set_show::SetShowHook;
 use datafusion_postgres::hooks::transactions::TransactionStatementHook;
@@ -125,13 +126,21 @@ fn service(context: SessionContext) -> DfSessionService {
 
 /// Statements in the engine's words.
 pub(super) fn put_in_words(sql: &str) -> PgWireResult<Cow<'_, str>> {
-    if !sql.contains("pg_catalog") {
+    if !names_catalog(sql) {
         return rewrite(sql, &PostgreSqlDialect {}).map_err(refused);
     }
     // The crate knows many of these questions by heart, and what they mean here.
     static KNOWN: LazyLock<PostgresCompatibilityParser> = LazyLock::new(PostgresCompatibilityParser::new);
     let Ok(statements) = KNOWN.parse(sql) else { return Ok(Cow::Borrowed(sql)) };
     Ok(rewrite_of_catalog(statements).map_err(refused)?.map_or(Cow::Borrowed(sql), Cow::Owned))
+}
+
+/// Whether a statement asks for what PostgreSQL knows of itself; a text or a comment may say so and not mean it.
+fn names_catalog(sql: &str) -> bool {
+    const NAME: &str = "pg_catalog";
+    let names = |token: &Token| matches!(token, Token::Word(word) if word.value.eq_ignore_ascii_case(NAME));
+    sql.to_ascii_lowercase().contains(NAME)
+        && Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize().is_ok_and(|tokens| tokens.iter().any(names))
 }
 
 /// Whether a text holds more than one statement.

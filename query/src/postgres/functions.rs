@@ -259,7 +259,7 @@ fn pg_size_pretty(args: &[Option<&str>]) -> Result<Option<String>> {
     let mut unit = 0;
     // PostgreSQL goes on to the next unit from ten times its size on.
     while size.unsigned_abs() >= 10 * 1024 && unit + 1 < UNITS.len() {
-        size = (size + 512 * size.signum()) / 1024;
+        size = size.saturating_add(512 * size.signum()) / 1024;
         unit += 1;
     }
     Ok(Some(format!("{size} {}", UNITS[unit])))

@@ -15,7 +15,7 @@ use datafusion_postgres::hooks::HookClient;
 use datafusion_postgres::pgwire::api::ClientInfo;
 use datafusion_postgres::pgwire::api::portal::Format;
 use datafusion_postgres::pgwire::api::results::{Response, Tag};
-use datafusion_postgres::pgwire::error::PgWireResult;
+use datafusion_postgres::pgwire::error::{PgWireError, PgWireResult};
 use datafusion_postgres::pgwire::messages::response::TransactionStatus;
 use datafusion_postgres::pgwire::types::format::FormatOptions;
 
@@ -97,6 +97,14 @@ fn savepoint(statement: &Statement, client: &dyn HookClient) -> Option<PgWireRes
     }
 }
 
+/// Why a command is not done here: those that can be were taken out before.
+fn command_among_others(statement: &Statement) -> Option<PgWireError> {
+    matches!(statement, Statement::Copy { .. } | Statement::Declare { .. } | Statement::Fetch { .. }).then(|| {
+        let what = "COPY (query) TO STDOUT, DECLARE name CURSOR FOR query and FETCH n FROM name are sent by themselves, and in these forms";
+        with_code("0A000", what)
+    })
+}
+
 /// A query's plan as rows of text. It names tables, and no files.
 async fn explained(statement: &Statement, context: &SessionContext) -> PgWireResult<DataFrame> {
     let state = context.state();
@@ -129,9 +137,8 @@ impl QueryHook for OnlyQueries {
         if let Some(done) = savepoint(statement, client) {
             return Some(done);
         }
-        if matches!(statement, Statement::Copy { .. } | Statement::Declare { .. } | Statement::Fetch { .. }) {
-            let what = "COPY, DECLARE and FETCH are sent by themselves, and not among other statements";
-            return Some(Err(with_code("0A000", what)));
+        if let Some(refused) = command_among_others(statement) {
+            return Some(Err(refused));
         }
         let options = FormatOptions::from_client_metadata(client.metadata());
         if let Statement::Explain { statement, .. } = statement {
@@ -194,6 +201,7 @@ impl QueryHook for OnlyQueries {
             Statement::Query(_) => checked.and_then(|()| check_plan(plan).map_err(refused)),
             _ => checked,
         };
-        checked.err().map(Err).or_else(|| savepoint(statement, client))
+        let refused = checked.err().or_else(|| command_among_others(statement));
+        refused.map(Err).or_else(|| savepoint(statement, client))
     }
 }

@@ -191,6 +191,6 @@ fn is_all(name: &Ident) -> bool {
 }
 
 /// A name as PostgreSQL reads it: in lower case unless it stands in quotes.
-fn folded(name: &Ident) -> String {
+pub(super) fn folded(name: &Ident) -> String {
     if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
 }

@@ -46,7 +46,10 @@ GROUP BY firmware, platform, vehicle_id, vin, code, count, inactive, batches, fi
 HAVING sum(live) > 0;
 
 CREATE VIEW vehicles AS
-SELECT vin, max_by(vehicle_id, recorded_first) AS vehicle_id, max_by(platform, recorded_first) AS platform,
-       max_by(firmware, recorded_first) AS firmware, count(*) AS batches,
-       min(recorded_first) AS first_seen, max(recorded_last) AS last_seen
-FROM batches GROUP BY vin;
+SELECT vin, vehicle_id, platform, firmware, batches, first_seen, last_seen
+FROM (SELECT vin, vehicle_id, platform, firmware, count(*) OVER (PARTITION BY vin) AS batches,
+             min(recorded_first) OVER (PARTITION BY vin) AS first_seen,
+             max(recorded_last) OVER (PARTITION BY vin) AS last_seen,
+             row_number() OVER (PARTITION BY vin ORDER BY recorded_first DESC, batch_id DESC) AS newest
+      FROM batches) of_vins
+WHERE newest = 1;

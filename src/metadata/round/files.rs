@@ -135,8 +135,8 @@ impl Round<'_> {
         };
         self.withdraw(&current, false);
         self.admit(upload, &mut record);
-        if batch.status.is_at_rest() {
-            // It is at rest again, and what its vehicle says of it with it.
+        if batch.completed_epoch.is_some() {
+            // It is completed again, and what its vehicle says of it with it.
             self.enter(Change::Batch(batch_row(&batch, 0, -1)), Lines::None);
             self.enter(Change::Batch(batch_row(&batch, 0, 1)), Lines::None);
         }
