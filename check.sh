@@ -23,6 +23,8 @@ need lz4 lz4
 need psql postgresql-client
 need python3 python3
 need redis-server redis-server
+need javac default-jdk-headless
+test -e /usr/share/java/postgresql.jar || need the-jdbc-driver libpostgresql-jdbc-java
 python3 -c 'import ensurepip, venv' 2>/dev/null || need python3-venv-is-missing python3-venv
 
 cargo fmt --all --check

@@ -71,7 +71,7 @@ async fn a_chart_shows_its_report_and_is_drawn_once() {
     server.put(&id, "a.log", "E_OTHER\n").await;
     server.complete(&id).await;
     let replaced = server.send(Method::GET, &svg, "").await.text().await.expect("text");
-    assert!(replaced.contains("1 code, 1 sighting") && !replaced.contains("E_FAIL"), "{replaced}");
+    assert!(replaced.contains("1 code, 1 occurrence") && !replaced.contains("E_FAIL"), "{replaced}");
 }
 
 #[tokio::test]

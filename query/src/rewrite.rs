@@ -18,11 +18,11 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, DollarQuotedString, Expr, Function, FunctionArg, FunctionArgExpr,
+    AccessExpr, BinaryOperator, CastKind, DataType, DollarQuotedString, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArguments, Ident, Query, SelectItem, SetExpr, Statement, TableFactor, Value, ValueWithSpan, VisitMut,
     VisitorMut, visit_expressions,
 };
-use datafusion::sql::sqlparser::dialect::Dialect;
+use datafusion::sql::sqlparser::dialect::{Dialect, PostgreSqlDialect};
 use datafusion::sql::sqlparser::parser::Parser;
 
 use crate::query_error::QueryError;
@@ -161,6 +161,21 @@ impl VisitorMut for Words {
         }
     }
 
+    fn post_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<Refused> {
+        if self.of_catalog
+            && let TableFactor::Table { name, alias, .. } = table
+            && name.to_string().eq_ignore_ascii_case("pg_catalog.pg_settings")
+        {
+            let alias = alias.take();
+            let put = settings().map(|subquery| TableFactor::Derived { lateral: false, subquery, alias, sample: None });
+            if let Some(put) = put {
+                *table = put;
+                self.changed = true;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Refused> {
         let put = match expr {
             Expr::SimilarTo { negated, expr, pattern, escape_char: None } => {
@@ -199,6 +214,14 @@ impl VisitorMut for Words {
             {
                 Expr::IsNotNull(left.clone())
             }
+            Expr::BinaryOp { left, op: op @ (BinaryOperator::Eq | BinaryOperator::NotEq), right }
+                if self.of_catalog && is_function_of_type(left) =>
+            {
+                let Some(name) = text_within(right) else { return ControlFlow::Continue(()) };
+                let right = text(name.trim_start_matches("pg_catalog."));
+                Expr::BinaryOp { left: left.clone(), op: op.clone(), right: Box::new(right) }
+            }
+            Expr::CompoundFieldAccess { .. } if self.of_catalog && is_of_key(expr) => no_number(),
             Expr::BinaryOp { left, op: BinaryOperator::LongArrow, right } => {
                 call("label_value", vec![(**left).clone(), (**right).clone()])
             }
@@ -215,10 +238,41 @@ impl VisitorMut for Words {
     }
 }
 
+/// The settings that clients ask a table for: beside the crate's own, how many columns a key may have (JDBC).
+fn settings() -> Option<Box<Query>> {
+    const SETTINGS: &str = "SELECT * FROM pg_catalog.pg_settings UNION ALL SELECT 'max_index_keys', '32', NULL, NULL, \
+                            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL";
+    let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, SETTINGS).ok()?;
+    match statements.pop()? {
+        Statement::Query(query) => Some(query),
+        _ => None,
+    }
+}
+
 /// Whether it is a column that names a function of a type, where PostgreSQL has a number.
 fn is_function_of_type(expr: &Expr) -> bool {
     let name = expr.to_string();
     ["typreceive", "typsend", "typinput", "typoutput"].contains(&name.rsplit('.').next().unwrap_or(&name))
+}
+
+/// The first text that is written out in an expression.
+fn text_within(expr: &Expr) -> Option<String> {
+    let found = visit_expressions(expr, |expr| match text_of(expr) {
+        Some(text) => ControlFlow::Break(text.to_owned()),
+        None => ControlFlow::Continue(()),
+    });
+    match found {
+        ControlFlow::Break(text) => Some(text),
+        ControlFlow::Continue(()) => None,
+    }
+}
+
+/// Whether it is a part of the key of an index or a constraint, of which there are none: `conkey[1]`, `(keys).n`.
+fn is_of_key(expr: &Expr) -> bool {
+    let Expr::CompoundFieldAccess { root, access_chain } = expr else { return false };
+    let is_field = matches!(**root, Expr::Nested(_)) && matches!(access_chain[..], [AccessExpr::Dot(_)]);
+    let text = expr.to_string().to_lowercase();
+    is_field || ["conkey", "confkey", "indkey", "indoption"].iter().any(|key| text.contains(key))
 }
 
 /// Whether it is a column of access rights or options, which nobody has granted or set.
@@ -294,7 +348,8 @@ fn put_function(function: &Function, of_catalog: bool) -> Result<Option<Expr>, S
     match (name.trim_start_matches("pg_catalog."), &function.args) {
         ("array", FunctionArguments::Subquery(_)) if of_catalog => Ok(Some(no_text())),
         // Of columns of constraints and indexes, of which there are none.
-        ("unnest", _) if of_catalog => Ok(Some(no_number())),
+        ("unnest" | "information_schema._pg_expandarray", _) if of_catalog => Ok(Some(no_number())),
+        ("pg_get_indexdef", _) if of_catalog => Ok(Some(no_text())),
         ("array_to_string", FunctionArguments::List(list)) if of_catalog => {
             let nothing = list.args.first().is_some_and(|arg| arg.to_string().contains("CAST(NULL AS TEXT)"));
             Ok(nothing.then(no_text))
@@ -302,9 +357,7 @@ fn put_function(function: &Function, of_catalog: bool) -> Result<Option<Expr>, S
         ("array", FunctionArguments::Subquery(query)) => {
             let query = printed(query.clone());
             let sql = format!("(SELECT array_agg(item) FROM ({query}) AS items (item))");
-            let read = Parser::new(&datafusion::sql::sqlparser::dialect::PostgreSqlDialect {})
-                .try_with_sql(&sql)
-                .and_then(|mut parser| parser.parse_expr());
+            let read = Parser::new(&PostgreSqlDialect {}).try_with_sql(&sql).and_then(|mut parser| parser.parse_expr());
             read.map(Some).map_err(|error| error.to_string())
         }
         ("to_char", FunctionArguments::List(list)) => {
@@ -456,8 +509,6 @@ fn to_char_format(pattern: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
-
     use super::*;
 
     fn check(sql: &str, expected: &str) {
@@ -514,6 +565,9 @@ mod tests {
         };
         check("SELECT pg_catalog.array_to_string(c.relacl, ',')", "SELECT CAST(NULL AS TEXT)");
         check("SELECT ARRAY(SELECT r.rolname FROM pg_roles r)", "SELECT CAST(NULL AS TEXT)");
+        check("SELECT (information_schema._pg_expandarray(i.indkey)).n", "SELECT CAST(NULL AS INTEGER)");
+        check("SELECT 1 WHERE a.attnum = con.conkey[pos.n]", "SELECT 1 WHERE a.attnum = CAST(NULL AS INTEGER)");
+        check("SELECT typinput = 'pg_catalog.array_in'::regproc", "SELECT typinput = 'array_in'");
         check(
             "SELECT 1 WHERE (SELECT c.relkind = 'c' FROM pg_class c WHERE c.oid = 1)",
             "SELECT 1 WHERE (SELECT max(c.relkind = 'c') FROM pg_class c WHERE c.oid = 1)",

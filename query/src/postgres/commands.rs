@@ -172,9 +172,7 @@ impl Door {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let status = client.transaction_status();
-        if status == TransactionStatus::Error {
-            return Err(with_code("25P02", "the transaction has failed; end it first"));
-        }
+        check_transaction(status)?;
         match command {
             Command::Refused(what) => return Err(with_code("0A000", what)),
             Command::Copy { query, form } => {
@@ -182,18 +180,9 @@ impl Door {
                 copy_out(client, rows, &form).await?;
             }
             Command::Declare { cursor, query } => {
-                if status != TransactionStatus::Transaction {
-                    return Err(with_code(
-                        "25P01",
-                        "DECLARE CURSOR can only be used in a transaction; BEGIN one first",
-                    ));
-                }
+                check_declare(client)?;
                 let (rows, stay) = self.rows_of(client, &query, false).await?;
-                // Nobody may ever fetch them.
-                stay.give_back_turn();
-                Kept::of(client).note(Name::Portal(cursor.clone()), query.len())?;
-                Kept::of(client).put_cursor(cursor, rows);
-                send_execution_response(client, Tag::new("DECLARE CURSOR")).await?;
+                keep_cursor(client, cursor, &query, rows, &stay).await?;
             }
             Command::Fetch { cursor, rows: wanted } => {
                 let Some(mut rows) = Kept::of(client).take_cursor(&cursor) else {
@@ -215,21 +204,36 @@ impl Door {
         Ok(status)
     }
 
-    /// The portal that a cursor is, which a client may ask for its columns. It has no rows of its own.
-    pub(super) async fn cursor_portal<C>(
+    /// Declares a cursor over a query with the parameters of the portal that the statement came in. The cursor is a portal
+    /// that a client may ask for its columns.
+    pub(super) async fn declare<C>(
         &self,
-        client: &C,
-        cursor: &str,
+        client: &mut C,
+        cursor: String,
         query: &str,
-    ) -> PgWireResult<Option<Portal<DoorStatement>>>
+        from: &Portal<DoorStatement>,
+    ) -> PgWireResult<TransactionStatus>
     where
-        C: ClientInfo + Unpin + Send + Sync,
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = DoorStatement>,
+        C::Error: std::fmt::Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        let planned = self.query_parser().parse_sql(client, query, &[]).await?;
-        Ok(planned.map(|planned| {
-            let statement = StoredStatement::new(String::new(), planned, Vec::new());
-            Portal::new_cursor(cursor.to_owned(), Arc::new(statement))
-        }))
+        check_declare(client)?;
+        let types = from.statement.parameter_types.clone();
+        let Some(planned) = self.query_parser().parse_sql(client, query, &types).await? else {
+            return Err(refused(QueryError::NotAQuery));
+        };
+        let statement = StoredStatement::new(String::new(), planned, types);
+        let mut portal = Portal::new_cursor(cursor.clone(), Arc::new(statement));
+        portal.parameter_format = from.parameter_format.clone();
+        portal.parameters = from.parameters.clone();
+        let (Response::Query(rows), stay) = self.run_portal(client, &portal, 0).await? else {
+            return Err(refused(QueryError::NotAQuery));
+        };
+        keep_cursor(client, cursor, query, rows, &stay).await?;
+        client.portal_store().put_portal(Arc::new(portal));
+        Ok(client.transaction_status())
     }
 
     /// The rows of a query, as a portal of its own gives them.
@@ -257,6 +261,42 @@ impl Door {
             _ => Err(refused(QueryError::NotAQuery)),
         }
     }
+}
+
+fn check_transaction(status: TransactionStatus) -> PgWireResult<()> {
+    match status {
+        TransactionStatus::Error => Err(with_code("25P02", "the transaction has failed; end it first")),
+        TransactionStatus::Idle | TransactionStatus::Transaction => Ok(()),
+    }
+}
+
+fn check_declare(client: &impl ClientInfo) -> PgWireResult<()> {
+    let status = client.transaction_status();
+    check_transaction(status)?;
+    match status {
+        TransactionStatus::Transaction => Ok(()),
+        _ => Err(with_code("25P01", "DECLARE CURSOR can only be used in a transaction; BEGIN one first")),
+    }
+}
+
+/// Keeps a cursor's rows until they are fetched, which may be never: others have the turn meanwhile.
+async fn keep_cursor<C>(
+    client: &mut C,
+    cursor: String,
+    query: &str,
+    rows: QueryResponse,
+    stay: &Stay,
+) -> PgWireResult<()>
+where
+    C: ClientInfo + Sink<PgWireBackendMessage> + Unpin,
+    C::Error: std::fmt::Debug,
+    PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+{
+    stay.give_back_turn();
+    let kept = Kept::of(client);
+    kept.note(Name::Portal(cursor.clone()), query.len())?;
+    kept.put_cursor(cursor, rows);
+    send_execution_response(client, Tag::new("DECLARE CURSOR")).await
 }
 
 /// The signature, no flags, and no more of a header.

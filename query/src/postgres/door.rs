@@ -394,6 +394,24 @@ impl ExtendedQueryHandler for Door {
         C::Error: std::fmt::Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
+        self.run_portal(client, portal, max_rows).await.map(|(response, _)| response)
+    }
+}
+
+impl Door {
+    /// Begins the query of a portal, whose rows come within what is left of its turn and its time.
+    pub(super) async fn run_portal<C>(
+        &self,
+        client: &mut C,
+        portal: &Portal<DoorStatement>,
+        max_rows: usize,
+    ) -> PgWireResult<(Response, Arc<Stay>)>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = DoorStatement>,
+        C::Error: std::fmt::Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
         let limits = self.limits_for(client);
         let run = async |session: SessionContext| {
             let service = service(session);
@@ -410,7 +428,7 @@ impl ExtendedQueryHandler for Door {
             ExtendedQueryHandler::do_query(&service, client, &planned, max_rows).await
         };
         let (response, stay) = self.within(limits, run).await?;
-        Ok(stay.bound(response))
+        Ok((stay.bound(response), stay))
     }
 }
 

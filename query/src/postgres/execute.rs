@@ -3,8 +3,6 @@
 //! The crate would gather the rows of a portal first, and make room for as many as
 //! the client says that it takes.
 
-use std::sync::Arc;
-
 use datafusion_postgres::pgwire::api::portal::{Portal, PortalExecutionState};
 use datafusion_postgres::pgwire::api::query::{
     ExtendedQueryHandler, SimpleQueryHandler, send_execution_response, send_partial_query_response, send_query_response,
@@ -78,15 +76,10 @@ impl Door {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         if let Some(command) = Command::of(&portal.statement.statement.0) {
-            let cursor = match &command {
-                Command::Declare { cursor, query } => self.cursor_portal(client, cursor, query).await?,
-                _ => None,
+            return match command {
+                Command::Declare { cursor, query } => self.declare(client, cursor, &query, portal).await,
+                command => self.command(client, command).await,
             };
-            let status = self.command(client, command).await?;
-            if let Some(cursor) = cursor {
-                client.portal_store().put_portal(Arc::new(cursor));
-            }
-            return Ok(status);
         }
         let status = client.transaction_status();
         match ExtendedQueryHandler::do_query(self, client, portal, max_rows).await? {

@@ -125,6 +125,8 @@ pub(super) fn register(session: &SessionContext) -> Result<()> {
         ("set_config", set_config),
         ("to_regclass", to_regclass),
         ("pg_size_pretty", pg_size_pretty),
+        ("quote_literal", quote_literal),
+        ("quote_nullable", quote_nullable),
     ] {
         state.register_udf(Arc::new(ScalarUDF::from(Function::new(name, Answer::Text(of)))))?;
     }
@@ -251,6 +253,21 @@ fn to_regclass(args: &[Option<&str>]) -> Result<Option<String>> {
     Ok(is_table.then(|| bare.to_owned()))
 }
 
+/// `quote_literal(text)`: how it is written in a statement.
+fn quote_literal(args: &[Option<&str>]) -> Result<Option<String>> {
+    let Some(Some(text)) = args.first() else { return Ok(None) };
+    let doubled = text.replace('\'', "''");
+    Ok(Some(match doubled.contains('\\') {
+        true => format!("E'{}'", doubled.replace('\\', "\\\\")),
+        false => format!("'{doubled}'"),
+    }))
+}
+
+/// The same, of a null as well.
+fn quote_nullable(args: &[Option<&str>]) -> Result<Option<String>> {
+    Ok(Some(quote_literal(args)?.unwrap_or_else(|| "NULL".to_owned())))
+}
+
 /// `pg_size_pretty(bytes)`.
 fn pg_size_pretty(args: &[Option<&str>]) -> Result<Option<String>> {
     const UNITS: [&str; 6] = ["bytes", "kB", "MB", "GB", "TB", "PB"];
@@ -285,5 +302,9 @@ mod tests {
         {
             assert_eq!(said(pg_size_pretty, &[bytes]), pretty);
         }
+        for (text, quoted) in [("a", "'a'"), ("a'b", "'a''b'"), ("a\\'", "E'a\\\\'''")] {
+            assert_eq!(said(quote_literal, &[text]), quoted);
+        }
+        assert_eq!((said(quote_literal, &[]), said(quote_nullable, &[])), ("null".to_owned(), "NULL".to_owned()));
     }
 }
