@@ -1,5 +1,5 @@
-//! Tools that speak SQL over the PostgreSQL protocol, as their users run them: SQLAlchemy, pandas, psycopg, asyncpg, ADBC
-//! and psql.
+//! Tools that speak SQL over the PostgreSQL protocol, as their users run them: SQLAlchemy, pandas, psycopg, asyncpg, ADBC,
+//! JDBC and psql.
 
 mod common;
 

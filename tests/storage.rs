@@ -249,7 +249,7 @@ async fn a_lake_that_is_missing_or_older_is_refused_and_built_anew_with_every_nu
             "SELECT batch_id, file, code, count, first_seen, example_line FROM error_counts ORDER BY 1, 2, 3",
             "SELECT batch_id, file, line, \"offset\", code, text FROM errors ORDER BY 1, 2, 3, 5",
             "SELECT batch_id, vin, firmware, status FROM batches ORDER BY 1",
-            "SELECT firmware, vin, component, code, count, batches FROM fleet_codes ORDER BY 2, 3, 4",
+            "SELECT firmware, vin, code, count, batches FROM fleet_codes ORDER BY 2, 3",
         ] {
             all.push(server.sql(sql).await);
         }
