@@ -60,6 +60,7 @@ fn lines(rows: &RecordBatch) -> Vec<Line> {
     let cell = |column: &dyn Array, row: usize| match column.data_type() {
         _ if column.is_null(row) => Cell::Null,
         DataType::Utf8 => Cell::Text(column.as_string::<i32>().value(row).to_owned()),
+        DataType::Boolean => Cell::Number(column.as_boolean().value(row).into()),
         DataType::Int32 => Cell::Number(column.as_primitive::<Int32Type>().value(row).into()),
         DataType::Int64 => Cell::Number(column.as_primitive::<Int64Type>().value(row)),
         _ => Cell::Number(column.as_primitive::<TimestampMicrosecondType>().value(row)),
@@ -317,13 +318,13 @@ impl PlainGone {
     fn compacted(&self, table: Table, rows: &[Line], horizon: i64) -> Vec<Line> {
         let (sums, least, greatest): (&[&str], &[&str], &[&str]) = match table {
             Table::Errors => return rows.iter().filter(|row| !self.has(table, row)).cloned().collect(),
-            Table::ErrorCounts => (&["count"], &["severity", "first_seen"], &["epoch", "last_seen"]),
+            Table::ErrorCounts => (&["count"], &["first_seen"], &["epoch", "last_seen"]),
             Table::Batches => (&["live", "completed"], &[], &["epoch"]),
             Table::Fleet => (&["live"], &[], &["epoch"]),
             Table::Files => (
                 &["live", "erased", "bytes", "lines", "long_lines", "last_line", "error_lines", "sightings"],
-                &[],
-                &["epoch", "uploaded_at", "failure", "binary"],
+                &["first_ts"],
+                &["epoch", "uploaded_at", "failure", "binary", "last_ts"],
             ),
         };
         let example = ["rule", "example_line", "example_text"];
