@@ -24,6 +24,8 @@ struct Cell {
     cold: Option<Seen>,
     /// When the warm ones did.
     warm: Vec<(Uuid, Seen)>,
+    /// As it was given last. What is taken back must be that to the letter, whatever batches that came back say.
+    given: Option<Seen>,
 }
 
 /// A warm batch.
@@ -125,7 +127,7 @@ impl Cells {
 
     fn load(&mut self, cell: &CellRow) {
         let CellRow { vehicle, subject, count, inactive, batches, seen } = cell.clone();
-        let loaded = Cell { count, inactive, batches, cold: Some(seen), warm: Vec::new() };
+        let loaded = Cell { count, inactive, batches, cold: Some(seen), warm: Vec::new(), given: Some(seen) };
         self.vehicles.entry(vehicle).or_default().insert(subject, loaded);
     }
 
@@ -209,14 +211,14 @@ fn replace(
     give: &mut impl FnMut(CellRow, bool, i64),
 ) {
     let row = |cell: &Cell| {
-        let seen = cell.seen()?;
+        let seen = cell.given?;
         let (vehicle, subject) = (vehicle.clone(), subject.clone());
         Some(CellRow { vehicle, subject, count: cell.count, inactive: cell.inactive, batches: cell.batches, seen })
     };
     let mut entry = match cells.entry(subject.clone()) {
         Entry::Occupied(entry) => entry,
         Entry::Vacant(entry) => {
-            entry.insert_entry(Cell { count: 0, inactive: 0, batches: 0, cold: None, warm: Vec::new() })
+            entry.insert_entry(Cell { count: 0, inactive: 0, batches: 0, cold: None, warm: Vec::new(), given: None })
         }
     };
     let cell = entry.get_mut();
@@ -233,6 +235,7 @@ fn replace(
         cell.batches += 1;
         cell.warm.push((id, now.seen));
     }
+    cell.given = cell.seen();
     let row_now = row(cell);
     if cell.batches == 0 {
         entry.remove();
