@@ -6,7 +6,8 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use argus_dataflow::{Change, Dataflow, Vehicle};
-use argus_query::{Engine, QueryError, cells};
+use argus_query::cells::{self, BatchOfVehicle};
+use argus_query::{Engine, QueryError};
 use argus_sinks::Snapshot;
 use futures::TryStreamExt;
 use imbl::HashSet;
@@ -40,9 +41,10 @@ pub enum RecoveryError {
 }
 
 /// Tells the dataflow where it goes on, at the snapshot's epoch: the fleet's
-/// cells, and the open batches whose cells the journal is about. Those may have
-/// been held before the restart, and what was loaded beside them counts on it.
-/// Says which batches are held now.
+/// cells, and the batches that may have been held before the restart and whose
+/// cells the journal is about: what it says of them, and of batches that were
+/// loaded beside them, counts on it. Those are the batches that it names, and
+/// the open ones of their vehicles. Says which batches are held now.
 pub async fn restore(
     metadata: &Metadata,
     engine: &Engine,
@@ -57,25 +59,33 @@ pub async fn restore(
     }
     let mut held = HashSet::new();
     let beside = cells::batches_beside(engine, snapshot, &touched).await?;
-    for open in beside.iter().filter(|batch| batch.is_open) {
-        let vehicle = Vehicle::of(&open.batch);
-        let is_other = |id: &Uuid| *id != open.batch.batch_id && !held.contains(id);
+    for BatchOfVehicle { batch, .. } in beside.iter().filter(|one| one.is_open || touched.contains(&one.batch.batch_id))
+    {
+        let vehicle = Vehicle::of(batch);
+        let is_other = |id: &Uuid| *id != batch.batch_id && !held.contains(id);
         let same = beside.iter().filter(|other| Vehicle::of(&other.batch) == vehicle);
         let others = same.map(|other| (other.batch.batch_id, other.batch.created_at));
         let others: Vec<(Uuid, i64)> = others.filter(|(id, _)| is_other(id)).collect();
-        let recall = cells::recall(engine, snapshot, open.batch.clone(), &others).await?;
+        let recall = cells::recall(engine, snapshot, batch.clone(), &others).await?;
         changes.push(Change::Recall(Box::new(recall)));
-        held.insert(open.batch.batch_id);
+        held.insert(batch.batch_id);
     }
     dataflow.advance(snapshot.epoch, changes).map_err(|_| RecoveryError::Stopped)?;
     Ok(held)
 }
 
-/// Whether the dataflow holds what a batch has: from its making or its loading on until nothing happens to it any more.
+/// Whether the dataflow holds what a batch has: from its making or its loading on until nothing happens to it any more,
+/// or another is loaded that takes it for one that is not held.
 pub fn follow_held(held: &mut HashSet<Uuid>, change: &Change) {
     match change {
         Change::Batch(batch) if batch.live > 0 => drop(held.insert(batch.batch_id)),
-        Change::Recall(recall) => drop(held.insert(recall.batch.batch_id)),
+        Change::Recall(recall) if held.contains(&recall.batch.batch_id) => {}
+        Change::Recall(recall) => {
+            for other in &recall.others {
+                held.remove(other);
+            }
+            held.insert(recall.batch.batch_id);
+        }
         Change::Batch(batch) if batch.live < 0 || batch.completed > 0 => drop(held.remove(&batch.batch_id)),
         _ => {}
     }

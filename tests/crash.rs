@@ -193,3 +193,37 @@ async fn a_failing_disk_makes_errors_and_no_false_answer() {
     }
     std::fs::remove_file(library).expect("removes");
 }
+
+/// A restart loads more batches than were loaded before it: what was read beside them then must not stay in the cells.
+#[tokio::test]
+async fn the_fleet_forgets_a_deleted_batch_that_a_restart_loaded() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let (early, late) = (server.new_batch().await, server.new_batch().await);
+    server.put(&early, "a.log", "2026-03-01T08:00:00Z E_FAIL\n").await;
+    server.put(&late, "a.log", "2026-03-01T09:00:00Z E_FAIL\n").await;
+    server.complete(&late).await;
+    server.stop();
+    // The batch is loaded, and the server dies before the lake has anything of it.
+    let server = Server::try_start(data.path(), &[], &[("ARGUS_CRASH_AT", "delta committed:1")]).expect("it listens");
+    let opened = server.send(Method::POST, &format!("/batches/{late}/reopen"), "").await;
+    assert_eq!(opened.status(), StatusCode::OK);
+    assert!(!server.ends_well(), "it died");
+    let server = Server::start(data.path());
+    let deleted = server.send(Method::DELETE, &format!("/batches/{early}"), "").await;
+    assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
+    let sql = "SELECT sum(count), min(first_seen), max(last_seen) FROM fleet_codes";
+    let only_late = json!([[1, "2026-03-01T09:00:00Z", "2026-03-01T09:00:00Z"]]);
+    assert_eq!(server.sql(sql).await, only_late);
+    // What is read beside it when it is loaded again takes nothing back that was never given.
+    server.complete(&late).await;
+    server.send(Method::POST, &format!("/batches/{late}/reopen"), "").await;
+    server.put(&late, "b.log", "2026-03-01T09:00:00Z E_FAIL\n").await;
+    let report = server.complete(&late).await;
+    assert_eq!(report["total_errors"], 2);
+    server.stop();
+    let server = Server::start(data.path());
+    let both = json!([[2, "2026-03-01T09:00:00Z", "2026-03-01T09:00:00Z"]]);
+    assert_eq!(server.sql(sql).await, both);
+    assert_eq!(server.get("/fleet/codes?group_by=platform").await["codes"][0]["count"], 2);
+}

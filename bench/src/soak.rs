@@ -86,7 +86,10 @@ pub struct Args {
     /// Timely workers of the server.
     #[arg(long)]
     workers: Option<u16>,
-    /// Keep the data directory and the server's log in this new folder; without it, they are deleted.
+    /// Everything alive is compared with what it should be about so often, in minutes, and at the end.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    compare_every: u64,
+    /// Keep the data directory and the server's log in this new folder; without it, they are kept only after a failure.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
 }
@@ -103,6 +106,10 @@ pub async fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let soaked = soak.run(args).await;
     soak.state.stop.store(true, Ordering::Relaxed);
     soak.report(run)?;
+    let has_failed = soaked.is_err() || soak.state.seen().failure_count > 0;
+    if has_failed && args.keep.is_none() {
+        run.remark(format!("data and log are in {}", temporary.keep().display()));
+    }
     soaked
 }
 
@@ -154,13 +161,18 @@ impl Soak {
     /// The whole run, in order.
     async fn run(&mut self, args: &Args) -> Result<()> {
         let mut clients = self.start_clients(args);
-        let half = Duration::from_secs(args.minutes * 30);
-        self.supervise(half, args.kill_every).await?;
-        if args.kill_every > 0 {
-            self.kill().await?;
+        let mut minutes = 0;
+        loop {
+            minutes = args.minutes.min(minutes + args.compare_every);
+            self.supervise(Duration::from_secs(minutes * 60), args.kill_every).await?;
+            if minutes == args.minutes {
+                break;
+            }
+            if args.kill_every > 0 {
+                self.kill().await?;
+            }
+            self.pause_and_compare(&format!("after {minutes} minutes")).await;
         }
-        self.pause_and_compare("in the middle").await;
-        self.supervise(half * 2, args.kill_every).await?;
         self.end(&mut clients).await;
         self.pause_and_compare("at the end").await;
         bounds::check_load(&self.state, &self.watch.samples());

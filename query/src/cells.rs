@@ -57,8 +57,8 @@ fn cell(rows: &RecordBatch, row: usize) -> CellRow {
 }
 
 /// What the tables hold of a batch at the snapshot's epoch, and of the `others` (each with the time of its making) that
-/// share its cells and that the dataflow does not hold. Looked up without a query and without a permit of readers, so that readers cannot stop
-/// those who write.
+/// share its cells and that the dataflow does not hold. Looked up without a query and without a permit of readers, so
+/// that readers cannot stop those who write.
 pub async fn recall(
     engine: &Engine,
     snapshot: &Snapshot,
@@ -108,7 +108,8 @@ pub async fn recall(
             add(Subject::CodeOf { component: row.component.clone(), code: row.code.clone() }, seen);
         }
     }
-    Ok(Recall { batch, versions, counts, rest: rest.into_iter().collect() })
+    let others = others.iter().map(|(id, _)| *id).collect();
+    Ok(Recall { batch, versions, counts, rest: rest.into_iter().collect(), others })
 }
 
 /// A batch of the tables as the dataflow takes it, and whether it is open; with the others in the same cells.

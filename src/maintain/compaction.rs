@@ -64,7 +64,7 @@ impl Maintainer {
         let skipped = HashSet::new();
         let mut run = Run { thoroughness, since, is_closed: known >= since, skipped, keeps_gone: false, done };
         loop {
-            let mut gone = Gone::find(&self.store, &self.snapshot(), since, FOUND_MAX).await?;
+            let mut gone = Gone::find(&self.store, &self.snapshot(), committed, since, FOUND_MAX).await?;
             run.keeps_gone |= !gone.unread.is_empty();
             for (table, error) in std::mem::take(&mut gone.unread) {
                 run.skip_unread(table, error);

@@ -45,7 +45,10 @@ pub fn weight_of_text(bytes: u64) -> u64 {
 fn weight(change: &Change) -> u64 {
     match change {
         Change::Admit(file) => weight_of_text(file.bytes),
-        Change::Recall(recall) => CHANGE_BYTES + COUNT_BYTES * (recall.counts.len() + recall.rest.len()) as u64,
+        Change::Recall(recall) => {
+            let ids = size_of_val(&*recall.others) as u64;
+            CHANGE_BYTES + COUNT_BYTES * (recall.counts.len() + recall.rest.len()) as u64 + ids
+        }
         Change::Load(cells) => COUNT_BYTES * cells.len() as u64,
         Change::Batch(_) | Change::Withdraw(_) | Change::Abandon(_) => CHANGE_BYTES,
     }

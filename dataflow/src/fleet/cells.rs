@@ -133,7 +133,13 @@ impl Cells {
 
     /// A cold batch becomes warm; what its cells say stays the same.
     fn recall(&mut self, recall: Recall) {
-        let Recall { batch: BatchRow { batch_id, .. }, versions, counts, rest, .. } = &recall;
+        // After a restart it may be warm already.
+        if self.warm.contains_key(&recall.batch.batch_id) {
+            return;
+        }
+        let Recall { batch: BatchRow { batch_id, .. }, versions, counts, rest, others } = &recall;
+        // What they say is in the rest, and would stay there when they change.
+        others.iter().for_each(|other| self.cool(*other));
         let versions = versions.iter();
         let mut versions: HashMap<VersionId, Version> = versions
             .map(|one| {
@@ -152,7 +158,6 @@ impl Cells {
             for (subject, contribution) in &batch.contribution {
                 if let Some(cell) = cells.get_mut(subject) {
                     cell.cold = rest.remove(subject);
-                    cell.warm.retain(|(warm, _)| warm != batch_id);
                     cell.warm.push((*batch_id, contribution.seen));
                 }
             }
@@ -235,7 +240,7 @@ fn replace(
         cell.batches += 1;
         cell.warm.push((id, now.seen));
     }
-    cell.given = cell.seen();
+    cell.given = cell.seen().filter(|_| cell.batches > 0);
     let row_now = row(cell);
     if cell.batches == 0 {
         entry.remove();

@@ -148,6 +148,9 @@ pub struct Recall {
     pub counts: Vec<RecalledCount>,
     /// When the cold batches that stay saw what the cells of this one count.
     pub rest: Vec<(Subject, Seen)>,
+    /// Those batches. After a restart more batches may be warm than were when this was read: they become cold again.
+    #[serde(default)]
+    pub others: Vec<Uuid>,
 }
 
 /// A live version of a batch that comes back.

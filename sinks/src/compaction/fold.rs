@@ -3,14 +3,14 @@
 //!
 //! Rows come in the table's order, so all that may become one lie together: a
 //! *unit* is one batch and code of `error_counts`, one batch of `batches` and
-//! `files`, one vehicle and code of `fleet`, or one vehicle of which something
-//! was deleted, where everything becomes one. Only the old rows of the last unit
+//! `files`, or one vehicle and code of `fleet`. Only the old rows of the last unit
 //! are held until the next one begins, and when they are many they are summed on
-//! the way. Newer rows pass.
+//! the way. Newer rows pass. Of a vehicle of which something was deleted, all that
+//! is committed counts as old.
 //!
 //! All measures are differences that readers sum, so a unit that is too large to
-//! be held may be written in several parts and says the same. Only for a vehicle
-//! of which something was deleted all of it is held: what was deleted leaves
+//! be held may be written in several parts and says the same. Only a unit of a
+//! vehicle of which something was deleted is held whole: what was deleted leaves
 //! no row when everything is summed.
 //!
 //! A row of `batches` or `files` that takes something back is never summed with
@@ -177,13 +177,9 @@ impl<'g> Fold<'g> {
             let column = rows.column(rows.schema().index_of(column)?).as_string::<i32>();
             Ok(column.is_valid(row).then(|| column.value(row).to_owned()))
         };
-        let has_code = |first: &str| match self.table {
-            Table::ErrorCounts => true,
-            Table::Fleet => !self.gone.has_vehicle(first),
-            Table::Errors | Table::Batches | Table::Files => false,
-        };
+        let has_code = matches!(self.table, Table::ErrorCounts | Table::Fleet);
         let first = text(if self.table == Table::Fleet { "vin" } else { "batch_id" })?.unwrap_or_default();
-        let code = has_code(&first).then(|| text("code")).transpose()?;
+        let code = has_code.then(|| text("code")).transpose()?;
         Ok(Unit { first, code })
     }
 
@@ -192,7 +188,7 @@ impl<'g> Fold<'g> {
         let epochs = rows.column(rows.schema().index_of("epoch")?).as_primitive::<Int64Type>();
         let is_old = epochs.iter().map(|epoch| epoch.map(|epoch| epoch <= self.horizon as i64)).collect();
         match self.table {
-            Table::Fleet => or(&is_old, &self.gone.of_gone_vehicles(rows)?),
+            Table::Fleet => or(&is_old, &self.gone.summed(rows)?),
             _ => Ok(is_old),
         }
     }

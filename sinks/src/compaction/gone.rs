@@ -1,4 +1,4 @@
-//! What is gone by what is committed, and leaves no row: versions that were
+//! What is gone by what every table holds, and leaves no row: versions that were
 //! replaced before the past that is kept, and deleted files and batches, whose
 //! versions leave at once.
 //!
@@ -39,8 +39,11 @@ pub struct Gone {
     /// Batches and versions, in order.
     versions: Vec<(u128, u128)>,
     batches: BTreeSet<u128>,
-    /// Vehicles of which something was deleted: nothing older is told apart of their cells.
+    /// Vehicles of which something was deleted: nothing up to `committed` is told apart of their cells.
     vins: BTreeSet<String>,
+    /// The last epoch that every table holds. After a crash some tables may hold later ones, and a restart goes on from
+    /// what they said before those: of later ones nothing is gone, and no cell is summed.
+    committed: u64,
     /// Whether the limit was reached: there is more for another run.
     pub is_partial: bool,
     /// Files of `files` and `batches` that could not be read, so what they say is gone was not found.
@@ -58,14 +61,16 @@ struct Search<'s> {
 }
 
 impl Gone {
-    /// What is gone where nothing before `horizon` is told apart: at most so many of each kind.
+    /// What is gone where every table holds the epochs up to `committed` and nothing before `horizon` is told apart: at
+    /// most so many of each kind.
     pub async fn find(
         store: &Arc<dyn ObjectStore>,
         snapshot: &Snapshot,
+        committed: u64,
         horizon: u64,
         found_max: usize,
     ) -> Result<Gone, CompactionError> {
-        let (gone, erased) = (Gone::default(), BTreeMap::new());
+        let (gone, erased) = (Gone { committed, ..Gone::default() }, BTreeMap::new());
         let mut search = Search { store, snapshot, gone, erased, found_max };
         search.find_batches().await?;
         search.find_replaced(horizon).await?;
@@ -133,8 +138,20 @@ impl Gone {
         if gone.true_count() == 0 { Ok(rows) } else { filter_record_batch(&rows, &not(&gone)?) }
     }
 
+    /// Which rows of `fleet` are of a vehicle of which something was deleted, and are summed whatever their epoch.
+    pub fn summed(&self, rows: &RecordBatch) -> Result<BooleanArray, ArrowError> {
+        let epochs = long(rows, "epoch")?;
+        let of_vehicles = self.of_gone_vehicles(rows)?;
+        let is_summed = |row: usize| of_vehicles.value(row) && self.is_committed(epochs(row));
+        Ok((0..rows.num_rows()).map(|row| Some(is_summed(row))).collect())
+    }
+
+    fn is_committed(&self, epoch: i64) -> bool {
+        u64::try_from(epoch).is_ok_and(|epoch| epoch <= self.committed)
+    }
+
     /// Which rows of `fleet` are of a vehicle of which something was deleted.
-    pub fn of_gone_vehicles(&self, rows: &RecordBatch) -> Result<BooleanArray, ArrowError> {
+    fn of_gone_vehicles(&self, rows: &RecordBatch) -> Result<BooleanArray, ArrowError> {
         let vins = text(rows, "vin")?;
         Ok((0..rows.num_rows()).map(|row| Some(self.has_vehicle(vins.value(row)))).collect())
     }
@@ -174,12 +191,17 @@ impl Gone {
 }
 
 impl Search<'_> {
+    fn is_committed(&self, epoch: i64) -> bool {
+        self.gone.is_committed(epoch)
+    }
+
     /// Deleted batches.
     async fn find_batches(&mut self) -> Result<(), CompactionError> {
         let wanted = |group: &RowGroupMetaData| takes_back(group, &["live"]);
         let taken = &mut |search: &mut Self, rows: &RecordBatch| -> Result<(), ArrowError> {
-            let (batches, live) = (text(rows, "batch_id")?, int(rows, "live")?);
-            for row in (0..rows.num_rows()).filter(|row| live(*row) < 0) {
+            let (batches, live, epochs) = (text(rows, "batch_id")?, int(rows, "live")?, long(rows, "epoch")?);
+            let is_gone = |row: &usize| live(*row) < 0 && search.is_committed(epochs(*row));
+            for row in (0..rows.num_rows()).filter(is_gone).collect::<Vec<_>>() {
                 let Some(batch) = id(batches.value(row)) else { continue };
                 if search.gone.batches.len() < search.found_max {
                     search.gone.batches.insert(batch);
@@ -189,7 +211,7 @@ impl Search<'_> {
             }
             Ok(())
         };
-        self.look_through(Table::Batches, &["batch_id", "live"], |_, _| true, wanted, taken).await
+        self.look_through(Table::Batches, &["epoch", "batch_id", "live"], |_, _| true, wanted, taken).await
     }
 
     /// Versions that were replaced before the horizon, and deleted files.
@@ -204,6 +226,7 @@ impl Search<'_> {
                     continue;
                 }
                 if erased(row) > 0
+                    && search.is_committed(epochs(row))
                     && let Some(file) = id(files.value(row))
                 {
                     if search.erased.len() < search.found_max {

@@ -285,12 +285,15 @@ struct PlainGone {
     versions: BTreeSet<Cell>,
     batches: BTreeSet<Cell>,
     vins: BTreeSet<Cell>,
+    committed: i64,
 }
 
 impl PlainGone {
-    fn of(files: &[Line], batches: &[Line], horizon: i64) -> PlainGone {
-        let dead = batches.iter().filter(|row| number(row, "live") < 0).map(|row| row["batch_id"].clone()).collect();
-        let erased: Vec<&Line> = files.iter().filter(|row| number(row, "erased") > 0).collect();
+    fn of(files: &[Line], batches: &[Line], committed: i64, horizon: i64) -> PlainGone {
+        let is_committed = |row: &&Line| number(row, "epoch") <= committed;
+        let dead = batches.iter().filter(is_committed).filter(|row| number(row, "live") < 0);
+        let dead = dead.map(|row| row["batch_id"].clone()).collect();
+        let erased: Vec<&Line> = files.iter().filter(is_committed).filter(|row| number(row, "erased") > 0).collect();
         let erased_files: BTreeSet<&Cell> = erased.iter().map(|row| &row["file_id"]).collect();
         let versions = files.iter().filter(|row| {
             number(row, "live") < 0 && number(row, "epoch") <= horizon || erased_files.contains(&row["file_id"])
@@ -299,6 +302,7 @@ impl PlainGone {
             versions: versions.map(|row| row["version"].clone()).collect(),
             batches: dead,
             vins: BTreeSet::new(),
+            committed,
         };
         let touched: BTreeSet<&Cell> = erased.iter().map(|row| &row["batch_id"]).chain(&gone.batches).collect();
         let vins = batches.iter().filter(|row| touched.contains(&row["batch_id"])).map(|row| row["vin"].clone());
@@ -331,7 +335,9 @@ impl PlainGone {
         let mut left = Vec::new();
         let mut groups: BTreeMap<Line, Vec<Line>> = BTreeMap::new();
         for row in rows.iter().filter(|row| !self.has(table, row)) {
-            let is_old = number(row, "epoch") <= horizon || table == Table::Fleet && self.vins.contains(&row["vin"]);
+            let epoch = number(row, "epoch");
+            let is_summed = table == Table::Fleet && self.vins.contains(&row["vin"]) && epoch <= self.committed;
+            let is_old = epoch <= horizon || is_summed;
             if !is_old {
                 left.push(row.clone());
                 continue;
@@ -396,8 +402,9 @@ async fn compacted_tables_equal_a_plain_loop_over_all_rows() {
             rows.insert(table, lines(&made));
         }
         let horizon = random.below(25);
-        let gone = Gone::find(&lake.store, &lake.snapshot(), horizon, FOUND_MAX).await.expect("reads");
-        let plain = PlainGone::of(&rows[&Table::Files], &rows[&Table::Batches], horizon as i64);
+        let committed = horizon + random.below(20);
+        let gone = Gone::find(&lake.store, &lake.snapshot(), committed, horizon, FOUND_MAX).await.expect("reads");
+        let plain = PlainGone::of(&rows[&Table::Files], &rows[&Table::Batches], committed as i64, horizon as i64);
         for table in Table::ALL {
             let found = lake.compacted(table, &gone, horizon).await;
             assert!(keys(table, &found).is_sorted(), "seed {seed}: {table:?} is out of order");
@@ -424,7 +431,7 @@ async fn what_is_found_is_limited_and_the_next_runs_find_the_rest() {
     for seed in 0..20 {
         let mut random = Random(seed);
         let (all_files, all_batches) = (files(&mut random, 200), batches(&mut random, 30));
-        let plain = PlainGone::of(&lines(&all_files), &lines(&all_batches), 10);
+        let plain = PlainGone::of(&lines(&all_files), &lines(&all_batches), 10, 10);
         let counts = error_counts(&mut random, 300);
         let mut left =
             BTreeMap::from([(Table::ErrorCounts, counts), (Table::Batches, all_batches), (Table::Files, all_files)]);
@@ -434,7 +441,7 @@ async fn what_is_found_is_limited_and_the_next_runs_find_the_rest() {
             for (table, rows) in &left {
                 lake.split(&mut random, *table, rows, 3).await;
             }
-            let gone = Gone::find(&lake.store, &lake.snapshot(), 10, 1).await.expect("reads");
+            let gone = Gone::find(&lake.store, &lake.snapshot(), 10, 10, 1).await.expect("reads");
             for (table, rows) in &mut left {
                 *rows = gone.without(*table, rows.clone()).expect("filters");
             }
