@@ -1,54 +1,29 @@
-//! Argus: the place where a vehicle fleet's update logs become answers.
+//! Argus counts the error codes in a vehicle fleet's update logs and answers queries about them.
 //!
-//! This crate ties the others together: `argus_dataflow` counts,
-//! `argus_sinks` keeps, `argus_query` answers. In reading order:
+//! This crate connects the others: `argus_dataflow` counts, `argus_sinks`
+//! stores, `argus_query` reads. A module uses only modules above it in this list:
 //!
-//! - [`cli`], [`config`]: what may be said on the command line, in variables and in a file;
-//! - [`model`], [`status`]: batches, files, and where a batch stands;
-//! - [`ingest`], [`digest`], [`raw`]: an upload becomes durable bytes and blocks;
-//! - [`pipeline`], [`metadata`]: changes are accepted, at an epoch, durably; [`growing`]: files grow in order;
-//! - [`events`]: what happened to batches, for its [`followers`]; [`failures`]: files that could not be counted;
-//! - [`recovery`]: and are fed again after a restart;
-//! - [`maintain`]: maintenance of a data directory, with [`erasure`] of what was deleted, [`orphans`] of crashes, and the
-//!   space on the [`disk`]; [`every`] says how often; [`recount`] builds the lake
-//!   anew from the [`stored`] files, and [`rescan`] counts those of a batch again beside everything else;
-//! - [`service`]: all of it, tied together;
-//! - [`http`], [`serve`]: the service over HTTP;
-//! - [`reports`], [`charts`]: reports and their pictures, kept;
-//! - [`analyze`], [`sql`] and its [`prompt`]: the same without a server; [`explain`] says how rules are searched for;
-//! - [`render`]: answers for people and for pipes; [`terminal`]: what a terminal is shown of them.
+//! - [`data_dir`]: the data directory and its lock; [`shutdown`]: whether the server is stopping;
+//! - [`domain`]: batches, files, their status and their events;
+//! - [`metadata`]: batches and files in SQLite, and the journal of accepted changes;
+//! - [`ingest`]: receives uploads, stores their bytes durably, and splits them into blocks;
+//! - [`pipeline`]: accepts changes durably, each at an epoch, and replays them after a restart;
+//! - [`maintenance`]: compaction, retention, erasure, recounts;
+//! - [`answers`]: cached reports and charts;
+//! - [`app`]: opens and connects all parts;
+//! - [`http`]: the service over HTTP; [`server`]: HTTP and the SQL servers together;
+//! - [`cli`]: the command line; [`allocator`]: the allocator of the process.
 
 pub mod allocator;
-pub mod analyze;
-pub mod charts;
+pub mod answers;
+pub mod app;
 pub mod cli;
-pub mod config;
-pub mod digest;
-pub mod disk;
-pub mod erasure;
-pub mod events;
-pub mod every;
-pub mod explain;
-pub mod failures;
-pub mod followers;
-pub mod growing;
+pub mod data_dir;
+pub mod domain;
 pub mod http;
 pub mod ingest;
-pub mod maintain;
+pub mod maintenance;
 pub mod metadata;
-pub mod model;
-pub mod orphans;
 pub mod pipeline;
-pub mod prompt;
-pub mod raw;
-pub mod recount;
-pub mod recovery;
-pub mod render;
-pub mod reports;
-pub mod rescan;
-pub mod serve;
-pub mod service;
-pub mod sql;
-pub mod status;
-pub mod stored;
-pub mod terminal;
+pub mod server;
+pub mod shutdown;

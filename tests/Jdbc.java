@@ -7,7 +7,7 @@ import java.sql.SQLException;
 import java.sql.Statement;
 import java.sql.Timestamp;
 
-/** What DBeaver, Metabase and others ask over JDBC: the catalog, prepared statements, rows by cursor. */
+/** What DBeaver, Metabase and others use over JDBC: the catalog, prepared statements, rows by cursor. */
 class Jdbc {
     private static int count(ResultSet rows) throws SQLException {
         int count = 0;
@@ -34,7 +34,7 @@ class Jdbc {
                 statement.setLong(1, 2);
                 statement.setString(2, "%");
                 statement.setTimestamp(3, Timestamp.valueOf("2020-01-01 00:00:00"));
-                // From the fifth time on, the server keeps it under a name.
+                // From the fifth execution on, the driver uses a named statement on the server.
                 for (int time = 0; time < 7; time++) {
                     count(statement.executeQuery());
                 }

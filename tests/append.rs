@@ -24,7 +24,7 @@ fn sha256(bytes: &[u8]) -> Value {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }
 
-/// What must be the same however the bytes arrived.
+/// The fields that must not depend on how the bytes arrived.
 fn essence(report: &Value) -> Value {
     let of = |value: &Value, names: &[&str]| -> Value { names.iter().map(|name| value[*name].clone()).collect() };
     json!({
@@ -54,7 +54,7 @@ async fn a_file_appended_in_any_pieces_equals_the_file_uploaded_whole() {
             assert_eq!(receipt["sha256"], sha256(&text.as_bytes()[..offset]));
             let lines = text[..offset].matches('\n').count();
             assert_eq!((&receipt["lines"], &receipt["generation"]), (&json!(lines), &json!(1)));
-            // Counted when answered: nobody has to wait.
+            // The part is counted when the request is answered.
             let report = server.get(&format!("/batches/{id}/report")).await;
             assert_eq!(report["total_lines"], json!(lines), "at {offset}");
         }
@@ -63,7 +63,7 @@ async fn a_file_appended_in_any_pieces_equals_the_file_uploaded_whole() {
 }
 
 #[tokio::test]
-async fn a_retry_at_the_old_offset_is_refused_with_the_true_one() {
+async fn a_retry_at_an_old_offset_is_refused_with_the_current_one() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -79,7 +79,7 @@ async fn a_retry_at_the_old_offset_is_refused_with_the_true_one() {
         (early.status(), &early.headers()["upload-offset"]),
         (StatusCode::CONFLICT, &"0".parse().expect("text"))
     );
-    // Without an offset there is nothing to check; with a key, a retry answers what the first did.
+    // Without an offset there is nothing to check; with a key, a retry gets the first response.
     let path = format!("/batches/{id}/files/a.log/lines");
     for _ in 0..3 {
         let answer =
@@ -91,7 +91,7 @@ async fn a_retry_at_the_old_offset_is_refused_with_the_true_one() {
 }
 
 #[tokio::test]
-async fn an_open_line_goes_on_after_an_upload_a_completion_and_a_crash() {
+async fn an_open_line_is_continued_after_an_upload_a_completion_and_a_crash() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;

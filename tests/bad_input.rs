@@ -1,4 +1,4 @@
-//! Bad input gets a clear problem and loses nothing.
+//! Bad input gets a clear problem response, and no data is lost.
 
 mod common;
 
@@ -9,7 +9,7 @@ use common::{Server, gzip};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-/// Checks the form of a problem; says its detail.
+/// Checks the form of a problem response; returns its detail.
 async fn problem(answer: Response, status: u16) -> String {
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
     assert_eq!(answer.status(), StatusCode::from_u16(status).expect("a status"));
@@ -22,7 +22,7 @@ async fn problem(answer: Response, status: u16) -> String {
 }
 
 #[tokio::test]
-async fn batches_that_do_not_hold_are_refused() {
+async fn invalid_batches_are_refused() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     for body in [
@@ -76,7 +76,7 @@ async fn unknown_batches_and_paths_are_404_and_bad_parameters_422() {
 }
 
 #[tokio::test]
-async fn names_that_leave_their_folder_are_refused() {
+async fn file_names_that_leave_their_folder_are_refused() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -106,7 +106,7 @@ async fn a_completed_batch_takes_no_file() {
     server.complete(&id).await;
     for name in ["a.log", "b.log"] {
         let answer = server.send(Method::PUT, &format!("/batches/{id}/files/{name}"), "E_ABORT\n").await;
-        assert!(problem(answer, 409).await.contains("reopen"), "it says what to do");
+        assert!(problem(answer, 409).await.contains("reopen"), "the detail says what to do");
     }
     let again = server.send(Method::POST, &format!("/batches/{id}/complete"), "").await;
     assert_eq!(again.status(), StatusCode::ACCEPTED);
@@ -114,7 +114,7 @@ async fn a_completed_batch_takes_no_file() {
 }
 
 #[tokio::test]
-async fn a_client_that_only_sends_gets_its_refusal_all_the_same() {
+async fn a_client_that_only_sends_still_gets_the_refusal() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -134,7 +134,7 @@ async fn a_client_that_only_sends_gets_its_refusal_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_cut_off_leaves_no_file_and_the_batch_unharmed() {
+async fn a_truncated_body_leaves_no_file_and_the_batch_intact() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -198,8 +198,8 @@ async fn an_archive_is_415_and_counts_nothing() {
         assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
         let body: Value = answer.json().await.expect("JSON");
         assert_eq!(body["type"], json!("urn:argus:problem:archive"));
-        let said = format!("this is a {kind} archive; unpack it and upload each file by itself");
-        assert_eq!(body["detail"], json!(said));
+        let detail = format!("this is a {kind} archive; unpack it and upload each file by itself");
+        assert_eq!(body["detail"], json!(detail));
     }
     let path = format!("/batches/{id}/files/a.log");
     let answer = server.send_with(Method::PUT, &path, &[("Content-Encoding", "gzip")], gzip(&tar)).await;
@@ -209,7 +209,7 @@ async fn an_archive_is_415_and_counts_nothing() {
 }
 
 #[tokio::test]
-async fn only_queries_are_answered() {
+async fn only_queries_are_allowed() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -255,6 +255,6 @@ async fn a_second_server_on_the_same_data_is_refused() {
     let path = data.path().to_str().expect("text");
     let second = common::argus(&["serve", "--listen", "127.0.0.1:0", "--data", path], b"");
     assert_eq!(second.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&second.stderr);
-    assert!(said.contains("another argus has"), "{said}");
+    let errors = String::from_utf8_lossy(&second.stderr);
+    assert!(errors.contains("another argus has"), "{errors}");
 }

@@ -13,7 +13,7 @@ const BMS: &str = "2026-03-01 10:15:30,123 ERROR [main] bms.Monitor - DTC P0A1F-
                    2026-03-01 10:15:32,500 WARN [main] bms.Monitor - DTC P0A1F-87 stored, errno: 5\n";
 
 #[tokio::test]
-async fn a_batch_goes_from_its_making_to_a_final_report_and_is_found_again_after_a_restart() {
+async fn a_batch_goes_from_creation_to_a_final_report_and_survives_a_restart() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let new = json!({"vehicle_id": "veh-1", "vin": common::VIN, "platform": "p1", "firmware": "7.2.1"});
@@ -59,7 +59,7 @@ async fn a_batch_goes_from_its_making_to_a_final_report_and_is_found_again_after
 }
 
 #[tokio::test]
-async fn what_was_answered_survives_kill_9_and_nothing_is_there_twice() {
+async fn acknowledged_data_survives_kill_9_exactly_once() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let mut expected = 0;
     let mut server = Server::start(data.path());
@@ -86,7 +86,7 @@ async fn what_was_answered_survives_kill_9_and_nothing_is_there_twice() {
 }
 
 #[tokio::test]
-async fn a_completed_batch_comes_to_rest_though_the_server_was_killed() {
+async fn a_completed_batch_is_finished_although_the_server_was_killed() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -102,7 +102,7 @@ async fn a_completed_batch_comes_to_rest_though_the_server_was_killed() {
 }
 
 #[tokio::test]
-async fn an_upload_that_was_not_accepted_does_not_disturb_a_restart() {
+async fn rejected_uploads_do_not_affect_a_restart() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let mut server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -124,7 +124,7 @@ async fn an_upload_that_was_not_accepted_does_not_disturb_a_restart() {
 }
 
 #[tokio::test]
-async fn a_form_that_is_not_whole_leaves_none_of_its_files() {
+async fn an_incomplete_form_leaves_none_of_its_files() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -145,7 +145,7 @@ async fn a_form_that_is_not_whole_leaves_none_of_its_files() {
 }
 
 #[tokio::test]
-async fn a_hundred_batches_at_once_each_have_the_right_report() {
+async fn a_hundred_concurrent_batches_each_have_the_right_report() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let one = async |number: usize| {
@@ -167,7 +167,7 @@ async fn a_hundred_batches_at_once_each_have_the_right_report() {
 }
 
 #[tokio::test]
-async fn every_real_log_counts_the_same_over_http_however_it_is_sent() {
+async fn real_logs_have_the_same_counts_over_http_in_every_encoding() {
     let Some(logs) = RealLogs::find() else { return };
     for (workers, block_bytes) in [("1", "64"), ("4", "1048576")] {
         let data = tempfile::tempdir().expect("a temporary folder");
@@ -203,7 +203,7 @@ async fn every_real_log_counts_the_same_over_http_however_it_is_sent() {
 }
 
 #[tokio::test]
-async fn lines_with_codes_come_page_by_page_in_order_of_file_and_line() {
+async fn lines_with_codes_are_paged_in_order_of_file_and_line() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -222,10 +222,10 @@ async fn lines_with_codes_come_page_by_page_in_order_of_file_and_line() {
         }
     }
     assert_eq!(seen.len(), 160);
-    let places: Vec<_> =
+    let positions: Vec<_> =
         seen.iter().map(|e| (e["file"].to_string(), e["line"].as_u64(), e["code"].to_string())).collect();
-    assert!(places.is_sorted(), "{places:?}");
-    assert_eq!(places.iter().collect::<BTreeSet<_>>().len(), 160);
+    assert!(positions.is_sorted(), "{positions:?}");
+    assert_eq!(positions.iter().collect::<BTreeSet<_>>().len(), 160);
     assert_eq!(seen[0]["text"], "E_FIRST and SIGSEGV in line 0");
     assert_eq!(seen[2]["offset"], json!("E_FIRST and SIGSEGV in line 0\nnothing\n".len()));
     let one = server.get(&format!("/batches/{id}/errors?code=E_SECOND&file=b.log&limit=1000")).await;
@@ -256,7 +256,7 @@ async fn batches_are_listed_newest_first_and_filtered() {
 }
 
 #[tokio::test]
-async fn a_retry_with_the_same_idempotency_key_answers_the_first_batch() {
+async fn a_retry_with_the_same_idempotency_key_returns_the_first_batch() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let new = json!({"vehicle_id": "v", "vin": common::VIN}).to_string().into_bytes();
@@ -270,7 +270,7 @@ async fn a_retry_with_the_same_idempotency_key_answers_the_first_batch() {
 }
 
 #[tokio::test]
-async fn the_same_bytes_again_change_nothing_and_other_bytes_make_a_generation() {
+async fn the_same_bytes_again_change_nothing_and_other_bytes_create_a_generation() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -329,7 +329,7 @@ async fn codes_are_new_for_a_vehicle_once_and_compared_with_the_platforms_other_
 }
 
 #[tokio::test]
-async fn a_report_is_tagged_and_cut() {
+async fn a_report_has_an_etag_and_can_be_truncated() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -345,7 +345,7 @@ async fn a_report_is_tagged_and_cut() {
 }
 
 #[tokio::test]
-async fn two_firmwares_are_compared_by_vehicles_and_a_vehicle_tells_its_history() {
+async fn firmwares_are_compared_by_vehicles_and_a_vehicle_has_a_history() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let mut last = String::new();
@@ -370,8 +370,8 @@ async fn two_firmwares_are_compared_by_vehicles_and_a_vehicle_tells_its_history(
     assert_eq!((&same["code"], &same["change"], &same["p_value"]), (&json!("E_FAIL"), &json!("same"), &json!(1.0)));
     let unknown = server.send(Method::GET, "/fleet/compare?firmware=7.2.1&against=9.9.9", "").await;
     assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
-    let unsaid = server.send(Method::GET, "/fleet/compare?firmware=7.2.1", "").await;
-    assert_eq!(unsaid.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let missing = server.send(Method::GET, "/fleet/compare?firmware=7.2.1", "").await;
+    assert_eq!(missing.status(), StatusCode::UNPROCESSABLE_ENTITY);
 
     let history = server.get("/vehicles/WVWZZZ1JZXW000004/history").await;
     assert_eq!(history["batches"][0]["batch_id"], last);

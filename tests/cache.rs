@@ -1,4 +1,4 @@
-//! Kept answers: found, shared, never stale, whatever Redis does.
+//! Cached responses: hit, shared and never stale, whatever Redis does.
 
 mod common;
 
@@ -13,15 +13,15 @@ const QUERIES: &str = "argus_computed_total{kind=\"sql\"}";
 const CHARTS: &str = "argus_computed_total{kind=\"chart\"}";
 const FLEET: &str = "argus_computed_total{kind=\"fleet\"}";
 
-/// Requests at once for one report.
-const CROWD: usize = 10_000;
+/// Concurrent requests for one report.
+const REQUESTS: usize = 10_000;
 
 fn header<'a>(answer: &'a reqwest::Response, name: &str) -> &'a str {
     answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 #[tokio::test]
-async fn a_report_is_named_by_what_it_says() {
+async fn the_etag_of_a_report_depends_on_its_content() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch_of(json!({"vehicle_id": "v", "vin": VIN, "platform": "p"})).await;
@@ -34,14 +34,14 @@ async fn a_report_is_named_by_what_it_says() {
     let again = server.send(Method::GET, &path, "").await;
     assert_eq!((header(&again, "cache-status"), header(&again, "etag")), ("argus; hit", &*tag));
     let before: Value = again.json().await.expect("JSON");
-    let strong = tag.strip_prefix("W/").expect("the epoch is not in the name");
+    let strong = tag.strip_prefix("W/").expect("a weak ETag, without the epoch");
     for known in [&tag, strong, &format!("\"other\", {tag}"), "*"] {
         let known = server.send_with(Method::GET, &path, &[("if-none-match", known)], Vec::new()).await;
         assert_eq!((known.status(), header(&known, "etag")), (StatusCode::NOT_MODIFIED, &*tag));
         assert!(known.bytes().await.expect("a body").is_empty());
     }
-    let computed = server.figure(REPORTS).await;
-    // Another vehicle changes the epoch, and with its platform what the fleet says.
+    let computed = server.metric(REPORTS).await;
+    // Another vehicle of the platform changes the epoch and the fleet fields.
     let other = server.new_batch_of(json!({"vehicle_id": "w", "vin": VIN.replace('1', "2"), "platform": "p"})).await;
     let receipt = server.put(&other, "b.log", "E_FAIL\nno code\n").await;
     let report = server.get(&format!("{path}?min_epoch={}", receipt["epoch"])).await;
@@ -49,15 +49,15 @@ async fn a_report_is_named_by_what_it_says() {
     assert_eq!((&before["codes"][0]["fleet_ratio"], &report["codes"][0]["fleet_ratio"]), (&json!(null), &json!(2.0)));
     let changed = server.send_with(Method::GET, &path, &[("if-none-match", &tag)], Vec::new()).await;
     assert_eq!(changed.status(), StatusCode::OK);
-    // Fewer codes are another answer.
+    // Fewer codes give another ETag.
     let cut = server.send(Method::GET, &format!("{path}?top=0"), "").await;
     assert_ne!(header(&cut, "etag"), header(&changed, "etag"));
     assert_eq!(cut.json::<Value>().await.expect("JSON")["codes"], json!([]));
-    assert_eq!(server.figure(REPORTS).await, computed, "none of it was computed anew");
+    assert_eq!(server.metric(REPORTS).await, computed, "nothing was computed again");
 }
 
 #[tokio::test]
-async fn a_kept_report_is_answered_alike_before_the_router_and_behind_it() {
+async fn a_cached_report_is_the_same_before_and_behind_the_router() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -65,7 +65,7 @@ async fn a_kept_report_is_answered_alike_before_the_router_and_behind_it() {
     server.complete(&id).await;
     let path = format!("/batches/{id}/report");
     let tag = header(&server.send(Method::GET, &path, "").await, "etag").to_owned();
-    let told = async |path: &str, known: &str| {
+    let fetched = async |path: &str, known: &str| {
         let answer = server.send_with(Method::GET, path, &[("if-none-match", known)], Vec::new()).await;
         let mut headers = answer.headers().clone();
         headers.remove("date");
@@ -78,8 +78,8 @@ async fn a_kept_report_is_answered_alike_before_the_router_and_behind_it() {
         (StatusCode::NOT_MODIFIED, header(&whole, "content-length"))
     );
     for known in ["\"another\"", &tag] {
-        // Only the path as it stands is answered before the router.
-        let (before, behind) = (told(&path, known).await, told(&format!("{path}?"), known).await);
+        // Only the exact path is handled before the router.
+        let (before, behind) = (fetched(&path, known).await, fetched(&format!("{path}?"), known).await);
         assert_eq!(before, behind);
         assert_eq!(before.1["cache-status"], "argus; hit");
         assert_eq!(before.1.contains_key("content-length"), before.0 == StatusCode::OK);
@@ -87,18 +87,18 @@ async fn a_kept_report_is_answered_alike_before_the_router_and_behind_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_that_asks_for_one_report_has_it_computed_once() {
+async fn concurrent_requests_for_one_report_compute_it_once() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
     server.put(&id, "a.log", "E_FAIL\nSIGSEGV\n").await;
     server.complete(&id).await;
     server.stop();
-    // After a start nothing is kept in memory, so it comes from the files.
+    // After a restart no report is cached in memory, so it comes from the files.
     let server = Server::start(data.path());
     let client = reqwest::Client::new();
     let url = server.url(&format!("/batches/{id}/report"));
-    let asked: Vec<_> = (0..CROWD)
+    let asked: Vec<_> = (0..REQUESTS)
         .map(|_| {
             let request = client.get(&url);
             tokio::spawn(async move {
@@ -112,12 +112,12 @@ async fn a_crowd_that_asks_for_one_report_has_it_computed_once() {
     for asked in asked {
         answers.push(asked.await.expect("it ends"));
     }
-    assert!(answers.iter().all(|answer| *answer == answers[0]), "all are answered alike");
-    assert_eq!(server.figure(REPORTS).await, 1.0);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "all responses are the same");
+    assert_eq!(server.metric(REPORTS).await, 1.0);
 }
 
 #[tokio::test]
-async fn the_same_question_at_the_same_epoch_is_asked_once() {
+async fn the_same_query_at_the_same_epoch_is_computed_once() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch_of(json!({"vehicle_id": "v", "vin": VIN, "firmware": "7.2.1"})).await;
@@ -130,31 +130,31 @@ async fn the_same_question_at_the_same_epoch_is_asked_once() {
     let sql = "SELECT code, sum(count) FROM error_counts GROUP BY code";
     assert_eq!(query(sql).await["rows"], json!([["E_FAIL", 1]]));
     assert_eq!(query(sql).await, query(sql).await);
-    assert_eq!(server.figure(QUERIES).await, 1.0);
-    // What asks for chance is asked anew.
+    assert_eq!(server.metric(QUERIES).await, 1.0);
+    // A query with random values is not cached.
     assert_ne!(query("SELECT random()").await["rows"], query("SELECT random()").await["rows"]);
     for path in ["/fleet/codes?group_by=firmware", "/fleet/codes?group_by=firmware", "/fleet/codes?group_by=vehicle"] {
         server.get(path).await;
     }
-    assert_eq!(server.figure(FLEET).await, 2.0);
-    // A batch without files changes nothing of the fleet, and the answer is of its epoch.
+    assert_eq!(server.metric(FLEET).await, 2.0);
+    // A batch without files does not change the fleet, but the response has its epoch.
     let other = server.new_batch().await;
     let path = "/fleet/codes?group_by=firmware&min_epoch=";
     let before = server.get(path.trim_end_matches("&min_epoch=")).await;
     let epoch = server.get(&format!("/batches/{other}")).await["epoch"].clone();
     let after = server.get(&format!("{path}{epoch}")).await;
     assert!(after["epoch"].as_u64() >= epoch.as_u64() && after["codes"] == before["codes"]);
-    assert_eq!(server.figure(FLEET).await, 2.0);
+    assert_eq!(server.metric(FLEET).await, 2.0);
     server.put(&other, "b.log", "E_FAIL\n").await;
     server.complete(&other).await;
     let codes = server.get("/fleet/codes?group_by=firmware").await;
     assert_eq!(codes["codes"].as_array().map(Vec::len), Some(2), "{codes}");
-    assert_eq!(server.figure(FLEET).await, 3.0);
+    assert_eq!(server.metric(FLEET).await, 3.0);
     assert_eq!(query(sql).await["rows"], json!([["E_FAIL", 2]]));
 }
 
 #[tokio::test]
-async fn answers_outlive_the_process_in_redis() {
+async fn cached_responses_survive_a_restart_in_redis() {
     let (data, redis) = (tempfile::tempdir().expect("a temporary folder"), RedisServer::start());
     let start = || Server::start_with(data.path(), &["--redis", &redis.url()]);
     let server = start();
@@ -177,23 +177,23 @@ async fn answers_outlive_the_process_in_redis() {
     assert_eq!(found.json::<Value>().await.expect("JSON")["codes"], report["codes"]);
     assert_eq!(server.sql(sql).await, json!([[1]]));
     assert_eq!(chart(&server).await, drawn);
-    for kept in [REPORTS, QUERIES, CHARTS] {
-        assert_eq!(server.figure(kept).await, 0.0, "{kept}");
+    for metric in [REPORTS, QUERIES, CHARTS] {
+        assert_eq!(server.metric(metric).await, 0.0, "{metric}");
     }
-    assert_eq!(server.figure(REDIS_HIT).await, 3.0);
+    assert_eq!(server.metric(REDIS_HIT).await, 3.0);
     server.stop();
 
-    // What is there is not what was put there.
+    // Corrupted entries are not used.
     assert!(redis.corrupt() >= 2);
     let server = start();
     let found = server.send(Method::GET, &format!("/batches/{id}/report"), "").await;
     assert_eq!(header(&found, "cache-status"), "argus; fwd=uri-miss; stored");
     assert_eq!(found.json::<Value>().await.expect("JSON")["codes"], report["codes"]);
     assert_eq!(server.sql(sql).await, json!([[1]]));
-    assert_eq!((server.figure(REPORTS).await, server.figure(QUERIES).await), (1.0, 1.0));
+    assert_eq!((server.metric(REPORTS).await, server.metric(QUERIES).await), (1.0, 1.0));
     server.stop();
 
-    // Other rules say otherwise of the same question at the same epoch.
+    // With other rules the same query has another result at the same epoch.
     let rules = data.path().join("rules.toml");
     std::fs::write(&rules, "[[rule]]\nname = \"other\"\npatterns = [{ pattern = '(?P<code>OTHER)' }]\n")
         .expect("writes");
@@ -206,14 +206,14 @@ async fn answers_outlive_the_process_in_redis() {
     assert_eq!(server.sql(known).await, json!([[1]]));
     server.stop();
 
-    // Another deployment with the same Redis has nothing of it.
+    // Another deployment with the same Redis does not read these entries.
     let elsewhere = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start_with(elsewhere.path(), &["--redis", &redis.url()]);
     assert_eq!(server.sql(sql).await, json!([[0]]));
 }
 
 #[tokio::test]
-async fn a_redis_that_is_gone_or_hangs_costs_no_answer() {
+async fn a_missing_or_hanging_redis_fails_no_request() {
     let (data, mut redis) = (tempfile::tempdir().expect("a temporary folder"), RedisServer::start());
     let server = Server::start_with(data.path(), &["--redis", &redis.url()]);
     let check = async |count: u64| {
@@ -234,5 +234,5 @@ async fn a_redis_that_is_gone_or_hangs_costs_no_answer() {
     server.stop();
     let refused = common::argus(&["serve", "--redis", "nonsense", "--data", data.path().to_str().expect("text")], b"");
     assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("no address of a Redis server"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("the Redis URL is invalid"));
 }

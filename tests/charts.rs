@@ -1,4 +1,4 @@
-//! Charts: pictures of reports, drawn once for what a report says.
+//! Charts: images of reports, drawn once for the same content.
 
 mod common;
 
@@ -20,19 +20,19 @@ async fn a_chart_shows_its_report_and_is_drawn_once() {
     let server = Server::start(data.path());
     let id = server.new_batch_of(json!({"vehicle_id": "v", "vin": VIN, "platform": "p"})).await;
     let (svg, png) = (format!("/batches/{id}/chart.svg"), format!("/batches/{id}/chart.png"));
-    // One that has nothing yet has a chart that says so.
+    // An empty batch has a chart with zeros.
     let empty = server.send(Method::GET, &svg, "").await.text().await.expect("text");
     assert!(empty.contains("0 codes, 0 occurrences") && !empty.contains("NaN"), "{empty}");
     let log = "E_FAIL </title><script>\u{1}\nE_FAIL\nE_OTHER\nKernel panic\nnothing\n";
     let receipt = server.put(&id, "a.log", log).await;
     server.complete(&id).await;
-    let drawn = server.figure(CHARTS).await;
+    let drawn = server.metric(CHARTS).await;
     let answer = server.send(Method::GET, &format!("{svg}?min_epoch={}", receipt["epoch"]), "").await;
     assert_eq!((answer.status(), header(&answer, "content-type")), (StatusCode::OK, "image/svg+xml"));
     let tag = header(&answer, "etag").to_owned();
     let picture = answer.text().await.expect("text");
     Tree::from_str(&picture, &Options::default()).expect("it is XML");
-    for said in [
+    for text in [
         "3 codes, 4 occurrences",
         "4 of 5 lines in 1 file",
         "E_FAIL",
@@ -40,10 +40,10 @@ async fn a_chart_shows_its_report_and_is_drawn_once() {
         "KERNEL:PANIC",
         "new: for this vehicle",
     ] {
-        assert!(picture.contains(said), "{said} in {picture}");
+        assert!(picture.contains(text), "{text} in {picture}");
     }
     assert!(!picture.contains("<script>"), "{picture}");
-    // The same for who asks again, or has it.
+    // Repeated and conditional requests get the cached chart.
     let again = server.send_with(Method::GET, &svg, &[("if-none-match", &tag)], Vec::new()).await;
     assert_eq!((again.status(), header(&again, "cache-status")), (StatusCode::NOT_MODIFIED, "argus; hit"));
     let answer = server.send(Method::GET, &png, "").await;
@@ -53,20 +53,20 @@ async fn a_chart_shows_its_report_and_is_drawn_once() {
         let is_wanted = |pixel: [u8; 3]| pixel.iter().zip(wanted).all(|(is, wanted)| is.abs_diff(wanted) < 2);
         pixels.pixels().iter().filter(|pixel| is_wanted([pixel.red(), pixel.green(), pixel.blue()])).count()
     };
-    // Bars of what is high and of what is medium, and words in letters: their edges are of shades between.
+    // Bars of two severities, and text; anti-aliased edges have other colours.
     let paper = count([255, 255, 255]);
     let (high, medium, ink) = (count([0xa4, 0x0e, 0x26]), count([0xd1, 0x57, 0x2c]), count([0x24, 0x29, 0x2f]));
     assert!(
         high > 3000 && medium > 3000 && ink > 1000 && paper > pixels.pixels().len() / 2,
         "{high} {medium} {ink} {paper}"
     );
-    assert_eq!(server.figure(CHARTS).await, drawn + 2.0);
-    // Somebody else's batch moves the epoch and nothing of the report.
+    assert_eq!(server.metric(CHARTS).await, drawn + 2.0);
+    // A batch of another vehicle changes the epoch, but not the report.
     let other = server.new_batch_of(json!({"vehicle_id": "w", "vin": VIN.replace('1', "2")})).await;
     let receipt = server.put(&other, "b.log", "E_FAIL\n").await;
     let same = server.send(Method::GET, &format!("{svg}?min_epoch={}", receipt["epoch"]), "").await;
-    assert_eq!((header(&same, "etag"), server.figure(CHARTS).await), (&*tag, drawn + 2.0));
-    // What the report says anew shows.
+    assert_eq!((header(&same, "etag"), server.metric(CHARTS).await), (&*tag, drawn + 2.0));
+    // A changed report changes the chart.
     server.send(Method::POST, &format!("/batches/{id}/reopen"), "").await;
     server.put(&id, "a.log", "E_OTHER\n").await;
     server.complete(&id).await;
@@ -75,7 +75,7 @@ async fn a_chart_shows_its_report_and_is_drawn_once() {
 }
 
 #[tokio::test]
-async fn fewer_codes_are_another_chart_and_bad_requests_are_told() {
+async fn fewer_codes_give_another_chart_and_bad_requests_are_refused() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;

@@ -12,7 +12,7 @@ fn text(path: &Path) -> &str {
 }
 
 #[test]
-fn every_real_log_counts_the_same_with_any_number_of_workers_and_any_block_size() {
+fn real_logs_have_the_same_counts_with_any_number_of_workers_and_any_block_size() {
     let Some(logs) = RealLogs::find() else { return };
     for (workers, block_bytes) in [("1", "64"), ("4", "4096"), ("1", "1048576"), ("4", "262144")] {
         let report = analyze(&["--workers", workers, "--block-bytes", block_bytes, text(logs.folder())], b"");
@@ -72,15 +72,15 @@ fn a_file_that_cannot_be_read_is_named_and_the_others_are_counted() {
     let report: Value = serde_json::from_slice(&output.stdout).expect("a report all the same");
     assert_eq!(counts(&report), json!({"E_FAIL": 1}));
     assert_eq!(report["total_files"], json!(1));
-    let said = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = said.lines().collect();
-    assert_eq!(lines.len(), 2, "{said}");
-    assert!(lines.iter().any(|line| line.contains("bad.gz: ")), "{said}");
-    assert!(lines.iter().any(|line| line.ends_with("missing.log: No such file or directory")), "{said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = errors.lines().collect();
+    assert_eq!(lines.len(), 2, "{errors}");
+    assert!(lines.iter().any(|line| line.contains("bad.gz: ")), "{errors}");
+    assert!(lines.iter().any(|line| line.ends_with("missing.log: No such file or directory")), "{errors}");
 }
 
 #[test]
-fn compressed_files_are_read_through_and_an_archive_is_a_failure_that_says_what_to_do() {
+fn compressed_files_are_read_and_an_archive_fails_with_advice() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = |name: &str| folder.path().join(name);
     for (tool, end) in [("gzip", "gz"), ("bzip2", "bz2"), ("xz", "xz"), ("zstd", "zst"), ("lz4", "lz4")] {
@@ -97,18 +97,21 @@ fn compressed_files_are_read_through_and_an_archive_is_a_failure_that_says_what_
     assert_eq!(output.status.code(), Some(1));
     let report: Value = serde_json::from_slice(&output.stdout).expect("a report all the same");
     assert_eq!((counts(&report), &report["total_files"]), (json!({"E_FAIL": 1000}), &json!(1)));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.ends_with("logs.zip: this is a zip archive; unpack it and upload each file by itself\n"), "{said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        errors.ends_with("logs.zip: this is a zip archive; unpack it and upload each file by itself\n"),
+        "{errors}"
+    );
 }
 
 #[test]
-fn binary_content_is_said_to_be_binary() {
+fn binary_content_is_reported() {
     let input = b"\x7fELF\0\0E_FAIL\n";
     let report = analyze(&["-"], input);
     assert_eq!((counts(&report), &report["files"][0]["binary"]), (json!({"E_FAIL": 1}), &json!(true)));
     let table = argus(&["analyze", "--format", "table", "-"], input);
     let table = String::from_utf8(table.stdout).expect("text");
-    assert!(table.ends_with("\n- is binary: it holds bytes that are no text\n"), "{table}");
+    assert!(table.ends_with("\n- is binary: it contains bytes that are not text\n"), "{table}");
     assert_eq!(analyze(&["-"], b"E_FAIL\n")["files"][0].get("binary"), None);
 }
 
@@ -140,9 +143,12 @@ fn rules_of_a_file_replace_the_built_in_ones_or_come_before_them() {
     std::fs::write(&rules, rule.replace("(?P<code>", "(?P<kode>")).expect("writes");
     let refused = argus(&["analyze", "--rules", text(&rules), "-"], input);
     assert_eq!(refused.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(said.contains("rules.toml") && said.contains("\"acme\"") && said.contains("no group \"code\""), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        errors.contains("rules.toml") && errors.contains("\"acme\"") && errors.contains("no group named \"code\""),
+        "{errors}"
+    );
+    assert_eq!(errors.lines().count(), 1, "{errors}");
 }
 
 #[test]
@@ -189,7 +195,7 @@ fn analyze_writes_its_tables_as_parquet_and_leaves_nothing_else() {
 }
 
 #[tokio::test]
-async fn sql_reads_a_data_directory_beside_a_stopped_server() {
+async fn sql_reads_the_data_directory_of_a_stopped_server() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -209,5 +215,8 @@ async fn sql_reads_a_data_directory_beside_a_stopped_server() {
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(String::from_utf8_lossy(&refused.stderr).lines().count(), 1);
     let nowhere = argus(&["sql", "--data", "/nowhere", "SELECT 1"], b"");
-    assert_eq!(String::from_utf8_lossy(&nowhere.stderr), "argus: /nowhere is no data directory\n");
+    assert_eq!(
+        String::from_utf8_lossy(&nowhere.stderr),
+        "argus: /nowhere is not a data directory: it has no folder `lake`\n"
+    );
 }

@@ -1,7 +1,7 @@
-//! `kill -9` at every named point of the way, and a disk that fails: what was
-//! answered is there once, nothing is there twice, and no answer is false.
+//! `kill -9` at every named crash point, and a failing disk: acknowledged data is stored exactly once, and no response
+//! is false.
 //!
-//! `ARGUS_CRASHES=100 cargo test --test crash` dies so often at each point.
+//! `ARGUS_CRASHES=100 cargo test --test crash` crashes 100 times at each point.
 
 mod common;
 
@@ -14,32 +14,32 @@ use common::{Server, argus};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-/// What the client was told: bytes of the file for each batch that stands for certain, and what may be.
+/// What the server acknowledged to the client.
 #[derive(Default)]
-struct Told {
+struct Acknowledged {
     batches: BTreeMap<String, Batch>,
 }
 
 #[derive(Default, Clone)]
 struct Batch {
-    /// What the last successful answer says is there.
+    /// The lines after the last successful response.
     sure: u64,
-    /// What an unanswered request may have made of it.
+    /// The lines if a request without a response took effect.
     maybe: Option<u64>,
     deleted: bool,
 }
 
-/// A round of work that ends when the server dies, or is done. Each batch has one file of `E_FAIL` lines.
-async fn work(server: &Server, told: &mut Told, seed: u64) -> Option<()> {
+/// Runs a round of requests; `None` when the server dies. Each batch has one file of `E_FAIL` lines.
+async fn work(server: &Server, acknowledged: &mut Acknowledged, seed: u64) -> Option<()> {
     for number in 0..6 {
         let described = json!({"vehicle_id": "v", "vin": common::VIN, "platform": "p"}).to_string();
         let answer = server.try_send(Method::POST, "/batches", &[], described).await?;
         let batch: Value = answer.json().await.ok()?;
         let id = batch["id"].as_str()?.to_owned();
-        told.batches.insert(id.clone(), Batch::default());
+        acknowledged.batches.insert(id.clone(), Batch::default());
         for step in 0..4 {
             let (now, wanted, request) = {
-                let sure = told.batches[&id].sure;
+                let sure = acknowledged.batches[&id].sure;
                 match (seed + number + step) % 4 {
                     0 => (sure, 3 + step, (Method::PUT, format!("/batches/{id}/files/a.log"), 3 + step)),
                     3 if sure > 0 => (sure, 0, (Method::DELETE, format!("/batches/{id}/files/a.log"), 0)),
@@ -47,35 +47,35 @@ async fn work(server: &Server, told: &mut Told, seed: u64) -> Option<()> {
                 }
             };
             let (method, path, lines) = request;
-            told.batches.get_mut(&id)?.maybe = Some(wanted);
+            acknowledged.batches.get_mut(&id)?.maybe = Some(wanted);
             let body = "E_FAIL\n".repeat(lines as usize);
             let offset = (now * 7).to_string();
             let headers: &[(&str, &str)] = if path.ends_with("/lines") { &[("Upload-Offset", &offset)] } else { &[] };
             let answer = server.try_send(method, &path, headers, body).await?;
             assert!(answer.status().is_success(), "{path}: {}", answer.status());
-            // The whole answer, not only that there is one.
+            // The whole response, not only its status.
             answer.bytes().await.ok()?;
-            *told.batches.get_mut(&id)? = Batch { sure: wanted, ..Batch::default() };
+            *acknowledged.batches.get_mut(&id)? = Batch { sure: wanted, ..Batch::default() };
         }
         server.try_send(Method::POST, &format!("/batches/{id}/complete"), &[], String::new()).await?;
         if number % 3 == 2 {
-            told.batches.get_mut(&id)?.deleted = true;
+            acknowledged.batches.get_mut(&id)?.deleted = true;
             server.try_send(Method::DELETE, &format!("/batches/{id}"), &[], String::new()).await?;
-            told.batches.remove(&id);
+            acknowledged.batches.remove(&id);
         }
     }
     Some(())
 }
 
-/// Every view agrees with what was told, and with the others.
-async fn check(server: &Server, told: &mut Told, point: &str) {
+/// Every view agrees with what was acknowledged, and with the others.
+async fn check(server: &Server, acknowledged: &mut Acknowledged, point: &str) {
     let mut sum = 0;
-    for (id, batch) in &mut told.batches {
+    for (id, batch) in &mut acknowledged.batches {
         let answer = server.send(Method::GET, &format!("/batches/{id}/report"), "").await;
         if batch.deleted && answer.status() == StatusCode::NOT_FOUND {
             continue;
         }
-        assert_eq!(answer.status(), StatusCode::OK, "{id} was answered");
+        assert_eq!(answer.status(), StatusCode::OK, "{id} was acknowledged");
         let report: Value = answer.json().await.expect("JSON");
         let lines = report["total_errors"].as_u64().expect("a number");
         assert!(lines == batch.sure || batch.maybe == Some(lines), "{id}: {lines} of {:?}", (batch.sure, batch.maybe));
@@ -89,7 +89,7 @@ async fn check(server: &Server, told: &mut Told, point: &str) {
         "SELECT coalesce(sum(lines), 0) FROM files",
         "SELECT coalesce(sum(count), 0) FROM fleet_codes",
     ] {
-        // A batch whose making was not answered has no file.
+        // A batch whose creation was not acknowledged has no file.
         assert_eq!(server.sql(sql).await, json!([[sum]]), "{sql} after {point}");
     }
     let fleet = server.get("/fleet/codes?group_by=platform").await;
@@ -97,42 +97,42 @@ async fn check(server: &Server, told: &mut Told, point: &str) {
 }
 
 #[tokio::test]
-async fn what_was_answered_survives_a_death_at_every_point() {
-    let deaths: u64 = std::env::var("ARGUS_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+async fn acknowledged_data_survives_a_crash_at_every_point() {
+    let crashes: u64 = std::env::var("ARGUS_CRASHES").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     for point in crash::POINTS {
         let data = tempfile::tempdir().expect("a temporary folder");
-        let mut told = Told::default();
-        let mut died = 0;
-        for round in 0..deaths {
+        let mut acknowledged = Acknowledged::default();
+        let mut crashed = 0;
+        for round in 0..crashes {
             let at = format!("{point}:{}", 1 + round % 13 * 3);
             if ["compacting", "vacuuming"].contains(&point) {
                 let server = Server::start(data.path());
-                work(&server, &mut told, round).await.expect("nothing dies");
+                work(&server, &mut acknowledged, round).await.expect("it does not crash");
                 server.stop();
                 let at = format!("{point}:{}", 1 + round % 5);
                 let mut maintain = Command::new(common::ARGUS);
                 maintain.args(["maintain", "--retention", "0s", "--data"]).arg(data.path());
-                died += u64::from(!maintain.env("ARGUS_CRASH_AT", at).status().expect("argus starts").success());
+                crashed += u64::from(!maintain.env("ARGUS_CRASH_AT", at).status().expect("argus starts").success());
             } else {
                 let variables = [("ARGUS_MAINTAIN_EVERY_MS", "40"), ("ARGUS_CRASH_AT", &*at)];
-                // It may die before it listens, in what a death before left to be done.
+                // It may crash before it listens, while it recovers from the crash before.
                 match Server::try_start(data.path(), &["--retention", "0s"], &variables) {
                     Some(server) => {
-                        let worked = work(&server, &mut told, round).await.is_some();
-                        // What is left to commit may be what it dies of.
-                        died += u64::from(!(worked && server.ends_well()));
+                        let worked = work(&server, &mut acknowledged, round).await.is_some();
+                        // It may crash at the last commit.
+                        crashed += u64::from(!(worked && server.ends_well()));
                     }
-                    None => died += 1,
+                    None => crashed += 1,
                 }
             }
             let server = Server::start(data.path());
-            check(&server, &mut told, point).await;
+            check(&server, &mut acknowledged, point).await;
             server.kill();
         }
-        assert!(died > 0, "nothing ever died at {point:?}");
+        assert!(crashed > 0, "no crash at {point:?}");
         let output = argus(&["maintain", "--data", data.path().to_str().expect("text"), "--retention", "0s"], b"");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        check(&Server::start(data.path()), &mut told, point).await;
+        check(&Server::start(data.path()), &mut acknowledged, point).await;
     }
 }
 
@@ -147,7 +147,7 @@ fn failing_disk() -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn a_failing_disk_makes_errors_and_no_false_answer() {
+async fn a_failing_disk_causes_errors_and_no_false_response() {
     let library = failing_disk();
     for mode in ["enospc", "short", "fsync"] {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -177,7 +177,7 @@ async fn a_failing_disk_makes_errors_and_no_false_answer() {
                         assert!(answer.status().is_server_error(), "{mode}: {}", answer.status());
                         refused += 1;
                     }
-                    // It may end rather than say what it cannot know.
+                    // The server may exit if it cannot know the outcome.
                     None => refused += 1,
                 }
             }
@@ -187,16 +187,16 @@ async fn a_failing_disk_makes_errors_and_no_false_answer() {
         let server = Server::start(&data);
         let report = server.get(&format!("/batches/{id}/report")).await;
         let found = report["total_errors"].as_u64().expect("a number");
-        // What was refused may have become durable all the same; what was answered must have.
+        // A refused request may be durable nevertheless; an acknowledged one must be.
         assert!((sure..=sure + refused).contains(&found), "{mode}: {found} of {sure} and {refused}");
         assert_eq!(server.sql("SELECT count(*) FROM errors").await, json!([[found]]));
     }
     std::fs::remove_file(library).expect("removes");
 }
 
-/// A restart loads more batches than were loaded before it: what was read beside them then must not stay in the cells.
+/// A restart loads more batches than were loaded before. What was read together with them must not stay in the cells.
 #[tokio::test]
-async fn the_fleet_forgets_a_deleted_batch_that_a_restart_loaded() {
+async fn a_deleted_batch_that_a_restart_loaded_leaves_the_fleet() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let (early, late) = (server.new_batch().await, server.new_batch().await);
@@ -204,18 +204,18 @@ async fn the_fleet_forgets_a_deleted_batch_that_a_restart_loaded() {
     server.put(&late, "a.log", "2026-03-01T09:00:00Z E_FAIL\n").await;
     server.complete(&late).await;
     server.stop();
-    // The batch is loaded, and the server dies before the lake has anything of it.
+    // The batch is loaded, and the server crashes before it commits any of it to the lake.
     let server = Server::try_start(data.path(), &[], &[("ARGUS_CRASH_AT", "delta committed:1")]).expect("it listens");
     let opened = server.send(Method::POST, &format!("/batches/{late}/reopen"), "").await;
     assert_eq!(opened.status(), StatusCode::OK);
-    assert!(!server.ends_well(), "it died");
+    assert!(!server.ends_well(), "it crashes");
     let server = Server::start(data.path());
     let deleted = server.send(Method::DELETE, &format!("/batches/{early}"), "").await;
     assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
     let sql = "SELECT sum(count), min(first_seen), max(last_seen) FROM fleet_codes";
     let only_late = json!([[1, "2026-03-01T09:00:00Z", "2026-03-01T09:00:00Z"]]);
     assert_eq!(server.sql(sql).await, only_late);
-    // What is read beside it when it is loaded again takes nothing back that was never given.
+    // Loading it again does not retract rows that were never inserted.
     server.complete(&late).await;
     server.send(Method::POST, &format!("/batches/{late}/reopen"), "").await;
     server.put(&late, "b.log", "2026-03-01T09:00:00Z E_FAIL\n").await;

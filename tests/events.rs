@@ -1,4 +1,4 @@
-//! What happens to a batch, followed while it happens.
+//! Server-sent events of a batch, read while it changes.
 
 mod common;
 
@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 /// One server-sent event.
 #[derive(Debug, Clone, PartialEq)]
-struct Told {
+struct Event {
     id: String,
     name: String,
     data: Value,
 }
 
-/// Reads events from where `last` was, until one satisfies `enough`.
-async fn follow(server: &Server, batch: &str, last: Option<&str>, enough: impl Fn(&Told) -> bool) -> Vec<Told> {
+/// Reads the events after `last`, until one satisfies `enough`.
+async fn follow(server: &Server, batch: &str, last: Option<&str>, enough: impl Fn(&Event) -> bool) -> Vec<Event> {
     let request = Client::new().get(server.url(&format!("/batches/{batch}/events")));
     let request = last.into_iter().fold(request, |request, last| request.header("Last-Event-ID", last));
     let answer = request.send().await.expect("the server answers");
@@ -30,10 +30,10 @@ async fn follow(server: &Server, batch: &str, last: Option<&str>, enough: impl F
             let field = |name: &str| {
                 block.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
             };
-            let told = Told { id: field("id:"), name: field("event:"), data: parse(&field("data:")) };
+            let event = Event { id: field("id:"), name: field("event:"), data: parse(&field("data:")) };
             text = rest.to_owned();
-            let done = enough(&told);
-            all.push(told);
+            let done = enough(&event);
+            all.push(event);
             if done {
                 return all;
             }
@@ -48,28 +48,28 @@ fn parse(data: &str) -> Value {
 }
 
 #[tokio::test]
-async fn every_status_is_told_in_order_and_a_reader_that_was_away_misses_none() {
+async fn every_status_is_sent_in_order_and_a_reconnected_client_misses_none() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
-    let completed = |told: &Told| told.name == "status" && told.data["status"] == "completed";
+    let completed = |event: &Event| event.name == "status" && event.data["status"] == "completed";
     let (all, ()) = tokio::join!(follow(&server, &id, None, completed), async {
         server.put(&id, "a.log", "E_FAIL\nE_ABORT\nok\n").await;
         server.complete(&id).await;
     });
-    let statuses = |all: &[Told]| -> Vec<String> {
-        let told = all.iter().filter(|told| told.name == "status");
-        told.map(|told| told.data["status"].as_str().expect("a word").to_owned()).collect()
+    let statuses = |all: &[Event]| -> Vec<String> {
+        let events = all.iter().filter(|event| event.name == "status");
+        events.map(|event| event.data["status"].as_str().expect("text").to_owned()).collect()
     };
     let in_order = ["uploaded", "scattering", "scattered", "gathering", "gathered", "diagnosing", "completed"];
     assert_eq!(statuses(&all), in_order);
-    let report = all.iter().find(|told| told.name == "report").expect("the report is told");
+    let report = all.iter().find(|event| event.name == "report").expect("a report event");
     assert_eq!((&report.data["total_lines"], &report.data["error_codes"]), (&json!(3), &json!(2)));
     assert_eq!(report.data["event_type"], "AllFilesGathered");
-    let progress = all.iter().rfind(|told| told.name == "progress").expect("progress is told");
+    let progress = all.iter().rfind(|event| event.name == "progress").expect("a progress event");
     assert_eq!((&progress.data["parsed_files"], &progress.data["lines"]), (&json!(1), &json!(3)));
 
-    let third = all.iter().filter(|told| told.name == "status").nth(2).expect("there are more");
+    let third = all.iter().filter(|event| event.name == "status").nth(2).expect("there are more");
     let rest = follow(&server, &id, Some(&third.id), completed).await;
     assert_eq!(statuses(&rest), in_order[3..]);
     server.stop();
@@ -78,7 +78,7 @@ async fn every_status_is_told_in_order_and_a_reader_that_was_away_misses_none() 
 }
 
 #[tokio::test]
-async fn a_server_stops_though_somebody_follows() {
+async fn a_server_stops_although_a_client_follows_events() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -87,7 +87,7 @@ async fn a_server_stops_though_somebody_follows() {
     stream.next().await.expect("the first event").expect("is whole");
     let begun = std::time::Instant::now();
     tokio::task::spawn_blocking(|| server.stop()).await.expect("it stops");
-    // Far below the time that open requests are given.
+    // Far below the grace period of open requests.
     assert!(begun.elapsed().as_secs() < 20);
     while let Some(chunk) = stream.next().await {
         chunk.expect("the stream ends well");
@@ -95,7 +95,7 @@ async fn a_server_stops_though_somebody_follows() {
 }
 
 #[tokio::test]
-async fn a_foreign_event_id_is_refused() {
+async fn an_invalid_event_id_is_refused() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;

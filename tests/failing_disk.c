@@ -1,7 +1,7 @@
-// A disk that fails on demand, for tests: preloaded into the program, it makes
-// writes and syncs below $FAILING_DISK_DIR fail while the file
-// $FAILING_DISK_MODE names a way to fail: "enospc", "short" (half is written,
-// then no space) or "fsync" (input/output error).
+// A failing disk for tests. Preloaded into the program, it makes writes and
+// syncs below $FAILING_DISK_DIR fail while the file $FAILING_DISK_MODE contains
+// a failure mode: "enospc", "short" (half is written, then no space) or "fsync"
+// (input/output error).
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -1,5 +1,5 @@
-//! A simulated fleet whose truth is known: logs arrive late, twice, in the wrong order and replaced, and some clocks say what
-//! cannot be. Reports, the fleet's answers and SQL say what happened.
+//! A simulated fleet with known events: logs arrive late, twice, out of order and replaced, and some clocks are wrong.
+//! Reports, fleet responses and SQL match the events.
 
 mod common;
 
@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 const VEHICLES: usize = 24;
 const FIRMWARES: [&str; 2] = ["7.1.0", "7.2.1"];
 const CODES: [&str; 5] = ["P0A1F-87", "E_FAIL", "SIGSEGV", "U0100-00", "ERR_FLASH_WRITE"];
-/// Clocks that cannot be: never set, and far ahead.
+/// Implausible clocks: never set, and far ahead.
 const WRONG_CLOCKS: [&str; 3] = ["1970-01-01T00:00:07Z", "2106-02-07T06:28:16Z", "9999-12-31T23:59:59Z"];
 
-/// xorshift64*, so that a fleet is named by its seed.
+/// xorshift64*, so that a seed reproduces a fleet.
 struct Random(u64);
 
 impl Random {
@@ -31,7 +31,7 @@ impl Random {
 /// A line as it happened.
 #[derive(Clone)]
 struct Line {
-    /// `None` where the clock is wrong.
+    /// `None` if the clock is wrong.
     at: Option<DateTime<Utc>>,
     code: &'static str,
     active: bool,
@@ -84,7 +84,7 @@ fn drives(random: &mut Random) -> Vec<Drive> {
     drives
 }
 
-/// What is true of a code in some lines.
+/// The expected values of a code in some lines.
 #[derive(Default, Clone, PartialEq, Debug)]
 struct Truth {
     count: u64,
@@ -112,7 +112,7 @@ fn time(time: Option<DateTime<Utc>>) -> Value {
     time.map_or(Value::Null, |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true).into())
 }
 
-/// Uploads a drive, perhaps twice, or another log before it that is replaced. Says its batch.
+/// Uploads a drive, sometimes twice, or after another log that is replaced. Returns its batch.
 async fn upload(server: &Server, random: &mut Random, drive: &Drive) -> String {
     let described = json!({"vehicle_id": format!("veh-{}", drive.vin), "vin": drive.vin, "platform": "p1", "firmware": drive.firmware});
     let id = server.new_batch_of(described).await;
@@ -132,21 +132,21 @@ async fn upload(server: &Server, random: &mut Random, drive: &Drive) -> String {
 }
 
 #[tokio::test]
-async fn answers_say_what_happened_in_whatever_order_it_arrives() {
+async fn responses_match_the_events_in_any_order_of_arrival() {
     let mut random = Random(0x5EED_2026);
     let drives = drives(&mut random);
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
-    // The order of arrival has nothing to do with that of the logs.
+    // The logs arrive in random order.
     let mut order: Vec<usize> = (0..drives.len()).collect();
-    for place in (1..order.len()).rev() {
-        order.swap(place, random.below(place + 1));
+    for index in (1..order.len()).rev() {
+        order.swap(index, random.below(index + 1));
     }
     let mut ids = vec![String::new(); drives.len()];
     for (number, &index) in order.iter().enumerate() {
         ids[index] = upload(&server, &mut random, &drives[index]).await;
         if number == drives.len() / 2 {
-            // Some of it is written out and read back meanwhile.
+            // Some of it is committed and read in between.
             let epoch = server.get(&format!("/batches/{}", ids[index])).await["epoch"].clone();
             server.get(&format!("/fleet/codes?min_epoch={epoch}")).await;
         }
@@ -163,15 +163,15 @@ async fn answers_say_what_happened_in_whatever_order_it_arrives() {
     assert_eq!(fleet.len(), by_firmware.len(), "{fleet:#?}");
     for code in fleet {
         let truth = &by_firmware[&(code["firmware"].as_str().expect("text"), code["code"].as_str().expect("text"))];
-        let said = ["count", "inactive", "vehicles", "first_seen", "last_seen"].map(|name| code[name].clone());
-        let true_ = [
+        let actual = ["count", "inactive", "vehicles", "first_seen", "last_seen"].map(|name| code[name].clone());
+        let expected = [
             json!(truth.count),
             json!(truth.inactive),
             json!(truth.vehicles.len()),
             time(truth.first),
             time(truth.last),
         ];
-        assert_eq!(said, true_, "{code}");
+        assert_eq!(actual, expected, "{code}");
     }
 
     let compared = server.get("/fleet/compare?firmware=7.2.1&against=7.1.0").await;
@@ -185,7 +185,7 @@ async fn answers_say_what_happened_in_whatever_order_it_arrives() {
         assert_eq!(code["test"], "fisher_exact_two_sided");
     }
 
-    // What is new, latest and before goes by the logs.
+    // New codes, latest firmware and history follow the times in the logs.
     let mut known: BTreeSet<(String, &str)> = BTreeSet::new();
     let mut in_order: Vec<usize> = (0..drives.len()).collect();
     in_order.sort_by_key(|&index| (drives[index].first(), ids[index].clone()));
@@ -216,7 +216,7 @@ async fn answers_say_what_happened_in_whatever_order_it_arrives() {
         "SELECT sum(count), sum(inactive), (SELECT count(*) FROM errors WHERE NOT ts_plausible) FROM error_counts";
     let inactive = lines().filter(|line| !line.active).count();
     assert_eq!(server.sql(sums).await, json!([[all, inactive, wrong]]));
-    // Clocks that cannot be do not spoil the others' charts, and a span of time says how many it leaves out.
+    // Implausible clocks do not break grouping by time, and a time range reports how many occurrences it leaves out.
     let days = server.sql("SELECT date_trunc('day', ts) AS day, count(*) FROM errors GROUP BY 1").await;
     assert_eq!(
         days.as_array().expect("rows").iter().map(|row| row[1].as_u64().expect("a count")).sum::<u64>(),
@@ -231,7 +231,7 @@ async fn answers_say_what_happened_in_whatever_order_it_arrives() {
 }
 
 #[tokio::test]
-async fn files_are_counted_again_under_other_rules_while_the_server_runs() {
+async fn files_are_recounted_with_other_rules_while_the_server_runs() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -253,13 +253,13 @@ async fn files_are_counted_again_under_other_rules_while_the_server_runs() {
     let rules = format!("+{}", rules.display());
     let server = Server::start_with(data.path(), &["--rules", &rules]);
     let old = server.get(&format!("/batches/{id}/report")).await;
-    assert_eq!(common::counts(&old), json!({"E_FAIL": 2}), "what was counted stays as it is");
+    assert_eq!(common::counts(&old), json!({"E_FAIL": 2}), "existing counts do not change");
     for batch in [&id, &open] {
         let answer = server.send(Method::POST, &format!("/batches/{batch}/recount"), "").await;
         assert_eq!(answer.status(), 202);
     }
     let expected = json!({"ACME-BMS-17": 2, "ACME-BMS-18": 1, "E_FAIL": 2});
-    // The epochs that bring it are not known before.
+    // The epochs of the recount are not known in advance.
     let mut epoch = old["epoch"].as_u64().expect("an epoch");
     let new = loop {
         let report = server.get(&format!("/batches/{id}/report?min_epoch={epoch}&timeout_ms=20000")).await;
@@ -271,12 +271,12 @@ async fn files_are_counted_again_under_other_rules_while_the_server_runs() {
     assert_eq!((&new["status"], &new["final"], &new["total_lines"]), (&json!("completed"), &json!(true), &json!(5)));
     let generations: Vec<&Value> =
         new["files"].as_array().expect("files").iter().map(|file| &file["generation"]).collect();
-    assert_eq!(generations, [1, 1, 1], "it is the same file, counted otherwise");
+    assert_eq!(generations, [1, 1, 1], "the same file, counted with other rules");
     while common::counts(&server.get(&format!("/batches/{open}/report")).await) != json!({"ACME-BMS-19": 1}) {
         epoch += 1;
         server.get(&format!("/batches/{open}/report?min_epoch={epoch}&timeout_ms=20000")).await;
     }
-    // An open line that was counted goes on.
+    // An open line that was counted is continued.
     server.send(Method::POST, &format!("/batches/{open}/files/a.log/lines"), "9\n").await;
     let grown = server.complete(&open).await;
     assert_eq!(common::counts(&grown), json!({"ACME-BMS-199": 1}));

@@ -1,9 +1,8 @@
-//! Random histories against a plain map: whatever is uploaded, appended,
-//! replaced, broken off, deleted, reopened, completed, compacted, restarted and
-//! killed, every view says what a loop over the files says, and no reader sees
-//! a part of it or goes back.
+//! Random histories compared with a plain map. After any sequence of uploads, appends, replacements, aborted uploads,
+//! deletions, completions, reopens, compactions, restarts and kills, every view equals a loop over the files. No reader
+//! sees a part of a change or an older epoch.
 //!
-//! `ARGUS_HISTORIES=1000 cargo test --test histories` runs more of them.
+//! `ARGUS_HISTORIES=1000 cargo test --test histories` runs more histories.
 
 mod common;
 
@@ -14,9 +13,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use argus_dataflow::header::Reader;
 use argus_dataflow::scan::Scanner;
-use argus_dataflow::{BlockReader, RuleSet, Sighting};
+use argus_dataflow::scan::header::Reader;
+use argus_dataflow::{BlockReader, Occurrence, RuleSet};
 use chrono::{DateTime, SecondsFormat, Utc};
 use common::{Server, argus};
 use reqwest::{Method, StatusCode};
@@ -27,7 +26,7 @@ const STEPS: usize = 40;
 const VINS: [&str; 3] = ["WVWZZZ1JZXW000001", "WVWZZZ1JZXW000002", "WVWZZZ1JZXW000003"];
 const NAMES: [&str; 3] = ["a.log", "b.log", "c.log"];
 
-/// Lines, and pieces of lines, which appends put together in ways that matter.
+/// Lines and pieces of lines, which appends combine in relevant ways.
 const PIECES: [&str; 12] = [
     "2026-03-01 10:15:30 ERROR ota: E_FAIL\n",
     "2026-03-01 10:15:29 ERROR ota: E_FAIL and SIGSEGV\n",
@@ -43,7 +42,7 @@ const PIECES: [&str; 12] = [
     "2026-03-02 00:00:00 ERROR can: DTC P0301-07 stored\r\n",
 ];
 
-/// A small generator, so that a history is named by its seed (xorshift64*).
+/// xorshift64*, so that a seed reproduces a history.
 struct Random(u64);
 
 impl Random {
@@ -63,7 +62,7 @@ impl Random {
     }
 }
 
-/// What should be there.
+/// The expected state of a batch.
 #[derive(Debug, Clone)]
 struct ModelBatch {
     id: String,
@@ -72,16 +71,16 @@ struct ModelBatch {
     firmware: Option<&'static str>,
     completed: bool,
     created_at: i64,
-    /// Bytes, how many of them count, and the generation.
+    /// By name.
     files: BTreeMap<&'static str, ModelFile>,
 }
 
 #[derive(Debug, Clone)]
 struct ModelFile {
     text: String,
-    /// The bytes whose lines count: all, or all but a last line that waits.
+    /// The bytes whose lines count: all, or all but an open last line.
     counted: usize,
-    /// Parts that were counted together, by where they end.
+    /// The ends of the parts that were counted together.
     parts: Vec<usize>,
     generation: u64,
 }
@@ -89,7 +88,7 @@ struct ModelFile {
 struct World {
     seed: u64,
     random: Random,
-    /// Ends before its folder goes.
+    /// Stopped before its folder is deleted.
     server: Option<Server>,
     data: TempDir,
     batches: Vec<ModelBatch>,
@@ -98,7 +97,7 @@ struct World {
     log: Vec<String>,
 }
 
-fn sightings(scanner: &mut Scanner, text: &str) -> Vec<Sighting> {
+fn occurrences(scanner: &mut Scanner, text: &str) -> Vec<Occurrence> {
     let mut blocks = BlockReader::new(text.as_bytes(), 4096);
     let mut all = Vec::new();
     while let Some(block) = blocks.next_block().expect("memory reads") {
@@ -119,7 +118,7 @@ fn rfc3339(time: Option<i64>) -> Value {
 /// A dimension, a group of it, and a code.
 type CodeOfGroup = (&'static str, Option<String>, String);
 
-/// What is known of a code in some batches.
+/// The expected values of a code in some batches.
 #[derive(Debug, Default, Clone)]
 struct Seen {
     count: u64,
@@ -140,13 +139,13 @@ impl Seen {
 }
 
 impl ModelFile {
-    /// A whole file, whose open line is a part of its own.
+    /// A whole file; its open line is a separate part.
     fn uploaded(text: String, generation: u64) -> ModelFile {
         let (counted, whole) = (text.len(), text.rfind('\n').map_or(0, |last| last + 1));
         ModelFile { text, counted, parts: vec![whole, counted], generation }
     }
 
-    /// More of it is counted. A line that was open is counted again with what makes it whole.
+    /// Counts more of the file. A line that was open is counted again with its continuation.
     fn count_up_to(&mut self, counted: usize) {
         while self.parts.last().is_some_and(|&end| end > 0 && !self.text[..end].ends_with('\n')) {
             self.parts.pop();
@@ -159,7 +158,7 @@ impl ModelFile {
         self.text[..self.counted].split_inclusive('\n').count()
     }
 
-    /// The times that the first and the last line of each part name which names one.
+    /// The timestamps of the first and the last line of each part that have one.
     fn times(&self) -> Vec<i64> {
         let mut times = Vec::new();
         for (start, end) in std::iter::once(&0).chain(&self.parts).zip(&self.parts) {
@@ -175,7 +174,7 @@ impl World {
     fn new(seed: u64) -> World {
         let data = tempfile::tempdir().expect("a temporary folder");
         let server = Some(start(data.path()));
-        let scanner = Scanner::new(RuleSet::built_in().expect("the built-in rules hold"));
+        let scanner = Scanner::new(RuleSet::built_in().expect("the built-in rules are valid"));
         let random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         World { seed, random, data, server, batches: Vec::new(), scanner, epoch: 0, log: Vec::new() }
     }
@@ -194,7 +193,7 @@ impl World {
         match what {
             1..=6 => self.put(index, name).await,
             7..=12 => self.append(index, name).await,
-            13 => self.break_off(index, name),
+            13 => self.abort_upload(index, name),
             14 | 15 => self.delete_file(index, name).await,
             16 => self.delete_batch(index).await,
             17..=19 => self.complete(index).await,
@@ -279,9 +278,9 @@ impl World {
         assert_eq!((&receipt["bytes"], &receipt["lines"]), (&json!(file.text.len()), &json!(file.lines())));
     }
 
-    /// An upload that promises more than it sends.
-    fn break_off(&mut self, index: usize, name: &'static str) {
-        self.note(format!("break off {index} {name}"));
+    /// Sends less of an upload than its `Content-Length`.
+    fn abort_upload(&mut self, index: usize, name: &'static str) {
+        self.note(format!("abort upload {index} {name}"));
         let url = self.server().url(&format!("/batches/{}/files/{name}", self.batches[index].id));
         let (host, path) = url.strip_prefix("http://").and_then(|url| url.split_once('/')).expect("a URL");
         let mut stream = TcpStream::connect(host).expect("connects");
@@ -306,8 +305,8 @@ impl World {
 
     async fn delete_batch(&mut self, index: usize) {
         self.note(format!("delete {index}, later ones move up"));
-        let gone = self.batches.remove(index);
-        let path = format!("/batches/{}", gone.id);
+        let deleted = self.batches.remove(index);
+        let path = format!("/batches/{}", deleted.id);
         assert_eq!(self.server().send(Method::DELETE, &path, "").await.status(), StatusCode::NO_CONTENT);
         assert_eq!(self.server().send(Method::GET, &path, "").await.status(), StatusCode::NOT_FOUND);
     }
@@ -357,7 +356,7 @@ impl World {
         self.epoch = self.epoch.max(answer["epoch"].as_u64().expect("an epoch"));
     }
 
-    /// Compares everything that can be read.
+    /// Compares all views with the model.
     async fn check(&mut self) {
         let batches = self.batches.clone();
         let mut codes: BTreeMap<CodeOfGroup, Seen> = BTreeMap::new();
@@ -371,13 +370,13 @@ impl World {
                 if let Some(platform) = batch.platform {
                     *platforms.entry((platform, None)).or_default() += file.lines() as u64;
                 }
-                for sighting in sightings(&mut self.scanner, &file.text[..file.counted]) {
-                    let (code, time) = (sighting.code.to_string(), sighting.observed_at);
+                for occurrence in occurrences(&mut self.scanner, &file.text[..file.counted]) {
+                    let (code, time) = (occurrence.code.to_string(), occurrence.observed_at);
                     let groups = [
                         ("firmware", batch.firmware.map(str::to_owned)),
                         ("platform", batch.platform.map(str::to_owned)),
                         ("vehicle", Some(format!("veh-{}", batch.vin))),
-                        ("component", sighting.component.as_deref().map(str::to_owned)),
+                        ("component", occurrence.component.as_deref().map(str::to_owned)),
                     ];
                     for (by, group) in groups {
                         codes.entry((by, group, code.clone())).or_default().add(batch, time);
@@ -388,7 +387,7 @@ impl World {
                         *platforms.entry((platform, Some(code.clone()))).or_default() += 1;
                     }
                     *own.entry((&batch.id, code.clone())).or_default() += 1;
-                    errors.push(json!([batch.id, name, sighting.line, sighting.offset, code]));
+                    errors.push(json!([batch.id, name, occurrence.line, occurrence.offset, code]));
                 }
             }
         }
@@ -400,8 +399,8 @@ impl World {
                 .iter()
                 .map(|(name, file)| {
                     let mut codes: BTreeMap<String, u64> = BTreeMap::new();
-                    for sighting in sightings(&mut self.scanner, &file.text[..file.counted]) {
-                        *codes.entry(sighting.code.to_string()).or_default() += 1;
+                    for occurrence in occurrences(&mut self.scanner, &file.text[..file.counted]) {
+                        *codes.entry(occurrence.code.to_string()).or_default() += 1;
                     }
                     let (first, last) = (file.times().into_iter().min(), file.times().into_iter().max());
                     json!({"name": name, "generation": file.generation, "bytes": file.counted, "lines": file.lines(),
@@ -487,7 +486,7 @@ impl Drop for World {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_history_says_what_a_plain_loop_says() {
+async fn after_any_history_all_views_equal_a_plain_loop() {
     let histories: u64 = std::env::var("ARGUS_HISTORIES").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let first: u64 = std::env::var("ARGUS_HISTORY").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     for seed in first..first + histories {
@@ -500,7 +499,7 @@ async fn any_history_says_what_a_plain_loop_says() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_interface_reads_a_hundred_while_a_hundred_changes_places() {
+async fn every_interface_reads_exactly_one_generation_while_a_file_is_replaced() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start_maintained(data.path(), "50", &["--retention", "0s"]);
     let id = server.new_batch_of(json!({"vehicle_id": "v", "vin": VINS[0], "firmware": "7.2.1"})).await;
@@ -512,7 +511,7 @@ async fn every_interface_reads_a_hundred_while_a_hundred_changes_places() {
     let write = async {
         for round in 1..60 {
             match round % 20 {
-                // The same change by deleting and appending would be two changes; a reopened batch is none.
+                // Deleting and appending would be two changes; a completion and a reopen change no count.
                 19 => {
                     server.complete(&id).await;
                     server.send(Method::POST, &format!("/batches/{id}/reopen"), "").await;
@@ -528,11 +527,11 @@ async fn every_interface_reads_a_hundred_while_a_hundred_changes_places() {
             let report = server.get(&format!("/batches/{id}/report")).await;
             assert_eq!((&report["total_errors"], &report["codes"][0]["count"]), (&json!(100), &json!(100)));
             let seen = report["epoch"].as_u64().expect("an epoch");
-            assert!(seen >= epoch, "never back in time");
+            assert!(seen >= epoch, "epochs never decrease");
             let fleet = server.get("/fleet/codes?group_by=firmware").await;
             assert_eq!((&fleet["codes"][0]["count"], &fleet["codes"][1]), (&json!(100), &Value::Null));
             epoch = fleet["epoch"].as_u64().expect("an epoch");
-            assert!(epoch >= seen, "never back in time");
+            assert!(epoch >= seen, "epochs never decrease");
             for sql in [
                 "SELECT sum(count), count(*) FROM error_counts",
                 "SELECT sum(count), count(*) FROM fleet_codes",
@@ -544,7 +543,7 @@ async fn every_interface_reads_a_hundred_while_a_hundred_changes_places() {
             let page = server.get(&format!("/batches/{id}/errors?limit=1000")).await;
             assert_eq!(page["errors"].as_array().map(Vec::len), Some(100));
             let past = server.send(Method::GET, &format!("/batches/{id}/report?as_of={epoch}"), "").await;
-            // Nothing of the past is kept here, so it may be over by the time that it is asked for.
+            // With a retention of 0 s, the epoch may be removed before it is read.
             if past.status() != StatusCode::GONE {
                 assert_eq!(past.json::<Value>().await.expect("JSON")["total_errors"], json!(100));
             }

@@ -1,4 +1,4 @@
-//! Hostile SQL: each ends in an error or a limit, and the service lives on within its memory.
+//! Hostile SQL: each statement ends in an error or at a limit, and the service keeps running within its memory.
 
 mod common;
 
@@ -8,16 +8,16 @@ use common::Server;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-/// What the server may take at its worst (1.5 GiB; it is built without optimisation here).
+/// The server's maximum peak memory (1.5 GiB; tests are built without optimisation).
 const PEAK_KIB_MAX: u64 = 1536 << 10;
 
-/// Queries that run at once.
+/// Queries that run at the same time.
 const QUERIES_MAX: u32 = 4;
-/// Tables and a condition, to be ended by a number, of a join that compares each row with each.
+/// Tables and condition of a nested loop join, to be completed with a number.
 const JOIN: &str = "generate_series(0, 1000000) a, generate_series(0, 10000000) b WHERE a.value * b.value % 7 = ";
 const QUERIES: &str = "argus_computed_total{kind=\"sql\"}";
 
-/// What must not be done.
+/// Statements that are forbidden.
 const FORBIDDEN: [&str; 24] = [
     "COPY files TO '/tmp/argus-hostile.csv'",
     "COPY (SELECT 1) TO 's3://bucket/key'",
@@ -45,7 +45,7 @@ const FORBIDDEN: [&str; 24] = [
     "SHOW ALL",
 ];
 
-/// What reads what is not ours, or is too much: an error at once, or at a limit.
+/// Statements that read outside the tables or need too much: they fail immediately or at a limit.
 fn too_much() -> Vec<String> {
     let nested =
         |open: &str, close: &str, depth: usize| format!("SELECT {}1{}", open.repeat(depth), close.repeat(depth));
@@ -105,7 +105,7 @@ fn too_much() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn hostile_statements_end_and_the_service_lives_on() {
+async fn hostile_statements_end_and_the_service_keeps_running() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -114,8 +114,8 @@ async fn hostile_statements_end_and_the_service_lives_on() {
     let ask = async |sql: &str| {
         let body = json!({"sql": sql, "timeout_ms": 1000}).to_string();
         let answer = tokio::time::timeout(Duration::from_secs(60), server.send(Method::POST, "/query", body));
-        let answer = answer.await.unwrap_or_else(|_| panic!("no end: {sql:.80}"));
-        // Of an answer that has begun the rest may break off, and must end.
+        let answer = answer.await.unwrap_or_else(|_| panic!("does not end: {sql:.80}"));
+        // A response that has begun may be aborted, but must end.
         let status = answer.status();
         (status, answer.text().await)
     };
@@ -125,8 +125,8 @@ async fn hostile_statements_end_and_the_service_lives_on() {
     for sql in too_much() {
         let (status, body) = ask(&sql).await;
         let refused = status.is_client_error() || status == StatusCode::GATEWAY_TIMEOUT;
-        let broken_off = body.is_err();
-        assert!(refused || broken_off, "{sql:.80}: {status}");
+        let aborted = body.is_err();
+        assert!(refused || aborted, "{sql:.80}: {status}");
         let leaked = body.is_ok_and(|body| body.contains("root:"));
         assert!(!leaked, "{sql:.80}");
         let report: Value = server.get(&format!("/batches/{id}/report")).await;
@@ -139,7 +139,7 @@ async fn hostile_statements_end_and_the_service_lives_on() {
 }
 
 #[tokio::test]
-async fn more_queries_than_may_wait_are_told_to_come_again() {
+async fn queries_above_the_limit_are_refused_with_retry_after() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let client = reqwest::Client::new();
@@ -157,19 +157,19 @@ async fn more_queries_than_may_wait_are_told_to_come_again() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_ends_its_query_and_makes_room() {
+async fn a_client_that_disconnects_ends_its_query_and_frees_its_permit() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
-    // As many as run at once, for longer than any other waits for its turn; half of them hold on to their threads.
+    // As many as run at the same time, for longer than others wait for a permit; half of them keep their threads.
     let endless = ["generate_series(1, 1000000000000) a WHERE 0 <> ", JOIN];
     let asked = (0..QUERIES_MAX).map(|number| {
         let sql = format!("SELECT count(*) FROM {} -{}", endless[number as usize % 2], number + 1);
         let sql = json!({"sql": sql, "timeout_ms": 60_000}).to_string();
         server.send(Method::POST, "/query", sql)
     });
-    let all_run = async { while server.figure(QUERIES).await < f64::from(QUERIES_MAX) {} };
+    let all_run = async { while server.metric(QUERIES).await < f64::from(QUERIES_MAX) {} };
     tokio::select! {
-        _ = futures::future::join_all(asked) => panic!("they have no end"),
+        _ = futures::future::join_all(asked) => panic!("a query ended"),
         () = all_run => {}
     }
     assert_eq!(server.sql("SELECT 1").await, json!([[1]]));
@@ -177,7 +177,7 @@ async fn a_client_that_leaves_ends_its_query_and_makes_room() {
 }
 
 #[tokio::test]
-async fn joins_without_keys_end_in_time_and_leave_threads_for_others() {
+async fn joins_without_keys_end_on_time_and_leave_threads_for_others() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let asked = (1..4).map(|number| {
@@ -185,7 +185,7 @@ async fn joins_without_keys_end_in_time_and_leave_threads_for_others() {
         server.send(Method::POST, "/query", sql)
     });
     let others = async {
-        while server.figure(QUERIES).await < 3.0 {}
+        while server.metric(QUERIES).await < 3.0 {}
         assert_eq!(server.sql("SELECT 1").await, json!([[1]]));
     };
     let (answers, ()) = tokio::join!(futures::future::join_all(asked), others);
@@ -196,14 +196,14 @@ async fn joins_without_keys_end_in_time_and_leave_threads_for_others() {
 }
 
 #[tokio::test]
-async fn a_condition_that_does_not_fit_its_column_is_the_users_to_mend() {
+async fn a_condition_that_does_not_fit_its_column_is_a_client_error() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
     server.put(&id, "a.log", "E_FAIL\n").await;
     server.complete(&id).await;
-    // In the files of the lake, where conditions are asked first.
-    while server.figure("argus_committed_epoch").await < server.figure("argus_epoch").await {}
+    // The rows must be in files of the lake, whose reader evaluates conditions first.
+    while server.metric("argus_committed_epoch").await < server.metric("argus_epoch").await {}
     for (sql, reason) in [
         ("SELECT count(*) FROM batches WHERE vin = 1", "Cannot cast string"),
         ("SELECT * FROM errors WHERE code = 1", "Cannot cast string 'E_FAIL' to value of Int64 type"),
@@ -221,7 +221,7 @@ async fn a_condition_that_does_not_fit_its_column_is_the_users_to_mend() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_read_too_slowly_breaks_off_and_does_not_pass_for_whole() {
+async fn a_response_that_is_read_too_slowly_is_aborted_and_does_not_look_complete() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let long = format!("SELECT '{}' FROM generate_series(1, 500000)", "x".repeat(1000));
@@ -229,13 +229,13 @@ async fn an_answer_that_is_read_too_slowly_breaks_off_and_does_not_pass_for_whol
     let headers = [("accept", "text/csv")];
     let mut slow = server.send_with(Method::POST, "/query", &headers, asked.into_bytes()).await;
     assert!(slow.chunk().await.is_ok_and(|chunk| chunk.is_some()));
-    // Another's time is over later than its own.
+    // The timeout of another query ends later than its own.
     let other = json!({"sql": format!("SELECT count(*) FROM {JOIN} -1"), "timeout_ms": 8000}).to_string();
     assert_eq!(server.send(Method::POST, "/query", other).await.status(), StatusCode::GATEWAY_TIMEOUT);
     let rest = async {
         while slow.chunk().await?.is_some() {}
         Ok::<_, reqwest::Error>(())
     };
-    assert!(rest.await.is_err(), "it breaks off");
+    assert!(rest.await.is_err(), "the response is aborted");
     server.stop();
 }

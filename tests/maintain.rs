@@ -1,4 +1,4 @@
-//! Compaction, retention and erasure: on the command line, and beside a server at work.
+//! Compaction, retention and erasure: on the command line, and in a running server.
 
 mod common;
 
@@ -18,7 +18,7 @@ fn maintain(data: &Path, flags: &[&str]) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Every text in every row of every data file of the lake, read by nobody's rules but Parquet's.
+/// Every text in every row of every data file of the lake, read with a plain Parquet reader.
 fn texts_in_lake(data: &Path) -> BTreeSet<String> {
     let mut texts = BTreeSet::new();
     for path in ["batches", "files", "error_counts", "errors"].into_iter().flat_map(|table| data_files(data, table)) {
@@ -35,31 +35,31 @@ fn texts_in_lake(data: &Path) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn what_was_deleted_leaves_no_row_in_any_parquet_file_and_no_byte_anywhere() {
+async fn deleted_data_leaves_no_row_in_any_parquet_file_and_no_byte_on_disk() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
-    let kept = server.new_batch().await;
-    let gone = server.new_batch_of(json!({"vehicle_id": "veh-gone", "vin": "WVWZZZ1JZXW000666"})).await;
-    for id in [&kept, &gone] {
+    let remaining = server.new_batch().await;
+    let deleted = server.new_batch_of(json!({"vehicle_id": "veh-gone", "vin": "WVWZZZ1JZXW000666"})).await;
+    for id in [&remaining, &deleted] {
         server.put(id, "stays.log", "E_FAIL stays\n").await;
         server.put(id, "goes.log", "E_OLD of-a-generation-before\n").await;
         server.put(id, "goes.log", "E_GONE of-a-deleted-file\nE_OPEN in-a-last-line").await;
     }
-    let stream = format!("/batches/{kept}/files/stream.log/lines");
+    let stream = format!("/batches/{remaining}/files/stream.log/lines");
     server.send(Method::POST, &stream, "E_STREAM of-a-deleted-stream\n").await;
-    // Their rows are in the lake, not in memory only, before they are deleted.
+    // After a restart the rows are in the lake, not only in memory.
     server.stop();
     let server = Server::start(data.path());
-    for path in [format!("{kept}/files/goes.log"), format!("{kept}/files/stream.log"), gone.clone()] {
+    for path in [format!("{remaining}/files/goes.log"), format!("{remaining}/files/stream.log"), deleted.clone()] {
         let answer = server.send(Method::DELETE, &format!("/batches/{path}"), "").await;
         assert_eq!(answer.status(), StatusCode::NO_CONTENT);
     }
-    let before = server.complete(&kept).await;
+    let before = server.complete(&remaining).await;
     server.stop();
-    assert!(texts_in_lake(data.path()).iter().any(|text| text.contains("of-a-deleted-file")), "it was there");
+    assert!(texts_in_lake(data.path()).iter().any(|text| text.contains("of-a-deleted-file")), "before maintenance");
     maintain(data.path(), &[]);
     let texts = texts_in_lake(data.path());
-    // A batch that stays remembers in its events that it had the file, and nothing of what was in it.
+    // The events of the remaining batch still name the file, but contain nothing of its content.
     for trace in ["goes.log", "stream.log"] {
         assert!(!texts.contains(trace), "{trace} is in the lake");
     }
@@ -72,7 +72,7 @@ async fn what_was_deleted_leaves_no_row_in_any_parquet_file_and_no_byte_anywhere
         "E_OLD",
         "veh-gone",
         "WVWZZZ1JZXW000666",
-        &gone,
+        &deleted,
     ];
     for trace in traces {
         assert!(!texts.iter().any(|text| text.contains(trace)), "{trace} is in the lake");
@@ -83,12 +83,12 @@ async fn what_was_deleted_leaves_no_row_in_any_parquet_file_and_no_byte_anywhere
     }
     assert!(texts.iter().any(|text| text.contains("E_FAIL stays")));
     let server = Server::start(data.path());
-    let after = server.get(&format!("/batches/{kept}/report")).await;
+    let after = server.get(&format!("/batches/{remaining}/report")).await;
     assert_eq!((counts(&after), &after["files"]), (json!({"E_FAIL": 1}), &before["files"]));
 }
 
 #[tokio::test]
-async fn many_small_files_become_few_and_say_the_same() {
+async fn compacted_small_files_give_the_same_results() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let mut ids = Vec::new();
     for number in 0..5 {
@@ -103,34 +103,34 @@ async fn many_small_files_become_few_and_say_the_same() {
         ids.push(id);
         server.stop();
     }
-    let questions = ["batches", "files", "error_counts", "errors", "fleet_codes"]
+    let queries = ["batches", "files", "error_counts", "errors", "fleet_codes"]
         .map(|table| format!("SELECT * FROM {table} ORDER BY 1, 2, 3, 4, 5"));
-    let ask = async |server: &Server| {
-        let mut answers = Vec::new();
+    let read = async |server: &Server| {
+        let mut results = Vec::new();
         for id in &ids {
             let mut report = server.get(&format!("/batches/{id}/report")).await;
             report["epoch"].take();
-            answers.push(report);
+            results.push(report);
         }
-        for question in &questions {
-            answers.push(server.sql(question).await);
+        for query in &queries {
+            results.push(server.sql(query).await);
         }
-        answers
+        results
     };
     let server = Server::start(data.path());
-    let before = ask(&server).await;
+    let before = read(&server).await;
     server.stop();
     assert_eq!(data_files(data.path(), "error_counts").len(), 5);
     maintain(data.path(), &["--retention", "0s"]);
     for table in ["batches", "files", "error_counts", "errors"] {
         assert_eq!(data_files(data.path(), table).len(), 1, "{table}");
     }
-    // Old differences are one row for each thing that they are about.
+    // Old differences are consolidated to one row per key.
     let rows =
         argus(&["sql", "--data", data.path().to_str().expect("text"), "SELECT count(*) FROM lake.error_counts"], b"");
     assert_eq!(String::from_utf8_lossy(&rows.stdout), "count(*)\n9\n");
     let server = Server::start(data.path());
-    assert_eq!(ask(&server).await, before);
+    assert_eq!(read(&server).await, before);
     maintain_twice_changes_nothing(data.path(), server).await;
 }
 
@@ -142,20 +142,20 @@ async fn maintain_twice_changes_nothing(data: &Path, server: Server) {
 }
 
 #[tokio::test]
-async fn a_report_as_of_an_epoch_is_the_report_that_was_given_then() {
+async fn a_report_as_of_an_epoch_equals_the_report_at_that_epoch() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
-    let mut then = Vec::new();
+    let mut reports = Vec::new();
     for (name, text) in
         [("a.log", "E_FAIL\n"), ("b.log", "E_ABORT\n"), ("a.log", "E_TIMEOUT\nE_FAIL\n"), ("a.log", "ok\n")]
     {
         let receipt = server.put(&id, name, text).await;
-        then.push(server.get(&format!("/batches/{id}/report?min_epoch={}", receipt["epoch"])).await);
+        reports.push(server.get(&format!("/batches/{id}/report?min_epoch={}", receipt["epoch"])).await);
     }
-    then.push(server.complete(&id).await);
+    reports.push(server.complete(&id).await);
     let check = async |server: &Server| {
-        for report in &then {
+        for report in &reports {
             let epoch = &report["epoch"];
             assert_eq!(&server.get(&format!("/batches/{id}/report?as_of={epoch}")).await, report);
             let asked = json!({"sql": "SELECT coalesce(sum(count), 0) FROM error_counts", "as_of": epoch}).to_string();
@@ -171,24 +171,24 @@ async fn a_report_as_of_an_epoch_is_the_report_that_was_given_then() {
     let late = format!("/batches/{id}/report?as_of=1000&timeout_ms=1");
     assert_eq!(status(&server, &late).await, StatusCode::UNPROCESSABLE_ENTITY);
     server.stop();
-    // Within the retention, compaction keeps the past.
+    // Compaction keeps the epochs within the retention.
     maintain(data.path(), &[]);
     let server = Server::start(data.path());
     check(&server).await;
     server.stop();
     maintain(data.path(), &["--retention", "0s"]);
     let server = Server::start(data.path());
-    let first = format!("/batches/{id}/report?as_of={}", then[0]["epoch"]);
+    let first = format!("/batches/{id}/report?as_of={}", reports[0]["epoch"]);
     assert_eq!(status(&server, &first).await, StatusCode::GONE);
     let asked = json!({"sql": "SELECT 1", "as_of": 1}).to_string();
     assert_eq!(server.send(Method::POST, "/query", asked).await.status(), StatusCode::GONE);
     assert_eq!(counts(&server.get(&format!("/batches/{id}/report")).await), json!({"E_ABORT": 1}));
 }
 
-/// A log whose lines all have a code, and each its own text, as long as `number` says.
+/// A log in which every line has a code and a unique text.
 fn log_with_codes(upload: usize, lines: usize) -> String {
     let line = |number: usize| {
-        // Digits that do not repeat themselves, so that they stay long when they are compressed.
+        // Digits that do not repeat, so that they do not compress well.
         let digits = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
             ^ (upload as u64).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let (minute, second) = (number / 60 % 60, number % 60);
@@ -202,7 +202,7 @@ fn log_with_codes(upload: usize, lines: usize) -> String {
 }
 
 #[tokio::test]
-async fn large_files_of_lines_with_codes_become_few_and_say_the_same() {
+async fn compacted_large_files_give_the_same_results() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let mut ids = Vec::new();
@@ -212,32 +212,32 @@ async fn large_files_of_lines_with_codes_become_few_and_say_the_same() {
         server.complete(&id).await;
         ids.push(id);
     }
-    let ask = async |server: &Server| {
+    let read = async |server: &Server| {
         let counts = server
             .sql("SELECT code, sum(count), min(first_seen), max(last_seen) FROM error_counts GROUP BY 1 ORDER BY 1");
         let lines =
             "SELECT code, count(*), sum(line), sum(\"offset\"), min(text), max(text) FROM errors GROUP BY 1 ORDER BY 1";
-        let mut answers = vec![counts.await, server.sql(lines).await];
+        let mut results = vec![counts.await, server.sql(lines).await];
         for id in &ids {
             let mut report = server.get(&format!("/batches/{id}/report")).await;
             report["epoch"].take();
-            answers.push(report);
+            results.push(report);
         }
-        answers
+        results
     };
-    let before = ask(&server).await;
+    let before = read(&server).await;
     server.stop();
-    assert!(data_files(data.path(), "errors").len() > 5, "large uploads are in files of their own");
+    assert!(data_files(data.path(), "errors").len() > 5, "large uploads have their own files");
     maintain(data.path(), &["--retention", "0s"]);
     for table in ["batches", "files", "error_counts", "errors"] {
         assert!(data_files(data.path(), table).len() <= 2, "{table}");
     }
     let server = Server::start(data.path());
-    assert_eq!(ask(&server).await, before);
+    assert_eq!(read(&server).await, before);
 }
 
 #[tokio::test]
-async fn a_damaged_file_is_named_and_stops_nothing_else() {
+async fn a_damaged_file_is_reported_and_the_others_are_compacted() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let mut ids = Vec::new();
     for number in 0..5 {
@@ -252,13 +252,13 @@ async fn a_damaged_file_is_named_and_stops_nothing_else() {
     let path = format!("/batches/{}/files/a.log", ids[3]);
     assert_eq!(server.send(Method::DELETE, &path, "").await.status(), StatusCode::NO_CONTENT);
     server.stop();
-    // One file of the first batch alone, cut to its half.
+    // Truncate to its half the file that contains only the first batch.
     let has = |path: &PathBuf, text: &str| {
         let rows = ParquetRecordBatchReaderBuilder::try_new(File::open(path).expect("opens")).expect("is Parquet");
         rows.build().expect("reads").flatten().any(|rows| format!("{rows:?}").contains(text))
     };
     let errors = data_files(data.path(), "errors");
-    let damaged = errors.iter().find(|path| has(path, "of-upload-0")).expect("it has its file").clone();
+    let damaged = errors.iter().find(|path| has(path, "of-upload-0")).expect("the file of the first batch").clone();
     let bytes = std::fs::read(&damaged).expect("reads");
     std::fs::write(&damaged, &bytes[..bytes.len() / 2]).expect("writes");
     let flags = ["maintain", "--retention", "0s", "--data", data.path().to_str().expect("text")];
@@ -271,26 +271,26 @@ async fn a_damaged_file_is_named_and_stops_nothing_else() {
     }
     let mut left = data_files(data.path(), "errors");
     left.retain(|path| *path != damaged);
-    assert_eq!(left.len(), 1, "the others are one");
+    assert_eq!(left.len(), 1, "the others are compacted to one");
     assert!(has(&left[0], "of-upload-1") && has(&left[0], "of-upload-4") && !has(&left[0], "of-upload-3"));
     for table in ["batches", "files", "error_counts"] {
         assert_eq!(data_files(data.path(), table).len(), 1, "{table}");
     }
-    // The damaged file has nothing of the deleted one, so that is forgotten altogether.
+    // The damaged file has no rows of the deleted file, so the deletion is complete.
     let texts: BTreeSet<PathBuf> = files(data.path()).into_iter().collect();
-    assert!(texts.contains(&damaged), "it stays for whoever can mend it");
+    assert!(texts.contains(&damaged), "it is kept for a repair");
     assert!(!data_files(data.path(), "error_counts").iter().any(|path| has(path, "of-upload-3")));
 }
 
 #[tokio::test]
-async fn a_server_keeps_itself_in_order_while_it_is_read() {
+async fn a_server_runs_maintenance_while_it_is_read() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start_maintained(data.path(), "20", &["--retention", "0s"]);
     let id = server.new_batch().await;
     server.put(&id, "keeps.log", "E_FAIL\n").await;
     for _ in 0..3 {
         server.put(&id, "goes.log", "E_GONE of-a-deleted-file\n").await;
-        // Committed and maybe compacted before it is deleted, or not.
+        // It may or may not be committed and compacted before it is deleted.
         let rows = server.sql("SELECT count(*) FROM errors WHERE code = 'E_GONE'").await;
         assert!(rows == json!([[1]]) || rows == json!([[0]]));
         let path = format!("/batches/{id}/files/goes.log");
@@ -300,14 +300,14 @@ async fn a_server_keeps_itself_in_order_while_it_is_read() {
         let traces = [("errors", "of-a-deleted-file"), ("files", "goes.log")];
         traces.iter().any(|(table, trace)| texts_in_lake_while_it_changes(data.path(), table, trace))
     };
-    // A commit follows within its interval, and the upkeep that follows the commit erases.
-    while server.figure("argus_committed_epoch").await < server.figure("argus_epoch").await || has_trace() {
+    // A commit follows within its interval, and the maintenance that follows the commit erases.
+    while server.metric("argus_committed_epoch").await < server.metric("argus_epoch").await || has_trace() {
         assert_eq!(server.sql("SELECT code FROM errors").await, json!([["E_FAIL"]]));
     }
     assert_eq!(counts(&server.complete(&id).await), json!({"E_FAIL": 1}));
 }
 
-/// Whether some file of a table of the lake has the text; files may go while they are read.
+/// Whether a file of a table of the lake contains the text; files may be deleted while they are read.
 fn texts_in_lake_while_it_changes(data: &Path, table: &str, trace: &str) -> bool {
     data_files(data, table).into_iter().any(|path| {
         let Ok(file) = File::open(path) else { return false };
@@ -317,7 +317,7 @@ fn texts_in_lake_while_it_changes(data: &Path, table: &str, trace: &str) -> bool
 }
 
 #[test]
-fn a_folder_without_data_and_one_that_is_open_are_refused() {
+fn a_directory_without_data_and_one_in_use_are_refused() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let path = data.path().to_str().expect("text");
     let output = argus(&["maintain", "--data", path], b"");
@@ -330,7 +330,7 @@ fn a_folder_without_data_and_one_that_is_open_are_refused() {
 }
 
 #[tokio::test]
-async fn events_are_forgotten_after_the_retention_also_of_batches_that_live() {
+async fn events_are_deleted_after_the_retention_also_of_existing_batches() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -347,7 +347,7 @@ async fn events_are_forgotten_after_the_retention_also_of_batches_that_live() {
         count
     };
     maintain(data.path(), &["--retention", "1h"]);
-    assert_eq!(events().await, 7, "they are of the last hour");
+    assert_eq!(events().await, 7, "all are from the last hour");
     maintain(data.path(), &["--retention", "0s"]);
     assert_eq!(events().await, 0);
     let server = Server::start(data.path());

@@ -1,6 +1,5 @@
-//! Writers change batches while readers ask through every door and both caches:
-//! no read is older than the receipt that its client holds, and none shows part
-//! of an epoch, with Redis paused, corrupted and restarted meanwhile.
+//! Writers change batches while readers query every server and both caches, and Redis is paused, corrupted and
+//! restarted. No read is older than the receipt of its client, and none shows part of an epoch.
 
 mod common;
 
@@ -18,7 +17,7 @@ use serde_json::{Value, json};
 /// Appends of each writer.
 const ROUNDS: u64 = 24;
 
-/// Three counts of a batch that are one at every epoch.
+/// Three counts of a batch that are equal at every epoch.
 fn sums(batch: &str) -> String {
     format!(
         "SELECT (SELECT count(*) FROM errors WHERE batch_id = '{batch}'), \
@@ -27,7 +26,7 @@ fn sums(batch: &str) -> String {
     )
 }
 
-/// Answers each statement on a line with what PostgreSQL's protocol and Flight SQL say to it.
+/// Runs each line of standard input as a statement over the PostgreSQL protocol and Flight SQL.
 const READERS: &str = r#"
 import json, sys, warnings
 import adbc_driver_flightsql.dbapi, psycopg
@@ -36,32 +35,32 @@ host, port = sys.argv[1].split(":")
 with psycopg.connect(f"host={host} port={port} user=anybody dbname=argus", autocommit=True) as pg, \
      adbc_driver_flightsql.dbapi.connect(f"grpc://{sys.argv[2]}") as flight:
     def over_pg(sql):
-        # Prepared once and run often: it must not keep what it saw when it was prepared.
+        # Prepared once and run often: it must not reuse the snapshot of its preparation.
         return pg.execute(sql, prepare=True).fetchone()
     def over_flight(sql):
         with flight.cursor() as cursor:
             cursor.execute(sql)
             return cursor.fetchone()
-    def said(ask, sql):
+    def rows_of(ask, sql):
         while True:
             try:
                 return list(map(int, ask(sql)))
             except Exception as error:
                 # A slow machine may be busy with the other readers.
-                if "too many questions at once; try again" not in str(error):
+                if "too many concurrent requests; retry later" not in str(error):
                     raise
     for sql in sys.stdin:
-        print(json.dumps([said(over_pg, sql), said(over_flight, sql)]), flush=True)
+        print(json.dumps([rows_of(over_pg, sql), rows_of(over_flight, sql)]), flush=True)
 "#;
 
 /// The Python process that reads over other protocols.
-struct OtherDoors {
+struct SqlServers {
     child: Child,
     answers: BufReader<std::process::ChildStdout>,
 }
 
-impl OtherDoors {
-    fn open(pg: &str, flight: &str) -> OtherDoors {
+impl SqlServers {
+    fn open(pg: &str, flight: &str) -> SqlServers {
         let mut child = Command::new(python())
             .args(["-c", READERS, pg, flight])
             .stdin(Stdio::piped())
@@ -69,7 +68,7 @@ impl OtherDoors {
             .spawn()
             .expect("python starts");
         let answers = BufReader::new(child.stdout.take().expect("piped"));
-        OtherDoors { child, answers }
+        SqlServers { child, answers }
     }
 
     fn ask(&mut self, sql: &str) -> Vec<[u64; 3]> {
@@ -81,7 +80,7 @@ impl OtherDoors {
     }
 }
 
-impl Drop for OtherDoors {
+impl Drop for SqlServers {
     fn drop(&mut self) {
         // It ends with the test.
         let _ = self.child.kill();
@@ -95,19 +94,19 @@ async fn ask(server: &Server, batch: &str) -> [u64; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_reader_is_older_than_its_receipt() {
+async fn no_read_is_older_than_its_receipt() {
     let (data, redis) = (tempfile::tempdir().expect("a temporary folder"), Mutex::new(RedisServer::start()));
     let url = redis.lock().expect("ours").url();
     let flags = ["--redis", &url, "--pg", "127.0.0.1:0", "--flight", "127.0.0.1:0"];
     let server = Arc::new(Server::start_with(data.path(), &flags));
-    let (pg, flight) = (server.door("postgres").await, server.door("flight").await);
+    let (pg, flight) = (server.sql_address("postgres").await, server.sql_address("flight").await);
     let mut batches = Vec::new();
     for _ in 0..3 {
         batches.push(server.new_batch().await);
     }
     let done = Arc::new(AtomicBool::new(false));
 
-    // Readers without a receipt: what they saw once stays, and is of one epoch.
+    // Readers without a receipt: counts never decrease, and each read is of one epoch.
     let watchers = batches.clone().into_iter().map(|batch| {
         let (server, done) = (Arc::clone(&server), Arc::clone(&done));
         tokio::spawn(async move {
@@ -128,7 +127,7 @@ async fn no_reader_is_older_than_its_receipt() {
 
     let writers = batches.iter().enumerate().map(|(number, batch)| {
         let (server, batch, redis) = (&server, batch.clone(), &redis);
-        let mut doors = OtherDoors::open(&pg, &flight);
+        let mut sql_servers = SqlServers::open(&pg, &flight);
         async move {
             let mut written = 0;
             for round in 0..ROUNDS {
@@ -137,13 +136,13 @@ async fn no_reader_is_older_than_its_receipt() {
                 let answer = server.send(Method::POST, &path, "E_FAIL\n".repeat(lines as usize)).await;
                 assert!(answer.status().is_success());
                 written += lines;
-                // The answer says that every reader sees them.
+                // After the response, every reader sees the lines.
                 let report = server.get(&format!("/batches/{batch}/report")).await;
                 assert_eq!(report["total_errors"], written, "report");
                 let chart = server.send(Method::GET, &format!("/batches/{batch}/chart.svg"), "").await.text().await;
                 assert!(chart.expect("text").contains(&format!("1 code, {written} occurrence")), "chart");
                 assert_eq!(ask(server, &batch).await, [written; 3], "query");
-                let asked = tokio::task::block_in_place(|| doors.ask(&sums(&batch)));
+                let asked = tokio::task::block_in_place(|| sql_servers.ask(&sums(&batch)));
                 assert_eq!(asked, [[written; 3]; 2], "PostgreSQL, Flight SQL");
                 if number == 0 {
                     let mut redis = redis.lock().expect("ours");
@@ -160,7 +159,7 @@ async fn no_reader_is_older_than_its_receipt() {
     });
     futures::future::join_all(writers).await;
 
-    // A file that is replaced: each receipt's epoch shows just what was uploaded.
+    // A replaced file: each receipt's epoch shows exactly what was uploaded.
     let replaced = server.new_batch().await;
     for lines in [3_usize, 1, 5, 2] {
         let receipt = server.put(&replaced, "r.log", "E_FAIL\n".repeat(lines)).await;
@@ -172,6 +171,6 @@ async fn no_reader_is_older_than_its_receipt() {
     }
     done.store(true, Ordering::SeqCst);
     for watcher in watchers {
-        watcher.await.expect("it saw nothing wrong");
+        watcher.await.expect("it saw no inconsistency");
     }
 }

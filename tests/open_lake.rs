@@ -1,4 +1,4 @@
-//! The lake is open: readers that are not ours see the same sums.
+//! External readers (DuckDB, Polars) get the same sums from the lake.
 
 mod common;
 
@@ -10,8 +10,8 @@ use common::{Server, argus};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// Sums over the views that stand beside the tables, by DuckDB (over the files that the package `deltalake` names) and by
-/// Polars.
+/// Sums over the views that are stored next to the tables, by DuckDB (over the files that the package `deltalake`
+/// lists) and by Polars.
 const SCRIPT: &str = r#"
 import json, sys, duckdb
 from deltalake import DeltaTable
@@ -24,7 +24,7 @@ for table in ("files", "error_counts", "errors", "batches", "fleet"):
     db.sql(f"CREATE VIEW lake_{table} AS SELECT * FROM read_parquet({uris!r})")
 db.execute(open(f"{lake}/views.sql").read())
 rows = lambda sql: db.sql(sql).fetchall()
-said = {
+sums = {
     "counts": rows("SELECT code, CAST(sum(count) AS BIGINT) FROM error_counts GROUP BY code ORDER BY code"),
     "errors": rows("SELECT code, count(*) FROM errors GROUP BY code ORDER BY code"),
     "lines": rows("SELECT CAST(sum(lines) AS BIGINT) FROM files"),
@@ -44,19 +44,19 @@ polars = {
     "fleet": by_code("fleet_codes", pl.col("count").sum()),
     "vehicles": tables["vehicles"].select("vin", pl.col("batches").cast(pl.Int64)).sort("vin").collect().rows(),
 }
-assert json.dumps(polars) == json.dumps(said), (polars, said)
-print(json.dumps(said))
+assert json.dumps(polars) == json.dumps(sums), (polars, sums)
+print(json.dumps(sums))
 "#;
 
-/// What they read in the lake of a data directory.
+/// The sums that the script reads in the lake of a data directory.
 fn read(data: &Path) -> Value {
     let output = Command::new(python()).args(["-c", SCRIPT]).arg(data.join("lake")).output().expect("python runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
-/// What we say of the same.
-async fn say(server: &Server) -> Value {
+/// The same sums from the server.
+async fn server_sums(server: &Server) -> Value {
     let counts = server.sql("SELECT code, sum(count) FROM error_counts GROUP BY code ORDER BY code").await;
     let errors = server.sql("SELECT code, count(*) FROM errors GROUP BY code ORDER BY code").await;
     let fleet = server.sql("SELECT code, sum(count) FROM fleet_codes GROUP BY code ORDER BY code").await;
@@ -75,18 +75,18 @@ async fn duckdb_and_polars_read_the_same_sums() {
         let id = server.new_batch().await;
         server.put(&id, "a.log", "E_FAIL\n".repeat(10)).await;
         server.put(&id, "a.log", "E_FAIL and SIGSEGV\n".repeat(number + 1)).await;
-        // Large enough that its sightings are written before it is accepted.
+        // Large enough that its occurrences are written before it is accepted.
         server.put(&id, "b.log", "2026-03-01 10:15:30 ERROR ota: E_ABORT\n".repeat(60_000)).await;
         server.complete(&id).await;
         ids.push(id);
     }
-    let ours = say(&server).await;
+    let ours = server_sums(&server).await;
     server.stop();
     let expected = json!([["E_ABORT", 180_000], ["E_FAIL", 6], ["SIGSEGV", 6]]);
     assert_eq!(ours["counts"], expected);
     assert_eq!(read(data.path()), ours);
 
-    // The same after everything is taken back that can be.
+    // The same after appends, a reopened batch and deletions.
     let server = Server::start(data.path());
     for part in ["E_TIMEOUT\n", "E_TIM", "EOUT\nE_"] {
         let stream = server.new_batch().await;
@@ -97,7 +97,7 @@ async fn duckdb_and_polars_read_the_same_sums() {
     server.send(Method::DELETE, &format!("/batches/{}", ids[0]), "").await;
     server.send(Method::POST, &format!("/batches/{}/reopen", ids[1]), "").await;
     server.send(Method::DELETE, &format!("/batches/{}/files/b.log", ids[1]), "").await;
-    let ours = say(&server).await;
+    let ours = server_sums(&server).await;
     assert_eq!((&ours["counts"], &ours["batches"]), (&ours["fleet"], &json!([[4]])));
     server.stop();
     assert_eq!(read(data.path()), ours);

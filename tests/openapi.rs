@@ -1,4 +1,4 @@
-//! The OpenAPI document is what the server does.
+//! The OpenAPI document matches the server.
 
 mod common;
 
@@ -10,7 +10,7 @@ use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn the_document_and_its_page_are_served_without_the_net() {
+async fn the_document_and_its_page_are_served_without_internet_access() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let client = Client::new();
@@ -55,7 +55,7 @@ async fn the_document_and_its_page_are_served_without_the_net() {
     assert!(page.contains("swagger-ui") && !page.contains("https://"), "{page}");
 }
 
-/// What a document refers to.
+/// The references in a document.
 fn references_of<'d>(part: &'d Value, references: &mut Vec<&'d str>) {
     match part {
         Value::Array(parts) => parts.iter().for_each(|part| references_of(part, references)),
@@ -67,10 +67,10 @@ fn references_of<'d>(part: &'d Value, references: &mut Vec<&'d str>) {
     }
 }
 
-/// schemathesis makes requests by the document, good and bad, and holds the
-/// answers to it: statuses (of which 500 is none), media types, and schemas.
+/// schemathesis generates valid and invalid requests from the document, and checks the responses against it: statuses
+/// (500 is not allowed), media types and schemas.
 #[tokio::test]
-async fn the_server_does_what_the_document_says() {
+async fn the_server_conforms_to_the_document() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch_of(json!({"vehicle_id": "v", "vin": VIN, "firmware": "7.2.1"})).await;
@@ -79,11 +79,11 @@ async fn the_server_does_what_the_document_says() {
     let checks = "status_code_conformance,content_type_conformance,response_schema_conformance";
     let output = Command::new(tool)
         .args(["run", &server.root_url("/openapi.json"), "--checks", checks, "--max-examples", "15", "--seed", "5"])
-        // What never ends by itself.
+        // Streams that never end.
         .args(["--exclude-path-regex", "/events$", "--request-timeout", "70", "--phases", "examples,fuzzing"])
         .current_dir(data.path())
         .output()
         .expect("schemathesis runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}");
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{report}");
 }

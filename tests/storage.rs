@@ -1,4 +1,4 @@
-//! What is stored belongs to somebody, and what nobody owns goes: after failed requests, kills, and wrong clocks.
+//! Stored data without an owner is deleted, and no other: after failed requests, kills, and wrong clocks.
 
 mod common;
 
@@ -13,14 +13,14 @@ use futures::StreamExt;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
-/// How long anything may take that a test waits for.
+/// The longest time that a test waits for anything.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Waits until something holds.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+/// Waits until a condition is true.
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < WAIT_MAX, "{what} did not happen in time");
+    while !condition() {
+        assert!(begun.elapsed() < WAIT_MAX, "timed out waiting for {what}");
         tokio::task::yield_now().await;
     }
 }
@@ -40,7 +40,7 @@ fn noise(bytes: usize) -> Vec<u8> {
         state ^= state >> 27;
         (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 56) as u8
     };
-    (0..bytes).map(|place| if place % 120 == 119 { b'\n' } else { next().max(11) }).collect()
+    (0..bytes).map(|index| if index % 120 == 119 { b'\n' } else { next().max(11) }).collect()
 }
 
 /// A form with these files.
@@ -93,7 +93,7 @@ async fn an_upload_that_a_kill_interrupts_leaves_no_unfinished_file() {
     let unfinished = || raw_files(data.path()).iter().any(|file| file.to_string_lossy().contains('#'));
     until("the first part of the upload", unfinished).await;
     server.kill();
-    assert!(unfinished(), "the kill left it");
+    assert!(unfinished(), "the kill left the file");
     let server = Server::start(data.path());
     until("the deletion of what the kill left", || !unfinished()).await;
     server.stop();
@@ -113,7 +113,7 @@ async fn bytes_that_cannot_be_deleted_are_deleted_later() {
     std::fs::create_dir(object).expect("makes a folder");
     let answer = server.send(Method::DELETE, &format!("/batches/{id}/files/a.log"), "").await;
     assert_eq!(answer.status(), StatusCode::NO_CONTENT);
-    // Its entry would have gone with the commit of the stop, and with it the memory of the bytes.
+    // The commit at the stop must not remove its entry: nothing else records that the bytes are to be deleted.
     server.stop();
     std::fs::remove_dir(object).expect("removes the folder");
     std::fs::rename(&aside, object).expect("moves back");
@@ -135,7 +135,7 @@ async fn a_server_whose_clock_was_ahead_deletes_no_bytes_that_are_in_use() {
         .expect("writes");
     slow.write_all(&body[..5 << 20]).expect("writes");
     until("the first part of the upload", || !raw_files(data.path()).is_empty()).await;
-    // By the clock, what is being written was left two hours ago.
+    // By the clock, the file that is being written was abandoned two hours ago.
     for file in raw_files(data.path()) {
         std::fs::File::options().write(true).open(&file).expect("opens").set_modified(old).expect("sets its time");
     }
@@ -160,7 +160,7 @@ async fn a_server_whose_clock_was_ahead_deletes_no_bytes_that_are_in_use() {
 }
 
 #[tokio::test]
-async fn a_line_that_the_search_panics_on_fails_its_file_and_stops_nothing() {
+async fn a_line_that_panics_the_scan_fails_only_its_file() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let variables = [("ARGUS_PANIC_ON", "boom")];
     let start = || Server::try_start(data.path(), &[], &variables).expect("it starts");
@@ -189,7 +189,7 @@ async fn a_line_that_the_search_panics_on_fails_its_file_and_stops_nothing() {
 }
 
 #[tokio::test]
-async fn a_raw_object_that_is_missing_fails_its_file_and_the_server_starts() {
+async fn a_missing_raw_object_fails_its_file_and_the_server_starts() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -205,7 +205,7 @@ async fn a_raw_object_that_is_missing_fails_its_file_and_the_server_starts() {
     let failure = json!("its bytes are missing in the raw store");
     assert_eq!((&report["files"][0]["status"], &report["files"][0]["failure"]), (&json!("failed"), &failure));
     server.stop();
-    // The same bytes again are no repetition: they mend it.
+    // Uploading the same bytes again repairs the file.
     let server = Server::start(data.path());
     server.put(&id, "a.log", "E_FAIL\n").await;
     let report = server.complete(&id).await;
@@ -214,7 +214,7 @@ async fn a_raw_object_that_is_missing_fails_its_file_and_the_server_starts() {
 }
 
 #[tokio::test]
-async fn a_lake_that_is_missing_or_older_is_refused_and_built_anew_with_every_number() {
+async fn a_missing_or_older_lake_is_refused_and_a_recount_restores_every_number() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let folder = data.path().to_str().expect("text");
     let server = Server::start(data.path());
@@ -231,9 +231,9 @@ async fn a_lake_that_is_missing_or_older_is_refused_and_built_anew_with_every_nu
     for part in ["E_FAIL one\nE_AB", "ORT\nE_FAIL two\n", "E_TIMEOUT open"] {
         server.send(Method::POST, &lines, part).await;
     }
-    let gone = server.new_batch().await;
-    server.put(&gone, "gone.log", "E_GONE\n").await;
-    server.send(Method::DELETE, &format!("/batches/{gone}"), "").await;
+    let deleted = server.new_batch().await;
+    server.put(&deleted, "gone.log", "E_GONE\n").await;
+    server.send(Method::DELETE, &format!("/batches/{deleted}"), "").await;
     let done = server.new_batch_of(json!({"vehicle_id": "v2", "vin": "WVWZZZ1JZXW000002", "firmware": "7.2.1"})).await;
     server.put(&done, "a.log", "E_FAIL\nDTC P0301-07 stored\n").await;
     server.complete(&done).await;
@@ -262,9 +262,9 @@ async fn a_lake_that_is_missing_or_older_is_refused_and_built_anew_with_every_nu
     let refused = |why: &str| {
         let output = Command::new(ARGUS).args(["serve", "--listen", "127.0.0.1:0", "--data", folder]).output();
         let output = output.expect("argus runs");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{why}: {said}");
-        assert!(said.contains("argus recount"), "{why}: {said}");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{why}: {errors}");
+        assert!(errors.contains("argus recount"), "{why}: {errors}");
     };
     let recounted = async |why: &str| {
         let output = argus(&["recount", "--data", folder], b"");
@@ -282,7 +282,7 @@ async fn a_lake_that_is_missing_or_older_is_refused_and_built_anew_with_every_nu
     recounted("after an older lake").await;
     std::fs::remove_dir_all(data.path().join("lake/error_counts")).expect("removes");
     refused("a lake without a table");
-    // What comes after counts as ever.
+    // Later appends are counted as usual.
     recounted("after a lake without a table").await;
     let server = Server::start(data.path());
     server.send(Method::POST, &lines, " goes on\n").await;
@@ -296,7 +296,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[tokio::test]
-async fn more_different_codes_than_the_limit_are_counted_together() {
+async fn more_distinct_codes_than_the_limit_are_counted_together() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -316,12 +316,12 @@ async fn more_different_codes_than_the_limit_are_counted_together() {
     assert_eq!((named, &other["count"]), (501, &json!(1500)));
     let many = report["files"].as_array().expect("files").iter().find(|file| file["name"] == "many.log");
     assert_eq!(many.expect("it is there")["codes_limited"], json!(true));
-    // The lines have their own codes.
+    // The lines keep their own codes.
     assert_eq!(server.sql("SELECT count(DISTINCT code) FROM errors WHERE file = 'many.log'").await, json!([[2000]]));
 }
 
 #[tokio::test]
-async fn a_known_key_with_another_body_is_refused_and_a_deleted_file_is_uploaded_anew() {
+async fn a_known_key_with_another_body_is_refused_and_a_deleted_file_can_be_uploaded_again() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -336,19 +336,19 @@ async fn a_known_key_with_another_body_is_refused_and_a_deleted_file_is_uploaded
     assert_eq!(put("E_ABORT\n").await.status(), StatusCode::UNPROCESSABLE_ENTITY);
     let answer = server.send(Method::DELETE, &path, "").await;
     assert_eq!(answer.status(), StatusCode::NO_CONTENT);
-    let anew = put("E_ABORT\n").await;
-    assert_eq!(anew.status(), StatusCode::CREATED);
+    let again = put("E_ABORT\n").await;
+    assert_eq!(again.status(), StatusCode::CREATED);
     let report = server.complete(&id).await;
     assert_eq!(counts(&report), json!({"E_ABORT": 1}));
 }
 
 #[tokio::test]
-async fn slow_clients_stop_nobody_and_a_bomb_is_refused() {
+async fn slow_clients_block_nobody_and_a_compression_bomb_is_refused() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
     let address = server.root_url("").strip_prefix("http://").expect("an address").to_owned();
-    // Half of them send nothing, half enough to take a slot; none goes on.
+    // Half of them send almost nothing, half enough to get a permit; then all of them stop sending.
     let slow: Vec<TcpStream> = (0..80)
         .map(|number| {
             let mut client = TcpStream::connect(&address).expect("connects");
@@ -360,7 +360,7 @@ async fn slow_clients_stop_nobody_and_a_bomb_is_refused() {
         })
         .collect();
     let upload = server.put(&id, "quick.log", "E_FAIL\n");
-    tokio::time::timeout(Duration::from_secs(25), upload).await.expect("an upload is not kept waiting by slow ones");
+    tokio::time::timeout(Duration::from_secs(25), upload).await.expect("slow uploads do not block others");
     drop(slow);
     let bomb = zstd::encode_all(&b"E_FAIL\n".repeat(30 << 20)[..], 3).expect("encodes");
     assert!(bomb.len() < 1 << 20, "{}", bomb.len());
@@ -371,7 +371,7 @@ async fn slow_clients_stop_nobody_and_a_bomb_is_refused() {
 }
 
 #[tokio::test]
-async fn a_follower_of_a_deleted_batch_is_told_and_its_stream_ends() {
+async fn the_event_stream_of_a_deleted_batch_reports_it_and_ends() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -393,7 +393,7 @@ async fn a_follower_of_a_deleted_batch_is_told_and_its_stream_ends() {
 }
 
 #[tokio::test]
-async fn readers_do_not_stop_uploads_to_batches_that_are_not_loaded() {
+async fn readers_do_not_block_uploads_to_unloaded_batches() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let mut ids = Vec::new();

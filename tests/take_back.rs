@@ -1,4 +1,4 @@
-//! What was uploaded is taken back: replaced, deleted, opened again.
+//! Uploads are undone: files are replaced and deleted, batches are deleted and reopened.
 
 mod common;
 
@@ -6,8 +6,8 @@ use common::{Server, counts};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-/// Waits until the raw store holds so many objects, which follows the commit of the deletion.
-async fn raw_objects_become(data: &std::path::Path, wanted: usize) {
+/// Waits until the raw store contains `wanted` objects, which follows the commit of the deletion.
+async fn wait_for_raw_objects(data: &std::path::Path, wanted: usize) {
     let count = || {
         let batches = std::fs::read_dir(data.join("raw")).expect("the raw store is there");
         batches.flatten().flat_map(|batch| std::fs::read_dir(batch.path())).flatten().count()
@@ -18,7 +18,7 @@ async fn raw_objects_become(data: &std::path::Path, wanted: usize) {
 }
 
 #[tokio::test]
-async fn a_deleted_file_leaves_no_trace_in_any_answer_and_its_bytes_go() {
+async fn a_deleted_file_disappears_from_all_responses_and_from_the_raw_store() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -26,24 +26,24 @@ async fn a_deleted_file_leaves_no_trace_in_any_answer_and_its_bytes_go() {
     let uploaded = server.put(&id, "b.log", "E_ABORT\n").await;
     let path = format!("/batches/{id}/files/a.log");
     assert_eq!(server.send(Method::DELETE, &path, "").await.status(), StatusCode::NO_CONTENT);
-    // The answer came when no reader saw the file any more.
+    // The response is sent when no reader sees the file any more.
     let report = server.get(&format!("/batches/{id}/report")).await;
     assert_eq!(counts(&report), json!({"E_ABORT": 1}));
     assert_eq!((&report["total_files"], &report["total_lines"]), (&json!(1), &json!(1)));
     assert_eq!(server.sql("SELECT file, code FROM errors").await, json!([["b.log", "E_ABORT"]]));
     assert_eq!(server.send(Method::DELETE, &path, "").await.status(), StatusCode::NOT_FOUND);
-    raw_objects_become(data.path(), 1).await;
-    // Nor has it a past, though its rows may still be in the lake.
+    wait_for_raw_objects(data.path(), 1).await;
+    // Past epochs do not show it either, although its rows may still be in the lake.
     let before = uploaded["epoch"].as_u64().expect("an epoch");
     let asked = json!({"sql": "SELECT file FROM errors UNION SELECT name FROM files", "as_of": before}).to_string();
     let past: Value = server.send(Method::POST, "/query", asked).await.json().await.expect("JSON");
     assert_eq!((&past["rows"], &past["epoch"]), (&json!([["b.log"]]), &json!(before)));
     let asked = json!({"sql": "SELECT code FROM fleet_codes", "as_of": before}).to_string();
     let past: Value = server.send(Method::POST, "/query", asked).await.json().await.expect("JSON");
-    assert_eq!(past["rows"], json!([]), "of its vehicle nothing is told apart");
+    assert_eq!(past["rows"], json!([]), "past epochs leave out its vehicle");
     let report = server.get(&format!("/batches/{id}/report?as_of={before}")).await;
     assert_eq!((counts(&report), &report["total_files"]), (json!({"E_ABORT": 1}), &json!(1)));
-    // The name is free again, and begins anew.
+    // The name is free again, and its generations start at 1.
     let again = server.put(&id, "a.log", "E_TIMEOUT\n").await;
     assert_eq!(again["generation"], json!(1));
     server.kill();
@@ -52,34 +52,34 @@ async fn a_deleted_file_leaves_no_trace_in_any_answer_and_its_bytes_go() {
 }
 
 #[tokio::test]
-async fn a_deleted_batch_is_gone_everywhere_and_stays_so() {
+async fn a_deleted_batch_disappears_everywhere_also_after_a_restart() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
-    let (gone, kept) = (server.new_batch().await, server.new_batch().await);
-    for id in [&gone, &kept] {
+    let (deleted, remaining) = (server.new_batch().await, server.new_batch().await);
+    for id in [&deleted, &remaining] {
         server.put(id, "a.log", "E_FAIL\n").await;
         server.complete(id).await;
     }
-    assert_eq!(server.send(Method::DELETE, &format!("/batches/{gone}"), "").await.status(), StatusCode::NO_CONTENT);
+    assert_eq!(server.send(Method::DELETE, &format!("/batches/{deleted}"), "").await.status(), StatusCode::NO_CONTENT);
     let check = async |server: &Server| {
         for path in ["", "/report", "/progress", "/errors", "/events"] {
-            let answer = server.send(Method::GET, &format!("/batches/{gone}{path}"), "").await;
+            let answer = server.send(Method::GET, &format!("/batches/{deleted}{path}"), "").await;
             assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
         }
         for table in ["batches", "files", "error_counts", "errors"] {
             let rows = server.sql(&format!("SELECT DISTINCT batch_id FROM {table}")).await;
-            assert_eq!(rows, json!([[kept]]), "{table}");
+            assert_eq!(rows, json!([[remaining]]), "{table}");
         }
     };
     check(&server).await;
-    assert_eq!(server.send(Method::DELETE, &format!("/batches/{gone}"), "").await.status(), StatusCode::NOT_FOUND);
-    raw_objects_become(data.path(), 1).await;
+    assert_eq!(server.send(Method::DELETE, &format!("/batches/{deleted}"), "").await.status(), StatusCode::NOT_FOUND);
+    wait_for_raw_objects(data.path(), 1).await;
     server.stop();
     check(&Server::start(data.path())).await;
 }
 
 #[tokio::test]
-async fn a_batch_is_opened_again_changed_and_completed_again() {
+async fn a_batch_is_reopened_changed_and_completed_again() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -105,7 +105,7 @@ async fn a_batch_is_opened_again_changed_and_completed_again() {
 }
 
 #[tokio::test]
-async fn no_reader_ever_sees_a_file_and_its_successor_or_neither() {
+async fn readers_see_exactly_one_generation_of_a_replaced_file() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -124,7 +124,7 @@ async fn no_reader_ever_sees_a_file_and_its_successor_or_neither() {
             assert_eq!(report["total_errors"], json!(100));
             assert_eq!(report["codes"].as_array().map(Vec::len), Some(1), "{report}");
             let seen = report["epoch"].as_u64().expect("an epoch");
-            assert!(seen >= epoch, "never back in time");
+            assert!(seen >= epoch, "epochs never decrease");
             epoch = seen;
             let rows = server.sql("SELECT count(*), count(DISTINCT code) FROM errors").await;
             assert_eq!(rows, json!([[100, 1]]));

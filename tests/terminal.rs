@@ -1,4 +1,4 @@
-//! Escape sequences in logs, names and answers never reach a terminal.
+//! Escape sequences in logs, names and results never reach a terminal.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use common::{Server, argus};
 use reqwest::Method;
 
-/// What a terminal would obey: it clears the screen, in 7 and in 8 bits, and turns the text around.
+/// Sequences that a terminal would execute: clear the screen, in 7 and in 8 bits, and reverse the text direction.
 const HOSTILE: &str = "\u{1b}[2J\u{9b}2J\u{202e}";
 
 fn text(path: &Path) -> &str {
@@ -19,7 +19,7 @@ fn is_harmless(shown: &str) -> bool {
     !shown.contains(|c: char| (c.is_control() && !"\r\n\t".contains(c)) || ('\u{202a}'..='\u{202e}').contains(&c))
 }
 
-/// What a terminal is sent on standard output.
+/// Standard output of the binary when it is a terminal.
 fn on_terminal(arguments: &[&str]) -> String {
     let script = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
     let output = Command::new("python3")
@@ -33,7 +33,7 @@ fn on_terminal(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn analyze_shows_what_a_terminal_would_obey() {
+fn analyze_escapes_terminal_sequences() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let log = folder.path().join(format!("a{HOSTILE}.log"));
     std::fs::write(&log, format!("E_FAIL {HOSTILE} in the text\n")).expect("writes");
@@ -41,21 +41,21 @@ fn analyze_shows_what_a_terminal_would_obey() {
         let shown = on_terminal(&["analyze", "--format", format, text(&log)]);
         assert!(is_harmless(&shown) && shown.contains(escape), "{format}: {shown:?}");
     }
-    // A pipe gets JSON and CSV as they are.
+    // A pipe gets JSON and CSV unescaped.
     let csv = argus(&["analyze", "--format", "csv", text(&log)], b"");
     assert!(String::from_utf8_lossy(&csv.stdout).contains(HOSTILE));
     let missing = format!("{}{HOSTILE}\n", text(&folder.path().join("missing")));
     for arguments in [&["analyze", &missing][..], &["maintain", "--data", &missing], &["analyze", "--workers", HOSTILE]]
     {
-        let said = String::from_utf8(argus(arguments, b"").stderr).expect("text");
-        assert!(!said.is_empty() && is_harmless(&said), "{said:?}");
+        let errors = String::from_utf8(argus(arguments, b"").stderr).expect("text");
+        assert!(!errors.is_empty() && is_harmless(&errors), "{errors:?}");
     }
-    let said = argus(&["analyze", &missing], b"").stderr;
-    assert_eq!(String::from_utf8_lossy(&said).lines().count(), 1);
+    let errors = argus(&["analyze", &missing], b"").stderr;
+    assert_eq!(String::from_utf8_lossy(&errors).lines().count(), 1);
 }
 
 #[tokio::test]
-async fn sql_shows_what_a_terminal_would_obey() {
+async fn sql_escapes_terminal_sequences() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let server = Server::start(data.path());
     let id = server.new_batch().await;
@@ -69,6 +69,6 @@ async fn sql_shows_what_a_terminal_would_obey() {
         assert!(is_harmless(&shown) && shown.contains(escape), "{format}: {shown:?}");
     }
     let failing = format!("SELECT \"{HOSTILE}\" FROM errors");
-    let said = String::from_utf8(argus(&["sql", "--data", text(data.path()), &failing], b"").stderr).expect("text");
-    assert!(said.contains("\\x1b[2J") && is_harmless(&said), "{said:?}");
+    let errors = String::from_utf8(argus(&["sql", "--data", text(data.path()), &failing], b"").stderr).expect("text");
+    assert!(errors.contains("\\x1b[2J") && is_harmless(&errors), "{errors:?}");
 }

@@ -1,4 +1,4 @@
-"""Counts what a pattern finds in log files with bytewax: PATTERN FILE..."""
+"""Counts the matches of a pattern in log files with bytewax. Arguments: PATTERN FILE..."""
 import json
 import re
 import sys
@@ -14,7 +14,7 @@ pattern, files = re.compile(sys.argv[1].encode()), sys.argv[2:]
 
 
 class Lines(StatefulSourcePartition):
-    """The lines of a file as bytes, many at once."""
+    """The lines of a file as bytes, in groups."""
 
     def __init__(self, file):
         self.file = open(file, "rb")

@@ -1,4 +1,4 @@
-"""Counts what a pattern finds in log files with ClickHouse: PATTERN FILE..."""
+"""Counts the matches of a pattern in log files with ClickHouse. Arguments: PATTERN FILE..."""
 import json
 import os
 import sys

@@ -1,7 +1,7 @@
-"""Looks batches up in the lake's Parquet files with DuckDB, one after the other: the same rows as a report takes.
+"""Looks up batches in the lake's Parquet files with DuckDB, one after the other: the same rows as for a report.
 
-Arguments: the lake's folder, and a file with the ids of batches, one on a line.
-Prints milliseconds, one look-up on a line.
+Arguments: the lake's folder, and a file with batch ids, one per line.
+Prints the milliseconds of each look-up, one per line.
 """
 
 import glob
@@ -25,7 +25,7 @@ counts = """
     GROUP BY c.file, c.code
 """
 files = """
-    SELECT name, max(generation), sum(bytes), sum(lines), sum(error_lines), sum(sightings)
+    SELECT name, max(generation), sum(bytes), sum(lines), sum(error_lines), sum(occurrences)
     FROM files WHERE batch_id = ? GROUP BY name, version HAVING sum(live) > 0
 """
 for batch in open(ids).read().split():

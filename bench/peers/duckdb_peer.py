@@ -1,4 +1,4 @@
-"""Counts what a pattern finds in log files with DuckDB: PATTERN FILE..."""
+"""Counts the matches of a pattern in log files with DuckDB. Arguments: PATTERN FILE..."""
 import json
 import sys
 import time
@@ -8,10 +8,10 @@ import duckdb
 
 pattern, files = sys.argv[1], sys.argv[2:]
 database = duckdb.connect()
-# It would be a part of the answer.
+# The progress bar would be part of the output.
 database.execute("SET enable_progress_bar = false")
 ready = time.time()
-# A line is a row with one column; bytes that are not UTF-8 are read as Latin-1, for lines with them count too.
+# A line is a row with one column. Read as Latin-1, so that lines with invalid UTF-8 are counted, too.
 rows = database.execute(
     """
     SELECT code, count(*) FROM (

@@ -1,4 +1,4 @@
-"""Counts what a pattern finds in log files with Flink, in its own process: PATTERN FILE..."""
+"""Counts the matches of a pattern in log files with Flink, in this process. Arguments: PATTERN FILE..."""
 import json
 import os
 import sys

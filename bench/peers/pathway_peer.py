@@ -1,4 +1,4 @@
-"""Counts what a pattern finds in log files with Pathway: PATTERN FILE..."""
+"""Counts the matches of a pattern in log files with Pathway. Arguments: PATTERN FILE..."""
 import json
 import os
 import re
@@ -13,7 +13,7 @@ pattern, files = re.compile(sys.argv[1].encode()), sys.argv[2:]
 
 
 class Lines(pathway.io.python.ConnectorSubject):
-    """The lines of a file as bytes. Pathway's own reader leaves out those that are not UTF-8, and they count."""
+    """The lines of a file as bytes. Pathway's own reader drops lines with invalid UTF-8, which must be counted."""
 
     def __init__(self, file):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Counts what a pattern finds in log files with Polars: PATTERN FILE..."""
+"""Counts the matches of a pattern in log files with Polars. Arguments: PATTERN FILE..."""
 import json
 import sys
 import time
@@ -8,7 +8,7 @@ import polars
 
 pattern, files = sys.argv[1], sys.argv[2:]
 ready = time.time()
-# A word boundary of Unicode is a slow one in Rust's regular expressions, which Polars uses.
+# Polars uses Rust's regular expressions, in which a Unicode word boundary is slow.
 pattern = pattern.replace(r"\b", r"(?-u:\b)")
 lines = polars.scan_csv(
     files,

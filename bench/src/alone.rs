@@ -1,7 +1,7 @@
-//! The scan and nothing else, as a process of its own, so that it can be kept on one core.
+//! The scan alone as a separate process, so that it can be pinned to one core.
 //!
-//! Its clock begins when the rules are read and ends with the last line; it
-//! prints what it counted, so that whoever started it can check.
+//! The time is measured from the loaded rules to the last line. The process
+//! prints its counts, so that its parent can check them.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
-use argus_dataflow::fold::{CodeLimits, Fold, OpenFold};
-use argus_dataflow::plan::Plan;
+use argus_dataflow::counts::partial::{CodeLimits, OpenCounts, PartialCounts};
 use argus_dataflow::scan::Scanner;
+use argus_dataflow::scan::plan::Plan;
 use argus_dataflow::{
     BLOCK_BYTES_DEFAULT, BlockReader, Change, Config, Dataflow, FileRow, Origin, Output, Row, RuleSet, VersionId,
 };
@@ -21,26 +21,25 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-/// The year of times that name none.
-/// 2026-11-26T12:00:00Z.
+/// The upload time of the files: 2026-11-26T12:00:00Z.
 const UPLOADED_AT: i64 = 1_795_694_400_000_000;
 
 /// Flags of the hidden `argus-bench scan-alone`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Threads that scan, each a file at a time.
+    /// Scanning threads, each with one file at a time.
     #[arg(long, default_value_t = 1)]
     workers: usize,
-    /// A rule file in place of the built-in rules.
+    /// A rule file instead of the built-in rules.
     #[arg(long)]
     rules: Option<PathBuf>,
-    /// Through the dataflow, from blocks to closed epochs.
+    /// Run the dataflow, from blocks to closed epochs.
     #[arg(long)]
     dataflow: bool,
     files: Vec<PathBuf>,
 }
 
-/// What was counted, and how long that took.
+/// The counts and the duration.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counted {
     /// Seconds.
@@ -67,27 +66,27 @@ pub fn run(args: &Args, runtime: &Runtime) -> Result<()> {
 fn bare(args: &Args, rules: RuleSet) -> Result<Counted> {
     let plan = Plan::new(rules);
     let next = AtomicUsize::new(0);
-    let scan_files = || -> Result<(u64, Fold)> {
+    let scan_files = || -> Result<(u64, PartialCounts)> {
         let mut scanner = Scanner::of(Arc::clone(&plan));
-        let (mut lines, mut fold) = (0, OpenFold::default());
+        let (mut lines, mut partial) = (0, OpenCounts::default());
         while let Some(path) = args.files.get(next.fetch_add(1, Ordering::Relaxed)) {
             let mut blocks = BlockReader::new(File::open(path)?, BLOCK_BYTES_DEFAULT);
             while let Some(block) = blocks.next_block()? {
-                scanner.scan_into(&block, UPLOADED_AT, &mut fold, None);
+                scanner.scan_into(&block, UPLOADED_AT, &mut partial, None);
             }
             lines += blocks.lines();
         }
-        Ok((lines, fold.close()))
+        Ok((lines, partial.close()))
     };
     let begun = Instant::now();
     let mut counted = Counted::default();
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..args.workers.max(1)).map(|_| scope.spawn(scan_files)).collect();
         for worker in workers {
-            let (lines, fold) = worker.join().map_err(|_| anyhow!("a worker has died"))??;
+            let (lines, partial) = worker.join().map_err(|_| anyhow!("a worker panicked"))??;
             counted.lines += lines;
-            counted.error_lines += fold.error_lines;
-            fold.codes.into_iter().for_each(|(key, seen)| *counted.codes.entry(key.code).or_default() += seen.count);
+            counted.error_lines += partial.error_lines;
+            partial.codes.into_iter().for_each(|(key, seen)| *counted.codes.entry(key.code).or_default() += seen.count);
         }
         anyhow::Ok(())
     })?;
@@ -102,7 +101,7 @@ fn through_dataflow(args: &Args, rules: RuleSet, runtime: &Runtime) -> Result<Co
         rules,
         first_epoch: 1,
         in_flight_bytes,
-        sightings: false,
+        occurrences: false,
         limits: CodeLimits::default(),
     };
     let (dataflow, mut outputs) = Dataflow::start(config).map_err(anyhow::Error::msg)?;
@@ -114,7 +113,7 @@ fn through_dataflow(args: &Args, rules: RuleSet, runtime: &Runtime) -> Result<Co
             Arc::new(Origin { batch_id: Uuid::nil(), file, version: VersionId::new(), uploaded_at: UPLOADED_AT });
         let mut blocks = BlockReader::new(File::open(path)?, BLOCK_BYTES_DEFAULT);
         while let Some(block) = blocks.next_block()? {
-            runtime.block_on(dataflow.feed(&origin, block))?;
+            runtime.block_on(dataflow.insert(&origin, block))?;
         }
         counted.lines += blocks.lines();
         dataflow.advance(epoch, vec![Change::Admit(row(&origin, blocks.lines()))])?;
@@ -138,7 +137,7 @@ fn through_dataflow(args: &Args, rules: RuleSet, runtime: &Runtime) -> Result<Co
     }
 }
 
-/// What admits a file.
+/// The row that admits a file.
 fn row(origin: &Origin, lines: u64) -> FileRow {
     FileRow {
         batch_id: origin.batch_id,
@@ -154,7 +153,7 @@ fn row(origin: &Origin, lines: u64) -> FileRow {
         long_lines: 0,
         last_line: lines,
         error_lines: 0,
-        sightings: 0,
+        occurrences: 0,
         uploaded_at: 0,
         failure: None,
         binary: false,

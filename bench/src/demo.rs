@@ -1,12 +1,12 @@
-//! A small fleet, uploaded and reported.
+//! Demo: uploads the logs of a small fleet and prints the reports.
 
 use std::io::{Write, stdout};
 
 use anyhow::{Context, Result, bail};
+use argus::app::ServiceConfig;
 use argus::cli::ReportFormat;
-use argus::render;
-use argus::serve::{Doors, Server};
-use argus::service::ServiceConfig;
+use argus::cli::render;
+use argus::server::{Server, SqlAddresses};
 use argus_dataflow::RuleSet;
 use argus_query::Report;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -26,13 +26,13 @@ pub struct Args {
     /// The address to listen on.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: String,
-    /// Stop when the report is shown.
+    /// Exit after printing the reports.
     #[arg(long)]
     once: bool,
 }
 
-/// Starts Argus on a free port when the address is taken, uploads the fleet, and
-/// shows the report of one vehicle and the codes of both firmwares.
+/// Starts Argus (on a free port if the address is in use), uploads the fleet, and
+/// prints the report of one vehicle and the codes of both firmware versions.
 pub async fn run(args: &Args) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let rules = RuleSet::built_in()?;
@@ -43,7 +43,7 @@ pub async fn run(args: &Args) -> Result<()> {
         Ok(_) => args.listen.as_str(),
         Err(_) => "127.0.0.1:0",
     };
-    let server = Server::start(config, listen, &Doors::default(), metrics).await?;
+    let server = Server::start(config, listen, &SqlAddresses::default(), metrics).await?;
     let base = format!("http://{}", server.address());
     let mut out = stdout();
     writeln!(out, "argus listening on {base}\n")?;
@@ -54,28 +54,28 @@ pub async fn run(args: &Args) -> Result<()> {
         last = upload(&client, &format!("{base}/api/v1"), vehicle).await?;
     }
     let report: Value = get(&client, &format!("{base}/api/v1/batches/{last}/report")).await?;
-    writeln!(out, "What vehicle {} says of firmware 7.2.1 (batch {last}):\n", VEHICLES - 1)?;
+    writeln!(out, "The report of vehicle {} with firmware 7.2.1 (batch {last}):\n", VEHICLES - 1)?;
     render::report(&mut out, &serde_json::from_value::<Report>(report)?, ReportFormat::Table)?;
     let sql = "SELECT b.firmware, c.code, count(DISTINCT b.vin) AS vehicles, sum(c.count) AS count \
                FROM error_counts c JOIN batches b USING (batch_id) GROUP BY 1, 2 ORDER BY 1, 4 DESC, 2";
-    let answer: Value = post(&client, &format!("{base}/api/v1/query"), &json!({"sql": sql})).await?;
+    let response: Value = post(&client, &format!("{base}/api/v1/query"), &json!({"sql": sql})).await?;
     writeln!(out, "\nThe whole fleet, by firmware:\n")?;
-    for row in answer["rows"].as_array().into_iter().flatten() {
+    for row in response["rows"].as_array().into_iter().flatten() {
         let text = |index: usize| row[index].as_str().unwrap_or_default().to_owned();
         writeln!(out, "  {:<6}  {:<20}  {:>3} vehicles  {:>6} times", text(0), text(1), row[2], row[3])?;
     }
     writeln!(
         out,
-        "\nAsk for more:\n  curl {base}/api/v1/batches/{last}/report\n  curl '{base}/api/v1/batches/{last}/errors?limit=3'"
+        "\nTo see more:\n  curl {base}/api/v1/batches/{last}/report\n  curl '{base}/api/v1/batches/{last}/errors?limit=3'"
     )?;
     if !args.once {
-        writeln!(out, "\nCtrl-C stops Argus and removes the fleet's data.")?;
+        writeln!(out, "\nPress Ctrl-C to stop Argus and delete the data.")?;
         tokio::signal::ctrl_c().await?;
     }
     server.stop().await
 }
 
-/// Makes a vehicle's batch, uploads its files and completes it; says the batch.
+/// Creates the batch of a vehicle, uploads its files and completes it; returns the batch id.
 async fn upload(client: &Client, api: &str, vehicle: usize) -> Result<String> {
     let new_firmware = vehicle % 2 == 1;
     let batch = json!({
@@ -86,16 +86,16 @@ async fn upload(client: &Client, api: &str, vehicle: usize) -> Result<String> {
         "expected_files": FILES.len(),
     });
     let batch = post(client, &format!("{api}/batches"), &batch).await?;
-    let id = batch["id"].as_str().context("a batch has an id")?.to_owned();
+    let id = batch["id"].as_str().context("the created batch has no id")?.to_owned();
     for (number, name) in FILES.iter().enumerate() {
         let mut random = Random::new((vehicle * FILES.len() + number) as u64);
-        // The new firmware fails more often, and in ways that the old one does not know.
+        // The new firmware fails more often, and with codes that the old one does not have.
         let (per_mille, kinds): (u64, &[usize]) = if new_firmware { (12, &[0, 3, 4, 5, 10]) } else { (4, &[0, 5, 6]) };
         let mut log = Vec::new();
         write_log(&mut log, FILE_BYTES, &mut random, per_mille, kinds)?;
-        let answer = client.put(format!("{api}/batches/{id}/files/{name}")).body(log).send().await?;
-        if !answer.status().is_success() {
-            bail!("{name} was not accepted: {}", answer.text().await?);
+        let response = client.put(format!("{api}/batches/{id}/files/{name}")).body(log).send().await?;
+        if !response.status().is_success() {
+            bail!("the upload of {name} failed: {}", response.text().await?);
         }
     }
     let done = post(client, &format!("{api}/batches/{id}/complete"), &Value::Null).await?;

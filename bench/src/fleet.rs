@@ -1,5 +1,6 @@
-//! What the fleet's maintained view costs as batches close: memory, the time
-//! from a batch's completion to a view that shows it, and the time to read the top codes.
+//! The cost of the incrementally maintained fleet view as batches close: memory, the
+//! latency from completing a batch to its appearance in the view, and the time to read
+//! the top codes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use argus_dataflow::{
     BatchRow, Change, CodeLimits, Config, Dataflow, FileRow, Origin, Output, Row, RuleSet, TextBlock, VersionId,
 };
 use argus_query::{Engine, EngineConfig, FleetRequest, GroupBy};
-use argus_sinks::{Changes, FleetView, RecentView, Snapshot};
+use argus_sinks::{FleetView, LastChanges, RecentView, Snapshot};
 use tokio::sync::mpsc::UnboundedReceiver;
 use url::Url;
 use uuid::Uuid;
@@ -19,10 +20,10 @@ use crate::results::{Measurement, Run};
 
 /// 2026-11-26T12:00:00Z.
 const UPLOADED_AT: i64 = 1_795_694_400_000_000;
-/// The vehicles of the fleet; each has every firmware once in a while.
+/// The vehicles of the fleet; each rotates through all firmware versions.
 const VEHICLES: u64 = 200;
 const FIRMWARES: u64 = 4;
-/// The codes that batches have, five each.
+/// The codes of the batches; each batch has five.
 const CODES: [&str; 12] = [
     "E_FAIL",
     "E_ABORT",
@@ -37,10 +38,10 @@ const CODES: [&str; 12] = [
     "rc=-110",
     "DTC U0100-00",
 ];
-/// Batches that close at one epoch on the way to a milestone.
-const TOGETHER: u64 = 200;
+/// Batches that close in one epoch between milestones.
+const BATCHES_PER_EPOCH: u64 = 200;
 /// Batches that are measured one by one at a milestone.
-const ALONE: usize = 200;
+const MEASURED_BATCHES: usize = 200;
 
 struct Fleet {
     dataflow: Dataflow,
@@ -61,7 +62,7 @@ pub struct Args {
     workers: u16,
 }
 
-/// Closes batches, and measures what the view costs at each power of ten.
+/// Closes batches, and measures the cost of the view at each power of ten.
 pub async fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let rules = RuleSet::built_in()?;
     let in_flight_bytes = Config::IN_FLIGHT_BYTES_DEFAULT;
@@ -70,7 +71,7 @@ pub async fn measure(run: &mut Run, args: &Args) -> Result<()> {
         rules,
         first_epoch: 1,
         in_flight_bytes,
-        sightings: false,
+        occurrences: false,
         limits: CodeLimits::default(),
     };
     let (dataflow, outputs) = Dataflow::start(config).map_err(anyhow::Error::msg)?;
@@ -78,11 +79,11 @@ pub async fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let engine = Engine::new(Arc::new(object_store()), &Url::parse("file:///")?, &EngineConfig::default())?;
     let mut milestone = 1_000;
     while milestone <= args.batches {
-        while fleet.closed < milestone - ALONE as u64 {
-            fleet.close(TOGETHER.min(milestone - fleet.closed)).await?;
+        while fleet.closed < milestone - MEASURED_BATCHES as u64 {
+            fleet.close(BATCHES_PER_EPOCH.min(milestone - fleet.closed)).await?;
         }
-        let mut times = Vec::with_capacity(ALONE);
-        for _ in 0..ALONE {
+        let mut times = Vec::with_capacity(MEASURED_BATCHES);
+        for _ in 0..MEASURED_BATCHES {
             let begun = Instant::now();
             fleet.close(1).await?;
             times.push(begun.elapsed());
@@ -94,7 +95,9 @@ pub async fn measure(run: &mut Run, args: &Args) -> Result<()> {
         run.add(Measurement::lower("fleet", &name, read.as_secs_f64() * 1e3, "read ms"));
         milestone *= 10;
     }
-    run.remark("fleet: a quantile is of one more batch, until the view shows it; the top 20 codes are read");
+    run.remark(
+        "fleet: quantiles are from completing one batch to its appearance in the view; a read is the top 20 codes",
+    );
     Ok(())
 }
 
@@ -103,7 +106,7 @@ fn object_store() -> impl object_store::ObjectStore {
 }
 
 impl Fleet {
-    /// Makes, fills and completes some batches at one epoch; returns when the view shows them.
+    /// Creates, fills and completes batches in one epoch; returns when the view contains them.
     async fn close(&mut self, batches: u64) -> Result<()> {
         let mut changes = Vec::new();
         for _ in 0..batches {
@@ -147,7 +150,7 @@ impl Fleet {
     async fn file(&self, batch: &BatchRow, number: u64) -> Result<FileRow> {
         let lines = (0..5).map(|line| {
             let code = CODES[((number + line * 3) % CODES.len() as u64) as usize];
-            // Times go on as they do in a fleet: the latest changes with every batch.
+            // Times increase as in a real fleet: the latest time changes with every batch.
             let (hour, minute, second) = (number / 3600 % 24, number / 60 % 60, number % 60);
             let day = 1 + number / 86_400 % 28;
             format!("2026-03-{day:02} {hour:02}:{minute:02}:{second:02} ERROR ota: {code}\n")
@@ -155,7 +158,7 @@ impl Fleet {
         let text = lines.collect::<String>().into_bytes();
         let (version, bytes) = (VersionId::new(), text.len() as u64);
         let origin = Origin { batch_id: batch.batch_id, file: "a.log".to_owned(), version, uploaded_at: UPLOADED_AT };
-        self.dataflow.feed(&Arc::new(origin), TextBlock { text: text.into(), first_line: 1, offset: 0 }).await?;
+        self.dataflow.insert(&Arc::new(origin), TextBlock { text: text.into(), first_line: 1, offset: 0 }).await?;
         Ok(FileRow {
             batch_id: batch.batch_id,
             file_id: version.0,
@@ -170,7 +173,7 @@ impl Fleet {
             long_lines: 0,
             last_line: 5,
             error_lines: 0,
-            sightings: 0,
+            occurrences: 0,
             uploaded_at: 0,
             failure: None,
             binary: false,
@@ -181,12 +184,12 @@ impl Fleet {
         })
     }
 
-    /// Reads the top codes by firmware, checks their sum, and says how long it took.
+    /// Reads the top codes by firmware and checks the sum of all codes; returns the time of the read.
     async fn read(&self, engine: &Engine) -> Result<Duration> {
         let snapshot = Arc::new(Snapshot::new(self.epoch, Default::default()).with_views(
             self.view.clone(),
             RecentView::default(),
-            Changes::default(),
+            LastChanges::default(),
         ));
         let request = FleetRequest { group_by: GroupBy::Firmware, since: None, until: None, limit: 20 };
         let begun = Instant::now();
@@ -195,15 +198,15 @@ impl Fleet {
         let all = FleetRequest { limit: 1_000, ..request }.read(engine, &snapshot).await?.codes;
         let counted: u64 = all.iter().map(|code| code.count.0).sum();
         if counted != 5 * self.closed {
-            bail!("the view counts {counted} sightings of {}", 5 * self.closed);
+            bail!("the view has {counted} occurrences, expected {}", 5 * self.closed);
         }
         Ok(taken)
     }
 }
 
-/// Bytes of memory that this process has resident now.
+/// Resident memory of this process in bytes.
 fn memory() -> Result<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").context("cannot read this process's memory")?;
-    let pages: u64 = statm.split(' ').nth(1).context("statm has fields")?.parse()?;
+    let statm = std::fs::read_to_string("/proc/self/statm").context("cannot read /proc/self/statm")?;
+    let pages: u64 = statm.split(' ').nth(1).context("/proc/self/statm has no resident size")?.parse()?;
     Ok(pages * 4096)
 }

@@ -1,4 +1,4 @@
-//! How fresh the plainest tool is: `tail -F` piped into `rg`, which count nothing and keep nothing.
+//! The latency of the simplest tool, as a reference: `tail -F` piped into `rg`, which count and store nothing.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::latency::Latencies;
 
-/// Two processes, killed when dropped.
+/// Two processes, killed on drop.
 struct Pipe {
     tail: Child,
     rg: Child,
@@ -18,21 +18,21 @@ struct Pipe {
 impl Drop for Pipe {
     fn drop(&mut self) {
         for child in [&mut self.tail, &mut self.rg] {
-            // One that has ended by itself needs no killing.
+            // Errors mean that the process has already exited.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-/// The time from writing a line to a file to reading it from `rg`, of as many lines as told, or as
-/// come in time; `None` when `rg` is not installed.
+/// The latency from writing a line to a file to reading it from `rg`, for up to `lines` lines within
+/// `time`; `None` if `rg` is not installed.
 pub fn measure(line: &[u8], code: &str, lines: u32, time: Duration) -> Result<Option<Latencies>> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("live.log");
     let mut file = File::create(&path)?;
     let mut tail = Command::new("tail").args(["-n", "+1", "-F"]).arg(&path).stdout(Stdio::piped()).spawn()?;
-    let from = tail.stdout.take().context("the output is piped")?;
+    let from = tail.stdout.take().context("standard output is not piped")?;
     let rg = Command::new("rg")
         .args(["--no-config", "--no-unicode", "-a", "--line-buffered", "-o", code])
         .stdin(from)
@@ -47,7 +47,7 @@ pub fn measure(line: &[u8], code: &str, lines: u32, time: Duration) -> Result<Op
         }
     };
     let mut pipe = Pipe { tail, rg };
-    let mut output = BufReader::new(pipe.rg.stdout.take().context("the output is piped")?);
+    let mut output = BufReader::new(pipe.rg.stdout.take().context("standard output is not piped")?);
     let (begun, mut times, mut found) = (Instant::now(), Vec::new(), String::new());
     while times.len() < lines as usize && begun.elapsed() < time {
         let sent = Instant::now();
@@ -55,10 +55,10 @@ pub fn measure(line: &[u8], code: &str, lines: u32, time: Duration) -> Result<Op
         found.clear();
         output.read_line(&mut found)?;
         if found.trim() != code {
-            bail!("rg found {found:?}");
+            bail!("rg printed {found:?}, expected {code:?}");
         }
         times.push(sent.elapsed());
     }
-    // The first waits for both to start.
+    // The first time includes the start of both processes.
     Ok(Some(Latencies::new(times.split_off(1.min(times.len())))))
 }

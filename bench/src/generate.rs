@@ -1,6 +1,6 @@
-//! Logs with known counts, the same for the same seed.
+//! Generates logs with known counts; the same seed generates the same log.
 //!
-//! About 110 bytes a line, one line in twenty with codes; some lines end in
+//! A line has about 110 bytes, and one line in twenty has codes. Some lines end in
 //! CRLF, some are long, some are not UTF-8.
 
 use std::fs::File;
@@ -12,11 +12,11 @@ use serde_json::json;
 
 use crate::truth::Truth;
 
-/// A stream of numbers that looks random (splitmix64, by Sebastiano Vigna).
+/// Pseudo-random numbers (splitmix64, by Sebastiano Vigna).
 pub struct Random(u64);
 
 impl Random {
-    /// The stream of a seed.
+    /// The sequence of a seed.
     pub fn new(seed: u64) -> Random {
         Random(seed)
     }
@@ -30,13 +30,13 @@ impl Random {
         (z ^ (z >> 31)) % limit
     }
 
-    /// One of some.
+    /// A random element.
     pub fn pick<'a, T>(&mut self, some: &'a [T]) -> &'a T {
         &some[self.below(some.len() as u64) as usize]
     }
 }
 
-/// The message of a line with codes, the codes, and what the simple pattern finds in it.
+/// The message of a line with codes, the codes, and the matches of the simple pattern.
 const CODED: [(&str, &[&str], &[&str]); 12] = [
     ("DTC P0A1F-87 stored, battery pack voltage sense circuit", &["P0A1F-87"], &["P0A1F-87"]),
     ("DTC U0100-00 confirmed, lost communication with the engine control module", &["U0100-00"], &["U0100-00"]),
@@ -65,8 +65,8 @@ const PLAIN: [&str; 8] = [
 
 const COMPONENTS: [&str; 6] = ["ota.Download", "ota.Flash", "bms.Monitor", "gateway.Router", "ecu.Diag", "ota.Verify"];
 
-/// Writes about `bytes` bytes of log and says what they say. `coded_per_mille`
-/// of the lines have codes, each drawn from the kinds below `kinds`.
+/// Writes about `bytes` bytes of log and returns the expected counts. Of 1,000
+/// lines about `coded_per_mille` have codes, with messages chosen from `kinds`.
 pub fn write_log(
     out: &mut dyn Write,
     bytes: u64,
@@ -113,8 +113,8 @@ pub fn write_log(
 /// All kinds of lines with codes.
 pub const ALL_KINDS: [usize; CODED.len()] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
 
-/// Writes the usual log: one line in twenty has codes.
-pub fn usual_log(path: &Path, bytes: u64, seed: u64) -> Result<Truth> {
+/// Writes a default log: one line in twenty has codes.
+pub fn default_log(path: &Path, bytes: u64, seed: u64) -> Result<Truth> {
     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(write_log(&mut BufWriter::with_capacity(1 << 20, file), bytes, &mut Random::new(seed), 50, &ALL_KINDS)?)
 }
@@ -122,43 +122,43 @@ pub fn usual_log(path: &Path, bytes: u64, seed: u64) -> Result<Truth> {
 /// Flags of `argus-bench generate`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where to.
+    /// The output file.
     file: PathBuf,
-    /// About how many bytes.
+    /// Approximate bytes.
     #[arg(long, default_value_t = 64 << 20)]
     bytes: u64,
-    /// The same seed gives the same log.
+    /// The same seed generates the same log.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// Writes a log and, beside it, the truth about it.
+/// Writes a log, and its expected counts to a second file.
 pub fn run(args: &Args) -> Result<()> {
-    let truth = usual_log(&args.file, args.bytes, args.seed)?;
-    let mut beside = args.file.as_os_str().to_owned();
-    beside.push(".truth.json");
+    let truth = default_log(&args.file, args.bytes, args.seed)?;
+    let mut truth_file = args.file.as_os_str().to_owned();
+    truth_file.push(".truth.json");
     let text = json!({
         "bytes": truth.bytes, "lines": truth.lines, "error_lines": truth.error_lines, "codes": truth.codes,
         "simple": truth.simple,
     });
-    std::fs::write(&beside, format!("{text:#}\n"))?;
+    std::fs::write(&truth_file, format!("{text:#}\n"))?;
     Ok(())
 }
 
-/// Some of the usual logs, next to one another.
+/// Default logs in one folder.
 pub struct Logs {
-    /// The files, by name.
+    /// The files and their expected counts.
     pub files: Vec<(PathBuf, Truth)>,
 }
 
 impl Logs {
-    /// Writes `count` logs of `bytes` each into a folder and has the disk take them all, so that nothing
-    /// of it disturbs what is measured. They are in the page cache then.
+    /// Writes `count` logs of `bytes` each into a folder and syncs them, so that no write-back disturbs a
+    /// measurement. Afterwards they are in the page cache.
     pub fn write(folder: &Path, count: usize, bytes: u64) -> Result<Logs> {
         let mut files = Vec::with_capacity(count);
         for number in 0..count {
             let path = folder.join(format!("{number}.log"));
-            let truth = usual_log(&path, bytes, 1 + number as u64)?;
+            let truth = default_log(&path, bytes, 1 + number as u64)?;
             File::open(&path)?.sync_all()?;
             files.push((path, truth));
         }
@@ -170,7 +170,7 @@ impl Logs {
         self.files.iter().map(|(path, _)| path.as_path())
     }
 
-    /// What they say together.
+    /// The expected counts of all logs.
     pub fn truth(&self) -> Truth {
         self.files.iter().map(|(_, truth)| truth).sum()
     }
@@ -180,21 +180,25 @@ impl Logs {
 mod tests {
     use super::*;
     use crate::simple;
-    use argus_dataflow::fold::{CodeLimits, Fold};
+    use argus_dataflow::counts::partial::{CodeLimits, PartialCounts};
     use argus_dataflow::scan::Scanner;
     use argus_dataflow::{BlockReader, RuleSet};
 
-    /// What rules count in a log; `simple` stays empty.
+    /// The counts of a log by these rules; `simple` stays empty.
     fn counted(log: &[u8], rules: RuleSet) -> Truth {
         let mut scanner = Scanner::new(rules);
         let mut blocks = BlockReader::new(log, 64 << 10);
-        let mut fold = Fold::default();
+        let mut partial = PartialCounts::default();
         while let Some(block) = blocks.next_block().expect("reads") {
-            fold.merge(scanner.scan(&block, 2026).0, CodeLimits::default());
+            partial.merge(scanner.scan(&block, 2026).0, CodeLimits::default());
         }
-        let mut counted =
-            Truth { bytes: blocks.bytes(), lines: blocks.lines(), error_lines: fold.error_lines, ..Truth::default() };
-        fold.codes.into_iter().for_each(|(key, seen)| *counted.codes.entry(key.code).or_default() += seen.count);
+        let mut counted = Truth {
+            bytes: blocks.bytes(),
+            lines: blocks.lines(),
+            error_lines: partial.error_lines,
+            ..Truth::default()
+        };
+        partial.codes.into_iter().for_each(|(key, seen)| *counted.codes.entry(key.code).or_default() += seen.count);
         counted
     }
 
@@ -205,16 +209,16 @@ mod tests {
     }
 
     #[test]
-    fn a_generated_log_says_what_its_truth_says() {
+    fn the_built_in_rules_find_the_expected_counts() {
         let (log, mut truth) = log();
         truth.simple.clear();
-        assert_eq!(counted(&log, RuleSet::built_in().expect("the built-in rules hold")), truth);
+        assert_eq!(counted(&log, RuleSet::built_in().expect("the built-in rules are valid")), truth);
     }
 
     #[test]
-    fn the_simple_pattern_finds_what_its_truth_says() {
+    fn the_simple_pattern_finds_the_expected_counts() {
         let (log, mut truth) = log();
         truth.codes = std::mem::take(&mut truth.simple);
-        assert_eq!(counted(&log, RuleSet::parse(&[&simple::rule_file()]).expect("the rule file holds")), truth);
+        assert_eq!(counted(&log, RuleSet::parse(&[&simple::rule_file()]).expect("the rule file is valid")), truth);
     }
 }

@@ -1,6 +1,6 @@
-//! One hot report, as everybody opens it when a roll-out goes wrong, beside nginx with the same bytes in a file.
+//! One frequently read report, compared with nginx serving the same bytes from a file.
 //!
-//! Either server has one core, and `wrk` with a hundred connections the other.
+//! The server is pinned to one core, and `wrk` with a hundred connections to another.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -20,15 +20,15 @@ const START_WAIT: Duration = Duration::from_secs(10);
 /// Flags of `argus-bench hot`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Connections at once.
+    /// Concurrent connections.
     #[arg(long, default_value_t = 100)]
     connections: u16,
-    /// Seconds for which each is asked.
+    /// Duration for each server, in seconds.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     seconds: u16,
 }
 
-/// Asks both for the same.
+/// Measures both servers.
 pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Server::start_on_core(&folder.path().join("data"), 0)?;
@@ -39,45 +39,45 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     connection.send("PUT", &format!("/api/v1/batches/{batch}/files/vehicle.log"), log.as_bytes())?;
     let epoch = connection.complete(&batch)?;
     connection.report_at(&batch, epoch)?;
-    // A commit of the tables would take the server's one core meanwhile.
+    // A commit of the tables would use the server's core during the measurement.
     connection.wait_committed(epoch)?;
     let path = format!("/api/v1/batches/{batch}/report");
     let report = connection.send("GET", &path, b"")?.body;
-    let ours = ask(&format!("http://{}{path}", server.address()), args)?;
+    let ours = load(&format!("http://{}{path}", server.address()), args)?;
     server.stop();
     let nginx = Nginx::start(folder.path(), &report)?;
-    let theirs = ask(&format!("http://{}/report.json", nginx.address), args)?;
+    let theirs = load(&format!("http://{}/report.json", nginx.address), args)?;
     drop(nginx);
     let name = format!("a report of {} bytes", report.len());
-    let rate = Measurement::higher("hot", &name, ours.rate, "answers/s");
+    let rate = Measurement::higher("hot", &name, ours.rate, "requests/s");
     run.add(rate.against("nginx", theirs.rate).target_ratio(1.0));
     let p99 = Measurement::lower("hot", &name, ours.p99_ms, "p99 ms");
     run.add(p99.against("nginx", theirs.p99_ms).target_ratio(1.0));
-    run.add(Measurement::higher("hot", "nginx, a file of the same", theirs.rate, "answers/s").peer());
+    run.add(Measurement::higher("hot", "nginx, a file of the same", theirs.rate, "requests/s").peer());
     run.add(Measurement::lower("hot", "nginx, a file of the same", theirs.p99_ms, "p99 ms").peer());
     Ok(())
 }
 
-struct Asked {
+struct LoadResult {
     rate: f64,
     p99_ms: f64,
 }
 
-/// Has `wrk` ask, on the second core.
-fn ask(url: &str, args: &Args) -> Result<Asked> {
+/// Runs `wrk` on the second core.
+fn load(url: &str, args: &Args) -> Result<LoadResult> {
     let output = Command::new("taskset")
         .args(["-c", "1", "wrk", "--threads", "1", "--latency", "--connections", &args.connections.to_string()])
         .args(["--duration", &format!("{}s", args.seconds), url])
         .output()
         .context("wrk and taskset are needed (apt-get install wrk util-linux)")?;
     ensure!(output.status.success(), "wrk: {}", String::from_utf8_lossy(&output.stderr));
-    let said = String::from_utf8(output.stdout)?;
-    ensure!(!said.contains("Non-2xx"), "not every answer was one: {said}");
+    let printed = String::from_utf8(output.stdout)?;
+    ensure!(!printed.contains("Non-2xx"), "some responses were not 2xx: {printed}");
     let after = |name: &str| {
-        let line = said.lines().find_map(|line| line.trim().strip_prefix(name));
-        line.map(str::trim).with_context(|| format!("wrk does not say {name}: {said}"))
+        let line = printed.lines().find_map(|line| line.trim().strip_prefix(name));
+        line.map(str::trim).with_context(|| format!("the output of wrk has no {name}: {printed}"))
     };
-    Ok(Asked { rate: after("Requests/sec:")?.parse()?, p99_ms: millis(after("99%")?)? })
+    Ok(LoadResult { rate: after("Requests/sec:")?.parse()?, p99_ms: millis(after("99%")?)? })
 }
 
 /// A time as `wrk` writes it, in ms.
@@ -87,12 +87,12 @@ fn millis(text: &str) -> Result<f64> {
         "us" => 1e-3,
         "ms" => 1.0,
         "s" => 1e3,
-        unit => bail!("wrk counts in {unit:?}"),
+        unit => bail!("wrk printed a time in the unknown unit {unit:?}"),
     };
     Ok(digits.parse::<f64>()? * times)
 }
 
-/// An nginx on the first core; killed when dropped.
+/// An nginx on the first core; killed on drop.
 struct Nginx {
     child: Child,
     address: String,
@@ -125,7 +125,7 @@ impl Nginx {
         let nginx = Nginx { child, address };
         let begun = Instant::now();
         while TcpStream::connect(&nginx.address).is_err() {
-            ensure!(begun.elapsed() < START_WAIT, "nginx does not listen");
+            ensure!(begun.elapsed() < START_WAIT, "nginx did not listen within {} s", START_WAIT.as_secs());
             std::thread::yield_now();
         }
         Ok(nginx)
@@ -134,7 +134,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Its master ends its worker when it is asked to.
+        // On SIGTERM the master process ends its worker.
         let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         let _ = self.child.wait();
     }
@@ -145,8 +145,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_in_every_unit() {
-        let read = |text| millis(text).expect("it is a time");
+    fn times_are_parsed_in_every_unit() {
+        let read = |text| millis(text).expect("a valid time");
         assert_eq!([read("812.00us"), read("1.56ms"), read("2.00s")], [0.812, 1.56, 2000.0]);
         assert!(millis("2.00m").is_err());
     }

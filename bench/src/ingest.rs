@@ -1,4 +1,4 @@
-//! Uploads at once over HTTP, to durable and to final, beside what the disk takes.
+//! Concurrent uploads over HTTP, to durable and to final, compared with the disk's write rate.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,27 +15,27 @@ use crate::truth::Truth;
 /// Flags of `argus-bench ingest`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// How many uploads at once, each of a batch of its own.
+    /// Concurrent uploads, each to its own batch.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     uploads: u16,
-    /// About how many bytes each has.
+    /// Approximate bytes of each upload.
     #[arg(long, default_value_t = 128 << 20)]
     bytes: u64,
-    /// Timely workers; as many as there are cores when not given.
+    /// Timely workers; default: one per core.
     #[arg(long)]
     workers: Option<u16>,
-    /// A folder on the disk that is measured; the system's for temporary files when not given.
+    /// A folder on the disk to measure; default: the system's temporary folder.
     #[arg(long)]
     folder: Option<std::path::PathBuf>,
 }
 
-/// When, since the start of all, an upload had come how far.
+/// Times of an upload since the common start: durable, and final.
 struct Times {
     durable: Duration,
     last: Duration,
 }
 
-/// Uploads generated logs to a server that it starts, and checks every report.
+/// Starts a server, uploads generated logs, and checks every report.
 pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let folder = match &args.folder {
         Some(folder) => tempfile::tempdir_in(folder)?,
@@ -43,7 +43,7 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     };
     let logs = Logs::write(folder.path(), usize::from(args.uploads), args.bytes)?;
     let bytes = logs.truth().bytes;
-    // A disk in the clouds has good and bad minutes, so dd has a try before and one after, and the better counts.
+    // The performance of cloud disks varies, so dd runs before and after, and the better time counts.
     let before = dd(&logs, folder.path())?;
     let server = Server::start(&folder.path().join("data"), args.workers)?;
     let times = upload_all(server.address(), &logs)?;
@@ -64,10 +64,10 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The name of what rates are compared with.
+/// The name of the reference for rates.
 const DD: &str = "dd conv=fdatasync";
 
-/// The time in which the disk takes the very same bytes, one file after the other.
+/// The time to write the same bytes to the disk, one file after the other.
 fn dd(logs: &Logs, folder: &Path) -> Result<Duration> {
     let mut taken = Duration::ZERO;
     for path in logs.paths() {
@@ -80,7 +80,7 @@ fn dd(logs: &Logs, folder: &Path) -> Result<Duration> {
         }
         let begun = Instant::now();
         let status =
-            command.args(["bs=1M", "conv=fdatasync"]).stderr(Stdio::null()).status().context("dd is needed")?;
+            command.args(["bs=1M", "conv=fdatasync"]).stderr(Stdio::null()).status().context("cannot run dd")?;
         taken += begun.elapsed();
         ensure!(status.success(), "dd could not write to {}", folder.display());
         std::fs::remove_file(&copy)?;
@@ -88,7 +88,7 @@ fn dd(logs: &Logs, folder: &Path) -> Result<Duration> {
     Ok(taken)
 }
 
-/// A thread with a connection for each log.
+/// Uploads each log on its own thread and connection.
 fn upload_all(address: &str, logs: &Logs) -> Result<Vec<Times>> {
     let begun = Instant::now();
     std::thread::scope(|scope| {
@@ -97,7 +97,7 @@ fn upload_all(address: &str, logs: &Logs) -> Result<Vec<Times>> {
             .iter()
             .enumerate()
             .map(|(number, (path, truth))| scope.spawn(move || upload(address, number, path, truth, begun)));
-        // All are started before the first is waited for.
+        // Start all before waiting for the first.
         let uploads: Vec<_> = uploads.collect();
         let ended =
             uploads.into_iter().map(|upload| upload.join().map_err(|_| anyhow::anyhow!("an upload panicked"))?);

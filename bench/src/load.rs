@@ -1,4 +1,4 @@
-//! Uploads at a steady rate, as other vehicles would send them.
+//! Background load: uploads at a steady rate, as from other vehicles.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,20 +10,20 @@ use anyhow::{Result, anyhow};
 use tempfile::TempDir;
 
 use crate::client::Connection;
-use crate::generate::usual_log;
+use crate::generate::default_log;
 
 const FILE_BYTES: u64 = 8 << 20;
-/// A batch has this many files, and then it is completed.
-const FILES_A_BATCH: u64 = 8;
-/// Uploads that may be under way at once: a server that is slow for a moment is not spared by it.
+/// A batch is completed after this many files.
+const FILES_PER_BATCH: u64 = 8;
+/// Concurrent uploads, so that a short delay of the server does not reduce the load.
 const CONNECTIONS: usize = 4;
 
-/// Uploads that go on until they are stopped.
+/// Uploads that continue until they are stopped.
 pub struct Load {
     begun: Instant,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<Result<()>>>,
-    // Holds the file that all of them send.
+    // Contains the file that all uploads send.
     _folder: TempDir,
 }
 
@@ -32,17 +32,17 @@ struct Shared {
     log: PathBuf,
     pause: Duration,
     stop: AtomicBool,
-    /// Uploads that have been begun, and so the time at which the next is due.
+    /// The number of started uploads; determines when the next one is due.
     begun: AtomicU64,
     taken: AtomicU64,
 }
 
 impl Load {
-    /// Begins uploads of 8 MiB at a rate in bytes a second.
+    /// Starts uploads of 8 MiB at a rate in bytes per second.
     pub fn start(address: &str, bytes_per_second: f64) -> Result<Load> {
         let folder = tempfile::tempdir()?;
         let log = folder.path().join("load.log");
-        let bytes = usual_log(&log, FILE_BYTES, 99)?.bytes;
+        let bytes = default_log(&log, FILE_BYTES, 99)?.bytes;
         let shared = Arc::new(Shared {
             address: address.to_owned(),
             log,
@@ -59,12 +59,12 @@ impl Load {
         Ok(Load { begun, threads: threads.collect(), shared, _folder: folder })
     }
 
-    /// Stops it; says how many bytes a second were taken.
+    /// Stops the uploads; returns the uploaded bytes per second.
     pub fn stop(self) -> Result<f64> {
         let taken = self.shared.taken.load(Ordering::Relaxed) as f64 / self.begun.elapsed().as_secs_f64();
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
-            thread.join().map_err(|_| anyhow!("the load panicked"))??;
+            thread.join().map_err(|_| anyhow!("an upload of the background load panicked"))??;
         }
         Ok(taken)
     }
@@ -78,10 +78,10 @@ impl Shared {
             let number = self.begun.fetch_add(1, Ordering::Relaxed);
             let due = start + self.pause.mul_f64(number as f64);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            let answer = connection.put_file(&format!("/api/v1/batches/{batch}/files/{number}.log"), &self.log)?;
-            self.taken.fetch_add(answer["bytes"].as_u64().unwrap_or_default(), Ordering::Relaxed);
+            let response = connection.put_file(&format!("/api/v1/batches/{batch}/files/{number}.log"), &self.log)?;
+            self.taken.fetch_add(response["bytes"].as_u64().unwrap_or_default(), Ordering::Relaxed);
             files += 1;
-            if files == FILES_A_BATCH {
+            if files == FILES_PER_BATCH {
                 connection.complete(&batch)?;
                 (batch, files) = (connection.new_batch(vehicle, "7.2.0")?, 0);
             }

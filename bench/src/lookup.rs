@@ -1,8 +1,8 @@
-//! The reports of closed batches among very many, none of them in memory, beside
+//! Reports of closed batches among a million, none of them in memory, compared with
 //! DuckDB on the same Parquet files.
 //!
-//! The lake is written by the lake itself, from closed epochs as the dataflow
-//! makes them; then random batches are looked up, each for the first time.
+//! The lake writes its tables from closed epochs like those of the dataflow. Then
+//! random batches are looked up, each for the first time.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,32 +20,33 @@ use uuid::Uuid;
 use crate::generate::Random;
 use crate::latency::Latencies;
 use crate::peers::python::PACKAGES;
-use crate::results::{Measurement, Run};
+use crate::results::Run;
 
-/// Batches of one closed epoch.
-const TOGETHER: usize = 2_000;
-/// Codes that each batch has.
+/// Batches in one closed epoch.
+const BATCHES_PER_EPOCH: usize = 2_000;
+/// The codes of each batch.
 const CODES: [&str; 5] = ["E_FAIL", "E_TIMEOUT", "SIGSEGV", "P0A1F-87", "errno:5"];
 
 /// Flags of `argus-bench lookup`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// How many batches are in the lake.
+    /// Number of batches in the lake.
     #[arg(long, default_value_t = 1_000_000)]
     batches: usize,
-    /// How many are looked up.
+    /// Number of look-ups.
     #[arg(long, default_value_t = 2_000)]
     lookups: usize,
-    /// The folder that `peers --install` filled.
+    /// The folder of `peers --install`.
     #[arg(long, default_value = "target/peers", value_name = "DIR")]
     peers_dir: PathBuf,
 }
 
-/// Writes the lake, and looks batches up in it.
+/// Writes the lake, and looks up batches in it.
 pub async fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let store = Arc::new(LocalFileSystem::new());
-    let root = Url::from_directory_path(folder.path()).map_err(|()| anyhow::anyhow!("the folder has no address"))?;
+    let root = Url::from_directory_path(folder.path())
+        .map_err(|()| anyhow::anyhow!("{} is not an absolute path", folder.path().display()))?;
     let lake = Lake::open(store.clone(), &root, LakeConfig::default(), None).await?;
     let ids = write(lake, args.batches).await?;
     let snapshot = Lake::read(store.clone(), &root).await?;
@@ -57,23 +58,26 @@ pub async fn measure(run: &mut Run, args: &Args) -> Result<()> {
         let begun = Instant::now();
         let report = Report::of_batch(&engine, &snapshot, *id).await?;
         times.push(begun.elapsed());
-        ensure!(report.codes.len() == CODES.len() && report.total_lines == 100, "{id} is not what was written");
+        ensure!(
+            report.codes.len() == CODES.len() && report.total_lines == 100,
+            "the report of batch {id} differs from the written rows"
+        );
     }
     let name = format!("one of {} closed batches", args.batches);
     Latencies::new(times).report(run, "lookup", &name, [Some(3.0), Some(10.0)]);
     match duckdb(folder.path(), &chosen, &args.peers_dir)? {
         Some(times) => {
-            for figure in Latencies::new(times).figures("lookup", "DuckDB, the same files", [None, None]) {
-                run.add(Measurement { peer: true, ..figure });
+            for measurement in Latencies::new(times).measurements("lookup", "DuckDB, the same files", [None, None]) {
+                run.add(measurement.peer());
             }
         }
-        None => run.remark("lookup: DuckDB is not installed (argus-bench peers --install)"),
+        None => run.remark("lookup: DuckDB is not installed; run argus-bench peers --install"),
     }
-    run.remark("lookup: in one process, without HTTP and the metadata; each batch for the first time");
+    run.remark("lookup: in one process, without HTTP and without the metadata store; each batch for the first time");
     Ok(())
 }
 
-/// Puts batches into the lake; says their ids.
+/// Writes batches to the lake; returns their ids.
 async fn write(lake: Lake, batches: usize) -> Result<Vec<Uuid>> {
     let (to, outputs) = tokio::sync::mpsc::unbounded_channel();
     let snapshots = lake.snapshots();
@@ -83,13 +87,13 @@ async fn write(lake: Lake, batches: usize) -> Result<Vec<Uuid>> {
     while ids.len() < batches {
         epoch += 1;
         let mut rows = Vec::new();
-        for _ in 0..TOGETHER.min(batches - ids.len()) {
+        for _ in 0..BATCHES_PER_EPOCH.min(batches - ids.len()) {
             let id = Uuid::now_v7();
             rows.extend(rows_of(id, ids.len()));
             ids.push(id);
         }
         to.send(Output::Closed(ClosedEpoch { epoch, rows })).ok().context("the lake has stopped")?;
-        // No more epochs wait than the lake takes in at once.
+        // At most four epochs are queued.
         let mut seen = snapshots.clone();
         seen.wait_for(|snapshot| snapshot.epoch + 4 >= epoch).await?;
     }
@@ -126,7 +130,7 @@ fn rows_of(batch_id: Uuid, number: usize) -> Vec<(Row, i64)> {
         long_lines: 0,
         last_line: 100,
         error_lines: 10,
-        sightings: 10,
+        occurrences: 10,
         uploaded_at: 0,
         failure: None,
         binary: false,
@@ -135,7 +139,7 @@ fn rows_of(batch_id: Uuid, number: usize) -> Vec<(Row, i64)> {
         last_ts: None,
         rules: None,
     };
-    let count = |(place, code): (usize, &&str)| CountRow {
+    let count = |(index, code): (usize, &&str)| CountRow {
         active: true,
         batch_id,
         version,
@@ -146,7 +150,7 @@ fn rows_of(batch_id: Uuid, number: usize) -> Vec<(Row, i64)> {
         severity: Severity::Error,
         first_seen: Some(number as i64),
         last_seen: Some(number as i64 + 1),
-        example_line: place as u64 + 1,
+        example_line: index as u64 + 1,
         example_text: format!(
             "2026-03-01 10:15:30 ERROR ota: step {number} failed with {code} at address {:x}",
             number * 7919
@@ -157,7 +161,7 @@ fn rows_of(batch_id: Uuid, number: usize) -> Vec<(Row, i64)> {
     rows
 }
 
-/// How long DuckDB takes for the same; `None` where it is not installed.
+/// The times of DuckDB for the same look-ups; `None` if it is not installed.
 fn duckdb(lake: &Path, chosen: &[Uuid], peers: &Path) -> Result<Option<Vec<Duration>>> {
     let Some(python) = PACKAGES.iter().find(|peer| peer.package == "duckdb").and_then(|peer| peer.python(peers)) else {
         return Ok(None);

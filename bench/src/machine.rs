@@ -1,14 +1,14 @@
-//! The machine of a run, and what ran on it.
+//! The machine and the Argus version of a run.
 
 use std::path::Path;
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-/// Facts without which a figure means little. What cannot be told is empty.
+/// Facts that are needed to interpret a measurement. Unknown facts are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// The model of the processor, as the kernel names it.
+    /// The processor model as the kernel reports it.
     pub cpu: String,
     /// The cores that this process may use.
     pub cores: usize,
@@ -16,14 +16,14 @@ pub struct Machine {
     pub memory_mib: u64,
     /// The version of the kernel.
     pub kernel: String,
-    /// When, in UTC, as RFC 3339.
+    /// Date and time in UTC, RFC 3339.
     pub date: String,
-    /// The version of Argus, and the commit where it is known.
+    /// The version of Argus, and the commit if known.
     pub argus: String,
 }
 
 impl Machine {
-    /// The machine that this process runs on, now.
+    /// Describes the machine that this process runs on.
     pub fn look() -> Machine {
         let field = |path: &str, name: &str| {
             let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -43,9 +43,9 @@ impl Machine {
     }
 }
 
-/// The commit of the checkout that this program is run from, with `-dirty` when something in it was changed.
+/// The commit of the checkout that this program is run from, with `-dirty` if there are uncommitted changes.
 fn commit() -> Option<String> {
-    // Cargo says where the package is; without it, only the root of a checkout is known to be one of Argus.
+    // Cargo sets the package folder; without Cargo, only the root of a checkout is recognised.
     let folder = std::env::var_os("CARGO_MANIFEST_DIR")
         .or_else(|| Path::new("bench/Cargo.toml").exists().then(|| ".".into()))?;
     let output =

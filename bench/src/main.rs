@@ -1,23 +1,23 @@
-//! Measures Argus and shows it at work.
+//! Benchmarks, soak test and demo of Argus.
 //!
-//! What is measured becomes a [`results::Run`]: printed as a [`table`], drawn as
-//! a [`picture`], written as JSON and [`compare`]d. The measurements:
+//! Measurements are collected in a [`results::Run`]: printed as a [`table`], drawn
+//! as a [`picture`], written as JSON and [`compare`]d. The benchmarks:
 //!
-//! - [`scan`]: the bare scan beside `wc -l` and `rg | awk`, and the dataflow around it;
+//! - [`scan`]: the bare scan, compared with `wc -l` and `rg | awk`, and the overhead of the dataflow;
 //! - [`peers`]: other tools on the same files;
-//! - [`ingest`]: uploads at once, to durable and final, beside what the disk takes;
-//! - [`fresh`]: from sending a line to reading it in the report;
-//! - [`report`]: reports that are read, one after the other and at once;
-//! - [`hot`]: one report with a hundred connections, beside nginx;
-//! - [`mix`]: how often the cache has the answer; [`lookup`]: reports that are not in memory;
-//! - [`sql`]: questions in SQL over a fleet;
-//! - [`fleet`]: what the fleet's view costs as batches close;
-//! - [`memory`]: how much memory the largest file takes;
+//! - [`ingest`]: concurrent uploads, to durable and final, compared with the disk's write rate;
+//! - [`fresh`]: the latency from sending a line to reading it in the report;
+//! - [`report`]: latency and throughput of reports, sequential and concurrent;
+//! - [`hot`]: one report over a hundred connections, compared with nginx;
+//! - [`mix`]: the cache hit rate; [`lookup`]: reports that are not in memory;
+//! - [`sql`]: SQL queries over a fleet;
+//! - [`fleet`]: the cost of the fleet view as batches close;
+//! - [`memory`]: peak memory for a large file;
 //! - [`soak`]: hours of mixed load with kills, checked against a model.
 //!
-//! What they stand on: the scan as a process of its own ([`alone`]), logs that are [`generate`]d with a known [`truth`], a
-//! [`server`] whose memory is watched ([`peak`]), a [`client`] that costs next to
-//! nothing, [`vehicles`] and their steady [`load`], and many times as [`latency`].
+//! Shared parts: the scan as a separate process ([`alone`]), [`generate`]d logs with a known [`truth`], a [`server`]
+//! with its [`peak`] memory, a low-overhead [`client`], [`vehicles`] and their steady [`load`], and [`latency`]
+//! quantiles.
 
 mod alone;
 mod client;
@@ -68,40 +68,40 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start Argus, upload the logs of a small fleet, and show what they say.
+    /// Start Argus, upload the logs of a small fleet, and show the reports.
     Demo(demo::Args),
-    /// Write a log with known counts: FILE, and the truth about it in FILE.truth.json.
+    /// Write a log with known counts to FILE, and the expected counts to FILE.truth.json.
     Generate(generate::Args),
-    /// Say what became slower from one run to another.
+    /// Compare two runs and list what became slower.
     Compare(compare::Args),
-    /// The bare scan on one core and on two, beside `wc -l` and `rg | awk`.
+    /// The bare scan on one core and on two, compared with `wc -l` and `rg | awk`.
     Scan(scan::Args),
-    /// What the dataflow costs around the scan.
+    /// The overhead of the dataflow around the scan.
     Dataflow(scan::Args),
     /// The scan alone, for `scan` and `dataflow`.
     #[command(hide = true)]
     ScanAlone(alone::Args),
-    /// Run other tools on the same files, check all answers, and compare.
+    /// Run other tools on the same files, check all results, and compare.
     Peers(peers::Args),
-    /// Upload files at once, to durable and to final, beside what the disk takes of the same bytes.
+    /// Concurrent uploads, to durable and to final, compared with the disk's write rate for the same bytes.
     Ingest(ingest::Args),
-    /// The time from sending a line to reading it in the report, idle and under load.
+    /// The latency from sending a line to reading it in the report, idle and under load.
     Fresh(fresh::Args),
-    /// Read reports of one batch and of many: how soon one comes, and how many a second.
+    /// Latency and throughput of reports of one batch and of many.
     Report(report::Args),
-    /// Read one report with a hundred connections, beside nginx with a file of the same bytes.
+    /// Read one report over a hundred connections, compared with nginx serving a file of the same bytes.
     Hot(hot::Args),
-    /// Read reports of many batches while some change: how often the cache has the answer.
+    /// Read reports of many batches while some change: the cache hit rate.
     Mix(mix::Args),
-    /// Look closed batches up among a million, beside DuckDB on the same files.
+    /// Look up closed batches among a million, compared with DuckDB on the same files.
     Lookup(lookup::Args),
-    /// Ask a fleet in SQL.
+    /// SQL queries over a fleet.
     Sql(sql::Args),
-    /// Close many batches: what the fleet's view costs in memory, updates and reads.
+    /// Close many batches: the cost of the fleet view in memory, updates and reads.
     Fleet(fleet::Args),
-    /// The peak memory of `argus analyze` and of an upload on one large file.
+    /// The peak memory of `argus analyze` and of an upload for one large file.
     Memory(memory::Args),
-    /// Mixed load for minutes or hours, with kills: compare every count with a model, and what is used with bounds.
+    /// Mixed load for minutes or hours, with kills: compare every count with a model and resource usage with bounds.
     Soak(soak::Args),
 }
 

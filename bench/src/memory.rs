@@ -1,4 +1,4 @@
-//! How much memory the largest file takes: `argus analyze` and an upload.
+//! Peak memory for a large file: `argus analyze` and an upload.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::client::Connection;
-use crate::generate::usual_log;
+use crate::generate::default_log;
 use crate::peak::Peak;
 use crate::results::{Measurement, Run};
 use crate::server::{Server, argus_binary};
@@ -17,7 +17,7 @@ use crate::truth::Truth;
 /// Flags of `argus-bench memory`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// About how many bytes the file has.
+    /// Approximate bytes of the file.
     #[arg(long, default_value_t = 2 << 30)]
     bytes: u64,
     /// Timely workers.
@@ -25,11 +25,11 @@ pub struct Args {
     workers: u16,
 }
 
-/// Generates a log, has both read it, and checks the counts.
+/// Generates a log, runs both on it, and checks the counts.
 pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let log = folder.path().join("large.log");
-    let truth = usual_log(&log, args.bytes, 1)?;
+    let truth = default_log(&log, args.bytes, 1)?;
     let (peak, seconds) = analyze(&log, args.workers, &truth)?;
     add(run, "argus analyze", peak, seconds, truth.bytes);
     let (peak, seconds) = upload(&log, folder.path(), args.workers, &truth)?;
@@ -39,7 +39,7 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
 
 fn add(run: &mut Run, name: &str, peak: u64, seconds: f64, bytes: u64) {
     run.add(Measurement::lower("memory", name, (peak >> 20) as f64, "MiB"));
-    run.add(Measurement::told("memory", name, seconds, "s"));
+    run.add(Measurement::info("memory", name, seconds, "s"));
     run.add(Measurement::higher("memory", name, bytes as f64 / 1e6 / seconds, "MB/s"));
 }
 
@@ -51,7 +51,7 @@ fn analyze(log: &Path, workers: u16, truth: &Truth) -> Result<(u64, f64)> {
         .stdout(Stdio::piped())
         .spawn()?;
     let peak = Peak::of(child.id());
-    let report: Value = serde_json::from_reader(child.stdout.take().context("the output is piped")?)?;
+    let report: Value = serde_json::from_reader(child.stdout.take().context("standard output is not piped")?)?;
     let seconds = begun.elapsed().as_secs_f64();
     child.wait()?;
     truth.check_report(&report)?;
@@ -68,7 +68,7 @@ fn upload(log: &Path, folder: &Path, workers: u16, truth: &Truth) -> Result<(u64
     let report = connection.report_at(&batch, epoch)?;
     let seconds = begun.elapsed().as_secs_f64();
     truth.check_report(&report)?;
-    // Reading all of it once more, sorted, is the most that one reader can ask for.
+    // A sorted read of all occurrences is the most expensive read.
     connection.get(&format!("/api/v1/batches/{batch}/errors?limit=1000"))?;
     Ok((server.stop(), seconds))
 }

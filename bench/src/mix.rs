@@ -1,6 +1,6 @@
-//! Reports as many people read them while a few batches change: how often the cache has the answer.
+//! The cache hit rate for reports that many people read while batches change.
 //!
-//! Of the batches, a few are read very often (Zipf's law), and each second one of them changes.
+//! The popularity of batches follows Zipf's law, and one batch changes each second.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,15 +19,15 @@ use crate::vehicles::{FleetArgs, Vehicles};
 pub struct Args {
     #[command(flatten)]
     fleet: FleetArgs,
-    /// Readers at once.
+    /// Concurrent readers.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     readers: u16,
-    /// Seconds for which they read.
+    /// Duration in seconds.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     seconds: u16,
 }
 
-/// Reads, changes, and asks the server how it came by its answers.
+/// Reads and changes batches, and calculates the hit rate from the server's metrics.
 pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Server::start(&folder.path().join("data"), args.fleet.workers)?;
@@ -35,11 +35,11 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let batches: Vec<&str> = vehicles.batches.iter().map(|(batch, _)| &**batch).collect();
     let address = server.address();
     let mut connection = Connection::open(address)?;
-    // Everything was read once, as a service that has run for a day has it.
+    // Read every report once, so that the cache is full as after a day of operation.
     for batch in &batches {
         connection.get(&format!("/api/v1/batches/{batch}/report"))?;
     }
-    let before = figures(&mut connection)?;
+    let before = cache_requests(&mut connection)?;
     let until = Instant::now() + Duration::from_secs(u64::from(args.seconds));
     let done = AtomicBool::new(false);
     let ended = std::thread::scope(|scope| {
@@ -57,7 +57,7 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
         times.extend(one.map_err(|_| anyhow!("a reader panicked"))??);
     }
     let changes = ended.1.map_err(|_| anyhow!("the writer panicked"))??;
-    let after = figures(&mut connection)?;
+    let after = cache_requests(&mut connection)?;
     let [hits, others] = [after[0] - before[0], after[1] - before[1]];
     let rate = 100.0 * hits / (hits + others);
     let name = format!("{} batches, {changes} changes", batches.len());
@@ -67,10 +67,10 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Hits, and answers come by otherwise.
-fn figures(connection: &mut Connection) -> Result<[f64; 2]> {
+/// The number of cache hits, and of all other requests.
+fn cache_requests(connection: &mut Connection) -> Result<[f64; 2]> {
     let mut of = |outcome: &str| {
-        connection.figure(&format!("argus_cache_requests_total{{tier=\"memory\",outcome=\"{outcome}\"}}"))
+        connection.metric(&format!("argus_cache_requests_total{{tier=\"memory\",outcome=\"{outcome}\"}}"))
     };
     Ok([of("hit")?, of("miss")? + of("shared")?])
 }
@@ -78,26 +78,26 @@ fn figures(connection: &mut Connection) -> Result<[f64; 2]> {
 fn read(address: &str, batches: &[&str], reader: u16, until: Instant) -> Result<Vec<Duration>> {
     let mut connection = Connection::open(address)?;
     let mut random = Random::new(u64::from(reader) + 1);
-    // Zipf's law: the chance of the batch in place n is as 1 / n.
+    // Zipf's law: the probability of the batch with rank n is proportional to 1 / n.
     let mut sum = 0.0;
     let upto: Vec<f64> = (1..=batches.len())
-        .map(|place| {
-            sum += 1.0 / place as f64;
+        .map(|rank| {
+            sum += 1.0 / rank as f64;
             sum
         })
         .collect();
     let mut times = Vec::new();
     while Instant::now() < until {
         let chance = random.below(1 << 53) as f64 / (1_u64 << 53) as f64 * sum;
-        let place = upto.partition_point(|&upto| upto < chance).min(batches.len() - 1);
-        let asked = Instant::now();
-        connection.send("GET", &format!("/api/v1/batches/{}/report", batches[place]), b"")?;
-        times.push(asked.elapsed());
+        let index = upto.partition_point(|&upto| upto < chance).min(batches.len() - 1);
+        let sent = Instant::now();
+        connection.send("GET", &format!("/api/v1/batches/{}/report", batches[index]), b"")?;
+        times.push(sent.elapsed());
     }
     Ok(times)
 }
 
-/// Opens a batch again each second and adds a line; says how often.
+/// Each second, reopens a batch, appends a line and completes it; returns how often.
 fn change(address: &str, batches: &[&str], done: &AtomicBool) -> Result<usize> {
     let mut connection = Connection::open(address)?;
     let mut random = Random::new(0);

@@ -1,4 +1,4 @@
-//! Where the results of a run go.
+//! Prints and writes the results of a run.
 
 use std::io::stdout;
 use std::path::PathBuf;
@@ -9,19 +9,19 @@ use anyhow::{Context, Result};
 use crate::results::Run;
 use crate::{picture, table};
 
-/// Flags of all that measures.
+/// Flags of all benchmarks.
 #[derive(Debug, clap::Args)]
 pub struct Output {
-    /// Also write the results there, as JSON.
+    /// Also write the results to this file, as JSON.
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Also draw the results there, as an SVG picture.
+    /// Also draw the results to this file, as SVG.
     #[arg(long, global = true, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
 
 impl Output {
-    /// Measures, and says what came out. What was measured before something failed is not lost.
+    /// Runs a benchmark and prints its results, also those from before a failure.
     pub fn of(&self, measure: impl FnOnce(&mut Run) -> Result<()>) -> Result<ExitCode> {
         let mut run = Run::begin();
         if let Err(error) = measure(&mut run) {

@@ -1,4 +1,4 @@
-//! The peak memory of processes: what the kernel calls `VmHWM`.
+//! The peak resident memory of processes (`VmHWM` of the Linux kernel).
 
 use std::collections::HashMap;
 use std::fs::{read_dir, read_to_string};
@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The kernel keeps the peak of a process until it ends; what it takes in its
-/// last moments is missed.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// The kernel reports the peak until the process exits; a peak after the last poll
+/// is missed.
+const POLL_EVERY: Duration = Duration::from_millis(10);
 
-/// Watches processes on a thread of its own.
+/// Watches processes on its own thread.
 pub struct Peak {
     stop: Arc<AtomicBool>,
     watcher: JoinHandle<u64>,
@@ -23,7 +23,7 @@ impl Peak {
         Peak::watch(move || vec![process])
     }
 
-    /// Watches all that a process starts, and what those start, but not the process itself.
+    /// Watches all descendants of a process, but not the process itself.
     pub fn of_children(process: u32) -> Peak {
         Peak::watch(move || {
             let mut found = vec![process];
@@ -51,7 +51,7 @@ impl Peak {
                 if last {
                     return peaks.values().sum();
                 }
-                std::thread::sleep(LOOK_EVERY);
+                std::thread::sleep(POLL_EVERY);
             }
         });
         Peak { stop, watcher }
@@ -64,15 +64,15 @@ impl Peak {
     }
 }
 
-/// The processes that a process, in any of its threads, has started and that have not ended.
+/// The running child processes of all threads of a process.
 fn children(process: u32) -> Vec<u32> {
-    // A process that has ended has no children.
+    // A process that has exited has no children.
     let Ok(threads) = read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
     let lists = threads.flatten().filter_map(|thread| read_to_string(thread.path().join("children")).ok());
     lists.flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<u32>>()).collect()
 }
 
-/// The peak of a process that has not ended, in bytes.
+/// The peak of a running process in bytes.
 fn peak(process: u32) -> Option<u64> {
     let status = read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -85,7 +85,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn children_are_watched_and_their_children() {
+    fn all_descendants_are_watched() {
         let mut shell = Command::new("sh")
             .args(["-c", "sh -c 'cat; :'; :"])
             .stdin(Stdio::piped())
@@ -93,7 +93,7 @@ mod tests {
             .spawn()
             .expect("sh starts");
         let peak = Peak::of_children(shell.id());
-        // The innermost echoes a line, so all of them run.
+        // When the innermost process echoes a line, all of them run.
         let mut input = shell.stdin.take().expect("piped");
         std::io::Write::write_all(&mut input, b"here\n").expect("writes");
         let mut line = String::new();
@@ -102,6 +102,6 @@ mod tests {
         let bytes = peak.stop();
         drop(input);
         shell.wait().expect("ends");
-        assert!(bytes > 2 * 100_000, "two processes in {bytes} bytes");
+        assert!(bytes > 2 * 100_000, "{bytes} bytes are too few for two processes");
     }
 }

@@ -1,8 +1,8 @@
-//! Other tools on the same files, in one run, each with its answer checked.
+//! Argus and other tools on the same files in one run, with every result checked.
 //!
-//! Files lie in the page cache. A tool is a whole process, from its start to
-//! its last byte of output; the best of some runs counts, and the runs of all
-//! tools take turns, so that a noisy minute of the machine hits all alike.
+//! Files are in the page cache. A tool is measured as a whole process, from its
+//! start to its last byte of output. The best of several runs counts. The runs of
+//! the tools alternate, so that noise of the machine affects all tools.
 
 mod field;
 pub mod python;
@@ -23,45 +23,45 @@ use crate::results::{Measurement, Run};
 use crate::simple;
 use trial::{Trial, TrialError};
 
-/// What rates are compared with.
+/// The reference for rates.
 pub const REFERENCE: &str = "wc -l";
 
-/// What Argus is compared with, and how many times as fast it is to be, in less memory.
-const TO_BEAT: [(&str, Option<f64>); 3] = [(field::DUCKDB, Some(8.0)), (field::CHDB, Some(4.0)), (field::RG, None)];
+/// The tools that Argus is compared with, and the target speed-up at lower memory.
+const TO_BEAT: [(&str, Option<f64>); 3] = [(python::DUCKDB, Some(8.0)), (python::CHDB, Some(4.0)), (field::RG, None)];
 
 /// Flags of `argus-bench peers`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Get the peers that are Python packages first (3 GB).
+    /// First install the tools that are Python packages (3 GB).
     #[arg(long)]
     install: bool,
     /// The folder where they are installed.
     #[arg(long, default_value = "./argus-peers")]
     peers_dir: PathBuf,
-    /// Only those whose name has one of these in it, and wc.
+    /// Run only tools whose name contains one of these strings, and wc.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// How many files.
+    /// Number of files.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     files: u16,
-    /// About how many bytes a file has.
+    /// Approximate bytes of a file.
     #[arg(long, default_value_t = 128 << 20)]
     bytes: u64,
-    /// Slow peers get so many of the files that they have about this many bytes.
+    /// Slow tools get only as many files as have about this many bytes.
     #[arg(long, default_value_t = 128 << 20)]
     slow_bytes: u64,
-    /// How often each is run; slow peers are run once.
+    /// Number of runs; slow tools run once.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// Seconds after which a peer is stopped.
+    /// Time limit of a run in seconds.
     #[arg(long, default_value_t = 120)]
     limit: u64,
-    /// Let each have one core only.
+    /// Pin each tool to one core.
     #[arg(long)]
     one_core: bool,
 }
 
-/// Runs all that are installed.
+/// Runs all installed tools.
 pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|part| name.contains(part.as_str()));
     if args.install {
@@ -73,7 +73,7 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let all = Logs::write(folder.path(), usize::from(args.files), args.bytes)?;
     let few = usize::try_from(args.slow_bytes.div_ceil(args.bytes.max(1)))?.clamp(1, all.files.len());
     let some = Logs { files: all.files[..few].to_vec() };
-    // So that even the first one finds them in the page cache.
+    // Read all files into the page cache.
     all.paths().try_for_each(|path| copy(&mut File::open(path)?, &mut sink()).map(|_| ()))?;
 
     let (mut field, mut missing) = field::field(&args.peers_dir, &rules, &all, &some)?;
@@ -87,22 +87,22 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// `wc -l` and, where it is installed, `rg | awk`, with these files.
+/// `wc -l` and, if installed, `rg | awk`, with these files.
 pub fn of_system(logs: &Logs) -> Result<Vec<Peer>> {
-    // No rules and no packages are looked for.
+    // Neither rules nor packages are needed.
     let nowhere = std::path::Path::new("");
     let (field, _) = field::field(nowhere, nowhere, logs, logs)?;
     Ok(field.into_iter().filter(|peer| peer.name == REFERENCE || peer.name == RG).collect())
 }
 
-/// The best trial of each peer that has one, by its place in the field.
+/// The best trial of each peer that has one, by its index in the field.
 fn compete(run: &mut Run, args: &Args, field: &[Peer]) -> HashMap<usize, Trial> {
     let limits = Limits { seconds: args.limit, one_core: args.one_core };
     let mut best: HashMap<usize, Trial> = HashMap::new();
-    let mut out = Vec::new();
+    let mut failed = Vec::new();
     for round in 0..args.runs {
         for (number, peer) in field.iter().enumerate() {
-            if out.contains(&number) || peer.slow && round > 0 {
+            if failed.contains(&number) || peer.slow && round > 0 {
                 continue;
             }
             match peer.run(&limits) {
@@ -111,7 +111,7 @@ fn compete(run: &mut Run, args: &Args, field: &[Peer]) -> HashMap<usize, Trial> 
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    out.push(number);
+                    failed.push(number);
                     best.remove(&number);
                     match error {
                         TrialError::TooSlow => run.remark(format!("{}: stopped after {} s", peer.name, args.limit)),
@@ -128,7 +128,7 @@ fn record(run: &mut Run, args: &Args, field: &[Peer], best: &HashMap<usize, Tria
     let rate = |number: usize| best.get(&number).map(|trial| field[number].bytes as f64 / 1e9 / trial.seconds);
     let memory = |number: usize| best.get(&number).map(|trial| trial.peak_bytes as f64 / 1048576.0);
     let named = |name: &str| field.iter().position(|peer| peer.name == name);
-    let reference = named(REFERENCE).and_then(rate).context("wc -l has failed, and rates are compared with it")?;
+    let reference = named(REFERENCE).and_then(rate).context("wc -l, the reference for rates, has failed")?;
     let cores = if args.one_core { 1 } else { run.machine.cores };
     for (number, peer) in field.iter().enumerate() {
         let (Some(trial), Some(rate_is), Some(memory_is)) = (best.get(&number), rate(number), memory(number)) else {
@@ -156,19 +156,19 @@ fn record(run: &mut Run, args: &Args, field: &[Peer], best: &HashMap<usize, Tria
         }
         let mut note = Vec::new();
         if peer.slow {
-            note.push(format!("{} MiB of them", peer.bytes >> 20));
+            note.push(format!("{} MiB of the files", peer.bytes >> 20));
         }
         if let Some(start) = trial.start_seconds {
-            note.push(format!("{start:.1} s of it to start"));
+            note.push(format!("including {start:.1} s to start"));
         }
         run.add(if note.is_empty() { measured } else { measured.note(note.join(", ")) });
-        run.add(of(Measurement::told("peers", &peer.name, trial.seconds, "s")));
+        run.add(of(Measurement::info("peers", &peer.name, trial.seconds, "s")));
         run.add(taken);
-        run.add(of(Measurement::told("peers", &peer.name, cores as f64, "cores")));
+        run.add(of(Measurement::info("peers", &peer.name, cores as f64, "cores")));
     }
     let all = field.iter().map(|peer| peer.bytes).max().unwrap_or_default();
     run.remark(format!(
-        "peers: {} files, {} MiB together, warm; whole processes; all answers checked",
+        "peers: {} files, {} MiB in total, in the page cache; whole processes; all results checked",
         args.files,
         all >> 20
     ));

@@ -1,16 +1,16 @@
-//! A run as an SVG picture of bars, for a page that may be light or dark.
+//! A run as an SVG bar chart, for light and dark pages.
 //!
-//! A panel for each group and unit, named with its task; every bar begins at 0,
-//! so that one twice as long is twice as much, and says its value.
+//! One panel per group and unit, with the task as its heading. Every bar begins at
+//! 0 and is labelled with its value.
 
 use std::fmt::Write;
 
 use crate::results::{Better, Measurement, Run};
-use crate::table::figure;
+use crate::table::format_number;
 
-/// About how wide a letter of a name is.
+/// Approximate width of a letter of a name.
 const LETTER: f64 = 7.8;
-/// The longest bar; its value stands right of it.
+/// The longest bar; its value is printed to its right.
 const LONGEST: f64 = 420.0;
 const VALUE: f64 = 70.0;
 const ROW: f64 = 24.0;
@@ -40,7 +40,7 @@ struct Panel<'a> {
 pub fn draw(run: &Run) -> String {
     let panels = panels(run);
     let names = panels.iter().flat_map(|panel| &panel.bars).map(|bar| bar.name.chars().count());
-    // Where bars begin; names stand left of it.
+    // Where bars begin; names are printed to the left.
     let left = 24.0 + LETTER * names.max().unwrap_or_default() as f64;
     let width = left + LONGEST + VALUE;
     let mut body = String::new();
@@ -49,8 +49,8 @@ pub fn draw(run: &Run) -> String {
         top = draw_panel(&mut body, panel, left, top);
     }
     let machine = &run.machine;
-    let told = format!("{}, {} cores, {}, argus {}", machine.cpu, machine.cores, machine.date, machine.argus);
-    text(&mut body, 8.0, top + 24.0, "quiet", "start", &told);
+    let caption = format!("{}, {} cores, {}, argus {}", machine.cpu, machine.cores, machine.date, machine.argus);
+    text(&mut body, 8.0, top + 24.0, "quiet", "start", &caption);
     let height = top + 36.0;
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height}\" width=\"{width:.0}\" height=\"{height}\" \
@@ -58,12 +58,12 @@ pub fn draw(run: &Run) -> String {
     )
 }
 
-/// Where there is a field of competitors, the best stands first.
+/// Panels with other tools are sorted, best first.
 fn panels(run: &Run) -> Vec<Panel<'_>> {
     let mut panels: Vec<Panel> = Vec::new();
-    for measurement in run.measurements.iter().filter(|measurement| measurement.better != Better::Told) {
-        let way = if measurement.better == Better::Higher { "more is better" } else { "less is better" };
-        let heading = format!("{}, in {}: {way}", task(&measurement.group), measurement.unit);
+    for measurement in run.measurements.iter().filter(|measurement| measurement.better != Better::Info) {
+        let direction = if measurement.better == Better::Higher { "higher is better" } else { "lower is better" };
+        let heading = format!("{}, in {}: {direction}", task(&measurement.group), measurement.unit);
         match panels.iter_mut().find(|panel| panel.heading == heading) {
             Some(panel) => panel.bars.push(measurement),
             None => panels.push(Panel { heading, bars: vec![measurement] }),
@@ -76,7 +76,7 @@ fn panels(run: &Run) -> Vec<Panel<'_>> {
     panels
 }
 
-/// What a group of measurements does, in words.
+/// The task of a group of measurements, for its heading.
 fn task(group: &str) -> &str {
     match group {
         "peers" => "Count the error codes of the same log files",
@@ -84,7 +84,7 @@ fn task(group: &str) -> &str {
     }
 }
 
-/// Draws a panel from `top` on; says where it ends.
+/// Draws a panel at `top`; returns its lower end.
 fn draw_panel(body: &mut String, panel: &Panel, left: f64, top: f64) -> f64 {
     let values = || panel.bars.iter().map(|bar| bar.value).filter(|value| *value > 0.0);
     let most = values().fold(0.0, f64::max);
@@ -99,7 +99,7 @@ fn draw_panel(body: &mut String, panel: &Panel, left: f64, top: f64) -> f64 {
             "<rect class=\"{class}\" x=\"{left:.1}\" y=\"{y}\" width=\"{length:.1}\" height=\"{}\" rx=\"2\"/>\n",
             ROW - 6.0
         ));
-        text(body, left + length + 6.0, y + 14.0, name, "start", &figure(bar.value));
+        text(body, left + length + 6.0, y + 14.0, name, "start", &format_number(bar.value));
     }
     top + HEADING + panel.bars.len() as f64 * ROW
 }
@@ -128,13 +128,13 @@ mod tests {
     use crate::machine::Machine;
 
     #[test]
-    fn a_picture_is_xml_with_a_bar_for_each_figure() {
+    fn a_picture_is_xml_with_a_bar_for_each_measurement() {
         let mut run = Run::on(Machine::default());
         run.add(Measurement::higher("peers", "rg | awk <sum> & \"more\"", 0.5, "GB/s").peer());
         run.add(Measurement::higher("peers", "flink", 0.001, "GB/s").peer());
         run.add(Measurement::higher("peers", "argus", 2.0, "GB/s"));
         run.add(Measurement::lower("peers", "argus", 0.0, "MiB"));
-        run.add(Measurement::told("peers", "argus", 7.0, "s"));
+        run.add(Measurement::info("peers", "argus", 7.0, "s"));
         let count = "import sys, xml.etree.ElementTree as x\n\
                      print(sum(e.tag.endswith('rect') for e in x.parse(sys.stdin).iter()))";
         let mut python = Command::new("python3")

@@ -1,4 +1,4 @@
-//! Reports that are read: how soon one comes, and how many a second.
+//! Latency and throughput of reports.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,26 +12,26 @@ use crate::results::{Measurement, Run};
 use crate::server::Server;
 use crate::vehicles::{FleetArgs, Vehicles};
 
-/// Keeps all threads that queries have busy for some seconds.
+/// Occupies all query threads for some seconds.
 const HEAVY: &str = "SELECT value % 100003 AS part, count(*) FROM generate_series(1, 20000000) \
                      GROUP BY part ORDER BY 2 DESC, 1 LIMIT 1";
-/// Turns of reading alone and beside a query.
-const TURNS: u32 = 5;
+/// Rounds of reading alone and during a query.
+const ROUNDS: u32 = 5;
 
 /// Flags of `argus-bench report`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     fleet: FleetArgs,
-    /// Readers at once, where many read.
+    /// Concurrent readers.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     readers: u16,
-    /// Seconds for which each is measured.
+    /// Duration of each measurement in seconds.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     seconds: u16,
 }
 
-/// Reads the report of one batch again and again, and of all batches in turn.
+/// Reads the report of one batch repeatedly, and of all batches in turn.
 pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Server::start(&folder.path().join("data"), args.fleet.workers)?;
@@ -44,42 +44,42 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
             let begun = Instant::now();
             let times = read(server.address(), paths, readers, time)?;
             let rate = times.len() as f64 / begun.elapsed().as_secs_f64();
-            let name = format!("{which}, {readers} reading");
+            let name = format!("{which}, {readers} readers");
             run.add(Measurement::higher("report", &name, rate, "reports/s"));
             Latencies::new(times).report(run, "report", &name, [None, None]);
         }
     }
-    beside_a_query(run, server.address(), &all, args)?;
+    during_a_query(run, server.address(), &all, args)?;
     run.add(Measurement::lower("report", "server", (server.stop() >> 20) as f64, "MiB"));
-    run.remark(format!("report: {} batches, {} MiB of logs together", all.len(), vehicles.truth().bytes >> 20));
+    run.remark(format!("report: {} batches, {} MiB of logs in total", all.len(), vehicles.truth().bytes >> 20));
     Ok(())
 }
 
-/// Reads all reports with one reader, alone and beside a heavy query, in turns: a machine has moods.
-fn beside_a_query(run: &mut Run, address: &str, paths: &[String], args: &Args) -> Result<()> {
-    let turn = Duration::from_secs(u64::from(args.seconds)) / TURNS;
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
-    for _ in 0..TURNS {
-        alone.extend(read(address, paths, 1, turn)?);
+/// Reads all reports with one reader, alone and during a heavy query, in alternating rounds: machines are noisy.
+fn during_a_query(run: &mut Run, address: &str, paths: &[String], args: &Args) -> Result<()> {
+    let round = Duration::from_secs(u64::from(args.seconds)) / ROUNDS;
+    let (mut alone, mut during) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        alone.extend(read(address, paths, 1, round)?);
         let done = AtomicBool::new(false);
-        let (read, asked) = std::thread::scope(|scope| {
-            let asker = scope.spawn(|| ask_until(address, &done));
-            let read = read(address, paths, 1, turn);
+        let (read, queried) = std::thread::scope(|scope| {
+            let querying = scope.spawn(|| query_until(address, &done));
+            let read = read(address, paths, 1, round);
             done.store(true, Ordering::Relaxed);
-            (read, asker.join())
+            (read, querying.join())
         });
-        asked.map_err(|_| anyhow!("the asker panicked"))??;
-        beside.extend(read?);
+        queried.map_err(|_| anyhow!("the thread with the heavy query panicked"))??;
+        during.extend(read?);
     }
     let alone = Latencies::new(alone).millis(0.99);
-    let beside =
-        Measurement::lower("report", "1 reading beside a heavy query", Latencies::new(beside).millis(0.99), "p99 ms");
-    run.add(beside.against("alone", alone));
+    let during =
+        Measurement::lower("report", "1 reader during a heavy query", Latencies::new(during).millis(0.99), "p99 ms");
+    run.add(during.against("alone", alone));
     Ok(())
 }
 
-/// Asks the heavy query again and again, each time another one.
-fn ask_until(address: &str, done: &AtomicBool) -> Result<()> {
+/// Runs the heavy query repeatedly, each time with a different text, so that it is not cached.
+fn query_until(address: &str, done: &AtomicBool) -> Result<()> {
     let mut connection = Connection::open(address)?;
     while !done.load(Ordering::Relaxed) {
         connection.post("/api/v1/query", &json!({ "sql": format!("{HEAVY} -- {:?}", Instant::now()) }))?;
@@ -87,16 +87,16 @@ fn ask_until(address: &str, done: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// How long each report took, of several readers that each ask for the next as soon as they have one.
+/// The response times of reports, with several readers that each send one request after the other.
 fn read(address: &str, paths: &[String], readers: usize, time: Duration) -> Result<Vec<Duration>> {
     let begun = Instant::now();
     let reader = |first: usize| {
         let mut connection = Connection::open(address)?;
         let mut times = Vec::new();
         for path in paths.iter().cycle().skip(first * paths.len() / readers) {
-            let asked = Instant::now();
+            let sent = Instant::now();
             connection.send("GET", path, b"")?;
-            times.push(asked.elapsed());
+            times.push(sent.elapsed());
             if begun.elapsed() >= time {
                 break;
             }

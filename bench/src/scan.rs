@@ -1,5 +1,5 @@
-//! The bare scan beside `wc -l` and `rg | awk`, on one core and on two, and the
-//! dataflow around it.
+//! The bare scan, compared with `wc -l` and `rg | awk`, on one core and on two, and
+//! the overhead of the dataflow.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use argus_dataflow::fold::OpenFold;
+use argus_dataflow::counts::partial::OpenCounts;
 use argus_dataflow::scan::Scanner;
 use argus_dataflow::{BLOCK_BYTES_DEFAULT, BlockReader, RuleSet, text};
 
@@ -23,30 +23,30 @@ use crate::truth::same;
 /// Flags of `argus-bench scan` and `argus-bench dataflow`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// How many files.
+    /// Number of files.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     files: u16,
-    /// About how many bytes a file has.
+    /// Approximate bytes of a file.
     #[arg(long, default_value_t = 256 << 20)]
     bytes: u64,
-    /// How often each is run; the best counts.
+    /// Number of runs; the best counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// A folder of real logs, each of which is repeated and scanned by one worker.
+    /// A folder with folders of real logs; one worker scans each log, repeated in memory.
     #[arg(long)]
     real: Option<PathBuf>,
 }
 
-/// A real log is repeated to about this many bytes.
+/// A real log is scanned repeatedly, about this many bytes in total.
 const REAL_BYTES: usize = 64 << 20;
 
-/// What is repeated has at least this many bytes.
+/// A shorter log is first concatenated with itself to at least this many bytes.
 const REAL_PIECE_BYTES: usize = 4 << 20;
 
-/// Less than this (MB/s) is too slow for any log.
+/// The target rate for every log, in MB/s.
 const REAL_RATE_MIN: f64 = 150.0;
 
-/// The best of some runs, in bytes a second.
+/// The shortest time of several runs.
 struct Best {
     seconds: f64,
 }
@@ -65,7 +65,7 @@ impl Best {
     }
 }
 
-/// What is run of ours, and on how many cores.
+/// A run of the Argus scan, and its number of cores.
 struct Ours {
     flags: Vec<OsString>,
     cores: usize,
@@ -84,7 +84,7 @@ impl Ours {
         Ours { simple: true, ..self }
     }
 
-    /// Runs it once, and fails unless it counted the truth.
+    /// Runs it once, and fails unless the counts are correct.
     fn run(&mut self, logs: &Logs) -> Result<()> {
         let cores = if self.cores == 1 { "0" } else { "0,1" };
         let output = Command::new("taskset")
@@ -94,11 +94,11 @@ impl Ours {
             .args(&self.flags)
             .args(logs.paths())
             .output()
-            .context("taskset keeps it on one core")?;
+            .context("cannot run taskset; install util-linux")?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let counted: Counted = serde_json::from_slice(&output.stdout)?;
         let truth = logs.truth();
-        ensure!(counted.lines == truth.lines, "{} lines of {}", counted.lines, truth.lines);
+        ensure!(counted.lines == truth.lines, "{} lines, expected {}", counted.lines, truth.lines);
         same(&counted.codes, if self.simple { &truth.simple } else { &truth.codes })?;
         self.best.take(counted.seconds);
         Ok(())
@@ -110,7 +110,7 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let rules = folder.path().join("simple.toml");
     std::fs::write(&rules, simple::rule_file())?;
-    let logs = warm_logs(folder.path(), args)?;
+    let logs = cached_logs(folder.path(), args)?;
     let bytes = logs.truth().bytes;
     let peers = peers::of_system(&logs)?;
     let mut peers: Vec<(Peer, Best)> = peers.into_iter().map(|peer| (peer, Best::new())).collect();
@@ -128,7 +128,7 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
         ours.iter_mut().try_for_each(|(_, ours)| ours.run(&logs))?;
     }
     let rate_of = |name: &str| peers.iter().find(|(peer, _)| peer.name == name).map(|(_, best)| best.rate(bytes));
-    let wc = rate_of(peers::REFERENCE).context("wc -l is on every system")?;
+    let wc = rate_of(peers::REFERENCE).context("wc -l has no result")?;
     for (peer, best) in &peers {
         run.add(Measurement::higher("scan", &peer.name, best.rate(bytes), "GB/s").peer().against(peers::REFERENCE, wc));
     }
@@ -146,17 +146,20 @@ pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
         }
         run.add(measured);
     }
-    run.remark(format!("scan: {} MiB in the page cache, one core each but for two workers; all checked", bytes >> 20));
+    run.remark(format!(
+        "scan: {} MiB in the page cache; one core, except for two workers; all results checked",
+        bytes >> 20
+    ));
     if let Some(folder) = &args.real {
         real(run, folder)?;
     }
     Ok(())
 }
 
-/// Measures what the dataflow costs around the scan.
+/// Measures the overhead of the dataflow around the scan.
 pub fn measure_dataflow(run: &mut Run, args: &Args) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let logs = warm_logs(folder.path(), args)?;
+    let logs = cached_logs(folder.path(), args)?;
     let bytes = logs.truth().bytes;
     let mut ours = [Ours::new(&[], 1), Ours::new(&["--dataflow"], 1)];
     for _ in 0..args.runs {
@@ -165,19 +168,19 @@ pub fn measure_dataflow(run: &mut Run, args: &Args) -> Result<()> {
     let [bare, through] = ours.map(|ours| ours.best.rate(bytes));
     let name = "bare scan";
     run.add(Measurement::higher("dataflow", name, bare, "GB/s"));
-    let around = Measurement::higher("dataflow", "through the dataflow, to closed epochs", through, "GB/s");
-    run.add(around.against(name, bare).target_ratio(0.85));
+    let whole = Measurement::higher("dataflow", "through the dataflow, to closed epochs", through, "GB/s");
+    run.add(whole.against(name, bare).target_ratio(0.85));
     run.remark(format!("dataflow: {} MiB in the page cache, one worker, all on one core", bytes >> 20));
     Ok(())
 }
 
-fn warm_logs(folder: &Path, args: &Args) -> Result<Logs> {
+fn cached_logs(folder: &Path, args: &Args) -> Result<Logs> {
     let logs = Logs::write(folder, usize::from(args.files), args.bytes)?;
     logs.paths().try_for_each(|path| copy(&mut File::open(path)?, &mut sink()).map(|_| ()))?;
     Ok(logs)
 }
 
-/// Scans each real log, repeated in memory, and tells of the slowest.
+/// Scans each real log, repeated in memory, and reports the slowest.
 fn real(run: &mut Run, folder: &Path) -> Result<()> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -198,15 +201,15 @@ fn real(run: &mut Run, folder: &Path) -> Result<()> {
         if once.last() != Some(&b'\n') {
             once.push(b'\n');
         }
-        // Small files one behind the other, as in a large one: it is the scan that is measured.
+        // Small files are concatenated, so that the scan dominates the measured time.
         let once = once.repeat(REAL_PIECE_BYTES.div_ceil(once.len()));
         let repeats = REAL_BYTES.div_ceil(once.len());
         let begun = Instant::now();
-        let mut fold = OpenFold::default();
+        let mut partial = OpenCounts::default();
         for _ in 0..repeats {
             let mut blocks = BlockReader::new(&once[..], BLOCK_BYTES_DEFAULT);
             while let Some(block) = blocks.next_block()? {
-                scanner.scan_into(&block, 2026, &mut fold, None);
+                scanner.scan_into(&block, 2026, &mut partial, None);
             }
         }
         let rate = (once.len() * repeats) as f64 / 1e6 / begun.elapsed().as_secs_f64();

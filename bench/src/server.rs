@@ -1,4 +1,4 @@
-//! The `argus` that was built beside this program, started on a free port.
+//! Starts the `argus` binary from the folder of this program, on a free port.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -8,16 +8,16 @@ use anyhow::{Context, Result, bail};
 
 use crate::peak::Peak;
 
-/// The `argus` that was built beside this program.
+/// The `argus` binary in the folder of this program.
 pub fn argus_binary() -> Result<PathBuf> {
-    let beside = std::env::current_exe()?.with_file_name("argus");
-    if !beside.is_file() {
-        bail!("build argus first, with the same profile: cargo build --release --workspace");
+    let binary = std::env::current_exe()?.with_file_name("argus");
+    if !binary.is_file() {
+        bail!("{} does not exist; build it with the same profile: cargo build --release --workspace", binary.display());
     }
-    Ok(beside)
+    Ok(binary)
 }
 
-/// A running server, whose memory is watched; killed when dropped.
+/// A running server whose peak memory is measured; killed on drop.
 pub struct Server {
     child: Child,
     address: String,
@@ -25,12 +25,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts on a data directory; returns when it listens. It has as many workers as there are cores when not told.
+    /// Starts on a data directory; returns when it listens. Default for `workers`: one per core.
     pub fn start(data: &Path, workers: Option<u16>) -> Result<Server> {
         Server::spawn(Command::new(argus_binary()?), data, workers)
     }
 
-    /// Starts on one core, which it takes for the only one.
+    /// Starts pinned to one core; its defaults are those of a one-core machine.
     pub fn start_on_core(data: &Path, core: usize) -> Result<Server> {
         let mut command = Command::new("taskset");
         command.args(["-c", &core.to_string()]).arg(argus_binary()?);
@@ -42,14 +42,14 @@ impl Server {
         if let Some(workers) = workers {
             command.args(["--workers", &workers.to_string()]);
         }
-        // What it says of each step would only stand between the figures.
+        // Informational log lines would mix with the results.
         command.env("ARGUS_LOG", "warn").stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let output = child.stdout.take();
-        // From here on it is killed whatever goes wrong.
+        // From here on, drop kills it after any error.
         let mut server = Server { peak: Some(Peak::of(child.id())), child, address: String::new() };
         let mut first = String::new();
-        BufReader::new(output.context("the output is piped")?).read_line(&mut first)?;
+        BufReader::new(output.context("standard output is not piped")?).read_line(&mut first)?;
         let address = first.trim().strip_prefix("argus listening on http://").context("argus did not start")?;
         server.address = address.to_owned();
         Ok(server)
@@ -60,7 +60,7 @@ impl Server {
         &self.address
     }
 
-    /// Kills it; says its peak memory in bytes.
+    /// Kills it; returns its peak memory in bytes.
     pub fn stop(mut self) -> u64 {
         self.peak.take().map_or(0, Peak::stop)
     }
@@ -68,7 +68,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // One that has ended by itself needs no killing.
+        // Errors mean that the process has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Some(peak) = self.peak.take() {

@@ -1,17 +1,17 @@
-//! Hours of mixed load, with kills: nothing is miscounted, and nothing grows that may not.
+//! Soak test: hours of mixed load with kills. All counts stay exact and resource usage stays bounded.
 //!
 //! ```text
 //!  writers ──► model          supervisor: start, kill -9, start again …
 //!     │  readers, faults          │        watch: a sample every 10 s
 //!     ▼     ▼                     ▼          ▼
-//!  the server ──► answers      process ──► bounds
+//!  the server ──► responses    process ──► bounds
 //! ```
 //!
-//! - [`model`]: what must be counted, and what may have happened; [`texts`]: what is sent;
+//! - [`model`]: the expected counts, and unconfirmed changes; [`texts`]: the uploaded texts;
 //! - [`load`]: clients that change batches; [`readers`]: clients that read; [`faults`]: bad requests and bad clients;
-//! - [`requests`]: every answer is counted and judged; [`state`]: what all of these share;
-//! - [`process`]: the server, started and ended; [`watch`]: what it takes; [`bounds`]: what it may take;
-//! - [`compare`]: everything alive, held to the model.
+//! - [`requests`]: counts and checks every response; [`state`]: the shared state;
+//! - [`process`]: starts and stops the server; [`watch`]: measures its resources; [`bounds`]: limits for them;
+//! - [`compare`]: compares all live data with the model.
 
 mod bounds;
 mod compare;
@@ -40,26 +40,26 @@ use crate::server::argus_binary;
 use crate::soak::load::Limits;
 use crate::soak::process::{Process, Setup};
 use crate::soak::state::State;
-use crate::soak::watch::{Disk, FIGURES, Watch};
+use crate::soak::watch::{Disk, METRICS, Watch};
 
-/// A server that ends by itself is started again so often.
-const DEATHS_MAX: u64 = 5;
-/// Clients still have an answer to come when the load ends; it comes within this time.
+/// How often a server that exits by itself is restarted.
+const EXITS_MAX: u64 = 5;
+/// Time limit for outstanding responses when the load ends.
 const END_MAX: Duration = Duration::from_secs(240);
 
 /// Flags of `argus-bench soak`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// For how long clients send requests.
+    /// Duration of the load in minutes.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     minutes: u64,
-    /// Names the random choices of the run; without it, one is chosen and printed.
+    /// Seed of the random choices; default: chosen and printed.
     #[arg(long)]
     seed: Option<u64>,
-    /// The server is killed about so often, in seconds; 0 for never.
+    /// Mean time between kills of the server, in seconds; 0: never.
     #[arg(long, default_value_t = 180)]
     kill_every: u64,
-    /// The server's --maintain-every.
+    /// The --maintain-every of the server.
     #[arg(long, default_value = "5s")]
     maintain_every: String,
     /// The --retention of the server and of `argus maintain`.
@@ -71,30 +71,30 @@ pub struct Args {
     /// Clients that read.
     #[arg(long, default_value_t = 4)]
     readers: u64,
-    /// Batches that are alive, at most: the oldest are deleted.
+    /// The most live batches; the oldest are deleted.
     #[arg(long, default_value_t = 400)]
     batches: u64,
-    /// MiB of text that are alive, at most.
+    /// The most live text, in MiB.
     #[arg(long, default_value_t = 512)]
     text_mib: u64,
     /// Different codes of one rule that the server counts by name for each upload.
     #[arg(long, default_value_t = 500)]
     codes_per_rule: usize,
-    /// The argus to run; without it, the one that was built beside this program.
+    /// The argus binary to run; default: the one in the folder of this program.
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
     /// Timely workers of the server.
     #[arg(long)]
     workers: Option<u16>,
-    /// Everything alive is compared with what it should be about so often, in minutes, and at the end.
+    /// Minutes between comparisons with the model; there is another one at the end.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     compare_every: u64,
-    /// Keep the data directory and the server's log in this new folder; without it, they are kept only after a failure.
+    /// Keep the data directory and the server's log in this new folder; default: keep them only after a failure.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
 }
 
-/// Soaks, and reports every difference and every bound that was exceeded as a failure.
+/// Runs the soak test; reports every difference and every exceeded bound as a failure.
 pub async fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let temporary = tempfile::tempdir()?;
     let folder = args.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
@@ -103,14 +103,14 @@ pub async fn measure(run: &mut Run, args: &Args) -> Result<()> {
         args.seed.unwrap_or_else(|| u64::from(std::process::id()) ^ chrono::Utc::now().timestamp().unsigned_abs());
     writeln!(stdout(), "soak of {} minutes, seed {seed}", args.minutes)?;
     let mut soak = Soak::start(args, folder, seed).await?;
-    let soaked = soak.run(args).await;
+    let result = soak.run(args).await;
     soak.state.stop.store(true, Ordering::Relaxed);
     soak.report(run)?;
-    let has_failed = soaked.is_err() || soak.state.seen().failure_count > 0;
+    let has_failed = result.is_err() || soak.state.observations().failure_count > 0;
     if has_failed && args.keep.is_none() {
         run.remark(format!("data and log are in {}", temporary.keep().display()));
     }
-    soaked
+    result
 }
 
 /// A run.
@@ -131,7 +131,7 @@ impl Soak {
     async fn start(args: &Args, folder: PathBuf, seed: u64) -> Result<Soak> {
         let data = folder.join("data");
         if data.exists() {
-            bail!("{} is there already; name a new folder", data.display());
+            bail!("{} already exists; use a new folder for --keep", data.display());
         }
         let setup = Setup {
             binary: args.binary.clone().map_or_else(argus_binary, Ok)?,
@@ -197,16 +197,16 @@ impl Soak {
             clients.spawn(readers::read(state(), number));
         }
         for number in 0..faults::SLOW_UPLOADS {
-            clients.spawn(faults::again_and_again(state(), 100 + number, faults::slow_upload));
+            clients.spawn(faults::repeat(state(), 100 + number, faults::slow_upload));
         }
         for number in 0..faults::SILENT {
-            clients.spawn(faults::again_and_again(state(), 200 + number, faults::silent));
+            clients.spawn(faults::repeat(state(), 200 + number, faults::silent));
         }
         for number in 0..faults::NEVER_READING {
-            clients.spawn(faults::again_and_again(state(), 300 + number, faults::never_reading));
+            clients.spawn(faults::repeat(state(), 300 + number, faults::never_reading));
         }
         for number in 0..faults::FOLLOWERS {
-            clients.spawn(faults::again_and_again(state(), 400 + number, faults::follow));
+            clients.spawn(faults::repeat(state(), 400 + number, faults::follow));
         }
         clients.spawn(Arc::clone(&self.watch).run(state()));
         clients
@@ -216,32 +216,32 @@ impl Soak {
         let server = self.setup.start().await?;
         self.longest_start = self.longest_start.max(server.start);
         self.watch.process.store(server.id(), Ordering::Relaxed);
-        self.state.listens(&server.address);
+        self.state.set_address(&server.address);
         self.server = Some(server);
         Ok(())
     }
 
-    /// SIGKILL, and another start on the same data.
+    /// Kills the server (SIGKILL) and restarts it on the same data.
     async fn kill(&mut self) -> Result<()> {
-        let server = self.server.take().context("the server runs")?;
-        self.state.is_killed();
+        let server = self.server.take().context("the server is not running")?;
+        self.state.count_kill();
         server.kill()?;
         self.kills += 1;
         self.start_server().await
     }
 
-    /// Lets the load go on until so long after its begin, with kills now and then, and says each minute how it stands.
+    /// Lets the load run until this time after its start, with occasional kills and a status line each minute.
     async fn supervise(&mut self, until: Duration, kill_every: u64) -> Result<()> {
         let mut next_kill = self.next_kill(kill_every);
-        let mut deaths = 0;
+        let mut exits = 0;
         while self.begun.elapsed() < until {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            if let Some(status) = self.server.as_mut().context("the server runs")?.ended()? {
-                self.state.is_killed();
-                self.state.fail(format!("the server ended by itself with {status}"));
-                deaths += 1;
-                if deaths > DEATHS_MAX {
-                    bail!("the server ended by itself {deaths} times");
+            if let Some(status) = self.server.as_mut().context("the server is not running")?.ended()? {
+                self.state.count_kill();
+                self.state.fail(format!("the server exited by itself with {status}"));
+                exits += 1;
+                if exits > EXITS_MAX {
+                    bail!("the server exited by itself {exits} times");
                 }
                 self.start_server().await?;
             }
@@ -257,7 +257,7 @@ impl Soak {
         Ok(())
     }
 
-    /// Half the time to one and a half of it.
+    /// Between half and one and a half times `every`.
     fn next_kill(&mut self, every: u64) -> Option<Duration> {
         let pause = every * 500 + self.random.below((every * 1000).max(1));
         (every > 0).then(|| self.begun.elapsed() + Duration::from_millis(pause))
@@ -265,8 +265,8 @@ impl Soak {
 
     fn print_line(&self) -> Result<()> {
         let (requests, failures) = {
-            let seen = self.state.seen();
-            (seen.requests.values().sum::<u64>(), seen.failure_count)
+            let observed = self.state.observations();
+            (observed.requests.values().sum::<u64>(), observed.failure_count)
         };
         let now = watch::line(&self.watch.samples())?;
         let (minutes, kills) = (self.lines, self.kills);
@@ -274,20 +274,20 @@ impl Soak {
         Ok(())
     }
 
-    /// Holds all clients back that could change something, and compares.
+    /// Pauses all clients that could change data, and compares.
     async fn pause_and_compare(&self, when: &str) {
         let closed = self.state.gate.write().await;
         compare::compare(&self.state, when).await;
         drop(closed);
     }
 
-    /// Ends the load: what was sent is still answered.
+    /// Ends the load after all sent requests have responses.
     async fn end(&self, clients: &mut JoinSet<()>) {
         self.state.stop.store(true, Ordering::Relaxed);
-        // Writers hold their batches in hand until they have an answer; slow clients need not be waited for.
+        // Writers return their batches to the model when they have a response; slow clients need not finish.
         let closed = tokio::time::timeout(END_MAX, self.state.gate.write()).await;
         if closed.is_err() {
-            self.state.fail(format!("requests were not answered within {} s", END_MAX.as_secs()));
+            self.state.fail(format!("requests had no response within {} s", END_MAX.as_secs()));
         }
         drop(closed);
         clients.abort_all();
@@ -295,29 +295,29 @@ impl Soak {
             if let Err(error) = ended
                 && error.is_panic()
             {
-                self.state.fail(format!("a client of the soak failed: {error}"));
+                self.state.fail(format!("a client of the soak test panicked: {error}"));
             }
         }
     }
 
     async fn terminate(&mut self) -> Result<()> {
-        let server = self.server.take().context("the server runs")?;
+        let server = self.server.take().context("the server is not running")?;
         let stop = server.terminate().await?;
         self.stop = self.stop.max(Some(stop));
         Ok(())
     }
 
-    /// Everything that was seen and measured.
+    /// Reports all observations and measurements.
     fn report(&self, run: &mut Run) -> Result<()> {
-        let seen = self.state.seen();
-        for ((kind, status), count) in &seen.requests {
-            run.add(Measurement::told("requests", *kind, *count as f64, status));
+        let observed = self.state.observations();
+        for ((kind, status), count) in &observed.requests {
+            run.add(Measurement::info("requests", *kind, *count as f64, status));
         }
-        for (kind, time) in &seen.longest {
-            run.add(Measurement::told("longest answer", *kind, time.as_secs_f64(), "s"));
+        for (kind, time) in &observed.longest {
+            run.add(Measurement::info("longest response time", *kind, time.as_secs_f64(), "s"));
         }
-        for ((kind, status, problem), count) in &seen.server_errors {
-            run.add(Measurement::told(
+        for ((kind, status, problem), count) in &observed.server_errors {
+            run.add(Measurement::info(
                 "server errors",
                 format!("{kind}: {problem}"),
                 *count as f64,
@@ -328,30 +328,30 @@ impl Soak {
         let third = samples.len() / 3;
         for (group, samples) in [("first third", &samples[..third]), ("last third", &samples[samples.len() - third..])]
         {
-            for (name, figure) in FIGURES {
+            for (name, metric) in METRICS {
                 for (unit, value) in
-                    ["min", "median", "max"].into_iter().zip(watch::spread(samples, figure).unwrap_or_default())
+                    ["min", "median", "max"].into_iter().zip(watch::spread(samples, metric).unwrap_or_default())
                 {
-                    run.add(Measurement::told(group, name, value, unit));
+                    run.add(Measurement::info(group, name, value, unit));
                 }
             }
         }
-        run.add(Measurement::told("server", "kills", self.kills as f64, "times"));
-        run.add(Measurement::told("server", "longest start", self.longest_start.as_secs_f64(), "s"));
+        run.add(Measurement::info("server", "kills", self.kills as f64, "times"));
+        run.add(Measurement::info("server", "longest start", self.longest_start.as_secs_f64(), "s"));
         if let Some(stop) = self.stop {
-            run.add(Measurement::told("server", "longest stop", stop.as_secs_f64(), "s"));
+            run.add(Measurement::info("server", "longest stop", stop.as_secs_f64(), "s"));
         }
-        let (panics, errors) = process::complaints(&self.setup.log)?;
-        run.add(Measurement::told("server", "errors in its log", errors.len() as f64, "times"));
+        let (panics, errors) = process::logged_errors(&self.setup.log)?;
+        run.add(Measurement::info("server", "errors in its log", errors.len() as f64, "times"));
         errors.iter().take(10).for_each(|error| run.remark(format!("log: {error}")));
         run.remark(format!("seed {}", self.state.seed));
         if panics > 0 {
             run.fail(format!("the server panicked {panics} times"));
         }
-        seen.failures.iter().for_each(|failure| run.fail(failure));
-        let unlisted = seen.failure_count - seen.failures.len() as u64;
+        observed.failures.iter().for_each(|failure| run.fail(failure));
+        let unlisted = observed.failure_count - observed.failures.len() as u64;
         if unlisted > 0 {
-            run.fail(format!("and {unlisted} more"));
+            run.fail(format!("and {unlisted} more failures"));
         }
         Ok(())
     }

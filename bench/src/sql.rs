@@ -1,4 +1,4 @@
-//! Questions in SQL over a fleet, as people ask them.
+//! Typical SQL queries over a fleet.
 
 use std::time::{Duration, Instant};
 
@@ -16,14 +16,14 @@ use crate::vehicles::{FleetArgs, Vehicles};
 pub struct Args {
     #[command(flatten)]
     fleet: FleetArgs,
-    /// Seconds for which each question is asked again and again.
+    /// Duration for each query, in seconds.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     seconds: u16,
 }
 
-/// What is asked, by name. `BATCH` stands for a batch.
-const QUESTIONS: [(&str, &str); 6] = [
-    ("all sightings", "SELECT sum(count) FROM error_counts"),
+/// The queries by name. `BATCH` is replaced by the id of a batch.
+const QUERIES: [(&str, &str); 6] = [
+    ("all occurrences", "SELECT sum(count) FROM error_counts"),
     (
         "codes of a batch",
         "SELECT code, sum(count) FROM error_counts WHERE batch_id = 'BATCH' GROUP BY code ORDER BY 2 DESC",
@@ -44,37 +44,37 @@ const QUESTIONS: [(&str, &str); 6] = [
     ("fleet codes", "SELECT firmware, code, sum(count) FROM fleet_codes GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 20"),
 ];
 
-/// Asks each question for some time, once the first has been answered with the truth.
+/// Checks the result of the first query, then repeats each query for some time.
 pub fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Server::start(&folder.path().join("data"), args.fleet.workers)?;
     let vehicles = Vehicles::upload(server.address(), &args.fleet)?;
-    let (batch, _) = vehicles.batches.first().context("a fleet has batches")?;
+    let (batch, _) = vehicles.batches.first().context("the fleet has no batches")?;
     let mut connection = Connection::open(server.address())?;
     let truth: u64 = vehicles.truth().codes.values().sum();
-    let rows = ask(&mut connection, QUESTIONS[0].1)?;
-    ensure!(rows == json!([[truth]]), "SQL counts {rows}, and the truth is {truth}");
-    for (name, question) in QUESTIONS {
-        let question = question.replace("BATCH", batch);
+    let rows = query(&mut connection, QUERIES[0].1)?;
+    ensure!(rows == json!([[truth]]), "the SQL result is {rows}, expected {truth}");
+    for (name, sql) in QUERIES {
+        let sql = sql.replace("BATCH", batch);
         let begun = Instant::now();
         let mut times = Vec::new();
         while times.is_empty() || begun.elapsed() < Duration::from_secs(u64::from(args.seconds)) {
-            let asked = Instant::now();
-            // Another text, so that it is computed and not found.
-            ask(&mut connection, &format!("{question} -- {}", times.len()))?;
-            times.push(asked.elapsed());
+            let sent = Instant::now();
+            // A different text each time, so that the result is not cached.
+            query(&mut connection, &format!("{sql} -- {}", times.len()))?;
+            times.push(sent.elapsed());
         }
         Latencies::new(times).report(run, "sql", name, [None, None]);
     }
     run.add(Measurement::lower("sql", "server", (server.stop() >> 20) as f64, "MiB"));
-    run.remark(format!("sql: {} batches with {truth} sightings", vehicles.batches.len()));
+    run.remark(format!("sql: {} batches with {truth} occurrences", vehicles.batches.len()));
     Ok(())
 }
 
-/// The rows of the answer.
-fn ask(connection: &mut Connection, question: &str) -> Result<Value> {
-    let mut answer = connection.post("/api/v1/query", &json!({ "sql": question }))?;
-    let rows = answer["rows"].take();
-    ensure!(rows.get(0).is_some(), "no row answers {question}");
+/// The rows of the result.
+fn query(connection: &mut Connection, sql: &str) -> Result<Value> {
+    let mut response = connection.post("/api/v1/query", &json!({ "sql": sql }))?;
+    let rows = response["rows"].take();
+    ensure!(rows.get(0).is_some(), "the result of {sql} has no rows");
     Ok(rows)
 }

@@ -1,4 +1,4 @@
-//! A run as aligned text: a table for each group, a line for each name, a column for each unit.
+//! A run as aligned text: a table per group, a line per name, a column per unit.
 
 use std::io::{self, Write};
 
@@ -42,21 +42,21 @@ fn lines(group: &str, measurements: &[&Measurement]) -> Vec<String> {
         let mut row = vec![name.to_owned()];
         for unit in &units {
             let found = same.iter().find(|measurement| measurement.unit == *unit);
-            row.push(found.map_or_else(String::new, |measurement| figure(measurement.value)));
+            row.push(found.map_or_else(String::new, |measurement| format_number(measurement.value)));
         }
-        // A bound of a second unit would be taken for one of the first.
+        // With several bounds, each needs its unit.
         let several = same.iter().filter(|measurement| is_bound(measurement)).count() > 1;
-        let said: Vec<String> = same.iter().flat_map(|measurement| remarks(measurement, several)).collect();
-        row.push(said.join(", "));
+        let remarks: Vec<String> = same.iter().flat_map(|measurement| remarks(measurement, several)).collect();
+        row.push(remarks.join(", "));
         rows.push(row);
     }
     align(&rows, units.len())
 }
 
-/// Pads the first column to the right and the `figures` after it to the left.
-fn align(rows: &[Vec<String>], figures: usize) -> Vec<String> {
+/// Aligns the first column left and the `values` columns after it right.
+fn align(rows: &[Vec<String>], values: usize) -> Vec<String> {
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..=figures).map(|column| width(column).unwrap_or_default()).collect();
+    let widths: Vec<usize> = (0..=values).map(|column| width(column).unwrap_or_default()).collect();
     let pad = |row: &Vec<String>| {
         let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {
@@ -75,30 +75,30 @@ fn is_bound(measurement: &Measurement) -> bool {
     measurement.target.is_some() || !measurement.ratios.is_empty()
 }
 
-/// Ratios, bounds and notes in words, with the unit they are of where that is not plain.
+/// Ratios, bounds and notes as text, with the unit where it is ambiguous.
 fn remarks(measurement: &Measurement, with_unit: bool) -> Vec<String> {
-    let mut said = Vec::new();
+    let mut texts = Vec::new();
     if let Some(target) = measurement.target {
-        said.push(bound(measurement, measurement.value, target));
+        texts.push(bound(measurement, measurement.value, target));
     }
     for Ratio { to, ratio, target } in &measurement.ratios {
         let bound = target.map_or_else(String::new, |target| format!(" ({})", bound(measurement, *ratio, target)));
-        said.push(format!("{} × {to}{bound}", figure(*ratio)));
+        texts.push(format!("{} × {to}{bound}", format_number(*ratio)));
     }
-    if let Some(first) = said.first_mut().filter(|_| with_unit || measurement.target.is_some()) {
+    if let Some(first) = texts.first_mut().filter(|_| with_unit || measurement.target.is_some()) {
         *first = format!("{} {first}", measurement.unit);
     }
-    said.extend(measurement.note.clone());
-    said
+    texts.extend(measurement.note.clone());
+    texts
 }
 
 fn bound(measurement: &Measurement, value: f64, bound: f64) -> String {
-    let mark = if measurement.better.keeps(value, bound) { "✓" } else { "✗ MISSED" };
-    format!("{} {} {mark}", measurement.better.sign(), figure(bound))
+    let mark = if measurement.better.meets(value, bound) { "✓" } else { "✗ MISSED" };
+    format!("{} {} {mark}", measurement.better.sign(), format_number(bound))
 }
 
-/// A number with the digits that matter: three, two when it is small, and none after the point of a whole one.
-pub fn figure(value: f64) -> String {
+/// A number with three significant digits, two if it is below 1, and no decimals if it is whole.
+pub fn format_number(value: f64) -> String {
     let size = value.abs();
     let digits = match size {
         _ if size >= 99.95 || value.fract() == 0.0 => 0,
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn names_are_lines_and_units_are_columns() {
         let mut run = Run::on(Machine::default());
-        run.add(Measurement::told("peers", "wc -l", 0.15, "s"));
+        run.add(Measurement::info("peers", "wc -l", 0.15, "s"));
         run.add(Measurement::higher("peers", "wc -l", 6.9, "GB/s"));
         run.add(Measurement::higher("peers", "argus", 2.07, "GB/s").against("wc -l", 6.9).target_ratio(0.35));
         run.add(Measurement::lower("peers", "argus", 61.0, "MiB").target(100.0).note("18 rules"));
@@ -136,8 +136,8 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_has_the_digits_that_matter() {
-        let figures = [1234.5, 61.04, 6.9, 0.151, 0.0661, 0.000283, 2.0, 0.0].map(figure);
-        assert_eq!(figures, ["1234", "61.0", "6.90", "0.15", "0.066", "0.00028", "2", "0"]);
+    fn a_number_has_two_or_three_significant_digits() {
+        let numbers = [1234.5, 61.04, 6.9, 0.151, 0.0661, 0.000283, 2.0, 0.0].map(format_number);
+        assert_eq!(numbers, ["1234", "61.0", "6.90", "0.15", "0.066", "0.00028", "2", "0"]);
     }
 }

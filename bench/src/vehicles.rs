@@ -1,4 +1,4 @@
-//! A fleet whose batches are uploaded over HTTP, for what is asked afterwards.
+//! Uploads the batches of a fleet over HTTP, for later queries.
 
 use anyhow::{Result, anyhow};
 
@@ -6,37 +6,37 @@ use crate::client::Connection;
 use crate::generate::{ALL_KINDS, Random, write_log};
 use crate::truth::Truth;
 
-/// Vehicles upload this many at once.
+/// Concurrent uploads.
 const AT_ONCE: usize = 4;
 const VEHICLES: usize = 50;
 const FIRMWARES: [&str; 4] = ["7.1.9", "7.2.0", "7.2.1", "7.3.0-rc1"];
 
-/// Flags of what asks a fleet.
+/// Flags of benchmarks that query a fleet.
 #[derive(Debug, Clone, clap::Args)]
 pub struct FleetArgs {
-    /// How many batches are uploaded first.
+    /// Number of batches to upload first.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     batches: u32,
-    /// About how many bytes of log each has.
+    /// Approximate log bytes of each batch.
     #[arg(long, default_value_t = 64 << 10)]
     bytes: u64,
-    /// Timely workers; as many as there are cores when not given.
+    /// Timely workers; default: one per core.
     #[arg(long)]
     pub workers: Option<u16>,
 }
 
-/// A fleet that was uploaded, with all batches completed and counted.
+/// An uploaded fleet, with all batches completed and counted.
 pub struct Vehicles {
-    /// The ids of the batches, with what each says.
+    /// The ids of the batches and their expected counts.
     pub batches: Vec<(String, Truth)>,
 }
 
 impl Vehicles {
-    /// Uploads a fleet, the same each time.
+    /// Uploads a fleet with the same logs each time.
     pub fn upload(address: &str, args: &FleetArgs) -> Result<Vehicles> {
         let ended = std::thread::scope(|scope| {
             let share = |first: usize| scope.spawn(move || upload_share(address, args, first));
-            // All are started before the first is waited for.
+            // Start all before waiting for the first.
             let threads: Vec<_> = (0..AT_ONCE).map(share).collect();
             threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
         });
@@ -47,13 +47,13 @@ impl Vehicles {
         Ok(Vehicles { batches })
     }
 
-    /// What they say together.
+    /// The expected counts of all batches.
     pub fn truth(&self) -> Truth {
         self.batches.iter().map(|(_, truth)| truth).sum()
     }
 }
 
-/// Uploads every batch of which the number leaves `first` when divided by the threads.
+/// Uploads every batch whose number modulo [`AT_ONCE`] is `first`.
 fn upload_share(address: &str, args: &FleetArgs, first: usize) -> Result<Vec<(String, Truth)>> {
     let mut connection = Connection::open(address)?;
     let numbers = (first..args.batches as usize).step_by(AT_ONCE);

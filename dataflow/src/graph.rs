@@ -1,19 +1,19 @@
 //! The dataflow.
 //!
 //! ```text
-//!  blocks ──► scan ──(version, fold)──► admit ──(row, epoch, n)──┬────────► consolidate ──► close ──► closed epochs
-//!              │                          ▲                      └► fleet ──────┘                     whole, in order
-//!              └─► sightings          changes
+//!  blocks ─► scan ─(version, partial)─► admit ─(row, epoch, n)─┬───────────► consolidate ─► close ─► closed epochs
+//!             │                           ▲                    └► fleet ─┘                           whole, in order
+//!             └► occurrences           changes
 //! ```
 //!
 //! 1. A block may be scanned on any worker and in any epoch up to the one that
-//!    admits its generation; `admit` holds folded counts and no lines.
-//! 2. `admit` handles the changes of an epoch when no block of that epoch can
-//!    arrive any more: everything that was fed before the change is in the fold.
-//!    A version with a line that could not be searched has no codes, and its row says so.
-//! 3. `fleet` keeps what all batches together say, and adds what changes of it.
-//! 4. `close` emits an epoch when its frontier has passed it: never a part of
-//!    one, never one before another.
+//!    admits its version; `admit` stores partial counts, not lines.
+//! 2. `admit` applies the changes of an epoch once no block of that epoch can
+//!    arrive: the partial counts then include every block inserted before the change.
+//!    A version with a line that could not be searched has no codes; its row records the failure.
+//! 3. `fleet` maintains the counts over all batches and emits their changes.
+//! 4. `close` emits an epoch when its frontier has passed it: always whole,
+//!    always in order.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -28,86 +28,88 @@ use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::{InputHandle, Scope, StreamVec};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::blocks::TextBlock;
-use crate::fleet;
-use crate::fold::{CodeLimits, Fold, FoldKey, OpenFold};
-use crate::handle::{InFlight, Output};
-use crate::rows::{Change, ClosedEpoch, CountRow, FileRow, Origin, Row, VersionId};
-use crate::scan::{ScannedBlock, Scanner};
+use crate::counts::changes::{Change, ClosedEpoch, Row};
+use crate::counts::fleet;
+use crate::counts::partial::{CodeLimits, CountKey, OpenCounts, PartialCounts};
+use crate::counts::rows::{CountRow, FileRow, Origin, VersionId};
+use crate::output::{InFlight, Output, ScannedBlock};
+use crate::scan::Scanner;
+use crate::text::blocks::TextBlock;
 
-/// A block on its way to the scan.
+/// A block to scan.
 #[derive(Debug, Clone)]
 pub struct Block {
-    /// Where it is from.
+    /// The file and version of its lines.
     pub origin: Arc<Origin>,
     /// The lines.
     pub text: Arc<TextBlock>,
-    /// The room it takes, given back when its sightings have been read.
-    pub(crate) room: Arc<InFlight>,
+    /// Its bytes in flight, released when its occurrences have been read.
+    pub(crate) in_flight: Arc<InFlight>,
 }
 
-/// The two ways into the dataflow of one worker.
+/// The two inputs of the dataflow on one worker.
 pub struct Inputs {
-    /// Blocks, which any worker may take.
+    /// Blocks; any worker may take them.
     pub blocks: InputHandle<u64, CapacityContainerBuilder<Vec<Block>>>,
-    /// Changes, which only the first worker takes, so that their order holds.
+    /// Changes; only the first worker's input gets them, which preserves their order.
     pub changes: InputHandle<u64, CapacityContainerBuilder<Vec<Change>>>,
 }
 
 type Update = (Row, u64, i64);
 
-/// Builds the dataflow on this worker. The epochs that close are those behind
-/// `closed`, up to the last that is `sealed`. Sightings leave where they are wanted.
+/// Builds the dataflow on this worker. It emits the epochs after `closed`, up to
+/// `last_advanced`, and the occurrences if they are wanted.
 pub fn build(
     scope: Scope<'_, u64>,
     scanner: Scanner,
     closed: u64,
-    sealed: Rc<Cell<u64>>,
+    last_advanced: Rc<Cell<u64>>,
     outputs: UnboundedSender<Output>,
-    sightings_wanted: bool,
+    occurrences_wanted: bool,
     limits: CodeLimits,
 ) -> Inputs {
     let (blocks_in, blocks) = scope.new_input();
     let (changes_in, changes) = scope.new_input();
 
     let rules = Arc::clone(scanner.rules().fingerprint());
-    let folds = scan(blocks, scanner, sightings_wanted.then(|| outputs.clone()), limits);
-    let rows = admit(folds, changes, limits, rules);
+    let partials = scan(blocks, scanner, occurrences_wanted.then(|| outputs.clone()), limits);
+    let rows = admit(partials, changes, limits, rules);
     let fleet = fleet::fleet(rows.clone());
-    let rows = rows.as_collection().filter(|row| !matches!(row, Row::Recalled(_) | Row::Loaded(_)));
-    close(rows.concat(fleet).consolidate(), closed, sealed, outputs);
+    let rows = rows.as_collection().filter(|row| !matches!(row, Row::LoadedBatch(_) | Row::RestoredCell(_)));
+    close(rows.concat(fleet).consolidate(), closed, last_advanced, outputs);
 
     Inputs { blocks: blocks_in, changes: changes_in }
 }
 
-/// Searches blocks. Sightings, where they are wanted, leave at once; what the
-/// blocks of a version add up to goes on when their epoch ends.
+/// Scans blocks. Emits occurrences at once, if they are wanted, and the partial
+/// counts of each version when the epoch ends.
 fn scan<'s>(
     blocks: StreamVec<'s, u64, Block>,
     mut scanner: Scanner,
-    sightings: Option<UnboundedSender<Output>>,
+    occurrences: Option<UnboundedSender<Output>>,
     limits: CodeLimits,
-) -> StreamVec<'s, u64, (VersionId, Fold)> {
+) -> StreamVec<'s, u64, (VersionId, PartialCounts)> {
     blocks.unary_frontier::<CapacityContainerBuilder<_>, _, _, _>(Pipeline, "Scan", |_, _| {
-        let mut open: BTreeMap<u64, (_, HashMap<VersionId, OpenFold>)> = BTreeMap::new();
+        let mut open: BTreeMap<u64, (_, HashMap<VersionId, OpenCounts>)> = BTreeMap::new();
         move |(input, frontier), output| {
             input.for_each(|time, blocks| {
                 // Epochs are totally ordered, so a message has exactly one.
                 let Some(&epoch) = time.least() else { return };
-                let (_, folds) = open.entry(epoch).or_insert_with(|| (time.delayed(&epoch, 0), HashMap::new()));
-                for Block { origin, text, room } in blocks.drain(..) {
-                    let fold = folds.entry(origin.version).or_insert_with(|| OpenFold::new(limits));
-                    let Some(outputs) = &sightings else {
-                        scanner.scan_or_fail(&text, origin.uploaded_at, fold, None);
+                let (_, partials) = open.entry(epoch).or_insert_with(|| (time.delayed(&epoch, 0), HashMap::new()));
+                for Block { origin, text, in_flight } in blocks.drain(..) {
+                    let partial = partials.entry(origin.version).or_insert_with(|| OpenCounts::new(limits));
+                    let Some(outputs) = &occurrences else {
+                        scanner.scan_or_fail(&text, origin.uploaded_at, partial, None);
                         continue;
                     };
                     let mut seen = Vec::new();
-                    scanner.scan_or_fail(&text, origin.uploaded_at, fold, Some(&mut seen));
-                    // Its memory is for the next block, whoever still reads the sightings.
+                    scanner.scan_or_fail(&text, origin.uploaded_at, partial, Some(&mut seen));
+                    // The reader reuses its memory at once, even if the occurrences are read later.
                     drop(text);
                     if !seen.is_empty() {
-                        // Without a reader there is nobody to count for.
-                        let _ = outputs.send(Output::Scanned(ScannedBlock { origin, sightings: seen, _room: room }));
+                        let scanned = ScannedBlock { origin, occurrences: seen, _in_flight: in_flight };
+                        // Fails only if the receiver of the outputs is gone.
+                        let _ = outputs.send(Output::Scanned(scanned));
                     }
                 }
             });
@@ -115,36 +117,36 @@ fn scan<'s>(
                 if frontier.less_equal(entry.key()) {
                     break;
                 }
-                let (capability, folds) = entry.remove();
+                let (capability, partials) = entry.remove();
                 let mut session = output.session(&capability);
-                let folds = folds.into_iter().filter(|(_, fold)| !fold.is_empty());
-                folds.for_each(|(version, fold)| session.give((version, fold.close())));
+                let partials = partials.into_iter().filter(|(_, partial)| !partial.is_empty());
+                partials.for_each(|(version, partial)| session.give((version, partial.close())));
             }
         }
     })
 }
 
-/// Turns the changes of an epoch into rows, with what the folds hold of the generations they admit.
+/// Turns the changes of an epoch into rows, with the partial counts of the versions that they admit.
 fn admit<'s>(
-    folds: StreamVec<'s, u64, (VersionId, Fold)>,
+    partials: StreamVec<'s, u64, (VersionId, PartialCounts)>,
     changes: StreamVec<'s, u64, Change>,
     limits: CodeLimits,
     rules: Arc<str>,
 ) -> StreamVec<'s, u64, Update> {
-    let by_version = Exchange::new(|(version, _): &(VersionId, Fold)| route(*version));
+    let by_version = Exchange::new(|(version, _): &(VersionId, PartialCounts)| route(*version));
     let by_change = Exchange::new(|change: &Change| change.version().map_or(0, route));
-    folds.binary_frontier::<_, CapacityContainerBuilder<_>, _, _, _, _>(
+    partials.binary_frontier::<_, CapacityContainerBuilder<_>, _, _, _, _>(
         changes,
         by_version,
         by_change,
         "Admit",
         |_, _| {
-            let mut held: HashMap<VersionId, Fold> = HashMap::new();
+            let mut pending: HashMap<VersionId, PartialCounts> = HashMap::new();
             let mut waiting = BTreeMap::new();
-            move |(folds, folds_frontier), (changes, _), output| {
-                folds.for_each(|_, arrived| {
-                    for (version, fold) in arrived.drain(..) {
-                        held.entry(version).or_default().merge(fold, limits);
+            move |(partials, partials_frontier), (changes, _), output| {
+                partials.for_each(|_, arrived| {
+                    for (version, partial) in arrived.drain(..) {
+                        pending.entry(version).or_default().merge(partial, limits);
                     }
                 });
                 changes.for_each(|time, arrived| {
@@ -155,13 +157,13 @@ fn admit<'s>(
                 });
                 while let Some(entry) = waiting.first_entry() {
                     let epoch = *entry.key();
-                    if folds_frontier.less_equal(&epoch) {
+                    if partials_frontier.less_equal(&epoch) {
                         break;
                     }
                     let (capability, changes) = entry.remove();
                     let mut session = output.session(&capability);
                     for change in changes {
-                        rows_of(change, &mut held, &rules, |row, count| session.give((row, epoch, count)));
+                        rows_of(change, &mut pending, &rules, |row, count| session.give((row, epoch, count)));
                     }
                 }
             }
@@ -174,31 +176,36 @@ fn route(version: VersionId) -> u64 {
     version.0.as_u64_pair().1
 }
 
-fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, rules: &str, mut give: impl FnMut(Row, i64)) {
+fn rows_of(
+    change: Change,
+    pending: &mut HashMap<VersionId, PartialCounts>,
+    rules: &str,
+    mut give: impl FnMut(Row, i64),
+) {
     match change {
         Change::Batch(row) => give(Row::Batch(row), 1),
         Change::Withdraw(row) => give(Row::File(row), 1),
-        Change::Recall(recall) => give(Row::Recalled(recall), 1),
-        Change::Load(cells) => cells.into_iter().for_each(|cell| give(Row::Loaded(cell), 1)),
+        Change::LoadBatch(batch) => give(Row::LoadedBatch(batch), 1),
+        Change::RestoreCells(cells) => cells.into_iter().for_each(|cell| give(Row::RestoredCell(cell), 1)),
         Change::Abandon(version) => {
-            held.remove(&version);
+            pending.remove(&version);
             give(Row::Abandoned(version), 1);
         }
         Change::Admit(mut file) => {
-            let mut fold = held.remove(&file.version).unwrap_or_default();
-            if let Some(line) = fold.failed_line {
+            let mut partial = pending.remove(&file.version).unwrap_or_default();
+            if let Some(line) = partial.failed_line {
                 file.failure.get_or_insert_with(|| format!("line {line} could not be searched"));
             }
             if file.failure.is_some() {
-                fold = Fold::default();
+                partial = PartialCounts::default();
             }
             file.rules = Some(rules.to_owned());
-            file.error_lines = fold.error_lines;
-            (file.first_ts, file.last_ts) = fold.times.span();
+            file.error_lines = partial.error_lines;
+            (file.first_ts, file.last_ts) = partial.times.span();
             let FileRow { batch_id, version, name, .. } = &file;
-            let mut sightings = 0;
-            for (FoldKey { rule, code, component, severity, active }, seen) in fold.codes {
-                sightings += seen.count;
+            let mut occurrences = 0;
+            for (CountKey { rule, code, component, severity, active }, seen) in partial.codes {
+                occurrences += seen.count;
                 let row = CountRow {
                     batch_id: *batch_id,
                     version: *version,
@@ -215,34 +222,39 @@ fn rows_of(change: Change, held: &mut HashMap<VersionId, Fold>, rules: &str, mut
                 };
                 give(Row::Count(row), seen.count as i64);
             }
-            file.sightings = sightings;
+            file.occurrences = occurrences;
             give(Row::File(file), 1);
         }
     }
 }
 
-/// Gathers the updates of each epoch and emits the epoch when the frontier has passed it.
-fn close(rows: VecCollection<'_, u64, Row, i64>, closed: u64, sealed: Rc<Cell<u64>>, outputs: UnboundedSender<Output>) {
-    // One worker gathers, so that its frontier alone decides.
+/// Collects the updates of each epoch and emits the epoch when the frontier has passed it.
+fn close(
+    rows: VecCollection<'_, u64, Row, i64>,
+    closed: u64,
+    last_advanced: Rc<Cell<u64>>,
+    outputs: UnboundedSender<Output>,
+) {
+    // One worker collects all updates, so its frontier alone decides.
     let to_first_worker = Exchange::new(|_: &Update| 0);
     let is_first_worker = rows.scope().index() == 0;
     rows.inner.sink(to_first_worker, "Close", {
-        let mut gathered: BTreeMap<u64, Vec<(Row, i64)>> = BTreeMap::new();
+        let mut collected: BTreeMap<u64, Vec<(Row, i64)>> = BTreeMap::new();
         let mut next = closed + 1;
         move |(input, frontier)| {
             input.for_each(|_, updates| {
                 for (row, epoch, count) in updates.drain(..) {
-                    gathered.entry(epoch).or_default().push((row, count));
+                    collected.entry(epoch).or_default().push((row, count));
                 }
             });
             if !is_first_worker {
                 return;
             }
-            // At the end the frontier is empty, and what was never sealed never closes.
-            let open = frontier.frontier().first().copied().unwrap_or_else(|| sealed.get() + 1);
-            // Empty epochs close too: readers take a gap in the numbers for lost data.
+            // When the inputs are closed, the frontier is empty; an epoch that was never advanced does not close.
+            let open = frontier.frontier().first().copied().unwrap_or_else(|| last_advanced.get() + 1);
+            // Empty epochs close too: to readers, a gap in the epoch numbers means lost data.
             while next < open {
-                let mut rows = gathered.remove(&next).unwrap_or_default();
+                let mut rows = collected.remove(&next).unwrap_or_default();
                 rows.sort();
                 let _ = outputs.send(Output::Closed(ClosedEpoch { epoch: next, rows }));
                 next += 1;

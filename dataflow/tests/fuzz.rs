@@ -1,15 +1,16 @@
 //! The scan equals the plain loop on fuzzed rules and on fuzzed lines.
 //!
-//! Each target runs for `ARGUS_FUZZ_SECONDS` (60 when not set) from a seed of
-//! its own, which a failure names; `ARGUS_FUZZ_SEED` begins at that one.
+//! Each target runs `ARGUS_FUZZ_RUNS` times, from the seed that is printed first or is
+//! given in `ARGUS_FUZZ_SEED`.
 
-use std::time::{Duration, Instant};
-
-use argus_dataflow::plain::codes_of_line;
+use argus_dataflow::rules::reference::codes_of_line;
 use argus_dataflow::scan::Scanner;
 use argus_dataflow::{BlockReader, RuleSet};
 
-/// 2026-11-26T12:00:00Z.
+/// Runs of each target, unless `ARGUS_FUZZ_RUNS` is set.
+const RUNS: u64 = 2_000;
+
+/// When the texts were uploaded: 2026-11-26T12:00:00Z.
 const UPLOADED_AT: i64 = 1_795_694_400_000_000;
 
 /// A stream of numbers that looks random (splitmix64, by Sebastiano Vigna).
@@ -33,23 +34,22 @@ impl Random {
     }
 }
 
-/// Calls `target` with one seed after another until time is up.
+/// Calls `target` with one seed after another. The first seed is printed, so that a run can be repeated.
 fn fuzz(target: impl Fn(&mut Random)) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let time = Duration::from_secs(number("ARGUS_FUZZ_SECONDS").unwrap_or(60));
-    let begun = Instant::now();
-    let mut seed = number("ARGUS_FUZZ_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 32);
-    while begun.elapsed() < time {
+    let runs = number("ARGUS_FUZZ_RUNS").unwrap_or(RUNS);
+    let first = number("ARGUS_FUZZ_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 32);
+    eprintln!("{runs} runs from seed {first}");
+    for seed in first..first + runs {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| target(&mut Random(seed))));
         if let Err(panic) = outcome {
-            eprintln!("the seed is {seed}");
+            eprintln!("failed with seed {seed}; ARGUS_FUZZ_SEED={seed} ARGUS_FUZZ_RUNS=1 repeats it");
             std::panic::resume_unwind(panic);
         }
-        seed += 1;
     }
 }
 
-/// What the scan and the plain loop find in a text, as lines and codes.
+/// Checks that the scan finds what the plain loop finds in a text; returns the number of occurrences.
 fn check(rules: &RuleSet, scanner: &mut Scanner, text: &[u8], block_bytes: usize, about: &str) -> usize {
     let mut expected: Vec<(u64, String)> = Vec::new();
     for (line, number) in text.split_inclusive(|&byte| byte == b'\n').zip(1..) {
@@ -61,14 +61,14 @@ fn check(rules: &RuleSet, scanner: &mut Scanner, text: &[u8], block_bytes: usize
     let mut blocks = BlockReader::new(text, block_bytes);
     let mut seen = Vec::new();
     while let Some(block) = blocks.next_block().expect("memory reads") {
-        let (_, sightings) = scanner.scan(&block, UPLOADED_AT);
-        seen.extend(sightings.into_iter().map(|sighting| (sighting.line, sighting.code.to_string())));
+        let (_, occurrences) = scanner.scan(&block, UPLOADED_AT);
+        seen.extend(occurrences.into_iter().map(|occurrence| (occurrence.line, occurrence.code.to_string())));
     }
     assert_eq!(seen, expected, "{about}\nin {}", text.escape_ascii());
     expected.len()
 }
 
-/// Says ends of lines of the text again, behind other beginnings.
+/// Appends endings of lines of the text after other beginnings.
 fn repeat_endings(random: &mut Random, text: &mut Vec<u8>) {
     let lines: Vec<Vec<u8>> = text.split_inclusive(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect();
     for _ in 0..random.below(1 + lines.len()) {
@@ -95,7 +95,7 @@ const CLASSES: [(&str, &str); 9] = [
     ("[pPbB]", "pPbB"),
 ];
 
-/// Grows a pattern, and beside it a text that it may match.
+/// Grows a pattern, and with it a text that the pattern may match.
 fn grow(random: &mut Random, depth: usize, pattern: &mut String, sample: &mut String) {
     for _ in 0..1 + random.below(3) {
         match random.below(if depth > 2 { 7 } else { 11 }) {
@@ -163,16 +163,16 @@ fn rule_file(random: &mut Random) -> (String, Vec<String>) {
         }
         file.push_str("patterns = [\n");
         for _ in 0..1 + random.below(3) {
-            let (mut before, mut code, mut behind, mut sample) = Default::default();
+            let (mut before, mut code, mut after, mut sample) = Default::default();
             if random.one_in(2) {
                 grow(random, 1, &mut before, &mut sample);
             }
             grow(random, 1, &mut code, &mut sample);
             if random.one_in(2) {
-                grow(random, 1, &mut behind, &mut sample);
+                grow(random, 1, &mut after, &mut sample);
             }
             let symbol = if random.one_in(5) { "(?: (?P<sym>[A-Z_]+))?" } else { "" };
-            file.push_str(&format!("  {{ pattern = '{before}(?P<code>{code}){behind}{symbol}' }},\n"));
+            file.push_str(&format!("  {{ pattern = '{before}(?P<code>{code}){after}{symbol}' }},\n"));
             samples.push(sample);
         }
         file.push_str("]\n");
@@ -198,10 +198,10 @@ fn text(random: &mut Random, samples: &[String], pieces: usize) -> Vec<u8> {
 }
 
 #[test]
-fn the_scan_finds_by_fuzzed_rules_what_the_plain_loop_finds() {
+fn the_scan_with_fuzzed_rules_finds_what_the_plain_loop_finds() {
     fuzz(|random| {
         let (file, samples) = rule_file(random);
-        let rules = RuleSet::parse(&[&file]).expect("the rules hold");
+        let rules = RuleSet::parse(&[&file]).expect("the rules are valid");
         let mut scanner = Scanner::new(rules.clone());
         for _ in 0..20 {
             let mut text = text(random, &samples, 60);
@@ -247,7 +247,7 @@ const LINES: [&str; 30] = [
 
 #[test]
 fn the_scan_finds_in_fuzzed_lines_what_the_plain_loop_finds() {
-    let rules = RuleSet::built_in().expect("the built-in rules hold");
+    let rules = RuleSet::built_in().expect("the built-in rules are valid");
     let scanner = std::cell::RefCell::new(Scanner::new(rules.clone()));
     let found = std::cell::Cell::new(0);
     fuzz(|random| {

@@ -1,5 +1,5 @@
-//! For any order, block size, epoch split and number of workers, what leaves
-//! the dataflow equals a plain loop over the lines.
+//! For any order, block size, epoch split and number of workers, the output of the
+//! dataflow equals a plain loop over the lines.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 /// 2026-11-26T12:00:00Z.
 const UPLOADED_AT: i64 = 1_795_694_400_000_000;
 
-/// (file, code) → sightings, and file → (lines, error lines, sightings).
+/// (file, code) → occurrences, and file → (lines, error lines, occurrences).
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tables {
     counts: BTreeMap<(String, String), i64>,
@@ -23,7 +23,7 @@ struct Tables {
 }
 
 fn rules() -> RuleSet {
-    RuleSet::built_in().expect("the built-in rules hold")
+    RuleSet::built_in().expect("the built-in rules are valid")
 }
 
 fn plain_loop(files: &[(String, Vec<u8>)]) -> Tables {
@@ -61,7 +61,7 @@ fn file_row(name: &str, version: VersionId, live: i8) -> FileRow {
         long_lines: 0,
         last_line: 0,
         error_lines: 0,
-        sightings: 0,
+        occurrences: 0,
         uploaded_at: 0,
         failure: None,
         binary: false,
@@ -72,15 +72,15 @@ fn file_row(name: &str, version: VersionId, live: i8) -> FileRow {
     }
 }
 
-/// Feeds one file and returns the row that admits it.
-fn feed(dataflow: &Dataflow, name: &str, text: &[u8], block_bytes: usize) -> FileRow {
+/// Inserts one file and returns the row that admits it.
+fn insert(dataflow: &Dataflow, name: &str, text: &[u8], block_bytes: usize) -> FileRow {
     let mut row = file_row(name, VersionId::new(), 1);
     let origin =
         Origin { batch_id: row.batch_id, file: row.name.clone(), version: row.version, uploaded_at: UPLOADED_AT };
     let origin = Arc::new(origin);
     let mut blocks = BlockReader::new(text, block_bytes);
     while let Some(block) = blocks.next_block().expect("memory reads") {
-        block_on(dataflow.feed(&origin, block)).expect("the dataflow runs");
+        block_on(dataflow.insert(&origin, block)).expect("the dataflow runs");
     }
     row.lines = blocks.lines();
     row
@@ -90,14 +90,14 @@ fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime starts").block_on(future)
 }
 
-/// Reads until `last` is closed; checks that epochs come in order and sightings before their epoch.
+/// Reads until `last` is closed; checks that epochs come in order and occurrences before their epoch.
 fn closed_up_to(outputs: &mut UnboundedReceiver<Output>, last: u64) -> Vec<ClosedEpoch> {
     let mut epochs: Vec<ClosedEpoch> = Vec::new();
-    let mut sightings: BTreeMap<VersionId, u64> = BTreeMap::new();
+    let mut occurrences: BTreeMap<VersionId, u64> = BTreeMap::new();
     while epochs.last().is_none_or(|epoch| epoch.epoch < last) {
         match outputs.blocking_recv().expect("the dataflow runs") {
             Output::Scanned(block) => {
-                *sightings.entry(block.origin.version).or_default() += block.sightings.len() as u64
+                *occurrences.entry(block.origin.version).or_default() += block.occurrences.len() as u64
             }
             Output::Closed(epoch) => {
                 assert_eq!(epoch.epoch, epochs.last().map_or(epoch.epoch, |before| before.epoch + 1));
@@ -106,7 +106,7 @@ fn closed_up_to(outputs: &mut UnboundedReceiver<Output>, last: u64) -> Vec<Close
                     if let Row::File(file) = row
                         && file.live > 0
                     {
-                        assert_eq!(sightings.get(&file.version).copied().unwrap_or_default(), file.sightings);
+                        assert_eq!(occurrences.get(&file.version).copied().unwrap_or_default(), file.occurrences);
                     }
                 }
                 epochs.push(epoch);
@@ -116,7 +116,7 @@ fn closed_up_to(outputs: &mut UnboundedReceiver<Output>, last: u64) -> Vec<Close
     epochs
 }
 
-/// Sums rows as readers do: counts of the generations that are live.
+/// Sums rows as readers do: counts of the live versions.
 fn sum(epochs: &[ClosedEpoch]) -> Tables {
     let rows = || epochs.iter().flat_map(|epoch| &epoch.rows);
     let mut live: BTreeMap<VersionId, i64> = BTreeMap::new();
@@ -132,7 +132,7 @@ fn sum(epochs: &[ClosedEpoch]) -> Tables {
                 let totals = tables.files.entry(file.name.clone()).or_default();
                 totals.0 += file.lines;
                 totals.1 += file.error_lines;
-                totals.2 += file.sightings;
+                totals.2 += file.occurrences;
             }
             Row::Count(code) if live[&code.version] > 0 => {
                 *tables.counts.entry((code.file.clone(), code.code.clone())).or_default() += count;
@@ -149,7 +149,7 @@ fn start(workers: usize, in_flight_bytes: usize) -> (Dataflow, UnboundedReceiver
         rules: rules(),
         first_epoch: 1,
         in_flight_bytes,
-        sightings: true,
+        occurrences: true,
         limits: CodeLimits::default(),
     })
     .expect("the dataflow starts")
@@ -200,7 +200,7 @@ proptest! {
         let files: Vec<(String, Vec<u8>)> =
             texts.iter().enumerate().map(|(index, (text, _))| (format!("{index}.log"), text.clone())).collect();
         let (dataflow, mut outputs) = start(workers, in_flight_bytes);
-        // The reader of sightings makes room for the feeder, so it runs beside it.
+        // `insert` waits for the reader of occurrences, so the reader has its own thread.
         let (last_in, last) = std::sync::mpsc::channel();
         let reader = std::thread::spawn(move || {
             let mut epochs = Vec::new();
@@ -214,7 +214,7 @@ proptest! {
         let total = files.len() as u64;
         last_in.send(total).expect("the reader runs");
         for ((name, text), (_, together)) in files.iter().zip(&texts) {
-            changes.push(Change::Admit(feed(&dataflow, name, text, block_bytes)));
+            changes.push(Change::Admit(insert(&dataflow, name, text, block_bytes)));
             if !together {
                 epoch += 1;
                 dataflow.advance(epoch, std::mem::take(&mut changes)).expect("the dataflow runs");
@@ -230,7 +230,7 @@ proptest! {
     }
 }
 
-/// Texts of pieces that patterns like, with line ends in all the wrong places.
+/// Texts of pieces that patterns match, with line ends anywhere.
 fn pieces() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
         "\n",
@@ -285,7 +285,7 @@ proptest! {
     ) {
         let each: Vec<&str> = argus_dataflow::rules::DEFAULT_RULES.split("[[rule]]").skip(1).collect();
         let file: String = chosen.iter().map(|&index| format!("[[rule]]{}", each[index])).collect();
-        let rules = RuleSet::parse(&[&file]).expect("a part of the built-in rules holds");
+        let rules = RuleSet::parse(&[&file]).expect("a part of the built-in rules is valid");
         let mut scanner = Scanner::new(rules);
         let mut expected: Vec<(u64, String)> = Vec::new();
         for (line, number) in text.split_inclusive('\n').zip(1..) {
@@ -296,22 +296,22 @@ proptest! {
         let mut blocks = BlockReader::new(text.as_bytes(), block_bytes);
         let mut seen = Vec::new();
         while let Some(block) = blocks.next_block().expect("memory reads") {
-            let (_, sightings) = scanner.scan(&block, UPLOADED_AT);
-            seen.extend(sightings.into_iter().map(|sighting| (sighting.line, sighting.code.to_string())));
+            let (_, occurrences) = scanner.scan(&block, UPLOADED_AT);
+            seen.extend(occurrences.into_iter().map(|occurrence| (occurrence.line, occurrence.code.to_string())));
         }
         prop_assert_eq!(seen, expected);
     }
 }
 
 /// The rule of this code requires a word like "failed", which the second line does not have: the byte that makes it
-/// another word stands before what both lines end with.
+/// another word is before the common ending of both lines.
 #[test]
-fn a_line_is_not_taken_for_another_that_ends_alike() {
+fn a_line_is_not_taken_for_another_with_the_same_ending() {
     let lines = b"x FAILED* [8020022 -2147024891\nABC_FAILED* [8020022 -2147024891\nxFAILED* [8020022 -2147024891\n";
     let mut scanner = Scanner::new(rules());
     let block = argus_dataflow::TextBlock { text: lines.to_vec().into(), first_line: 1, offset: 0 };
-    let (_, sightings) = scanner.scan(&block, UPLOADED_AT);
-    let seen: Vec<(u64, &str)> = sightings.iter().map(|sighting| (sighting.line, &*sighting.code)).collect();
+    let (_, occurrences) = scanner.scan(&block, UPLOADED_AT);
+    let seen: Vec<(u64, &str)> = occurrences.iter().map(|occurrence| (occurrence.line, &*occurrence.code)).collect();
     assert_eq!(seen, [(1, "0x80070005")]);
 }
 
@@ -320,7 +320,7 @@ fn a_line_full_of_codes_takes_time_in_proportion_to_its_length() {
     let mut scanner = Scanner::new(rules());
     let line = argus_dataflow::TextBlock { text: b"EIO E_FAIL ".repeat(90_000).into(), first_line: 1, offset: 0 };
     let codes: Vec<String> =
-        scanner.scan(&line, UPLOADED_AT).1.into_iter().map(|sighting| sighting.code.to_string()).collect();
+        scanner.scan(&line, UPLOADED_AT).1.into_iter().map(|occurrence| occurrence.code.to_string()).collect();
     assert_eq!(codes, ["E_FAIL", "EIO"]);
     // Each of these may begin a match of any length, and none does.
     let line = argus_dataflow::TextBlock { text: b"INFO: task ".repeat(90_000).into(), first_line: 1, offset: 0 };
@@ -328,11 +328,11 @@ fn a_line_full_of_codes_takes_time_in_proportion_to_its_length() {
 }
 
 #[test]
-fn a_replaced_file_changes_places_with_its_successor_in_one_epoch() {
+fn a_file_and_its_replacement_are_swapped_in_one_epoch() {
     let (dataflow, mut outputs) = start(2, 1 << 20);
-    let old = feed(&dataflow, "a.log", b"E_FAIL\nE_FAIL\n", 64);
+    let old = insert(&dataflow, "a.log", b"E_FAIL\nE_FAIL\n", 64);
     dataflow.advance(1, vec![Change::Admit(old.clone())]).expect("the dataflow runs");
-    let new = feed(&dataflow, "a.log", b"E_ABORT\nE_ABORT\n", 64);
+    let new = insert(&dataflow, "a.log", b"E_ABORT\nE_ABORT\n", 64);
     dataflow
         .advance(2, vec![Change::Withdraw(file_row("a.log", old.version, -1)), Change::Admit(new)])
         .expect("the dataflow runs");
@@ -344,26 +344,26 @@ fn a_replaced_file_changes_places_with_its_successor_in_one_epoch() {
 }
 
 #[test]
-fn a_file_that_breaks_off_counts_nothing() {
+fn an_aborted_file_is_not_counted() {
     let (dataflow, mut outputs) = start(2, 1 << 20);
-    let broken = feed(&dataflow, "a.log", b"E_FAIL\n", 64);
-    dataflow.advance(1, vec![Change::Abandon(broken.version)]).expect("the dataflow runs");
+    let aborted = insert(&dataflow, "a.log", b"E_FAIL\n", 64);
+    dataflow.advance(1, vec![Change::Abandon(aborted.version)]).expect("the dataflow runs");
     let epochs = closed_up_to(&mut outputs, 1);
-    assert_eq!(epochs[0].rows, [(Row::Abandoned(broken.version), 1)]);
+    assert_eq!(epochs[0].rows, [(Row::Abandoned(aborted.version), 1)]);
 }
 
 /// Which codes are counted by name must not depend on who scans which lines when.
 #[test]
-fn codes_behind_the_limit_are_the_same_for_any_workers_blocks_and_epochs() {
+fn codes_beyond_the_limit_are_the_same_for_any_workers_blocks_and_epochs() {
     let text: String = (0..400)
         .map(|number: u32| format!("ota{}: error 0x{:08X} failed\n", number % 7, 0x8007_1000 + (number * 37) % 60))
         .collect();
     let limits = CodeLimits { codes_per_rule: 20, pairs_per_rule: 30 };
     let counted = |workers: usize, block_bytes: usize| {
         let in_flight_bytes = Config::IN_FLIGHT_BYTES_DEFAULT;
-        let config = Config { workers, rules: rules(), first_epoch: 1, in_flight_bytes, sightings: true, limits };
+        let config = Config { workers, rules: rules(), first_epoch: 1, in_flight_bytes, occurrences: true, limits };
         let (dataflow, mut outputs) = Dataflow::start(config).expect("the dataflow starts");
-        let row = feed(&dataflow, "a.log", text.as_bytes(), block_bytes);
+        let row = insert(&dataflow, "a.log", text.as_bytes(), block_bytes);
         // Some of the blocks are scanned at an epoch before the one that admits them.
         dataflow.advance(1, Vec::new()).expect("the dataflow runs");
         dataflow.advance(2, vec![Change::Admit(row)]).expect("the dataflow runs");

@@ -1,9 +1,9 @@
-//! Named points at which a test can have the process die, as by `kill -9`.
+//! Named crash points, at which a test can abort the process as by `kill -9`.
 //!
-//! `ARGUS_CRASH_AT=NAME:COUNT` ends the process when the point is passed for
-//! the COUNT-th time. Builds without debug assertions have no such points.
+//! `ARGUS_CRASH_AT=NAME:COUNT` aborts the process when it reaches the point for
+//! the COUNT-th time. Builds without debug assertions have no crash points.
 
-/// The points, in the order in which an upload passes them.
+/// The crash points, in the order in which an upload reaches them.
 pub const POINTS: [&str; 9] = [
     "raw written",
     "metadata written",
@@ -16,7 +16,7 @@ pub const POINTS: [&str; 9] = [
     "vacuuming",
 ];
 
-/// Passes the point of that name.
+/// Marks that the process reaches the point of this name.
 #[cfg(debug_assertions)]
 pub fn point(name: &str) {
     use std::sync::OnceLock;
@@ -37,6 +37,6 @@ pub fn point(name: &str) {
     }
 }
 
-/// Passes the point of that name.
+/// Marks that the process reaches the point of this name.
 #[cfg(not(debug_assertions))]
 pub fn point(_name: &str) {}

@@ -1,4 +1,4 @@
-//! Epochs that wait for their commit, readable meanwhile.
+//! Uncommitted epochs, already readable.
 
 use argus_dataflow::{ClosedEpoch, Row};
 use arrow::array::RecordBatch;
@@ -6,25 +6,25 @@ use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
 use deltalake_core::kernel::Add;
 
-use crate::encode;
+use crate::convert::encode;
 use crate::schema::Table;
 use crate::snapshot::DataFile;
 
 /// Rows of consecutive closed epochs, by table.
 #[derive(Debug, Clone, Default)]
-pub struct Group {
+pub struct CommitGroup {
     /// The last epoch in it.
     pub last_epoch: u64,
     /// Rows in memory, by table in the order of [`Table::ALL`].
     batches: [Vec<RecordBatch>; 5],
-    /// Files of `errors` that were written before their epoch, with what their commit needs.
+    /// Files of `errors` that were written before their epoch, with the `add` actions for their commit.
     spilled: Vec<(DataFile, Add)>,
     bytes: usize,
 }
 
-impl Group {
-    /// Adds the rows of `closed`, except to the tables that hold its epoch
-    /// already, as `has` says.
+impl CommitGroup {
+    /// Adds the rows of `closed`, except to tables that already contain its epoch
+    /// (`has`).
     pub fn append(&mut self, closed: &ClosedEpoch, has: impl Fn(Table) -> bool) -> Result<(), ArrowError> {
         let (mut batches, mut files, mut counts, mut cells) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (row, count) in &closed.rows {
@@ -33,7 +33,7 @@ impl Group {
                 Row::File(row) => files.push((row.clone(), *count)),
                 Row::Count(row) => counts.push((row.clone(), *count)),
                 Row::Cell(row) => cells.push((row.clone(), *count)),
-                Row::Abandoned(_) | Row::Fleet(_) | Row::Recalled(_) | Row::Loaded(_) => {}
+                Row::Abandoned(_) | Row::Fleet(_) | Row::LoadedBatch(_) | Row::RestoredCell(_) => {}
             }
         }
         self.last_epoch = closed.epoch;
@@ -46,27 +46,27 @@ impl Group {
         rows.into_iter().filter(|(table, _)| !has(*table)).try_for_each(|(table, rows)| self.push(table, rows))
     }
 
-    /// Adds rows to a table. Neighbours of like size are merged, so that the
-    /// rows of many small epochs stay in few pieces.
+    /// Adds rows to a table. Adjacent record batches of similar size are merged, so
+    /// many small epochs result in few record batches.
     pub fn push(&mut self, table: Table, rows: RecordBatch) -> Result<(), ArrowError> {
         if rows.num_rows() == 0 {
             return Ok(());
         }
         self.bytes += rows.get_array_memory_size();
-        let pieces = &mut self.batches[table as usize];
-        pieces.push(rows);
-        while let [.., before, last] = &pieces[..] {
+        let batches = &mut self.batches[table as usize];
+        batches.push(rows);
+        while let [.., before, last] = &batches[..] {
             if before.num_rows() > 2 * last.num_rows() {
                 break;
             }
             let merged = concat_batches(&table.schema(), [before, last])?;
-            pieces.truncate(pieces.len() - 2);
-            pieces.push(merged);
+            batches.truncate(batches.len() - 2);
+            batches.push(merged);
         }
         Ok(())
     }
 
-    /// Adds a file of `errors` that has been written and is not committed yet.
+    /// Adds a written, uncommitted file of `errors`.
     pub fn push_spilled(&mut self, file: DataFile, add: Add) {
         self.spilled.push((file, add));
     }
@@ -81,7 +81,7 @@ impl Group {
         self.spilled.iter().map(|(file, add)| (file, add))
     }
 
-    /// Bytes of rows in memory, roughly.
+    /// Approximate bytes of rows in memory.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

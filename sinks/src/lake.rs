@@ -1,23 +1,24 @@
-//! The four tables together: closed epochs in, snapshots out, commits beside.
+//! All Delta tables together: takes closed epochs, publishes snapshots, commits in the background.
 //!
 //! ```text
-//!  sightings ──► staging ──┐
-//!                          ▼
+//!  occurrences ──► staging ─┐
+//!                           ▼
 //!  closed epochs ──► open group ──► published snapshot = lake ∪ frozen ∪ open
 //!                          │ every few seconds
 //!                          ▼
 //!                     frozen group ──► Delta commits, table by table
 //! ```
 //!
-//! 1. A snapshot is published when its epoch is closed and before it is
+//! 1. A snapshot is published when its epoch is closed, before it is
 //!    committed: readers never wait for a commit.
-//! 2. One group is committed at a time. When it is, its rows leave memory and
-//!    its files join the lake in the same snapshot.
-//! 3. `files` is committed last and with every group. What it does not hold is
-//!    fed again after a crash; a table that was further already takes nothing twice.
-//! 4. What else is asked of the tables ([`crate::upkeep`]) is done between commits.
-//! 5. While the rows in memory are at their limit, no output is taken, which
-//!    stops the dataflow's feeders.
+//! 2. One group is committed at a time. After the commit, one new snapshot
+//!    drops its rows from memory and adds its files to the lake.
+//! 3. `files` is committed last and with every group. After a crash, the epochs
+//!    after its last commit are replayed; a table that already contains such an
+//!    epoch skips it.
+//! 4. Other operations on the tables ([`crate::maintenance`]) run between commits.
+//! 5. While the rows in memory are at their limit, no output is received. This
+//!    applies back pressure to the dataflow's input.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -31,24 +32,25 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::changes::Changes;
 use crate::crash;
-use crate::fleet::FleetView;
-use crate::group::Group;
+use crate::error::{LakeError, failed};
+use crate::group::CommitGroup;
 use crate::guide;
-use crate::recent::Recent;
+use crate::maintenance::{LakeMaintenance, Operation, Request};
 use crate::schema::Table;
 use crate::snapshot::{DataFile, Lease, Snapshot, TableSnapshot};
 use crate::staging::Staging;
 use crate::table::LakeTable;
-use crate::upkeep::{Request, Upkeep, What};
+use crate::views::fleet_view::FleetView;
+use crate::views::last_changes::LastChanges;
+use crate::views::recent::Recent;
 
-/// How the lake commits.
+/// When the lake commits.
 #[derive(Debug, Clone)]
 pub struct LakeConfig {
-    /// How long a closed epoch may wait for its commit to begin.
+    /// The longest time between closing an epoch and starting its commit.
     pub commit_interval: Duration,
-    /// A group with this many bytes of rows is committed at once; twice as many stop the input.
+    /// A group with this many bytes of rows is committed immediately; at twice as many the input stops.
     pub group_bytes: usize,
 }
 
@@ -58,60 +60,37 @@ impl Default for LakeConfig {
     }
 }
 
-/// Why the lake stopped.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say what each variant means")]
-pub enum LakeError {
-    #[error("table {table}")]
-    Table { table: &'static str, source: Box<DeltaTableError> },
-    #[error("the rows of epoch {epoch}")]
-    Rows { epoch: u64, source: Box<DeltaTableError> },
-    #[error("the sightings of {file:?}")]
-    Sightings { file: String, source: Box<DeltaTableError> },
-    #[error(
-        "table {table} of the lake has no column {column}: an earlier version made it. Build the lake anew from the stored \
-         files with `argus recount`"
-    )]
-    EarlierVersion { table: &'static str, column: &'static str },
-    #[error(
-        "table {table} of the lake is missing or older than it was: it has version {found}, and version {expected} was \
-         committed (epoch {epoch}). Put the folder `lake` back as it was, or rebuild it from the stored files with \
-         `argus recount`"
-    )]
-    Outdated { table: &'static str, found: String, expected: u64, epoch: u64 },
-}
-
-/// What the lake holds: the last epoch of its last commit, and the version of each table, in the order of
+/// The committed state of the lake: the last committed epoch, and the Delta version of each table, in the order of
 /// [`Table::ALL`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LakeState {
     /// The last committed epoch.
     pub epoch: u64,
-    /// The tables' versions.
+    /// The Delta versions of the tables.
     pub versions: [u64; 5],
 }
 
 /// The lake of a server, open for writing by this process alone.
 pub struct Lake {
     config: LakeConfig,
-    /// Away while something is done to them.
+    /// `None` while a task commits or changes them.
     tables: Option<Tables>,
-    upkeep: Upkeep,
+    maintenance: LakeMaintenance,
     requests: mpsc::Receiver<Request>,
-    /// Who waits until an epoch is committed.
-    waiting: Vec<(u64, Reply)>,
-    /// The epoch that each table held when the lake was opened.
+    /// Requests that are answered when their epoch is committed.
+    commit_waiters: Vec<(u64, Reply)>,
+    /// The last epoch of each table when the lake was opened.
     held_epochs: [u64; 5],
     committed_files: [Arc<[DataFile]>; 5],
     staging: Staging,
-    open: Group,
-    frozen: Option<Arc<Group>>,
+    open: CommitGroup,
+    frozen: Option<Arc<CommitGroup>>,
     epoch: u64,
-    horizon: u64,
+    since: u64,
     lease: Lease,
     fleet: FleetView,
     recent: Recent,
-    changes: Changes,
+    changes: LastChanges,
     snapshots: watch::Sender<Arc<Snapshot>>,
     committed: watch::Sender<LakeState>,
 }
@@ -121,20 +100,20 @@ struct Tables([LakeTable; 5]);
 
 type Reply = oneshot::Sender<Result<Weak<()>, LakeError>>;
 
-/// Something that is being done to the tables.
-type Doing = JoinHandle<(Tables, Done)>;
+/// A task that commits or changes the tables.
+type TableTask = JoinHandle<(Tables, TaskResult)>;
 
-/// What was done to the tables, and how it went.
-enum Done {
-    /// The frozen group was committed.
+/// What a task did to the tables, and its result.
+enum TaskResult {
+    /// It committed the frozen group.
     Commit(Result<(), LakeError>),
-    /// Something was asked; whether it was to replace files.
+    /// It ran a maintenance request. `replaces`: the request replaced files.
     Request { result: Result<(), LakeError>, replaces: bool, reply: Reply },
 }
 
 impl Lake {
-    /// Opens the lake at `root`, making its tables where they are not there. Where it is known what the lake held, one
-    /// that has less is refused, and nothing is made.
+    /// Opens the lake at `root` and creates missing tables. With an `expected` state, fails if the lake is older, and
+    /// then creates nothing.
     pub async fn open(
         store: Arc<dyn ObjectStore>,
         root: &Url,
@@ -151,32 +130,32 @@ impl Lake {
         }
         for opened in &tables {
             let table = opened.table();
-            if let Some(column) = opened.lacks().map_err(|source| failed(table, source))? {
+            if let Some(column) = opened.missing_column().map_err(|source| failed(table, source))? {
                 return Err(LakeError::EarlierVersion { table: table.name(), column });
             }
         }
-        // Without it, the tables are what they are.
+        // The tables do not depend on the guide.
         if let Err(error) = guide::write(&*store, root).await {
-            tracing::warn!(%error, "the guide to the lake's tables could not be written");
+            tracing::warn!(%error, "cannot write the README and views of the lake");
         }
-        let tables = Tables(tables.try_into().unwrap_or_else(|_| unreachable!("a table for each name")));
+        let tables = Tables(tables.try_into().unwrap_or_else(|_| unreachable!("one table per name")));
         let (epoch, state) = (tables.committed_epoch(), tables.state());
-        let (upkeep, requests) = Upkeep::new(tables.0.clone());
+        let (maintenance, requests) = LakeMaintenance::new(tables.0.clone());
         let lake = Lake {
             config,
-            upkeep,
+            maintenance,
             requests,
-            waiting: Vec::new(),
-            horizon: tables.horizon(),
+            commit_waiters: Vec::new(),
+            since: tables.since(),
             lease: Lease::default(),
             fleet: FleetView::default(),
             recent: Recent::default(),
-            changes: Changes::default(),
+            changes: LastChanges::default(),
             held_epochs: tables.0.each_ref().map(LakeTable::committed_epoch),
             committed_files: tables.files()?,
             staging: Staging::new(tables.0[Table::Errors as usize].clone()),
             tables: Some(tables),
-            open: Group::default(),
+            open: CommitGroup::default(),
             frozen: None,
             epoch,
             snapshots: watch::Sender::new(Arc::new(Snapshot::default())),
@@ -186,83 +165,83 @@ impl Lake {
         Ok(lake)
     }
 
-    /// What the lake at `root` held at its last commit; writes nothing.
+    /// Reads the committed state of the lake at `root`; writes nothing.
     pub async fn read(store: Arc<dyn ObjectStore>, root: &Url) -> Result<Snapshot, LakeError> {
         let mut snapshots: [TableSnapshot; 5] = Default::default();
-        let (mut epoch, mut horizon) = (0, 0);
-        // What makes rows visible is read first: beside a server that commits,
-        // the other tables may then be ahead of it and never behind.
+        let (mut epoch, mut since) = (0, 0);
+        // `files` makes rows visible, so it is read first: if a server commits
+        // meanwhile, the other tables may be ahead of `files`, never behind.
         for table in Table::ALL.into_iter().rev() {
             let opened = LakeTable::open_read_only(Arc::clone(&store), root, table).await;
             if let Some(opened) = opened.map_err(|source| failed(table, source))? {
                 snapshots[table as usize].committed = opened.files().map_err(|source| failed(table, source))?;
                 if table == Table::Files {
                     epoch = opened.committed_epoch();
-                    horizon = opened.horizon();
+                    since = opened.since();
                 }
             }
         }
-        Ok(Snapshot::new(epoch, snapshots).since(horizon, Lease::default()))
+        Ok(Snapshot::new(epoch, snapshots).since(since, Lease::default()))
     }
 
-    /// The last epoch that every table holds: what comes after it must be fed again.
+    /// The last epoch that every table contains: later epochs must be replayed.
     pub fn committed_epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// What readers see; changes with every closed epoch.
+    /// The current snapshot; changes with every closed epoch.
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshots.subscribe()
     }
 
-    /// A way to ask for what is done beside commits.
-    pub fn upkeep(&self) -> Upkeep {
-        self.upkeep.clone()
+    /// A handle for operations between commits.
+    pub fn maintenance(&self) -> LakeMaintenance {
+        self.maintenance.clone()
     }
 
-    /// What is committed.
+    /// The committed state.
     pub fn committed(&self) -> watch::Receiver<LakeState> {
         self.committed.subscribe()
     }
 
-    /// Takes what leaves the dataflow until it ends, and commits all of it.
-    /// `published` is called with each closed epoch once readers see it.
+    /// Consumes the dataflow's output to its end and commits all of it.
+    /// Calls `published` with each closed epoch once readers can see it.
     pub async fn run(
         mut self,
         mut outputs: UnboundedReceiver<Output>,
         mut published: impl FnMut(&ClosedEpoch),
     ) -> Result<(), LakeError> {
-        let mut doing: Option<Doing> = None;
+        let mut task: Option<TableTask> = None;
         let mut due: Option<Instant> = None;
         loop {
             let has_room = self.open.bytes() < 2 * self.config.group_bytes;
-            let idle = doing.is_none();
+            let idle = task.is_none();
             tokio::select! {
                 biased;
-                (tables, done) = finished(&mut doing), if !idle => {
-                    doing = None;
-                    let retry = self.finish(tables, done)?;
+                (tables, result) = finished(&mut task), if !idle => {
+                    task = None;
+                    let retry = self.finish(tables, result)?;
                     let full = self.open.bytes() >= self.config.group_bytes;
-                    let now = !retry && (full || !self.waiting.is_empty());
+                    let now = !retry && (full || !self.commit_waiters.is_empty());
                     let wait = if now { Duration::ZERO } else { self.config.commit_interval };
                     due = (self.frozen.is_some() || !self.open.is_empty()).then(|| Instant::now() + wait);
                 }
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if idle && due.is_some() => {
                     due = None;
-                    doing = self.begin_commit();
+                    task = self.begin_commit();
                 }
-                // A group that is committed in part and will be tried again comes first.
-                Some(request) = self.requests.recv(), if idle && self.frozen.is_none() => match request.what {
-                    What::Commit if self.open.is_empty() => self.reply(request.reply),
-                    What::Commit => {
-                        self.waiting.push((self.epoch, request.reply));
+                // The retry of a partly committed group comes first.
+                Some(request) = self.requests.recv(), if idle && self.frozen.is_none() => match request.operation {
+                    Operation::Commit if self.open.is_empty() => self.reply(request.reply),
+                    Operation::Commit => {
+                        self.commit_waiters.push((self.epoch, request.reply));
                         due = Some(Instant::now());
                     }
-                    what => doing = self.begin_request(what, request.reply),
+                    operation => task = self.begin_request(operation, request.reply),
                 },
                 output = outputs.recv(), if has_room => match output {
                     Some(Output::Scanned(block)) => self.staging.add(&block).await.map_err(|source| {
-                        LakeError::Sightings { file: block.origin.file.clone(), source: Box::new(source) }
+                        LakeError::Occurrences { file: block.origin.file.clone(), source: Box::new(source) }
                     })?,
                     Some(Output::Closed(closed)) => {
                         self.close(&closed).await.map_err(|source| {
@@ -280,24 +259,24 @@ impl Lake {
                 },
             }
         }
-        self.commit_rest(doing).await
+        self.commit_rest(task).await
     }
 
-    /// Commits what is left. A failure here is final: the caller ends, and a restart feeds it again.
-    async fn commit_rest(mut self, mut doing: Option<Doing>) -> Result<(), LakeError> {
+    /// Commits the remaining rows. A failure is final: the caller stops, and a restart replays them.
+    async fn commit_rest(mut self, mut task: Option<TableTask>) -> Result<(), LakeError> {
         self.requests.close();
         loop {
-            if doing.is_none() {
-                doing = self.begin_commit();
+            if task.is_none() {
+                task = self.begin_commit();
             }
-            if doing.is_none() {
+            if task.is_none() {
                 return Ok(());
             }
-            let (tables, done) = finished(&mut doing).await;
-            doing = None;
-            match done {
-                Done::Commit(Err(error)) => return Err(error),
-                done => drop(self.finish(tables, done)?),
+            let (tables, result) = finished(&mut task).await;
+            task = None;
+            match result {
+                TaskResult::Commit(Err(error)) => return Err(error),
+                result => drop(self.finish(tables, result)?),
             }
         }
     }
@@ -313,7 +292,7 @@ impl Lake {
                 Row::File(file) if file.live >= 0 => {
                     let taken = self.staging.take(file.version).await?;
                     if has(Table::Errors) {
-                        // The table has them in the files that were written before the restart.
+                        // The table already has them in files that were written before the restart.
                         self.staging.errors().delete_unnamed(&taken.files).await;
                         continue;
                     }
@@ -355,13 +334,13 @@ impl Lake {
             }
             snapshot
         });
-        let snapshot = Snapshot::new(self.epoch, tables).since(self.horizon, Arc::clone(&self.lease));
+        let snapshot = Snapshot::new(self.epoch, tables).since(self.since, Arc::clone(&self.lease));
         let snapshot = snapshot.with_views(self.fleet.clone(), self.recent.view(), self.changes.clone());
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 
-    /// Freezes the open group, unless one is frozen still, and begins its commit.
-    fn begin_commit(&mut self) -> Option<Doing> {
+    /// Freezes the open group, unless one is still frozen, and starts its commit.
+    fn begin_commit(&mut self) -> Option<TableTask> {
         if self.frozen.is_none() {
             if self.open.is_empty() {
                 return None;
@@ -372,52 +351,52 @@ impl Lake {
         let mut tables = self.tables.take()?;
         Some(tokio::spawn(async move {
             let result = tables.commit(&group).await;
-            (tables, Done::Commit(result))
+            (tables, TaskResult::Commit(result))
         }))
     }
 
-    /// Begins what was asked of the tables.
-    fn begin_request(&mut self, what: What, reply: Reply) -> Option<Doing> {
+    /// Starts a maintenance operation.
+    fn begin_request(&mut self, operation: Operation, reply: Reply) -> Option<TableTask> {
         let mut tables = self.tables.take()?;
         Some(tokio::spawn(async move {
-            let replaces = matches!(what, What::Replace { .. });
-            let result = what.run(&mut tables.0).await;
-            (tables, Done::Request { result, replaces, reply })
+            let replaces = matches!(operation, Operation::Replace { .. });
+            let result = operation.run(&mut tables.0).await;
+            (tables, TaskResult::Request { result, replaces, reply })
         }))
     }
 
-    /// Takes the outcome of what was done to the tables; says whether a commit must be tried again.
-    fn finish(&mut self, tables: Tables, done: Done) -> Result<bool, LakeError> {
+    /// Handles the end of a task; returns whether the commit must be retried.
+    fn finish(&mut self, tables: Tables, result: TaskResult) -> Result<bool, LakeError> {
         let files = tables.files()?;
-        let (horizon, committed) = (tables.horizon(), tables.state());
+        let (since, committed) = (tables.since(), tables.state());
         self.tables = Some(tables);
-        let asked = match done {
-            Done::Commit(Err(error)) => {
+        let request = match result {
+            TaskResult::Commit(Err(error)) => {
                 // The group stays frozen and readable, and the input stops when the next one is full.
-                // What some tables may have of it by now is not shown beside it.
-                tracing::error!(error = &error as &dyn std::error::Error, "commit failed; it will be tried again");
+                // Some tables may already contain it; their new files are not published, so no row appears twice.
+                tracing::error!(error = &error as &dyn std::error::Error, "commit failed; retrying");
                 return Ok(true);
             }
-            Done::Commit(Ok(())) => None,
-            Done::Request { result, replaces, reply } => Some((result, replaces, reply)),
+            TaskResult::Commit(Ok(())) => None,
+            TaskResult::Request { result, replaces, reply } => Some((result, replaces, reply)),
         };
         self.committed_files = files;
-        self.horizon = horizon;
+        self.since = since;
         self.frozen = None;
-        // Snapshots from now on do not name what was replaced. Nothing else ends a lease, for only
-        // who replaces keeps it in mind.
-        let replaced = asked.as_ref().is_some_and(|(_, replaces, _)| *replaces);
+        // Later snapshots do not refer to the replaced files, so they get a new lease. Only a replacement
+        // needs this: only its caller waits for the old lease to end.
+        let replaced = request.as_ref().is_some_and(|(_, replaces, _)| *replaces);
         let lease = if replaced { std::mem::take(&mut self.lease) } else { Arc::clone(&self.lease) };
         self.publish();
         self.committed.send_replace(committed);
-        if let Some((result, _, reply)) = asked {
-            // Whoever asked may have gone away.
+        if let Some((result, _, reply)) = request {
+            // The caller may have stopped waiting.
             let _ = reply.send(result.map(|()| Arc::downgrade(&lease)));
         }
-        for (epoch, reply) in std::mem::take(&mut self.waiting) {
+        for (epoch, reply) in std::mem::take(&mut self.commit_waiters) {
             match epoch <= committed.epoch {
                 true => self.reply(reply),
-                false => self.waiting.push((epoch, reply)),
+                false => self.commit_waiters.push((epoch, reply)),
             }
         }
         Ok(false)
@@ -428,13 +407,13 @@ impl Lake {
     }
 }
 
-async fn finished(doing: &mut Option<Doing>) -> (Tables, Done) {
-    match doing {
+async fn finished(task: &mut Option<TableTask>) -> (Tables, TaskResult) {
+    match task {
         Some(task) => match task.await {
             Ok(outcome) => outcome,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => unreachable!("what is done to the tables is never cancelled"),
+                Err(_) => unreachable!("table tasks are never cancelled"),
             },
         },
         None => std::future::pending().await,
@@ -442,7 +421,7 @@ async fn finished(doing: &mut Option<Doing>) -> (Tables, Done) {
 }
 
 impl Tables {
-    async fn commit(&mut self, group: &Group) -> Result<(), LakeError> {
+    async fn commit(&mut self, group: &CommitGroup) -> Result<(), LakeError> {
         for (table, opened) in Table::ALL.into_iter().zip(&mut self.0) {
             let spilled: Vec<_> = match table {
                 Table::Errors => group.spilled().map(|(_, add)| add.clone()).collect(),
@@ -466,8 +445,8 @@ impl Tables {
         LakeState { epoch: self.committed_epoch(), versions: self.0.each_ref().map(LakeTable::version) }
     }
 
-    fn horizon(&self) -> u64 {
-        self.0[Table::Files as usize].horizon()
+    fn since(&self) -> u64 {
+        self.0[Table::Files as usize].since()
     }
 
     fn files(&self) -> Result<[Arc<[DataFile]>; 5], LakeError> {
@@ -479,7 +458,7 @@ impl Tables {
     }
 }
 
-/// An error where a table has less than it is known to have had.
+/// Fails if a table is older than the expected state.
 async fn refuse_outdated(store: &Arc<dyn ObjectStore>, root: &Url, expected: LakeState) -> Result<(), LakeError> {
     for (table, version) in Table::ALL.into_iter().zip(expected.versions) {
         let opened = LakeTable::open_read_only(Arc::clone(store), root, table).await;
@@ -495,8 +474,4 @@ async fn refuse_outdated(store: &Arc<dyn ObjectStore>, root: &Url, expected: Lak
         return Err(LakeError::Outdated { table: table.name(), found, expected: version, epoch: expected.epoch });
     }
     Ok(())
-}
-
-pub(crate) fn failed(table: Table, source: DeltaTableError) -> LakeError {
-    LakeError::Table { table: table.name(), source: Box::new(source) }
 }

@@ -1,47 +1,46 @@
 //! Closed epochs become rows of Delta Lake tables.
 //!
 //! Upstream: [`argus_dataflow::Output`]. Downstream: `argus_query` reads
-//! [`Snapshot`]s. Nothing here asks what a batch's status is or who uploads.
+//! [`Snapshot`]s. This crate knows nothing of batch statuses or uploaders.
 //!
 //! In reading order:
 //!
 //! - [`schema`]: the tables, defined once;
-//! - [`encode`]: closed epochs and sightings become Arrow rows;
-//! - [`staging`]: sightings wait for their generation to be admitted, spilled when they are many;
-//! - [`group`]: epochs that wait for their commit, readable meanwhile;
+//! - [`convert`]: closed epochs and occurrences to Arrow rows, and back;
+//! - [`staging`]: buffers occurrences until their version is admitted, in files when there are many;
+//! - [`group`]: uncommitted epochs, already readable;
 //! - [`table`]: one Delta table and its exactly-once commit;
-//! - [`fleet`]: what the fleet's groups come to, in memory; [`recent`]: the same of batches of late;
-//! - [`snapshot`]: what a reader sees, at one epoch;
-//! - [`lake`]: the four together;
-//! - [`upkeep`]: what is asked of it beside commits; [`compaction`]: files become fewer, what is gone leaves no row;
-//! - [`parquet_file`]: a Parquet file in an object store, for readers;
-//! - [`durable`]: a directory as an object store that survives power loss;
-//! - [`crash`]: named points at which a test can have the process die.
+//! - [`views`]: views in memory;
+//! - [`snapshot`]: a consistent view of all tables at one epoch;
+//! - [`lake`]: all tables together; [`error`]: why it stops;
+//! - [`maintenance`]: operations on the tables between commits; [`compaction`]: fewer and smaller files;
+//! - [`store`]: object stores and Parquet files;
+//! - [`crash`]: named points at which a test can crash the process;
+//! - `guide`: a README and SQL views, stored with the tables for other readers such as DuckDB.
 
-pub mod changes;
 pub mod compaction;
+pub mod convert;
 pub mod crash;
-pub mod decode;
-pub mod durable;
-pub mod encode;
-pub mod fleet;
+pub mod error;
 pub mod group;
 mod guide;
 pub mod lake;
-pub mod parquet_file;
-pub mod recent;
+pub mod maintenance;
 pub mod schema;
 pub mod snapshot;
 pub mod staging;
+pub mod store;
 pub mod table;
-pub mod upkeep;
+pub mod views;
 
-pub use changes::Changes;
-pub use fleet::FleetView;
-pub use lake::{Lake, LakeConfig, LakeError, LakeState};
-pub use parquet_file::ParquetFile;
-pub use recent::{RecentBatch, RecentCount, RecentView};
+pub use convert::decode;
+pub use error::LakeError;
+pub use lake::{Lake, LakeConfig, LakeState};
+pub use maintenance::{FileWriter, LakeMaintenance, LakeMaintenanceError};
 pub use schema::Table;
 pub use snapshot::{DataFile, PastError, Snapshot, TableSnapshot};
+pub use store::parquet_file::ParquetFile;
 pub use table::NewFile;
-pub use upkeep::{FileWriter, Upkeep, UpkeepError};
+pub use views::fleet_view::FleetView;
+pub use views::last_changes::LastChanges;
+pub use views::recent::{RecentBatch, RecentCount, RecentView};

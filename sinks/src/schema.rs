@@ -1,24 +1,24 @@
 //! The tables, defined once.
 //!
-//! Each is a table of differences: a row says what changed at its `epoch`, and
-//! readers sum. `errors` has no epoch: its rows are read through the
-//! generations that are live in `files`.
+//! Each is a table of differences: a row is a change at its `epoch`, and readers
+//! sum the rows. `errors` has no epoch: readers join it with the versions that are
+//! live in `files`.
 
 use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
-/// A table of the lake, in the order in which a group of epochs is committed:
-/// what makes rows visible (`files`) comes last.
+/// A table of the lake, in commit order: `files`, which makes rows visible, comes
+/// last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
-    /// A row for each sighting.
+    /// One row per occurrence.
     Errors,
-    /// Sightings of a code of a component in a version of a file: sum `count`.
+    /// Occurrences of a code of a component in a version of a file: sum `count`.
     ErrorCounts,
     /// Batches: sum `live` and `completed`.
     Batches,
-    /// What each vehicle says of each code: rows whose `live` sums to one.
+    /// Cells, the totals of each code per vehicle: rows whose `live` sums to one.
     Fleet,
     /// Versions of files: sum `live` and the measures.
     Files,
@@ -39,18 +39,18 @@ impl Table {
         }
     }
 
-    /// What the Delta table says of itself.
+    /// The description in the Delta table's metadata.
     pub fn comment(self) -> &'static str {
         match self {
             Table::Errors => {
-                "an occurrence of a code in a line; only those of live versions of `files` count: see README.md"
+                "one row per occurrence of a code in a line; use only rows of live versions of `files`; see README.md"
             }
             Table::ErrorCounts => {
-                "differences: sum `count` over live versions of `files`; see README.md beside the tables"
+                "differences: sum `count` over live versions of `files`; see README.md in the parent folder"
             }
-            Table::Batches => "differences: a batch is there when its `live` sums to more than 0; see README.md",
-            Table::Fleet => "differences: rows whose `live` sums to more than 0; see README.md beside the tables",
-            Table::Files => "differences: a version is live when its `live` sums to more than 0; see README.md",
+            Table::Batches => "differences: a batch exists if its `live` sums to more than 0; see README.md",
+            Table::Fleet => "differences: use rows whose `live` sums to more than 0; see README.md",
+            Table::Files => "differences: a version is live if its `live` sums to more than 0; see README.md",
         }
     }
 
@@ -64,7 +64,7 @@ impl Table {
         Arc::clone(&SCHEMAS[self as usize])
     }
 
-    /// The columns its files are sorted by, so that a batch's rows lie together.
+    /// The columns its files are sorted by, so that rows of one batch (or vehicle) are adjacent.
     pub fn sort_columns(self) -> &'static [&'static str] {
         match self {
             Table::Errors => &["batch_id", "file", "line"],
@@ -74,7 +74,7 @@ impl Table {
         }
     }
 
-    /// The columns whose values are different in nearly every row, or batch.
+    /// The columns with a different value in nearly every row or batch.
     pub fn distinct_columns(self) -> &'static [&'static str] {
         match self {
             Table::Errors => &["batch_id", "version", "text"],
@@ -86,7 +86,7 @@ impl Table {
     }
 }
 
-/// A time: microseconds since 1970, UTC.
+/// A time in microseconds since 1970, UTC.
 pub fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
@@ -152,7 +152,8 @@ fn fields(table: Table) -> Vec<Field> {
             text_or_null("platform"),
             text("vehicle_id"),
             text("vin"),
-            // lines: of all components, without a code; code: of all components; component: of one, or of none.
+            // `lines`: line totals of all components, no code; `code`: a code in all components;
+            // `component`: a code in one component, or in lines without one.
             text("subject"),
             text_or_null("component"),
             text_or_null("code"),
@@ -179,7 +180,7 @@ fn fields(table: Table) -> Vec<Field> {
             long("long_lines"),
             long("last_line"),
             long("error_lines"),
-            long("sightings"),
+            long("occurrences"),
             time("uploaded_at"),
             text_or_null("failure"),
             int("binary"),

@@ -1,5 +1,5 @@
-//! What a reader sees: the lake at some version and the live tail after it,
-//! all of it at one epoch, with nothing twice and nothing missing.
+//! A consistent view of all tables at one epoch: the committed Delta tables plus
+//! the uncommitted rows, without duplicates or gaps.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -7,99 +7,99 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use object_store::path::Path;
 
-use crate::changes::Changes;
-use crate::fleet::FleetView;
-use crate::recent::RecentView;
 use crate::schema::Table;
+use crate::views::fleet_view::FleetView;
+use crate::views::last_changes::LastChanges;
+use crate::views::recent::RecentView;
 
 /// A Parquet file with rows of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataFile {
-    /// Where it is, from the root of the store.
+    /// Its path from the root of the store.
     pub path: Path,
     /// Its size in bytes.
     pub bytes: u64,
-    /// The least and the greatest key of its rows, where they are known: the
+    /// The least and the greatest key of its rows, if known. The key is the
     /// first column that the table is sorted by.
     pub keys: Option<RangeInclusive<Arc<str>>>,
 }
 
 impl DataFile {
-    /// Whether rows of a key may be in it.
+    /// Whether the file may contain rows with a key.
     pub fn may_hold(&self, key: &str) -> bool {
         self.keys.as_ref().is_none_or(|keys| **keys.start() <= *key && *key <= **keys.end())
     }
 }
 
-/// The rows of one table: files and what is in memory only.
+/// The rows of one table, in files and in memory.
 #[derive(Debug, Clone, Default)]
 pub struct TableSnapshot {
-    /// Files that the Delta table has.
+    /// Files of the Delta table.
     pub committed: Arc<[DataFile]>,
-    /// Files that wait for their commit.
+    /// Uncommitted files.
     pub spilled: Vec<DataFile>,
-    /// Rows of epochs that are not committed yet.
+    /// Rows of uncommitted epochs.
     pub batches: Vec<RecordBatch>,
 }
 
-/// All tables at one epoch. Rows of a later epoch may be among the files and
-/// are left out by their `epoch`.
+/// All tables at one epoch. The files may contain rows of later epochs; readers
+/// filter by `epoch`.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// The last epoch that readers see.
     pub epoch: u64,
-    /// The oldest epoch that the differences still tell apart.
-    pub horizon: u64,
-    /// Whether it is of an epoch before the last: what was deleted since is not to be seen.
+    /// The oldest epoch that can be queried.
+    pub since: u64,
+    /// Whether the epoch is before the last one. Data deleted after the epoch must stay hidden.
     pub is_past: bool,
-    /// What the fleet comes to; none in a snapshot of the past or of part of the lake.
+    /// The totals of the fleet; none in a snapshot of the past or of part of the lake.
     pub fleet: Option<FleetView>,
-    /// Batches of late; none in a snapshot of the past or of part of the lake.
+    /// Recently changed batches; none in a snapshot of the past or of part of the lake.
     pub recent: RecentView,
-    /// When batches changed last; of no use in a snapshot of the past.
-    pub changes: Changes,
+    /// When batches changed last; not meaningful in a snapshot of the past.
+    pub changes: LastChanges,
     tables: [Arc<TableSnapshot>; 5],
     _lease: Lease,
 }
 
-/// Held by every snapshot that may name files which compaction has replaced:
-/// while one is, they stay.
+/// Held by every snapshot that may refer to files which compaction has replaced.
+/// The files are not deleted while a snapshot holds the lease.
 pub type Lease = Arc<()>;
 
-/// Why the past cannot be seen.
+/// Why an epoch cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say what each variant means")]
+#[expect(missing_docs, reason = "the messages explain each variant")]
 pub enum PastError {
-    #[error("epoch {epoch} is past what is kept; the oldest epoch that can be asked for is {horizon}")]
-    Gone { epoch: u64, horizon: u64 },
-    #[error("epoch {epoch} is not there yet; the last one is {last}")]
-    NotYet { epoch: u64, last: u64 },
+    #[error("epoch {epoch} is no longer retained; the oldest epoch that can be queried is {since}")]
+    NotRetained { epoch: u64, since: u64 },
+    #[error("epoch {epoch} is not published yet; the last published epoch is {last}; retry later")]
+    NotPublished { epoch: u64, last: u64 },
 }
 
 impl Snapshot {
-    /// The tables, given in the order of [`Table::ALL`], at `epoch`.
+    /// A snapshot of the tables, in the order of [`Table::ALL`], at `epoch`.
     pub fn new(epoch: u64, tables: [TableSnapshot; 5]) -> Snapshot {
         Snapshot { epoch, tables: tables.map(Arc::new), ..Snapshot::default() }
     }
 
-    /// The same, telling epochs apart from `horizon` on, and holding `lease`.
-    pub fn since(self, horizon: u64, lease: Lease) -> Snapshot {
-        Snapshot { horizon, _lease: lease, ..self }
+    /// The same with `since`, holding `lease`.
+    pub fn since(self, since: u64, lease: Lease) -> Snapshot {
+        Snapshot { since, _lease: lease, ..self }
     }
 
-    /// The same, with what the fleet and the batches of late come to at this epoch, and when batches changed.
-    pub fn with_views(self, fleet: FleetView, recent: RecentView, changes: Changes) -> Snapshot {
+    /// The same with the views in memory at this epoch.
+    pub fn with_views(self, fleet: FleetView, recent: RecentView, changes: LastChanges) -> Snapshot {
         Snapshot { fleet: Some(fleet), recent, changes, ..self }
     }
 
-    /// The same tables as they were at an epoch. The rows of files that were deleted
-    /// since may still be there; whoever reads them leaves those out.
+    /// The same tables at an earlier epoch. Rows of files that were deleted later
+    /// may still be present; readers must filter them out.
     pub fn as_of(&self, epoch: u64) -> Result<Snapshot, PastError> {
-        if epoch < self.horizon {
-            return Err(PastError::Gone { epoch, horizon: self.horizon });
+        if epoch < self.since {
+            return Err(PastError::NotRetained { epoch, since: self.since });
         }
         if epoch > self.epoch {
-            return Err(PastError::NotYet { epoch, last: self.epoch });
+            return Err(PastError::NotPublished { epoch, last: self.epoch });
         }
         if epoch == self.epoch {
             return Ok(self.clone());

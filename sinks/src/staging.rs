@@ -1,10 +1,10 @@
-//! Occurrences wait for their version to be admitted.
+//! Buffers occurrences until their version is admitted.
 //!
-//! Those of a small file wait in memory; those of a large one are written to
-//! files of the table that no commit names yet, so that memory does not grow
-//! with the upload. What all versions have in memory is limited too: at the
-//! limit, the largest is written out. A version that is never admitted leaves
-//! nothing: its rows are dropped, and its files are deleted.
+//! Occurrences of a small file stay in memory. Occurrences of a large file are
+//! written to uncommitted files in the folder of `errors`, so memory does not
+//! grow with the upload. The memory of all versions together is limited: at the
+//! limit, the largest version is spilled. A version that is never admitted leaves
+//! nothing: its rows are dropped and its files deleted.
 
 use std::collections::HashMap;
 
@@ -14,21 +14,21 @@ use deltalake_core::DeltaTableError;
 use deltalake_core::kernel::Add;
 use deltalake_core::writer::{DeltaWriter, RecordBatchWriter};
 
-use crate::encode;
+use crate::convert::encode;
 use crate::snapshot::DataFile;
 use crate::table::LakeTable;
 
-/// A version with more rows in memory than this many bytes starts a file (4 MiB).
+/// A version with this many bytes of rows in memory is spilled (4 MiB).
 const SPILL_BYTES: usize = 4 << 20;
 
-/// All versions may have this many bytes of rows in memory (32 MiB).
+/// The most bytes of rows in memory for all versions together (32 MiB).
 const STAGED_BYTES_MAX: usize = 32 << 20;
 
 /// The occurrences of versions that are not admitted yet.
 pub struct Staging {
     errors: LakeTable,
     versions: HashMap<VersionId, Staged>,
-    /// Of all versions.
+    /// Bytes in memory of all versions.
     bytes: usize,
 }
 
@@ -36,7 +36,7 @@ pub struct Staging {
 struct Staged {
     rows: Vec<RecordBatch>,
     bytes: usize,
-    /// Of a large version, while its file is open.
+    /// The open file of a large version.
     writer: Option<Box<RecordBatchWriter>>,
     files: Vec<Add>,
 }
@@ -44,19 +44,19 @@ struct Staged {
 /// All occurrences of a version.
 #[derive(Default)]
 pub struct Taken {
-    /// Those in memory.
+    /// Occurrences in memory.
     pub rows: Vec<RecordBatch>,
-    /// Files with the others.
+    /// Files with the other occurrences.
     pub files: Vec<Add>,
 }
 
 impl Staging {
-    /// Nothing staged; spilled files go into the folder of `errors`.
+    /// Empty; spilled files are written to the folder of `errors`.
     pub fn new(errors: LakeTable) -> Staging {
         Staging { errors, versions: HashMap::new(), bytes: 0 }
     }
 
-    /// Takes the occurrences of a block.
+    /// Adds the occurrences of a block.
     pub async fn add(&mut self, block: &ScannedBlock) -> Result<(), DeltaTableError> {
         let staged = self.versions.entry(block.origin.version).or_default();
         let rows = encode::errors(block)?;
@@ -71,13 +71,13 @@ impl Staging {
             && let Some(largest) = self.versions.values_mut().max_by_key(|staged| staged.bytes)
         {
             self.bytes -= largest.spill(&self.errors).await?;
-            // One of many: an open file each would take more memory than the rows did.
+            // With many versions, open files would take more memory than the rows.
             largest.close().await?;
         }
         Ok(())
     }
 
-    /// Hands over the occurrences of a version that was admitted.
+    /// Removes and returns the occurrences of an admitted version.
     pub async fn take(&mut self, version: VersionId) -> Result<Taken, DeltaTableError> {
         let Some(mut staged) = self.versions.remove(&version) else { return Ok(Taken::default()) };
         self.bytes -= staged.bytes;
@@ -85,12 +85,12 @@ impl Staging {
         Ok(Taken { rows: staged.rows, files: staged.files })
     }
 
-    /// The table that spilled files are of.
+    /// The table of spilled files.
     pub fn errors(&self) -> &LakeTable {
         &self.errors
     }
 
-    /// The place of a spilled file.
+    /// The path, size and keys of a spilled file.
     pub fn data_file_of(&self, add: &Add) -> DataFile {
         self.errors.data_file_of(add)
     }
@@ -107,7 +107,7 @@ impl Staging {
 }
 
 impl Staged {
-    /// Writes the rows out; says how many bytes of memory that frees.
+    /// Writes the rows to the file; returns how many bytes of memory were freed.
     async fn spill(&mut self, errors: &LakeTable) -> Result<usize, DeltaTableError> {
         let writer = match &mut self.writer {
             Some(writer) => writer,

@@ -1,8 +1,9 @@
 //! One Delta table and its exactly-once commit.
 //!
-//! The last epoch of a group is the version of the table's application
-//! transaction. delta-rs commits the same transaction twice without complaint,
-//! so we look before we commit; there is one committer, so looking is enough.
+//! The last epoch of a group is stored as the table's application transaction
+//! version (Delta `txn` action). delta-rs does not reject a repeated transaction
+//! version, so we check before each commit. There is one committer, so the check
+//! is enough.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
@@ -29,30 +30,30 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
+use crate::convert::encode;
 use crate::crash;
-use crate::encode;
 use crate::schema::Table;
 use crate::snapshot::DataFile;
 
-/// The application that our transactions are under.
+/// The application id of our transactions.
 const APPLICATION: &str = "argus";
 
-/// The application whose transaction says the oldest epoch that can be told apart.
-const HORIZON: &str = "argus-horizon";
+/// The application id whose transaction version is `since`, the oldest epoch that can be queried.
+const SINCE: &str = "argus-since";
 
-/// A log that others may read is shortened when it has so many versions more.
+/// A log that others may read is shortened when this many versions were added since the last checkpoint.
 const LOG_VERSIONS: Version = 50;
 
-/// Rows in a row group: small enough that a writer's memory stays in the tens of MiB.
+/// Rows in a row group: limits the memory of a writer to tens of MiB.
 const ROW_GROUP_ROWS: usize = 64 * 1024;
 
-/// Bytes in a row group, as they are encoded (8 MiB): rows may have a KiB of text each.
+/// Encoded bytes in a row group (8 MiB): a row may have 1 KiB of text.
 const ROW_GROUP_BYTES: usize = 8 << 20;
 
 /// Rows in a page: a look-up of one batch reads one page of each column.
 const PAGE_ROWS: usize = 2048;
 
-/// Different keys that a row group's bloom filter is made for.
+/// The number of distinct keys that the bloom filter of a row group is sized for.
 const GROUP_KEYS: u64 = 8192;
 
 /// An open Delta table.
@@ -62,17 +63,17 @@ pub struct LakeTable {
     delta: DeltaTable,
     folder: Path,
     committed_epoch: u64,
-    horizon: u64,
-    /// The version that was last written down as a whole.
-    written_down: Version,
+    since: u64,
+    /// The version of the last checkpoint.
+    checkpoint_version: Version,
 }
 
-/// A file that is written and not part of its table yet.
+/// A written file that is not part of its table yet.
 pub type NewFile = Add;
 
 impl LakeTable {
-    /// Opens the table in its folder below `lake`, made when it is not there.
-    /// `store` has the root of `lake`'s scheme as its root.
+    /// Opens the table in its folder below `lake`; creates it if it does not exist.
+    /// Paths in `store` begin at the root of `lake`'s scheme.
     pub async fn open(store: Arc<dyn ObjectStore>, lake: &Url, table: Table) -> Result<LakeTable, DeltaTableError> {
         let url = folder_url(lake, table);
         let folder = Path::from_url_path(url.path())?;
@@ -88,12 +89,12 @@ impl LakeTable {
                 .with_columns(schema.fields().cloned())
                 .await?;
         }
-        let mut table = LakeTable { table, delta, folder, committed_epoch: 0, horizon: 0, written_down: 0 };
+        let mut table = LakeTable { table, delta, folder, committed_epoch: 0, since: 0, checkpoint_version: 0 };
         table.read_transactions().await?;
         Ok(table)
     }
 
-    /// Opens the table for reading; `None` when there is none.
+    /// Opens the table for reading; `None` if it does not exist.
     pub async fn open_read_only(
         store: Arc<dyn ObjectStore>,
         lake: &Url,
@@ -107,7 +108,7 @@ impl LakeTable {
         }
     }
 
-    /// The last epoch whose rows the table holds; 0 before the first.
+    /// The last epoch whose rows the table contains; 0 before the first.
     pub fn committed_epoch(&self) -> u64 {
         self.committed_epoch
     }
@@ -117,8 +118,8 @@ impl LakeTable {
         self.table
     }
 
-    /// The first column that the table lacks, for it was made by an earlier version.
-    pub fn lacks(&self) -> Result<Option<&'static str>, DeltaTableError> {
+    /// The first missing column, if an earlier version of Argus created the table.
+    pub fn missing_column(&self) -> Result<Option<&'static str>, DeltaTableError> {
         let schema = self.delta.snapshot()?.schema();
         let has = |name: &str| schema.fields().any(|field| field.name() == name);
         Ok(self.table.columns().find(|column| !has(column)))
@@ -129,9 +130,9 @@ impl LakeTable {
         self.delta.version().unwrap_or_default()
     }
 
-    /// The oldest epoch that the tables tell apart, where this table says so.
-    pub fn horizon(&self) -> u64 {
-        self.horizon
+    /// The oldest epoch that can be queried, if this table records it (`files` does).
+    pub fn since(&self) -> u64 {
+        self.since
     }
 
     /// The files of the table's current version.
@@ -141,7 +142,7 @@ impl LakeTable {
         Ok(snapshot.log_data().iter().map(file).collect())
     }
 
-    /// A file of this table that is written and may not be committed yet.
+    /// A written file of this table, committed or not.
     pub fn data_file_of(&self, add: &Add) -> DataFile {
         self.data_file(&add.path, add.size, add.stats.as_deref())
     }
@@ -155,18 +156,18 @@ impl LakeTable {
         path.split('/').fold(self.folder.clone(), |folder, part| folder.join(part))
     }
 
-    /// Deletes files that were written and that no version of the table names. What cannot be deleted is left for the
-    /// next start to find.
+    /// Deletes written files that no version of the table refers to. A file that cannot be deleted is left for the
+    /// maintenance after the next start.
     pub async fn delete_unnamed(&self, files: &[Add]) {
         let store = self.delta.log_store().object_store(None);
         for file in files {
             if let Err(error) = store.delete(&Path::from(file.path.as_str())).await {
-                tracing::warn!(table = self.table.name(), file = file.path, %error, "an unneeded file was not deleted");
+                tracing::warn!(table = self.table.name(), file = file.path, %error, "cannot delete an unused file");
             }
         }
     }
 
-    /// A writer of files for this table; what it writes is not part of the table until it is committed.
+    /// A writer of files for this table; the files become part of the table when they are committed.
     pub fn writer(&self) -> Result<RecordBatchWriter, DeltaTableError> {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -174,15 +175,15 @@ impl LakeTable {
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
             .set_data_page_row_count_limit(PAGE_ROWS)
             .set_write_batch_size(PAGE_ROWS);
-        // A key's rows lie together, so a file or a row group without them is told apart without reading it.
+        // Rows of one key are adjacent, so the bloom filter excludes most files and row groups without reading them.
         let properties = self.table.sort_columns().iter().take(1).fold(properties, |properties, key| {
             let key = ColumnPath::from(*key);
             properties
                 .set_column_bloom_filter_enabled(key.clone(), true)
                 .set_column_bloom_filter_max_ndv(key, GROUP_KEYS)
         });
-        // What is different in nearly every row makes a dictionary as large as itself, which would be
-        // read whole to look up one row.
+        // A column with a different value in nearly every row would have a dictionary as large as its data,
+        // and a look-up of one row would read all of it.
         let properties = self.table.distinct_columns().iter().fold(properties, |properties, column| {
             properties.set_column_dictionary_enabled(ColumnPath::from(*column), false)
         });
@@ -190,9 +191,9 @@ impl LakeTable {
         Ok(RecordBatchWriter::for_table(&self.delta)?.with_writer_properties(properties))
     }
 
-    /// Writes `rows` and makes them and the files of `spilled` part of the
-    /// table, once: where the table holds `epoch` already, nothing happens.
-    /// After an error the commit may or may not have happened; call it again.
+    /// Writes `rows` and commits them with the files `spilled`, exactly once:
+    /// does nothing if the table already contains `epoch`. After an error the
+    /// commit may or may not have happened; call it again.
     pub async fn commit(&mut self, epoch: u64, rows: &[RecordBatch], spilled: Vec<Add>) -> Result<(), DeltaTableError> {
         self.refresh().await?;
         if self.committed_epoch >= epoch {
@@ -200,35 +201,36 @@ impl LakeTable {
         }
         let mut adds = spilled;
         if !rows.is_empty() {
-            let together = arrow::compute::concat_batches(&self.table.schema(), rows)?;
+            let all_rows = arrow::compute::concat_batches(&self.table.schema(), rows)?;
             let mut writer = self.writer()?;
-            writer.write(encode::sorted(self.table, &together)?).await?;
+            writer.write(encode::sorted(self.table, &all_rows)?).await?;
             adds.extend(writer.flush().await?);
         }
         crash::point("delta staged");
         let transaction = Transaction::new(APPLICATION, epoch as i64);
         let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
-        self.log(adds.into_iter().map(Action::Add).collect(), Some(transaction), operation).await?;
+        self.commit_actions(adds.into_iter().map(Action::Add).collect(), Some(transaction), operation).await?;
         self.committed_epoch = epoch;
         Ok(())
     }
 
-    /// Says that epochs before `horizon` cannot be told apart any more, before rows are folded.
-    pub async fn close_past(&mut self, horizon: u64) -> Result<(), DeltaTableError> {
+    /// Commits a new `since`: epochs before it can no longer be queried separately. Must precede the consolidation of
+    /// rows.
+    pub async fn advance_since(&mut self, since: u64) -> Result<(), DeltaTableError> {
         self.refresh().await?;
-        if self.horizon >= horizon {
+        if self.since >= since {
             return Ok(());
         }
-        let transaction = Transaction::new(HORIZON, horizon as i64);
+        let transaction = Transaction::new(SINCE, since as i64);
         let operation = DeltaOperation::Optimize { predicate: None, target_size: 0 };
-        self.log(Vec::new(), Some(transaction), operation).await?;
-        self.horizon = horizon;
+        self.commit_actions(Vec::new(), Some(transaction), operation).await?;
+        self.since = since;
         Ok(())
     }
 
-    /// Puts `added` in the place of the files of `removed`, in one version of
-    /// the table. Readers of older versions still find the removed files,
-    /// until they are deleted.
+    /// Replaces the files `removed` with `added`, in one version of the table.
+    /// Readers of older versions still find the removed files until they are
+    /// deleted.
     pub async fn replace(&mut self, removed: &HashSet<Path>, added: Vec<NewFile>) -> Result<(), DeltaTableError> {
         self.refresh().await?;
         let mut actions: Vec<Action> = added.into_iter().map(Action::Add).collect();
@@ -238,29 +240,28 @@ impl LakeTable {
             }
         }
         let operation = DeltaOperation::Optimize { predicate: None, target_size: 0 };
-        self.log(actions, None, operation).await
+        self.commit_actions(actions, None, operation).await
     }
 
-    /// Writes the table's state down as one file and deletes the log before
-    /// it, as far as it is older than `age`.
+    /// Writes a checkpoint and deletes earlier log entries that are older than `age`.
     pub async fn shorten_log(&mut self, age: Duration) -> Result<(), DeltaTableError> {
         self.refresh().await?;
         let Some(version) = self.delta.version() else { return Ok(()) };
-        if version < self.written_down + if age.is_zero() { 1 } else { LOG_VERSIONS } {
+        if version < self.checkpoint_version + if age.is_zero() { 1 } else { LOG_VERSIONS } {
             return Ok(());
         }
         create_checkpoint(&self.delta, None).await?;
         let before = Utc::now().timestamp_millis() - age.as_millis() as i64;
         cleanup_expired_logs_for(version, &*self.delta.log_store(), before, None).await?;
-        // What was read before refers to parts of the log that are gone.
+        // The loaded state refers to log files that no longer exist.
         self.delta.state = None;
         self.delta.load().await?;
-        self.written_down = version;
+        self.checkpoint_version = version;
         Ok(())
     }
 
-    /// Files in the table's folder that its current version does not have.
-    pub async fn unnamed_files(&mut self, store: &dyn ObjectStore) -> Result<Vec<ObjectMeta>, DeltaTableError> {
+    /// Parquet files in the table's folder that its current version does not refer to.
+    pub async fn unreferenced_files(&mut self, store: &dyn ObjectStore) -> Result<Vec<ObjectMeta>, DeltaTableError> {
         self.refresh().await?;
         let named: HashSet<Path> = self.files()?.iter().map(|file| file.path.clone()).collect();
         let all: Vec<ObjectMeta> = store.list(Some(&self.folder)).try_collect().await?;
@@ -272,7 +273,7 @@ impl LakeTable {
             .collect())
     }
 
-    async fn log(
+    async fn commit_actions(
         &mut self,
         actions: Vec<Action>,
         transaction: Option<Transaction>,
@@ -292,7 +293,7 @@ impl LakeTable {
         Ok(())
     }
 
-    /// Reads what the log says of the last commit, which may have happened though its answer got lost.
+    /// Reads the log again: a commit may have succeeded although it returned an error.
     async fn refresh(&mut self) -> Result<(), DeltaTableError> {
         self.delta.update_state().await?;
         self.read_transactions().await
@@ -301,15 +302,15 @@ impl LakeTable {
     async fn read_transactions(&mut self) -> Result<(), DeltaTableError> {
         let (snapshot, log) = (self.delta.snapshot()?, self.delta.log_store());
         let committed = snapshot.transaction_version(&*log, APPLICATION).await?;
-        let horizon = snapshot.transaction_version(&*log, HORIZON).await?;
+        let since = snapshot.transaction_version(&*log, SINCE).await?;
         self.committed_epoch = committed.unwrap_or(0).max(0) as u64;
-        self.horizon = horizon.unwrap_or(0).max(0) as u64;
+        self.since = since.unwrap_or(0).max(0) as u64;
         Ok(())
     }
 }
 
-/// The least and the greatest value of a text column by a file's statistics, which are JSON
-/// (Delta protocol, per-file statistics). A writer may cut texts short, but not ones of our keys' lengths.
+/// The minimum and maximum of a text column from a file's statistics in JSON (Delta protocol,
+/// per-file statistics). Writers may truncate long strings, but not strings of our keys' lengths.
 fn key_range(stats: &str, column: &str) -> Option<RangeInclusive<Arc<str>>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -336,19 +337,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_table_of_an_earlier_version_is_known_by_a_column_that_it_lacks() {
+    async fn a_table_created_by_an_earlier_version_has_a_missing_column() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let root = Url::from_directory_path(folder.path()).expect("a folder");
         let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
         let url = folder_url(&root, Table::Files);
-        let builder = DeltaTableBuilder::from_url(url.clone()).expect("a place");
+        let builder = DeltaTableBuilder::from_url(url.clone()).expect("a valid URL");
         let delta = builder.with_storage_backend(Arc::clone(&store), url).build().expect("a table");
         let schema: StructType = Table::Files.schema().as_ref().try_into_kernel().expect("a schema");
         let columns = schema.fields().filter(|field| field.name() != "failure").cloned();
-        CreateBuilder::new().with_log_store(delta.log_store()).with_columns(columns).await.expect("is made");
+        CreateBuilder::new()
+            .with_log_store(delta.log_store())
+            .with_columns(columns)
+            .await
+            .expect("the table is created");
         let opened = LakeTable::open(Arc::clone(&store), &root, Table::Files).await.expect("opens");
-        assert_eq!(opened.lacks().expect("has a schema"), Some("failure"));
-        let whole = LakeTable::open(store, &root, Table::Batches).await.expect("is made");
-        assert_eq!(whole.lacks().expect("has a schema"), None);
+        assert_eq!(opened.missing_column().expect("has a schema"), Some("failure"));
+        let complete = LakeTable::open(store, &root, Table::Batches).await.expect("the table is created");
+        assert_eq!(complete.missing_column().expect("has a schema"), None);
     }
 }

@@ -1,17 +1,17 @@
-//! Bytes that are no JSON, as the OpenAPI document tells of them.
-#![expect(dead_code, reason = "each says what a body holds")]
+//! Binary bodies in the OpenAPI document.
+#![expect(dead_code, reason = "only their schemas are used")]
 
 use utoipa::ToSchema;
 
-/// Bytes as they are.
+/// Binary data.
 #[derive(ToSchema)]
 #[schema(value_type = String, format = Binary)]
 pub struct Binary(Vec<u8>);
 
-/// A form with files.
+/// A form with files (`multipart/form-data`).
 #[derive(ToSchema)]
 pub struct FilesForm {
-    /// The files, each with its name.
+    /// The files, each with a file name.
     #[schema(value_type = Vec<String>, format = Binary)]
     file: Vec<Vec<u8>>,
 }

@@ -1,4 +1,4 @@
-//! What requests carry, with problems in our own words when it does not hold.
+//! Extractors of request data; invalid data is a [`Problem`] with a readable detail.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use serde::de::DeserializeOwned;
 
 use crate::http::problem::Problem;
 
-/// A body of JSON may have this many bytes (1 MiB).
+/// The size limit of a JSON body (1 MiB).
 const JSON_BYTES_MAX: usize = 1 << 20;
-/// How long a client may take to send a body of JSON.
+/// How long a client may take to send a JSON body.
 const JSON_WAIT: Duration = Duration::from_secs(30);
-/// An `Idempotency-Key` may have this many bytes.
+/// The size limit of an `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 255;
-/// What is read of a refused body before the answer: so many bytes.
+/// How many bytes of a refused body are read before the response.
 pub const DRAIN_BYTES: usize = 256 << 20;
-/// For so long.
+/// How long a refused body is read before the response.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(10);
 
-/// A body of JSON; bad JSON is 422, and one that is not whole in time is 408.
+/// A JSON body. Invalid JSON is 422, and a body that is not complete in time is 408.
 pub struct JsonBody<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
@@ -30,16 +30,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
         let body = request.into_body().into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
-        let bytes = whole(body, JSON_WAIT).await?;
-        let value = serde_json::from_slice(&bytes)
-            .map_err(|error| Problem::invalid(format!("not the JSON expected: {error}")))?;
+        let bytes = read_all(body, JSON_WAIT).await?;
+        let value =
+            serde_json::from_slice(&bytes).map_err(|error| Problem::invalid(format!("invalid JSON body: {error}")))?;
         Ok(JsonBody(value))
     }
 }
 
-/// A whole body of JSON, which must be there within `wait`. A client that sends the beginning and then nothing would
-/// keep its connection for good.
-async fn whole(
+/// Reads a whole JSON body within `wait`. Without this limit, a client that sends only the beginning would keep its
+/// connection open forever.
+async fn read_all(
     mut body: impl Stream<Item = Result<Bytes, String>> + Unpin,
     wait: Duration,
 ) -> Result<Vec<u8>, Problem> {
@@ -47,7 +47,11 @@ async fn whole(
         let mut bytes = Vec::new();
         while let Some(chunk) = body.next().await {
             bytes.extend_from_slice(&chunk.map_err(|reason| {
-                Problem::new(StatusCode::BAD_REQUEST, "unreadable-body", format!("the body broke off: {reason}"))
+                Problem::new(
+                    StatusCode::BAD_REQUEST,
+                    "unreadable-body",
+                    format!("the request body was interrupted: {reason}; send it again"),
+                )
             })?);
             if bytes.len() > JSON_BYTES_MAX {
                 return Ok::<_, Problem>(None);
@@ -56,21 +60,21 @@ async fn whole(
         Ok(Some(bytes))
     };
     let read = tokio::time::timeout(wait, read).await.map_err(|_| {
-        let detail = format!("the body was not complete within {} s; send it again", wait.as_secs());
+        let detail = format!("timed out: the request body was not complete after {} s; send it again", wait.as_secs());
         Problem::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", detail)
     })??;
     match read {
         Some(bytes) => Ok(bytes),
         None => {
             drain(&mut body).await;
-            let detail = format!("the body may have at most {JSON_BYTES_MAX} bytes");
+            let detail = format!("the request body is too large; the limit is {JSON_BYTES_MAX} bytes");
             Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", detail))
         }
     }
 }
 
-/// Reads what still comes, within limits: a client that is sending does not
-/// read an answer, and a connection that is closed on it takes the answer along.
+/// Reads the rest of a body, within limits. A client that is still sending does
+/// not read the response, and would lose it if the connection were closed.
 pub async fn drain(body: &mut (impl Stream<Item = Result<Bytes, String>> + Unpin)) {
     let mut left = DRAIN_BYTES;
     let read = async {
@@ -81,7 +85,7 @@ pub async fn drain(body: &mut (impl Stream<Item = Result<Bytes, String>> + Unpin
             }
         }
     };
-    // A client that is still sending then gets no answer, which it must expect.
+    // After the limits, a client that is still sending may lose the response.
     let _ = tokio::time::timeout(DRAIN_WAIT, read).await;
 }
 
@@ -90,11 +94,13 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     match key.to_str() {
         Ok(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => Ok(Some(key.to_owned())),
-        _ => Err(Problem::invalid(format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} visible ASCII characters"))),
+        _ => {
+            Err(Problem::invalid(format!("an Idempotency-Key must have 1 to {KEY_BYTES_MAX} visible ASCII characters")))
+        }
     }
 }
 
-/// The named segments of a path; ones that are no text name nothing that could be there.
+/// The named segments of a path. A segment that is not UTF-8 is 422.
 pub struct Segments<T>(pub T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segments<T> {
@@ -108,7 +114,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
     }
 }
 
-/// The parameters of a path's query; bad ones are 422.
+/// The query parameters. Invalid ones are 422.
 pub struct Parameters<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
@@ -118,16 +124,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
         match Query::from_request_parts(parts, state).await {
             Ok(Query(value)) => Ok(Parameters(value)),
             Err(rejection) => {
-                let detail = parameter_in_words(&rejection.body_text());
+                let detail = parameter_error(&rejection.body_text());
                 Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail))
             }
         }
     }
 }
 
-/// What is wrong with a parameter, as a person needs it: `Failed to deserialize query string: top: invalid digit found in
-/// string` is `top must be a whole number`.
-fn parameter_in_words(text: &str) -> String {
+/// A readable error about a parameter: `Failed to deserialize query string: top: invalid digit found in string` becomes
+/// `top must be a whole number of at least 0`.
+fn parameter_error(text: &str) -> String {
     let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(text);
     let (name, reason) = match text.split_once(": ") {
         Some((name, reason)) if !name.contains(' ') => (name, reason),
@@ -139,9 +145,7 @@ fn parameter_in_words(text: &str) -> String {
         }
         _ if reason.contains("bool") => format!("{name} must be true or false"),
         _ if reason.starts_with("unknown field") => {
-            let known =
-                reason.replace("unknown field ", "there is no parameter ").replace("expected one of", "there are");
-            known.replace('`', "").replace("expected ", "there is ")
+            reason.replace("unknown field", "unknown parameter").replace(", expected", "; expected").replace('`', "")
         }
         _ if reason.starts_with("missing field") => {
             reason.replace("missing field", "the parameter").replace('`', "") + " is missing"
@@ -158,8 +162,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_with_a_parameter_is_said_in_words() {
-        for (text, words) in [
+    fn errors_about_parameters_are_readable() {
+        for (text, readable) in [
             (
                 "Failed to deserialize query string: top: invalid digit found in string",
                 "top must be a whole number of at least 0",
@@ -167,21 +171,22 @@ mod tests {
             ("Failed to deserialize query string: missing field `firmware`", "the parameter firmware is missing"),
             (
                 "Failed to deserialize query string: unknown field `x`, expected one of `a`, `b`",
-                "there is no parameter x, there are a, b",
+                "unknown parameter x; expected one of a, b",
             ),
             (
                 "inactive: provided string was not `true` or `false`",
                 "inactive: provided string was not `true` or `false`",
             ),
         ] {
-            assert_eq!(parameter_in_words(text), words);
+            assert_eq!(parameter_error(text), readable);
         }
     }
 
     #[tokio::test]
-    async fn a_body_that_stops_halfway_times_out_and_one_that_is_whole_does_not() {
+    async fn an_incomplete_body_times_out_and_a_complete_one_does_not() {
         let first = stream::iter([Ok(Bytes::from_static(b"{\"vin\":"))]);
-        let problem = whole(first.clone().chain(stream::pending()), Duration::ZERO).await.expect_err("it never ends");
+        let problem =
+            read_all(first.clone().chain(stream::pending()), Duration::ZERO).await.expect_err("it never ends");
         let response = problem.into_response();
         assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
         assert_eq!(response.headers()["content-type"], "application/problem+json");
@@ -189,6 +194,6 @@ mod tests {
         let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
         assert_eq!(body["type"], "urn:argus:problem:request-timeout");
         let rest = stream::iter([Ok(Bytes::from_static(b"7}"))]);
-        assert_eq!(whole(first.chain(rest), Duration::ZERO).await.expect("it is there"), b"{\"vin\":7}");
+        assert_eq!(read_all(first.chain(rest), Duration::ZERO).await.expect("it is there"), b"{\"vin\":7}");
     }
 }

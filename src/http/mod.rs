@@ -1,24 +1,14 @@
 //! The HTTP layer: a module for each resource, each with its own router.
-//! Handlers translate; what happens is decided behind them.
+//! Handlers only translate between HTTP and the parts of the service.
 
-pub mod answer;
-pub mod batches;
 pub mod binary;
-pub mod chart;
+pub mod cached;
 pub mod connections;
-pub mod events;
+pub mod error_responses;
 pub mod extract;
-pub mod files;
-pub mod fleet;
-mod form;
-pub mod front;
-pub mod health;
-pub mod history;
-pub mod lines;
+pub mod fast_path;
 pub mod problem;
-pub mod query;
-pub mod refusals;
-pub mod report;
+pub mod routes;
 pub mod waiting;
 
 use std::collections::BTreeMap;
@@ -33,53 +23,61 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
+use crate::app::Service;
+use crate::http::cached::CachedAnswers;
 use crate::http::problem::{Problem, ProblemBody};
-use crate::service::Service;
+use crate::http::routes::{batches, chart, events, files, fleet, health, history, lines, query, report};
 
-/// What the document says of all of it.
+/// The general part of the OpenAPI document.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Argus", description = "Fleet update logs become answers."),
-    // What only refusals name is not found by itself.
+    info(
+        title = "Argus",
+        description = "Counts the error codes in a fleet's update logs and answers queries about them. Every answer \
+                       shows the data at one epoch: `min_epoch` waits for the epoch of a receipt, `as_of` selects a \
+                       past one."
+    ),
+    // Only the error responses refer to it, so utoipa does not collect it.
     components(schemas(ProblemBody)),
     tags(
-        (name = "batches", description = "what a vehicle uploads together"),
-        (name = "files", description = "the logs of a batch"),
-        (name = "reports", description = "what the logs of a batch say"),
-        (name = "fleet", description = "what all logs say"),
-        (name = "query", description = "anything else, in SQL"),
-        (name = "server", description = "how the server is")
+        (name = "batches", description = "Uploads: all files that a vehicle sends together"),
+        (name = "files", description = "The log files of a batch"),
+        (name = "reports", description = "The results of a batch"),
+        (name = "fleet", description = "Results over all batches and vehicles"),
+        (name = "query", description = "SQL queries"),
+        (name = "server", description = "Health and metrics of the server")
     )
 )]
-struct Described;
+struct ApiDescription;
 
 /// All paths of the service.
-pub fn router(service: &Service, metrics: PrometheusHandle, doors: BTreeMap<&'static str, SocketAddr>) -> Router {
-    // Each path stands whole with its handler: nesting would cost every request a copy of its address.
-    let (router, described) = OpenApiRouter::with_openapi(Described::openapi())
+pub fn router(service: &Service, metrics: PrometheusHandle, sql_servers: BTreeMap<&'static str, SocketAddr>) -> Router {
+    // Handlers have full paths: nested routers would copy the URI of every request.
+    let (router, description) = OpenApiRouter::with_openapi(ApiDescription::openapi())
         .merge(batches::router(service))
         .merge(events::router(service))
         .merge(files::router(service))
-        .merge(fleet::router(service))
+        .merge(fleet::router(service, CachedAnswers::new(service.redis.clone())))
         .merge(lines::router(service))
         .merge(report::router(service))
         .merge(chart::router(service))
         .merge(query::router(service))
         .merge(history::router(service))
-        .merge(health::router(service, metrics, doors))
+        .merge(health::router(service, metrics, sql_servers))
         .split_for_parts();
     router
         .route("/", get(|| async { Redirect::to("/docs/") }))
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", described))
-        .fallback(nothing_here)
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", description))
+        .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
 }
 
-async fn nothing_here(uri: Uri) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "no-such-path", format!("there is nothing at {}", uri.path().escape_default()))
+async fn no_such_path(uri: Uri) -> Problem {
+    let detail = format!("there is no resource at {}; see /docs", uri.path().escape_default());
+    Problem::new(StatusCode::NOT_FOUND, "no-such-path", detail)
 }
 
 async fn no_such_method(method: Method, uri: Uri) -> Problem {
-    let detail = format!("{method} is not for {}", uri.path().escape_default());
+    let detail = format!("{method} is not allowed for {}; see /docs", uri.path().escape_default());
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "no-such-method", detail)
 }

@@ -1,8 +1,8 @@
-//! What went wrong, as RFC 9457 `application/problem+json`.
+//! Error responses: RFC 9457 `application/problem+json`.
 
 use argus_dataflow::text::Archive;
 use argus_query::QueryError;
-use argus_query::cache::Lost;
+use argus_query::cache::ComputationAborted;
 use argus_sinks::PastError;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -11,50 +11,51 @@ use serde_json::json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::disk::is_disk_full;
+use crate::answers::answer::AnswerError;
+use crate::domain::batch::Invalid;
 use crate::ingest::IngestError;
+use crate::ingest::disk::is_disk_full;
 use crate::ingest::slots::Interrupted;
 use crate::metadata::{MetadataError, Refused};
-use crate::model::Invalid;
 use crate::pipeline::PipelineError;
 
-/// Seconds after which a client may try again when something is full or stopping.
+/// The `Retry-After` of a busy or stopping server, in seconds.
 const RETRY_AFTER_S: u32 = 1;
 
-/// An answer that says what went wrong and what to do.
+/// An error response: what went wrong and what to do.
 #[derive(Debug, Clone)]
 pub struct Problem {
     status: StatusCode,
     /// The last part of the problem's type.
     kind: &'static str,
     detail: String,
-    /// Where the client should go on.
+    /// The offset at which the client should continue.
     upload_offset: Option<u64>,
 }
 
-/// A problem as clients read it (RFC 9457).
+/// An error (RFC 9457).
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "says what the answer writes")]
+#[expect(dead_code, reason = "only its schema is used")]
 pub struct ProblemBody {
-    /// What kind it is.
+    /// The type of the error: a URN that starts with `urn:argus:problem:`.
     r#type: String,
-    /// The status in words.
+    /// The name of the status.
     title: String,
-    /// The status.
+    /// The HTTP status.
     status: u16,
-    /// What to do.
+    /// What went wrong and what to do.
     detail: String,
-    /// Where the client should go on, of an upload.
+    /// Only for appends: the offset in bytes at which to continue.
     upload_offset: Option<u64>,
 }
 
 impl Problem {
-    /// A problem of a kind, with what to do about it.
+    /// A problem of a type, with a detail that tells the client what to do.
     pub fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Problem {
         Problem { status, kind, detail: detail.into(), upload_offset: None }
     }
 
-    /// Something the client sent does not hold.
+    /// The request is invalid.
     pub fn invalid(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
     }
@@ -64,18 +65,22 @@ impl Problem {
         Problem::new(StatusCode::NOT_FOUND, "batch-not-found", format!("there is no batch {id}"))
     }
 
-    /// Something of ours failed: it is logged, and the client learns no more than that.
+    /// The server failed. The error is logged; the client does not see it.
     pub fn internal(error: &(dyn std::error::Error + 'static)) -> Problem {
         tracing::error!(error, "a request failed");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the server failed; try again, or ask its operator")
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the server failed; retry, or ask the operator of the server",
+        )
     }
 
-    /// The disk has no room for what was sent.
+    /// The disk has no space for the upload.
     pub fn disk_full() -> Problem {
         Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk-full", IngestError::DiskFull.to_string())
     }
 
-    /// Too much is going on.
+    /// The server is busy or stopping.
     pub fn busy(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
     }
@@ -152,7 +157,7 @@ impl From<PipelineError> for Problem {
                 "not-durable",
                 "the change could not be made durable; send it again",
             ),
-            PipelineError::Stopping => Problem::busy("the server is stopping; try again"),
+            PipelineError::Stopping => Problem::busy("the server is stopping; retry later"),
         }
     }
 }
@@ -167,8 +172,8 @@ impl From<IngestError> for Problem {
                     Interrupted::TooSlow | Interrupted::Stalled => {
                         Problem::new(StatusCode::REQUEST_TIMEOUT, "upload-too-slow", detail)
                     }
-                    Interrupted::Stopping => Problem::busy("the server is stopping; try again"),
-                    Interrupted::Busy => Problem::busy("too many uploads at once; try again"),
+                    Interrupted::Stopping => Problem::busy("the server is stopping; retry later"),
+                    Interrupted::Busy => Problem::busy("too many uploads at once; retry later"),
                 }
             }
             IngestError::TooLong { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-long", error.to_string()),
@@ -182,10 +187,10 @@ impl From<IngestError> for Problem {
             IngestError::Corrupt(reason) => Problem::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "corrupt-file",
-                format!("the compressed file is cut off or damaged ({reason}); nothing of it was counted"),
+                format!("the compressed file is truncated or corrupt ({reason}); none of it was counted"),
             ),
             IngestError::Store(error) => Problem::internal(&error),
-            IngestError::Stopping => Problem::busy("the server is stopping; try again"),
+            IngestError::Stopping => Problem::busy("the server is stopping; retry later"),
         }
     }
 }
@@ -193,16 +198,34 @@ impl From<IngestError> for Problem {
 impl From<PastError> for Problem {
     fn from(error: PastError) -> Problem {
         let (status, kind) = match error {
-            PastError::Gone { .. } => (StatusCode::GONE, "past-not-kept"),
-            PastError::NotYet { .. } => (StatusCode::GATEWAY_TIMEOUT, "epoch-not-there"),
+            PastError::NotRetained { .. } => (StatusCode::GONE, "past-not-kept"),
+            PastError::NotPublished { .. } => (StatusCode::GATEWAY_TIMEOUT, "epoch-not-there"),
         };
         Problem::new(status, kind, error.to_string())
     }
 }
 
+impl From<AnswerError> for Problem {
+    fn from(error: AnswerError) -> Problem {
+        match &error {
+            AnswerError::NoBatch(id) => Problem::no_batch(id),
+            AnswerError::Starting => Problem::busy(error.to_string()),
+            AnswerError::Query(error) => Problem::of_query(error),
+            AnswerError::Metadata(error) => Problem::internal(&**error),
+            AnswerError::Write(_) | AnswerError::Aborted(_) => Problem::internal(&error),
+        }
+    }
+}
+
 impl From<QueryError> for Problem {
     fn from(error: QueryError) -> Problem {
-        let (status, kind) = match &error {
+        Problem::of_query(&error)
+    }
+}
+
+impl Problem {
+    fn of_query(error: &QueryError) -> Problem {
+        let (status, kind) = match error {
             QueryError::NotAQuery => (StatusCode::FORBIDDEN, "not-a-query"),
             QueryError::Unsupported(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unsupported-sql"),
             QueryError::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid-query"),
@@ -211,19 +234,19 @@ impl From<QueryError> for Problem {
             QueryError::TooLong | QueryError::TooManyCalls => (StatusCode::UNPROCESSABLE_ENTITY, "query-too-long"),
             QueryError::TooManyRows(_) => (StatusCode::UNPROCESSABLE_ENTITY, "too-many-rows"),
             QueryError::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy"),
-            QueryError::Failed(_) | QueryError::BrokeOff => return Problem::internal(&error),
+            QueryError::Failed(_) | QueryError::Aborted => return Problem::internal(error),
         };
         Problem::new(status, kind, error.to_string())
     }
 }
 
-impl From<Lost> for Problem {
-    fn from(lost: Lost) -> Problem {
+impl From<ComputationAborted> for Problem {
+    fn from(lost: ComputationAborted) -> Problem {
         Problem::internal(&lost)
     }
 }
 
-/// A batch's id in a path; what is no id is no batch.
+/// Parses the id of a batch in a path. An invalid id is 404, like an unknown one.
 pub fn batch_id(text: &str) -> Result<Uuid, Problem> {
     Uuid::parse_str(text).map_err(|_| Problem::no_batch(text.escape_default()))
 }

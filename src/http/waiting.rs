@@ -1,4 +1,4 @@
-//! Requests that show a receipt wait until readers see its epoch.
+//! Waiting for an epoch: a request with `min_epoch` waits until readers see that epoch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use uuid::Uuid;
 use crate::http::problem::Problem;
 use crate::metadata::Metadata;
 
-/// How long a request waits for an epoch when it does not say.
+/// The default of `timeout_ms`.
 pub const WAIT_MS_DEFAULT: u64 = 5_000;
 const WAIT_MS_MAX: u64 = 60_000;
 
-/// Waits until readers see `min_epoch`.
+/// Waits until readers see `min_epoch`; returns the snapshot.
 pub async fn snapshot_at_least(
     snapshots: &watch::Receiver<Arc<Snapshot>>,
     min_epoch: Option<u64>,
@@ -26,26 +26,25 @@ pub async fn snapshot_at_least(
     let wait = Duration::from_millis(timeout_ms.min(WAIT_MS_MAX));
     match tokio::time::timeout(wait, snapshots.wait_for(|snapshot| snapshot.epoch >= min_epoch)).await {
         Ok(Ok(snapshot)) => Ok(Arc::clone(&snapshot)),
-        Ok(Err(_)) => Err(Problem::busy("the server is stopping; try again")),
+        Ok(Err(_)) => Err(Problem::busy("the server is stopping; retry later")),
         Err(_) => {
-            let detail = format!("epoch {min_epoch} is not there after {} ms; try again later", wait.as_millis());
+            let detail =
+                format!("timed out: epoch {min_epoch} is not visible after {} ms; retry later", wait.as_millis());
             Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "epoch-not-there", detail))
         }
     }
 }
 
-/// Refuses to look at an epoch that nothing was accepted at yet: to wait for it would be in vain.
+/// Rejects an epoch in the future: nothing was accepted at it yet, so waiting for it would time out.
 pub async fn check_as_of(metadata: &Metadata, as_of: Option<u64>) -> Result<(), Problem> {
     let Some(epoch) = as_of else { return Ok(()) };
     match metadata.last_epoch().await? {
-        last if epoch > last => {
-            Err(Problem::invalid(format!("as_of is epoch {epoch}, and the last that there is is {last}")))
-        }
+        last if epoch > last => Err(Problem::invalid(format!("as_of {epoch} is after the last epoch, {last}"))),
         _ => Ok(()),
     }
 }
 
-/// Waits until readers see an epoch of a batch, for which one that is not there gives no cause.
+/// Waits until readers see `min_epoch`, unless the batch does not exist.
 pub async fn batch_at_least(
     metadata: &Metadata,
     snapshots: &watch::Receiver<Arc<Snapshot>>,

@@ -1,31 +1,27 @@
-//! What belongs to an upload until it is accepted.
+//! The resources of an upload until it is accepted.
 //!
 //! From its first byte on, an upload has bytes in the raw store, and occurrences
-//! and counts in the dataflow. All of that belongs to its [`Claim`]: dropped
-//! without having been accepted, wherever that happens, the dataflow forgets the
-//! versions and the bytes are deleted. While the claim is there the bytes are
-//! known to be in use, whatever any clock says.
+//! and counts in the dataflow. They belong to its [`Claim`]. If the claim is dropped
+//! before it is accepted, the dataflow drops the versions and the bytes are deleted.
+//! While the claim exists, the bytes are known to be in use, independent of any clock.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argus_dataflow::VersionId;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use crate::model::Versions;
-use crate::pipeline::WeakPipeline;
-use crate::raw::RawStore;
+use crate::domain::batch::Versions;
 
-/// The uploads that are neither accepted nor forgotten. Clones are the same.
+/// The uploads that are neither accepted nor discarded. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Claims {
     open: Arc<Mutex<HashSet<VersionId>>>,
     dropped: mpsc::UnboundedSender<Option<Dropped>>,
 }
 
-/// An upload that nobody has accepted yet.
+/// An upload that is not accepted yet.
 #[derive(Debug)]
 pub struct Claim {
     claims: Claims,
@@ -34,21 +30,21 @@ pub struct Claim {
     is_accepted: bool,
 }
 
-/// An upload that nobody will accept.
+/// An upload to discard.
 #[derive(Debug)]
 struct Dropped {
     batch_id: Uuid,
     versions: Versions,
 }
 
-/// Forgets what was dropped.
+/// The uploads whose claims are dropped.
 pub struct Reclaimer {
     claims: Claims,
     dropped: mpsc::UnboundedReceiver<Option<Dropped>>,
 }
 
 impl Claims {
-    /// No claims, and who forgets those that are dropped.
+    /// No claims, and the reclaimer for dropped ones.
     pub fn new() -> (Claims, Reclaimer) {
         let (dropped, receiver) = mpsc::unbounded_channel();
         let claims = Claims { open: Arc::default(), dropped };
@@ -66,9 +62,9 @@ impl Claims {
         self.lock().contains(&version)
     }
 
-    /// Has the reclaimer end when it has forgotten what was dropped before.
+    /// Makes the reclaimer end after it has processed the claims dropped before.
     pub fn close(&self) {
-        // One that has ended is closed.
+        // A reclaimer that has ended needs no message.
         let _ = self.dropped.send(None);
     }
 
@@ -78,7 +74,7 @@ impl Claims {
 }
 
 impl Claim {
-    /// The upload is accepted: its bytes and counts are the batch's now.
+    /// The upload is accepted: its bytes and counts now belong to the batch.
     pub fn accepted(mut self) {
         self.is_accepted = true;
     }
@@ -91,24 +87,19 @@ impl Drop for Claim {
             return;
         }
         let Claim { batch_id, versions, .. } = *self;
-        // A server that has stopped finds the bytes when it starts again.
+        // If the server has stopped, the next start deletes the bytes.
         let _ = self.claims.dropped.send(Some(Dropped { batch_id, versions }));
     }
 }
 
 impl Reclaimer {
-    /// Forgets what is dropped, until the claims are closed.
-    pub fn start(mut self, pipeline: WeakPipeline, raw: RawStore) -> JoinHandle<()> {
-        tokio::spawn(async move {
-            while let Some(Some(Dropped { batch_id, versions })) = self.dropped.recv().await {
-                let Versions { whole_lines, open_line } = versions;
-                pipeline.abandon(whole_lines).await;
-                pipeline.abandon(open_line).await;
-                if let Err(error) = raw.delete(batch_id, whole_lines).await {
-                    tracing::warn!(%error, "the bytes of an upload that was not accepted stay until the next clean-up");
-                }
-                self.claims.lock().remove(&whole_lines);
-            }
-        })
+    /// The next upload to discard, with its batch; `None` when the claims are closed.
+    pub async fn next(&mut self) -> Option<(Uuid, Versions)> {
+        self.dropped.recv().await?.map(|Dropped { batch_id, versions }| (batch_id, versions))
+    }
+
+    /// An upload is discarded: nothing of it is left.
+    pub fn discarded(&self, versions: Versions) {
+        self.claims.lock().remove(&versions.whole_lines);
     }
 }

@@ -1,10 +1,10 @@
-//! Slots for bodies that are taken in, and how slow a body may be.
+//! Slots limit the number of bodies that are received at once, and set a minimum rate.
 //!
-//! A body takes a slot only when its first bytes have come, so clients that send
-//! nothing hold none. While others wait for a slot, a body whose client has
-//! stalled is interrupted in their favour; and a body that falls below the
-//! minimum rate is interrupted in any case. Only the time that a client lets us
-//! wait counts, never the time that we let it wait.
+//! A body takes a slot only when its first bytes have arrived, so clients that send
+//! nothing occupy none. While others wait for a slot, bodies whose clients have
+//! stalled are interrupted. A body that falls below the minimum rate is always
+//! interrupted. Only the time that the server waits for a client counts, not the time
+//! that the client waits for the server.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,62 +15,62 @@ use futures::{Stream, StreamExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// A body takes a slot when this much of it has come (16 KiB), or all of it.
+/// A body takes a slot when this much of it has arrived (16 KiB), or all of it.
 const FIRST_BYTES: usize = 16 << 10;
 
-/// Bodies without a slot, whose first bytes are read or that wait; one more is refused.
+/// The maximum number of bodies that have no slot yet; more are rejected.
 const ARRIVING_MAX: usize = 2048;
 
-/// The minimum rate of a body is so many bytes (4 KiB) in each [`Patience::rate`].
+/// The minimum rate: a body must send this many bytes (4 KiB) in each [`Timeouts::rate`].
 const RATE_BYTES: usize = 4 << 10;
 
-/// How long bodies may take.
-const PATIENCE: Patience = Patience {
+/// The timeouts of the server.
+const TIMEOUTS: Timeouts = Timeouts {
     slot: Duration::from_secs(30),
     rate: Duration::from_secs(30),
     stalled: Duration::from_secs(3),
     interrupt: Duration::from_millis(250),
 };
 
-/// How long is waited for what.
+/// Timeouts of a body.
 #[derive(Debug, Clone, Copy)]
-struct Patience {
+struct Timeouts {
     /// How long a body waits for a slot.
     slot: Duration,
-    /// How long a client may let us wait for [`RATE_BYTES`].
+    /// How long the server waits for [`RATE_BYTES`].
     rate: Duration,
-    /// A client that has sent less than [`RATE_BYTES`] for so long has stalled.
+    /// A client that has sent less than [`RATE_BYTES`] for this long has stalled.
     stalled: Duration,
-    /// How long a body waits before one that has stalled is interrupted for it, and then for each next one.
+    /// How long a body waits for a slot before a stalled body is interrupted, and then before each further one.
     interrupt: Duration,
 }
 
-/// Why a body came to no end.
+/// Why a body was interrupted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what each variant means")]
 pub enum Interrupted {
     #[error("{0}")]
     Connection(String),
-    #[error("fewer than {RATE_BYTES} bytes came in {} s", PATIENCE.rate.as_secs())]
+    #[error("fewer than {RATE_BYTES} bytes arrived in {} s", TIMEOUTS.rate.as_secs())]
     TooSlow,
-    #[error("it had stalled while other uploads were waiting")]
+    #[error("it stalled while other uploads were waiting")]
     Stalled,
     #[error("the server is stopping")]
     Stopping,
-    #[error("too many uploads at once")]
+    #[error("the limit of concurrent uploads is reached")]
     Busy,
 }
 
-/// So many bodies at once. Clones share them.
+/// Limits the number of concurrent bodies. Clones share the limit.
 #[derive(Debug, Clone)]
 pub struct Slots {
     permits: Arc<Semaphore>,
     arriving: Arc<AtomicUsize>,
     taken: Arc<Mutex<Vec<Arc<Holder>>>>,
-    patience: Patience,
+    timeouts: Timeouts,
 }
 
-/// A slot, given back when it is dropped.
+/// A slot, released when it is dropped.
 #[derive(Debug)]
 pub struct Slot {
     slots: Slots,
@@ -78,7 +78,7 @@ pub struct Slot {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Who has a slot.
+/// The state of a body that has a slot.
 #[derive(Debug)]
 struct Holder {
     pace: Mutex<Pace>,
@@ -92,7 +92,7 @@ struct Holder {
 struct Pace {
     since: Instant,
     bytes: usize,
-    /// Since when the client waits for us.
+    /// Since when the client waits for the server.
     client_waits: Option<Instant>,
 }
 
@@ -101,7 +101,7 @@ impl Pace {
         Pace { since: Instant::now(), bytes: 0, client_waits: None }
     }
 
-    /// Takes bytes that have come.
+    /// Adds received bytes.
     fn take(&mut self, bytes: usize) {
         self.bytes += bytes;
         if self.bytes >= RATE_BYTES {
@@ -110,17 +110,17 @@ impl Pace {
     }
 }
 
-/// The first part of a body, and whether it is all.
+/// The first bytes of a body.
 #[derive(Debug)]
 pub struct FirstBytes {
-    /// As they came.
+    /// The chunks as received.
     pub chunks: Vec<Bytes>,
-    /// Whether nothing comes behind them.
+    /// Whether this is the whole body.
     pub is_all: bool,
     _arriving: Arriving,
 }
 
-/// A place among the bodies without a slot.
+/// Counts a body without a slot while it exists.
 #[derive(Debug)]
 struct Arriving(Arc<AtomicUsize>);
 
@@ -131,13 +131,13 @@ impl Drop for Arriving {
 }
 
 impl Slots {
-    /// So many bodies at once.
+    /// Allows `slots` concurrent bodies.
     pub fn new(slots: usize) -> Slots {
-        Slots::with(slots, PATIENCE)
+        Slots::with(slots, TIMEOUTS)
     }
 
-    fn with(slots: usize, patience: Patience) -> Slots {
-        Slots { permits: Arc::new(Semaphore::new(slots)), arriving: Arc::default(), taken: Arc::default(), patience }
+    fn with(slots: usize, timeouts: Timeouts) -> Slots {
+        Slots { permits: Arc::new(Semaphore::new(slots)), arriving: Arc::default(), taken: Arc::default(), timeouts }
     }
 
     /// Reads the first bytes of a body.
@@ -152,7 +152,7 @@ impl Slots {
         let mut first = FirstBytes { chunks: Vec::new(), is_all: false, _arriving: arriving };
         let (mut bytes, mut pace) = (0, Pace::new());
         while bytes < FIRST_BYTES && !first.is_all {
-            match tokio::time::timeout_at(pace.since + self.patience.rate, body.next()).await {
+            match tokio::time::timeout_at(pace.since + self.timeouts.rate, body.next()).await {
                 Err(_) => return Err(Interrupted::TooSlow),
                 Ok(None) => first.is_all = true,
                 Ok(Some(Err(reason))) => return Err(Interrupted::Connection(reason)),
@@ -166,13 +166,13 @@ impl Slots {
         Ok(first)
     }
 
-    /// Waits for a slot, at the cost of bodies that have stalled.
+    /// Waits for a slot. Meanwhile it interrupts stalled bodies.
     pub async fn take(&self) -> Result<Slot, Interrupted> {
-        let until = Instant::now() + self.patience.slot;
+        let until = Instant::now() + self.timeouts.slot;
         let acquire = Arc::clone(&self.permits).acquire_owned();
         tokio::pin!(acquire);
         loop {
-            match tokio::time::timeout(self.patience.interrupt, &mut acquire).await {
+            match tokio::time::timeout(self.timeouts.interrupt, &mut acquire).await {
                 Ok(Ok(permit)) => return Ok(self.slot(permit)),
                 Ok(Err(_)) => return Err(Interrupted::Stopping),
                 Err(_) if Instant::now() >= until => return Err(Interrupted::Busy),
@@ -192,13 +192,13 @@ impl Slots {
         Slot { slots: self.clone(), holder, _permit: permit }
     }
 
-    /// Interrupts the body that has stalled for longest.
+    /// Interrupts the body that has been stalled for longest.
     fn interrupt_stalled(&self) {
         let taken = lock(&self.taken);
         let stalled = |holder: &&Arc<Holder>| {
             holder.waits_for_client.load(Ordering::Relaxed)
                 && !holder.is_interrupted.load(Ordering::Relaxed)
-                && lock(&holder.pace).since.elapsed() >= self.patience.stalled
+                && lock(&holder.pace).since.elapsed() >= self.timeouts.stalled
         };
         if let Some(holder) = taken.iter().filter(stalled).min_by_key(|holder| lock(&holder.pace).since) {
             holder.is_interrupted.store(true, Ordering::Relaxed);
@@ -213,14 +213,14 @@ impl Slot {
     where
         S: Stream<Item = Result<Bytes, String>> + Unpin,
     {
-        // What we took for the bytes before is not the client's time.
+        // The time that the client waited for the server does not count.
         let until = {
             let mut pace = lock(&self.holder.pace);
             if let Some(waits) = pace.client_waits.take() {
                 pace.since += waits.elapsed();
             }
             self.holder.waits_for_client.store(true, Ordering::Relaxed);
-            pace.since + self.slots.patience.rate
+            pace.since + self.slots.timeouts.rate
         };
         let next = tokio::select! {
             biased;
@@ -238,7 +238,7 @@ impl Slot {
         next
     }
 
-    /// Until the next call of [`Slot::next`] the client waits for us.
+    /// Marks that the client waits for the server until the next call of [`Slot::next`].
     pub fn client_waits(&self) {
         self.holder.waits_for_client.store(false, Ordering::Relaxed);
         lock(&self.holder.pace).client_waits.get_or_insert_with(Instant::now);
@@ -252,7 +252,7 @@ impl Drop for Slot {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that could panic is done under the lock.
+    // No code under the lock can panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -264,7 +264,7 @@ mod tests {
 
     type Body = stream::BoxStream<'static, Result<Bytes, String>>;
 
-    /// A body that sends one byte every so often, for ever.
+    /// An endless body that sends one byte per interval.
     fn drip(every: Duration) -> Body {
         stream::unfold((), move |()| async move {
             tokio::time::sleep(every).await;
@@ -280,22 +280,22 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(30);
     const LONG: Duration = Duration::from_secs(600);
 
-    fn slots(count: usize, patience: Patience) -> Slots {
-        Slots::with(count, patience)
+    fn slots(count: usize, timeouts: Timeouts) -> Slots {
+        Slots::with(count, timeouts)
     }
 
     #[tokio::test]
-    async fn a_body_that_drips_takes_no_slot_and_is_interrupted() {
-        let slots = slots(1, Patience { rate: SHORT, ..PATIENCE });
+    async fn a_slow_body_is_interrupted_before_it_takes_a_slot() {
+        let slots = slots(1, Timeouts { rate: SHORT, ..TIMEOUTS });
         let first = slots.first_bytes(&mut drip(SHORT / 4)).await;
         assert_eq!(first.err(), Some(Interrupted::TooSlow));
-        let first = slots.first_bytes(&mut whole(10)).await.expect("it is all there");
+        let first = slots.first_bytes(&mut whole(10)).await.expect("a whole body");
         assert!(first.is_all && slots.take().await.is_ok());
     }
 
     #[tokio::test]
     async fn a_body_below_the_minimum_rate_is_interrupted() {
-        let slot = slots(1, Patience { rate: SHORT, ..PATIENCE }).take().await.expect("a free slot");
+        let slot = slots(1, Timeouts { rate: SHORT, ..TIMEOUTS }).take().await.expect("a free slot");
         let mut body = drip(SHORT / 4);
         let interrupted = loop {
             if let Err(interrupted) = slot.next(&mut body).await {
@@ -306,8 +306,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stalled_body_is_interrupted_for_one_that_waits() {
-        let slots = slots(1, Patience { slot: LONG, rate: LONG, stalled: SHORT, interrupt: SHORT });
+    async fn a_stalled_body_is_interrupted_when_another_waits() {
+        let slots = slots(1, Timeouts { slot: LONG, rate: LONG, stalled: SHORT, interrupt: SHORT });
         let stalled = slots.take().await.expect("a free slot");
         let stalls = tokio::spawn(async move { stalled.next(&mut drip(LONG)).await });
         slots.take().await.expect("the slot of the stalled one");
@@ -315,8 +315,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_whose_client_waits_for_us_is_not_interrupted() {
-        let slots = slots(1, Patience { slot: SHORT * 4, rate: LONG, stalled: SHORT / 4, interrupt: SHORT / 4 });
+    async fn a_body_whose_client_waits_for_the_server_is_not_interrupted() {
+        let slots = slots(1, Timeouts { slot: SHORT * 4, rate: LONG, stalled: SHORT / 4, interrupt: SHORT / 4 });
         let busy = slots.take().await.expect("a free slot");
         busy.client_waits();
         assert_eq!(slots.take().await.err(), Some(Interrupted::Busy));

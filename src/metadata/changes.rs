@@ -1,32 +1,32 @@
-//! Which batches changed since something was read of them, in bounded memory.
+//! Counters that show whether a batch has changed since it was read, in bounded memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use uuid::Uuid;
 
-/// Batches share so many counters by their ids' random bits.
+/// The number of counters. The random bits of a batch's id select its counter.
 const SLOTS: usize = 1 << 16;
 
-/// Counts the changes of batches. Whoever reads the count before what it is
-/// about, and finds it the same later, knows that nothing changed; another
-/// batch of the same counter may say so too often. Clones count together.
+/// Counts the changes of batches. Read the count before the batch: if the count is the same
+/// later, the batch has not changed. Batches that share a counter cause false positives.
+/// Clones share the counters.
 #[derive(Debug, Clone)]
-pub struct Changes {
+pub struct ChangeCounters {
     slots: Arc<[AtomicU64]>,
 }
 
-impl Changes {
-    pub(super) fn new() -> Changes {
-        Changes { slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect() }
+impl ChangeCounters {
+    pub(super) fn new() -> ChangeCounters {
+        ChangeCounters { slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect() }
     }
 
-    /// Changes so far of a batch, or of others of its counter.
+    /// The changes so far of the batch and of all batches that share its counter.
     pub fn count(&self, batch_id: Uuid) -> u64 {
         self.slot(batch_id).load(Ordering::Acquire)
     }
 
-    /// A batch has changed: what is read from now on shows it.
+    /// Counts a change of a batch, after readers can see it.
     pub(super) fn changed(&self, batch_id: Uuid) {
         self.slot(batch_id).fetch_add(1, Ordering::Release);
     }

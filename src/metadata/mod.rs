@@ -1,14 +1,14 @@
-//! What is known of batches and files, and the journal of accepted changes.
+//! The metadata of batches and files, and the journal of accepted changes.
 //!
-//! SQLite in one file. One connection writes, in transactions that are on the
-//! disk when they return; others read. The journal holds every accepted change
-//! until its epoch is in the lake, so that a restart can feed it again.
+//! One SQLite file. One connection writes; a commit returns when its data is
+//! synced to disk. The other connections read. The journal contains every accepted
+//! change until its epoch is committed to the lake, so that a restart can replay it.
 //!
-//! - [`changes`]: which batches changed;
-//! - [`reader`]: what is asked of it;
-//! - [`round`]: changes that are accepted together;
-//! - [`writer`]: the one who writes;
-//! - [`rows`]: rows as values.
+//! - [`changes`]: change counters of batches;
+//! - [`reader`]: the queries that read;
+//! - [`round`]: changes that commit together, at one epoch;
+//! - [`writer`]: the write connection;
+//! - [`rows`]: conversion between rows and values.
 
 mod changes;
 mod reader;
@@ -24,15 +24,15 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Connection, SqliteConnection};
 use uuid::Uuid;
 
-use crate::model::Encoding;
-use crate::status::{BatchStatus, IllegalTransition};
+use crate::domain::batch::{Accepted, Encoding};
+use crate::domain::status::{BatchStatus, IllegalTransition};
 
-pub use changes::Changes;
+pub use changes::ChangeCounters;
 pub use reader::{BatchFilter, Metadata, StoredFile, Withdrawn};
-pub use round::{Accepted, Committed, Erased, Round, UploadKey};
+pub use round::{Committed, Erased, Round, UploadKey};
 pub use writer::MetadataWriter;
 
-/// Connections that read at once.
+/// Read connections.
 const READERS: u32 = 4;
 
 const SCHEMA: &str = "
@@ -50,14 +50,14 @@ CREATE TABLE IF NOT EXISTS files (
     version TEXT NOT NULL, bytes INTEGER NOT NULL, lines INTEGER NOT NULL, digest BLOB NOT NULL,
     open_text BLOB NOT NULL, open_bytes INTEGER NOT NULL, open_version TEXT,
     uploaded_at INTEGER NOT NULL, epoch INTEGER NOT NULL,
-    -- How its object in the raw store is encoded; NULL where it has none, for all of it was appended.
+    -- Encoding of its object in the raw store; NULL if it has none because all of the file was appended.
     encoding TEXT,
-    -- Why its version could not be counted.
+    -- Why the version could not be counted.
     failure TEXT,
     PRIMARY KEY (batch_id, name)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS files_by_digest ON files (digest);
--- Bytes that were appended to a version; without bytes, they are in an object of the raw store.
+-- Bytes that were appended to a version; NULL if they are in an object of the raw store.
 CREATE TABLE IF NOT EXISTS appended (
     batch_id TEXT NOT NULL, version TEXT NOT NULL, start INTEGER NOT NULL, epoch INTEGER NOT NULL, bytes BLOB,
     PRIMARY KEY (version, start)
@@ -77,11 +77,11 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE INDEX IF NOT EXISTS events_by_batch ON events (batch_id, position);
 CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL) STRICT;
 INSERT OR IGNORE INTO clock VALUES (1, 0);
--- What the processes of one deployment share: its id, and a secret that seals what they keep elsewhere.
+-- Shared by the processes of one deployment: its id, and the key that signs what they store in a shared cache.
 CREATE TABLE IF NOT EXISTS deployment (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, secret BLOB NOT NULL) STRICT;
--- When epochs were accepted, to the second.
+-- When epochs were accepted, with a resolution of one second.
 CREATE TABLE IF NOT EXISTS epochs (epoch INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT;
--- What the lake held when it last said so: its epoch, and the version of each table as a JSON list.
+-- The last commit of the lake: its epoch, and the version of each table as a JSON list.
 CREATE TABLE IF NOT EXISTS lake (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL, versions TEXT NOT NULL) STRICT;
 ";
 
@@ -89,32 +89,32 @@ CREATE TABLE IF NOT EXISTS lake (one INTEGER PRIMARY KEY CHECK (one = 1), epoch 
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what each variant means")]
 pub enum MetadataError {
-    #[error("the metadata could not be read or written")]
+    #[error("the metadata database could not be read or written")]
     Database(#[from] sqlx::Error),
-    #[error("the metadata holds something that this version does not know: {0}")]
+    #[error("the metadata database contains a value that this version of argus cannot read: {0}; use a newer version")]
     Unreadable(String),
 }
 
-/// Why a change was not accepted. Nothing of it happened.
+/// Why a change was rejected. A rejected change has no effect.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what each variant means")]
 pub enum Refused {
     #[error("there is no batch {0}")]
     BatchNotFound(Uuid),
-    #[error("batch {batch} is {status}, so its files cannot change; reopen it (POST …/reopen), or make a new batch")]
+    #[error("batch {batch} is {status}, so its files cannot change; reopen it (POST …/reopen), or create a new batch")]
     NotPending { batch: Uuid, status: BatchStatus },
     #[error("batch {batch} has no file {name:?}")]
     FileNotFound { batch: Uuid, name: String },
-    #[error("file {name:?} has {actual} bytes, so nothing was appended; send what comes behind them")]
+    #[error("file {name:?} has {actual} bytes, so nothing was appended; continue at offset {actual}")]
     OffsetDiffers { name: String, actual: u64 },
     #[error(
         "the last line of file {name:?} is longer than {LINE_BYTES_MAX} bytes and has no line feed yet, so nothing was \
-         appended; append it with its line feed, or upload the file whole"
+         appended; append the rest with its line feed, or upload the whole file"
     )]
     OpenLineTooLong { name: String },
-    #[error("the idempotency key was used with another request, or another body")]
+    #[error("the idempotency key was used with another request or another body; use a new key")]
     KeyReused,
-    #[error("the same was asked and answered before")]
+    #[error("a request with this idempotency key was answered before")]
     AnsweredBefore(Box<Accepted>),
     #[error(transparent)]
     Transition(#[from] IllegalTransition),
@@ -128,16 +128,16 @@ impl From<sqlx::Error> for Refused {
     }
 }
 
-/// A change of the journal, with what must be fed before it.
+/// A change in the journal, with the lines to insert before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalEntry {
-    /// What happened.
+    /// The change.
     pub change: Change,
     /// The lines that it admits.
     pub lines: Lines,
 }
 
-/// Where the lines are that a change admits.
+/// Where the lines that a change admits are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lines {
     /// It admits none.
@@ -145,7 +145,7 @@ pub enum Lines {
     /// The whole lines of a file in the raw store.
     Stored(Encoding),
     /// In the journal itself.
-    Here(Text),
+    Inline(Text),
 }
 
 /// A few lines of a file.
@@ -153,14 +153,14 @@ pub enum Lines {
 pub struct Text {
     /// The lines.
     pub text: Vec<u8>,
-    /// How many lines of the file stand before them.
+    /// The number of lines of the file before them.
     pub lines_before: u64,
-    /// How many bytes.
+    /// The number of bytes of the file before them.
     pub bytes_before: u64,
 }
 
 impl Metadata {
-    /// Opens the database at `path`, made when it is not there.
+    /// Opens the database at `path`; creates it if it does not exist.
     pub async fn open(path: &Path) -> Result<(Metadata, MetadataWriter), MetadataError> {
         let options = options(path);
         let mut connection = SqliteConnection::connect_with(&options).await?;
@@ -172,20 +172,20 @@ impl Metadata {
             .bind(&deployment.secret[..])
             .execute(&mut connection)
             .await?;
-        // A file that was opened stays open, so each read is spared a question whether it still is.
+        // A connection to a file does not break, so it is not tested before each use.
         let readers = SqlitePoolOptions::new().max_connections(READERS).test_before_acquire(false);
         let readers = readers.connect_with(options.clone().read_only(true)).await?;
-        let changes = Changes::new();
+        let changes = ChangeCounters::new();
         Ok((Metadata { readers, changes: changes.clone() }, MetadataWriter { options, connection, changes }))
     }
 
-    /// Lets the database go. Whoever still reads gets an error.
+    /// Closes the read connections. Reads that are still running fail.
     pub async fn close(&self) {
         self.readers.close().await;
     }
 }
 
-/// Brings a database of an earlier version to this one's form.
+/// Migrates a database of an earlier version.
 async fn migrate(connection: &mut SqliteConnection) -> Result<(), MetadataError> {
     let columns: Vec<String> =
         sqlx::query_scalar("SELECT name FROM pragma_table_info('files')").fetch_all(&mut *connection).await?;
@@ -197,25 +197,25 @@ async fn migrate(connection: &mut SqliteConnection) -> Result<(), MetadataError>
             sqlx::raw_sql(add).execute(&mut *connection).await?;
         }
     }
-    // Completion is one durable change now; earlier versions passed through further ones.
+    // Completion is one durable change; earlier versions stored intermediate statuses.
     sqlx::raw_sql("UPDATE batches SET status = 'completed' WHERE completed_epoch IS NOT NULL AND status <> 'failed'")
         .execute(&mut *connection)
         .await?;
     Ok(())
 }
 
-/// What the processes of one deployment share.
+/// Shared by the processes of one deployment.
 #[derive(Clone)]
 pub struct Deployment {
-    /// Tells its answers from those of others.
+    /// Separates this deployment's cache entries from those of others.
     pub id: Uuid,
-    /// Seals what is kept elsewhere.
+    /// Signs the entries of a shared cache.
     pub secret: [u8; 32],
 }
 
 impl Deployment {
     fn new() -> Deployment {
-        // A random UUID has 122 random bits, so half of the secret's would do.
+        // Each random UUID has 122 random bits.
         let mut secret = [0; 32];
         secret[..16].copy_from_slice(Uuid::new_v4().as_bytes());
         secret[16..].copy_from_slice(Uuid::new_v4().as_bytes());
@@ -223,9 +223,9 @@ impl Deployment {
     }
 }
 
-/// Writes the database at `path` anew, which nobody has open: what was deleted
-/// leaves no byte in it, as overwriting alone cannot promise.
-pub async fn write_anew(path: &Path) -> Result<(), MetadataError> {
+/// Rewrites the database at `path` (`VACUUM`), so that no byte of deleted rows remains in it;
+/// `secure_delete` alone does not guarantee this. No process may have the database open.
+pub async fn vacuum(path: &Path) -> Result<(), MetadataError> {
     let mut connection = SqliteConnection::connect_with(&options(path)).await?;
     sqlx::raw_sql("VACUUM").execute(&mut connection).await?;
     connection.close().await?;
@@ -238,7 +238,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        // What is deleted is overwritten.
+        // Overwrites deleted rows with zeros.
         .pragma("secure_delete", "ON")
         .busy_timeout(Duration::from_secs(10))
 }

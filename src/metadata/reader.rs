@@ -1,4 +1,4 @@
-//! What is asked of the metadata.
+//! Queries of the metadata.
 
 use std::collections::HashSet;
 
@@ -9,32 +9,32 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqlitePool};
 use uuid::Uuid;
 
-use crate::events::Event;
-use crate::metadata::changes::Changes;
+use crate::domain::batch::{Batch, FileTotals, NewBatch};
+use crate::domain::event::Event;
+use crate::domain::status::BatchStatus;
+use crate::metadata::changes::ChangeCounters;
 use crate::metadata::rows::{FileRecord, count, from_json, read_batch, read_entry, read_file, uuid};
 use crate::metadata::{Deployment, JournalEntry, MetadataError};
-use crate::model::{Batch, FileTotals, NewBatch};
-use crate::status::BatchStatus;
 
-/// Which batches a listing wants.
+/// Selects the batches of a listing.
 #[derive(Debug, Clone, Default)]
 pub struct BatchFilter {
-    /// Only of this status.
+    /// Only with this status.
     pub status: Option<BatchStatus>,
-    /// Only of this vehicle identification number.
+    /// Only with this vehicle identification number.
     pub vin: Option<String>,
     /// Only of this vehicle.
     pub vehicle_id: Option<String>,
     /// Only with this firmware.
     pub firmware: Option<String>,
-    /// Only batches made before this one.
+    /// Only batches created before this one.
     pub before: Option<Uuid>,
-    /// At most so many.
+    /// The maximum number of batches.
     pub limit: u32,
 }
 
 impl BatchFilter {
-    /// The statement for it. Only what is asked for is a condition, so that an index fits.
+    /// Builds the statement. It has conditions for the given filters only, so that an index can serve it.
     fn query(&self, seen: u64) -> QueryBuilder<Sqlite> {
         let seen = seen as i64;
         let mut query = QueryBuilder::new("SELECT batches.*, count(files.batch_id) AS total_files, ");
@@ -55,7 +55,7 @@ impl BatchFilter {
                 BatchStatus::Completed => (BatchStatus::Completed, " AND completed_epoch <= "),
                 status => (status, ""),
             };
-            query.push(" AND status = ").push_bind(stored.word());
+            query.push(" AND status = ").push_bind(stored.as_str());
             if !when.is_empty() {
                 query.push(when).push_bind(seen);
             }
@@ -75,20 +75,20 @@ impl BatchFilter {
 #[derive(Debug, Clone)]
 pub struct Metadata {
     pub(super) readers: SqlitePool,
-    pub(super) changes: Changes,
+    pub(super) changes: ChangeCounters,
 }
 
 impl Metadata {
-    /// Which batches changed. A count goes up before whoever changed the batch is answered.
-    pub fn changes(&self) -> &Changes {
+    /// The change counters of batches. A change is counted before its request is answered.
+    pub fn changes(&self) -> &ChangeCounters {
         &self.changes
     }
 
-    /// What the processes of this deployment share.
+    /// The id and secret of this deployment.
     pub async fn deployment(&self) -> Result<Deployment, MetadataError> {
         let row = sqlx::query("SELECT id, secret FROM deployment").fetch_one(&self.readers).await?;
         let secret: &[u8] = row.try_get("secret")?;
-        let secret = secret.try_into().map_err(|_| MetadataError::Unreadable("a secret of another length".into()))?;
+        let secret = secret.try_into().map_err(|_| MetadataError::Unreadable("a secret of the wrong length".into()))?;
         Ok(Deployment { id: uuid(row.try_get("id")?)?, secret })
     }
 
@@ -98,7 +98,7 @@ impl Metadata {
         row.fetch_optional(&self.readers).await?.as_ref().map(read_batch).transpose()
     }
 
-    /// The batch of that id, and how many files it has.
+    /// A batch by its id, and the number of its files.
     pub async fn batch_and_files(&self, id: Uuid) -> Result<Option<(Batch, u64)>, MetadataError> {
         let row = sqlx::query(
             "SELECT *, (SELECT count(*) FROM files WHERE batch_id = batches.id) AS total_files \
@@ -108,15 +108,15 @@ impl Metadata {
         row.as_ref().map(|row| Ok((read_batch(row)?, count(row, "total_files")?))).transpose()
     }
 
-    /// Batches, newest first, each with how its files stand when `seen` is the epoch that readers see. One statement,
-    /// which an index answers whatever is asked for.
+    /// Batches, newest first, each with its file totals at `seen`, the epoch that readers see. One statement, which an
+    /// index serves with any filter.
     pub async fn batches(&self, filter: &BatchFilter, seen: u64) -> Result<Vec<(Batch, FileTotals)>, MetadataError> {
         let mut query = filter.query(seen);
         let rows = query.build().fetch_all(&self.readers).await?;
         rows.iter().map(|row| Ok((read_batch(row)?, read_totals(row)?))).collect()
     }
 
-    /// The batches of a vehicle that add up in the same cells of the fleet, but for one of them.
+    /// The other batches of the vehicle that are aggregated in the same fleet cells as `batch`.
     pub async fn others_of_vehicle(&self, batch: &Batch) -> Result<Vec<(Uuid, i64)>, MetadataError> {
         let rows = sqlx::query(
             "SELECT id, described, created_at FROM batches WHERE vin = ?1 AND vehicle_id = ?2 AND firmware IS ?3 AND id <> ?4",
@@ -137,20 +137,20 @@ impl Metadata {
         Ok(others)
     }
 
-    /// All batches, in order of their ids, some at a time: those behind `after`.
+    /// A page of all batches, in order of their ids: those after `after`.
     pub async fn batches_after(&self, after: Uuid, limit: u32) -> Result<Vec<Batch>, MetadataError> {
         let rows = sqlx::query("SELECT * FROM batches WHERE id > ? ORDER BY id LIMIT ?").bind(after.to_string());
         rows.bind(limit).fetch_all(&self.readers).await?.iter().map(read_batch).collect()
     }
 
-    /// The names of a batch's files, and the epoch at which each was accepted last.
+    /// The names of a batch's files, each with the epoch of its last accepted change.
     pub async fn file_epochs(&self, batch_id: Uuid) -> Result<Vec<(String, u64)>, MetadataError> {
         let rows = sqlx::query("SELECT name, epoch FROM files WHERE batch_id = ?").bind(batch_id.to_string());
         let rows = rows.fetch_all(&self.readers).await?;
         rows.iter().map(|row| Ok((row.try_get("name")?, count(row, "epoch")?))).collect()
     }
 
-    /// The files of a batch as they are stored.
+    /// The files of a batch, with where they are stored.
     pub async fn stored_files(&self, batch_id: Uuid) -> Result<Vec<StoredFile>, MetadataError> {
         let rows = sqlx::query("SELECT * FROM files WHERE batch_id = ? ORDER BY name").bind(batch_id.to_string());
         let mut files = Vec::new();
@@ -166,14 +166,14 @@ impl Metadata {
         Ok(files)
     }
 
-    /// The bytes that were appended to a version at an offset, while they are in the metadata.
+    /// The bytes that were appended to a version at an offset; empty if they are in the raw store.
     pub async fn appended(&self, version: VersionId, start: u64) -> Result<Vec<u8>, MetadataError> {
         let row = sqlx::query("SELECT bytes FROM appended WHERE version = ? AND start = ?");
         let row = row.bind(version.0.to_string()).bind(start as i64).fetch_one(&self.readers).await?;
         Ok(row.try_get::<Option<Vec<u8>>, _>(0)?.unwrap_or_default())
     }
 
-    /// What the lake held when it last said so; `None` before its first commit.
+    /// The last recorded commit of the lake; `None` before its first commit.
     pub async fn lake(&self) -> Result<Option<LakeState>, MetadataError> {
         let Some(row) = sqlx::query("SELECT epoch, versions FROM lake").fetch_optional(&self.readers).await? else {
             return Ok(None);
@@ -181,25 +181,25 @@ impl Metadata {
         Ok(Some(LakeState { epoch: count(&row, "epoch")?, versions: from_json(row.try_get("versions")?)? }))
     }
 
-    /// What was withdrawn up to `epoch`, which the lake holds: its bytes are of no use any more.
+    /// The versions withdrawn up to `epoch`, which the lake has committed: their bytes can be deleted.
     pub async fn withdrawn(&self, epoch: u64) -> Result<Vec<Withdrawn>, MetadataError> {
         let rows = sqlx::query("SELECT * FROM journal WHERE epoch <= ? AND change LIKE '{\"Withdraw\"%'")
             .bind(epoch as i64)
             .fetch_all(&self.readers)
             .await?;
-        let mut gone = Vec::new();
+        let mut withdrawn = Vec::new();
         for row in &rows {
             let JournalEntry { change: Change::Withdraw(file), .. } = read_entry(row)? else { continue };
             let parts = sqlx::query("SELECT start FROM appended WHERE version = ? AND bytes IS NULL");
             let parts = parts.bind(file.version.0.to_string()).fetch_all(&self.readers).await?;
             let parts: Result<Vec<u64>, sqlx::Error> = parts.iter().map(|row| count(row, "start")).collect();
-            let place = (count(row, "epoch")?, count(row, "position")?);
-            gone.push(Withdrawn { place, batch_id: file.batch_id, version: file.version, parts: parts? });
+            let position = (count(row, "epoch")?, count(row, "position")?);
+            withdrawn.push(Withdrawn { position, batch_id: file.batch_id, version: file.version, parts: parts? });
         }
-        Ok(gone)
+        Ok(withdrawn)
     }
 
-    /// How the files of a batch stand when `epoch` is what readers see.
+    /// The file totals of a batch at `epoch`, the epoch that readers see.
     pub async fn file_totals(&self, id: Uuid, epoch: u64) -> Result<FileTotals, MetadataError> {
         let row = sqlx::query(
             "SELECT count(*) AS total_files, coalesce(sum(epoch <= ?2), 0) AS parsed_files, \
@@ -214,7 +214,7 @@ impl Metadata {
         Ok(read_totals(&row)?)
     }
 
-    /// The events of a batch behind a position, in order, each with its position.
+    /// The events of a batch after a position, in order, each with its position.
     pub async fn events(&self, id: Uuid, after: i64, limit: u32) -> Result<Vec<(i64, Event)>, MetadataError> {
         let rows = sqlx::query(
             "SELECT position, event FROM events WHERE batch_id = ? AND position > ? ORDER BY position LIMIT ?",
@@ -227,13 +227,13 @@ impl Metadata {
         rows.iter().map(|row| Ok((row.try_get(0)?, from_json(row.try_get(1)?)?))).collect()
     }
 
-    /// The last epoch that was accepted.
+    /// The last accepted epoch.
     pub async fn last_epoch(&self) -> Result<u64, MetadataError> {
         let row = sqlx::query("SELECT epoch FROM clock").fetch_one(&self.readers).await?;
         Ok(row.try_get::<i64, _>(0)?.max(0) as u64)
     }
 
-    /// What was accepted at an epoch, in order; empty once it is in the lake.
+    /// The changes accepted at an epoch, in order; empty once the lake has committed the epoch.
     pub async fn journal(&self, epoch: u64) -> Result<Vec<JournalEntry>, MetadataError> {
         let rows = sqlx::query("SELECT * FROM journal WHERE epoch = ? ORDER BY position")
             .bind(epoch as i64)
@@ -242,13 +242,13 @@ impl Metadata {
         rows.iter().map(read_entry).collect()
     }
 
-    /// The last epoch that was accepted before a time (microseconds since 1970); 0 when there is none.
+    /// The last epoch accepted before a time (microseconds since 1970); 0 if there is none.
     pub async fn epoch_before(&self, time: i64) -> Result<u64, MetadataError> {
         let row = sqlx::query("SELECT coalesce(max(epoch), 0) FROM epochs WHERE at < ?").bind(time);
         Ok(row.fetch_one(&self.readers).await?.try_get::<i64, _>(0)?.max(0) as u64)
     }
 
-    /// The versions of a batch whose bytes are needed: those of its files, and those that a restart would feed again.
+    /// The versions of a batch whose bytes are needed: those of its files, and those that a restart would replay.
     pub async fn versions(&self, batch_id: Uuid) -> Result<HashSet<VersionId>, MetadataError> {
         let rows = sqlx::query(
             "SELECT version FROM files WHERE batch_id = ?1 UNION \
@@ -259,7 +259,8 @@ impl Metadata {
         rows.fetch_all(&self.readers).await?.iter().map(|row| Ok(VersionId(uuid(row.try_get(0)?)?))).collect()
     }
 
-    /// Versions whose appended bytes should leave the metadata: `enough` of them, or of a batch that is not open.
+    /// Versions whose appended bytes should move to the raw store: those with at least `enough` bytes, and those of
+    /// batches that are not pending.
     pub async fn versions_with_parts(&self, enough: u64) -> Result<Vec<(Uuid, VersionId)>, MetadataError> {
         let rows = sqlx::query(
             "SELECT a.batch_id, a.version FROM appended a LEFT JOIN batches b ON b.id = a.batch_id \
@@ -272,20 +273,25 @@ impl Metadata {
         rows.iter().map(|row| Ok((uuid(row.try_get(0)?)?, VersionId(uuid(row.try_get(1)?)?)))).collect()
     }
 
-    /// The first bytes that were appended to a version up to an epoch and are
-    /// in the metadata, up to about `enough`.
-    pub async fn parts(&self, version: VersionId, epoch: u64, enough: u64) -> Result<Option<Parts>, MetadataError> {
+    /// The first bytes that were appended to a version up to an epoch and are still
+    /// in the metadata, about `enough` of them at most.
+    pub async fn parts(
+        &self,
+        version: VersionId,
+        epoch: u64,
+        enough: u64,
+    ) -> Result<Option<AppendedParts>, MetadataError> {
         let mut rows = sqlx::query(
             "SELECT start, bytes FROM appended WHERE version = ? AND epoch <= ? AND bytes IS NOT NULL ORDER BY start",
         )
         .bind(version.0.to_string())
         .bind(epoch as i64)
         .fetch(&self.readers);
-        let mut parts: Option<Parts> = None;
+        let mut parts: Option<AppendedParts> = None;
         while let Some(row) = rows.try_next().await? {
             let start = count(&row, "start")?;
             let bytes: &[u8] = row.try_get("bytes")?;
-            let parts = parts.get_or_insert(Parts { start, last_start: start, bytes: Vec::new() });
+            let parts = parts.get_or_insert(AppendedParts { start, last_start: start, bytes: Vec::new() });
             parts.last_start = start;
             parts.bytes.extend_from_slice(bytes);
             if parts.bytes.len() as u64 >= enough {
@@ -296,25 +302,25 @@ impl Metadata {
     }
 }
 
-/// A file as it is stored.
+/// A file and where its bytes are stored.
 #[derive(Debug, Clone)]
 pub struct StoredFile {
-    /// What is known of it.
+    /// Its current generation.
     pub record: FileRecord,
-    /// Where the parts begin that were appended to it, and whether each is in the raw store rather than here.
+    /// The offset of each appended part, and whether the part is in the raw store (otherwise it is in the metadata).
     pub parts: Vec<(u64, bool)>,
 }
 
-/// A version whose bytes are of no use any more.
+/// A version whose bytes can be deleted.
 #[derive(Debug, Clone)]
 pub struct Withdrawn {
-    /// Epoch and position of its entry in the journal, which is forgotten when the bytes are gone.
-    pub place: (u64, u64),
-    /// The batch that it was of.
+    /// Epoch and position of its journal entry, which is deleted after the bytes.
+    pub position: (u64, u64),
+    /// Its batch.
     pub batch_id: Uuid,
     /// The version.
     pub version: VersionId,
-    /// Where its objects of appended bytes begin.
+    /// The offsets of its objects of appended bytes.
     pub parts: Vec<u64>,
 }
 
@@ -328,14 +334,14 @@ fn read_totals(row: &SqliteRow) -> Result<FileTotals, sqlx::Error> {
     })
 }
 
-/// Bytes that were appended one after another.
+/// Consecutive appended parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parts {
-    /// Where the first begins.
+pub struct AppendedParts {
+    /// The offset of the first part.
     pub start: u64,
-    /// Where the last begins.
+    /// The offset of the last part.
     pub last_start: u64,
-    /// All of them.
+    /// The bytes of all parts.
     pub bytes: Vec<u8>,
 }
 
@@ -343,18 +349,18 @@ pub struct Parts {
 mod tests {
     use super::*;
 
-    /// How SQLite answers a listing.
+    /// The query plan of SQLite for a listing.
     async fn plan(metadata: &Metadata, filter: BatchFilter) -> String {
         let query = filter.query(7);
         let explained = format!("EXPLAIN QUERY PLAN {}", query.sql().as_str());
-        let rows = sqlx::query(sqlx::AssertSqlSafe(explained)).fetch_all(&metadata.readers).await.expect("explains");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(explained)).fetch_all(&metadata.readers).await.expect("is valid");
         rows.iter().map(|row| row.get::<String, _>("detail")).collect::<Vec<_>>().join("; ")
     }
 
     #[tokio::test]
-    async fn listings_of_batches_are_answered_by_an_index() {
+    async fn an_index_serves_every_listing_of_batches() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (metadata, _writer) = Metadata::open(&folder.path().join("a.db")).await.expect("opens");
+        let (metadata, _writer) = Metadata::open(&folder.path().join("a.db")).await.expect("a new database");
         let filter = |limit| BatchFilter { limit, ..BatchFilter::default() };
         let some = || Some("x".to_owned());
         for (filter, index) in [
@@ -368,7 +374,7 @@ mod tests {
             (BatchFilter { before: Some(Uuid::now_v7()), ..filter(5) }, "SEARCH batches USING PRIMARY KEY"),
         ] {
             let plan = plan(&metadata, filter).await;
-            assert!(plan.contains(index), "{plan} should say {index}");
+            assert!(plan.contains(index), "{plan} should contain {index}");
             assert!(plan.contains("SEARCH files USING PRIMARY KEY"), "{plan}");
         }
         let all = plan(&metadata, filter(5)).await;

@@ -1,4 +1,4 @@
-//! Rows of the database as values.
+//! Conversion between database rows and values.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -8,39 +8,38 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use crate::digest::Digest;
-use crate::metadata::round::Accepted;
+use crate::domain::batch::{Accepted, Batch, Encoding, OpenLine, Receipt};
+use crate::domain::digest::Digest;
+use crate::domain::status::BatchStatus;
 use crate::metadata::{JournalEntry, Lines, MetadataError, Refused, Text};
-use crate::model::{Batch, Encoding, OpenLine, Receipt};
-use crate::status::BatchStatus;
 
-/// A file as it stands: all that was accepted of its current generation.
+/// The current generation of a file.
 #[derive(Debug, Clone)]
 pub struct FileRecord {
     pub batch_id: Uuid,
     pub file_id: Uuid,
     pub name: String,
     pub generation: u32,
-    /// Of its whole lines.
+    /// The version of its whole lines.
     pub version: VersionId,
-    /// With those of the open line.
+    /// Its bytes, including the open line.
     pub bytes: u64,
-    /// Without the open line.
+    /// Its lines, without the open line.
     pub whole_lines: u64,
     pub digest: Digest,
     pub open_line: OpenLine,
-    /// Of the open line, where that counts as one.
+    /// The version of the open line, if that is counted.
     pub open_version: Option<VersionId>,
     pub uploaded_at: i64,
     pub epoch: u64,
-    /// Of its object in the raw store, where it has one.
+    /// The encoding of its object in the raw store, if it has one.
     pub encoding: Option<Encoding>,
     /// Whether its version could not be counted.
     pub is_failed: bool,
 }
 
 impl FileRecord {
-    /// What its owner is told of it.
+    /// The receipt for the client.
     pub fn receipt(&self) -> Receipt {
         Receipt {
             file_id: self.file_id,
@@ -54,7 +53,7 @@ impl FileRecord {
         }
     }
 
-    /// A row about one of its versions that measures nothing.
+    /// A row for one of its versions, with all measures zero.
     pub fn row(&self, version: VersionId, live: i8) -> FileRow {
         FileRow {
             batch_id: self.batch_id,
@@ -70,7 +69,7 @@ impl FileRecord {
             long_lines: 0,
             last_line: 0,
             error_lines: 0,
-            sightings: 0,
+            occurrences: 0,
             uploaded_at: self.uploaded_at,
             failure: None,
             binary: false,
@@ -82,13 +81,13 @@ impl FileRecord {
     }
 }
 
-/// Labels as the lake has them: a JSON object, or nothing.
+/// Labels as the lake stores them: a JSON object, or none.
 fn labels(labels: &BTreeMap<String, String>) -> Option<String> {
     let texts = labels.iter().map(|(name, value)| (name.clone(), serde_json::Value::from(value.as_str())));
     (!labels.is_empty()).then(|| serde_json::Value::Object(texts.collect()).to_string())
 }
 
-/// What the lake is told of a batch.
+/// The row of a batch for the lake.
 pub fn batch_row(batch: &Batch, live: i8, completed: i8) -> BatchRow {
     BatchRow {
         batch_id: batch.id,
@@ -133,13 +132,13 @@ pub fn read_batch(row: &SqliteRow) -> Result<Batch, MetadataError> {
     })
 }
 
-/// A column that holds a count.
+/// A count from a column.
 pub fn count(row: &SqliteRow, column: &str) -> Result<u64, sqlx::Error> {
     Ok(row.try_get::<i64, _>(column)?.max(0) as u64)
 }
 
 pub fn read_file(row: &SqliteRow) -> Result<FileRecord, MetadataError> {
-    let digest = Digest::taken_up(row.try_get("digest")?);
+    let digest = Digest::from_bytes(row.try_get("digest")?);
     let open_version: Option<&str> = row.try_get("open_version")?;
     Ok(FileRecord {
         batch_id: uuid(row.try_get("batch_id")?)?,
@@ -149,7 +148,7 @@ pub fn read_file(row: &SqliteRow) -> Result<FileRecord, MetadataError> {
         version: VersionId(uuid(row.try_get("version")?)?),
         bytes: count(row, "bytes")?,
         whole_lines: count(row, "lines")?,
-        digest: digest.ok_or_else(|| MetadataError::Unreadable("a digest".to_owned()))?,
+        digest: digest.ok_or_else(|| MetadataError::Unreadable("a digest that is invalid".to_owned()))?,
         open_line: OpenLine { text: row.try_get("open_text")?, bytes: count(row, "open_bytes")? },
         open_version: open_version.map(uuid).transpose()?.map(VersionId),
         uploaded_at: row.try_get("uploaded_at")?,
@@ -166,14 +165,14 @@ pub fn read_entry(row: &SqliteRow) -> Result<JournalEntry, MetadataError> {
         (Some(encoding), _) => Lines::Stored(from_json(encoding)?),
         (None, Some(text)) => {
             let (lines_before, bytes_before) = (count(row, "lines_before")?, count(row, "bytes_before")?);
-            Lines::Here(Text { text, lines_before, bytes_before })
+            Lines::Inline(Text { text, lines_before, bytes_before })
         }
         (None, None) => Lines::None,
     };
     Ok(JournalEntry { change: from_json(row.try_get("change")?)?, lines })
 }
 
-/// What was answered to a request, from a row with both; an error when it was another request.
+/// The stored answer to `request`; an error if the key was used with another request.
 pub fn read_answer(row: &SqliteRow, request: &str) -> Result<Accepted, Refused> {
     match row.try_get::<Option<&str>, _>("answer")? {
         Some(answer) if row.try_get::<&str, _>("request")? == request => Ok(from_json(answer)?),

@@ -1,15 +1,17 @@
-//! What each request does to a round, and what follows when the round is durable.
+//! Applies requests to a round, and answers them when the round is durable.
 
+use super::PipelineError;
 use super::request::{Reply, Request};
-use super::{PipelineError, now};
+use crate::domain::batch::Accepted;
+use crate::domain::clock::now;
 use crate::ingest::Claim;
-use crate::metadata::{Accepted, MetadataError, Refused, Round};
+use crate::metadata::{MetadataError, Refused, Round};
 
-/// Says how a request ended, once its round is durable or is known not to be.
+/// Sends the answer to a request, after the commit of its round succeeded or failed.
 pub(super) type Answer = Box<dyn FnOnce(Result<(), PipelineError>) + Send>;
 
-/// Applies a request to the round; says how it is answered, where anybody waits for that. The claim of an upload that is
-/// taken joins `claims`: it is settled with the round. An error is the round's: nothing of it will be durable.
+/// Applies a request to the round. Returns its answer, if anybody waits for one. The claim of an accepted upload is
+/// added to `claims`, and is resolved with the round. After an error the whole round must be dropped.
 pub(super) async fn apply(
     round: &mut Round<'_>,
     request: Request,
@@ -22,7 +24,7 @@ pub(super) async fn apply(
         }
         Request::AcceptFile { upload, claim, key, reply } => {
             let result = round.accept_file(&upload, key.as_ref()).await;
-            // Any other is dropped here, and nothing of it stays.
+            // Otherwise the claim is dropped here, and the upload is discarded.
             if matches!(result, Ok(Accepted::Created(_) | Accepted::Replaced(_))) {
                 claims.push(claim);
             }
@@ -61,13 +63,13 @@ pub(super) async fn apply(
         }
         Request::LakeCommitted { erased, reply } => {
             round.lake_committed(&erased).await?;
-            let told: Answer = Box::new(move |durable: Result<(), PipelineError>| {
+            let answer: Answer = Box::new(move |durable: Result<(), PipelineError>| {
                 if durable.is_ok() {
-                    // Whoever waited may have gone away.
+                    // The receiver may have been dropped.
                     let _ = reply.send(());
                 }
             });
-            Some(told)
+            Some(answer)
         }
         Request::FileFailed { version, failure } => {
             round.file_failed(version, &failure).await?;
@@ -90,7 +92,7 @@ fn answer<T: Send + 'static>(reply: Reply<T>, result: Result<T, Refused>) -> Res
         result => result.map_err(PipelineError::from),
     };
     Ok(Box::new(move |durable| {
-        // Whoever asked may have gone away; what happened has happened.
+        // The client may have disconnected; the change is durable all the same.
         let _ = reply.send(durable.and(result));
     }))
 }

@@ -1,10 +1,9 @@
-//! How much is accepted and not closed yet.
+//! Limits the changes that are accepted and not closed yet.
 //!
-//! What a version adds up to is in memory from its admission until the lake
-//! has its epoch, and the lake takes no epoch while it has enough to commit. So
-//! the weight of the epochs that are not closed is limited: at the limit rounds
-//! wait, and with them those who upload. The start feeds the journal again
-//! under the same limit.
+//! The counts of a version are in memory from its admission until the lake has
+//! its epoch, and the lake takes no epoch while it has enough to commit. So the
+//! total weight of open epochs is limited. At the limit, rounds wait, and with
+//! them the uploads. The replay after a restart has the same limit.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,30 +13,31 @@ use argus_sinks::Snapshot;
 use tokio::sync::watch;
 use tokio::sync::watch::error::RecvError;
 
-/// Epochs that are not closed may weigh this much together, and one that is too heavy alone is alone (64 MiB).
+/// The maximum total weight of open epochs (64 MiB). An epoch that exceeds it alone delays the next one until it is
+/// closed.
 const BYTES_MAX: u64 = 64 << 20;
 
-/// Epochs that may be open at once.
+/// The maximum number of open epochs.
 const EPOCHS_MAX: usize = 1024;
 
-/// What the counts of one version weigh at the most: the different codes of a version are limited (8 MiB).
+/// The maximum weight of the counts of one version (8 MiB): the number of distinct codes of a version is limited.
 const VERSION_BYTES_MAX: u64 = 8 << 20;
 
-/// What any change weighs.
+/// The weight of any change.
 const CHANGE_BYTES: u64 = 1 << 10;
 
-/// What a count weighs, roughly.
+/// The approximate weight of a count.
 const COUNT_BYTES: u64 = 256;
 
-/// The epochs that are not closed, with their weights.
+/// The open epochs and their weights.
 #[derive(Debug, Default)]
 pub struct Backlog {
     epochs: VecDeque<(u64, u64)>,
     bytes: u64,
 }
 
-/// What a text of so many bytes weighs when it is counted: a line with a code takes more room as a count than as text,
-/// but few lines have a code that no line before had.
+/// The weight of the counts of a text with this many bytes. A count takes more memory than its line, but few lines
+/// have a code that no earlier line has.
 pub fn weight_of_text(bytes: u64) -> u64 {
     CHANGE_BYTES + bytes.saturating_mul(2).min(VERSION_BYTES_MAX)
 }
@@ -45,22 +45,22 @@ pub fn weight_of_text(bytes: u64) -> u64 {
 fn weight(change: &Change) -> u64 {
     match change {
         Change::Admit(file) => weight_of_text(file.bytes),
-        Change::Recall(recall) => {
-            let ids = size_of_val(&*recall.others) as u64;
-            CHANGE_BYTES + COUNT_BYTES * (recall.counts.len() + recall.rest.len()) as u64 + ids
+        Change::LoadBatch(loaded) => {
+            let ids = size_of_val(&*loaded.others) as u64;
+            CHANGE_BYTES + COUNT_BYTES * (loaded.counts.len() + loaded.rest.len()) as u64 + ids
         }
-        Change::Load(cells) => COUNT_BYTES * cells.len() as u64,
+        Change::RestoreCells(cells) => COUNT_BYTES * cells.len() as u64,
         Change::Batch(_) | Change::Withdraw(_) | Change::Abandon(_) => CHANGE_BYTES,
     }
 }
 
 impl Backlog {
-    /// Whether requests of this weight belong in one round.
+    /// Whether requests of this total weight fit into one round.
     pub fn fits_one_round(bytes: u64) -> bool {
         bytes <= BYTES_MAX / 2
     }
 
-    /// Notes what is at an epoch.
+    /// Adds the changes of an epoch.
     pub fn add(&mut self, epoch: u64, changes: &[Change]) {
         let bytes = changes.iter().map(weight).sum();
         self.bytes += bytes;
@@ -68,7 +68,7 @@ impl Backlog {
     }
 
     /// Waits until there is room for another epoch. Fails when the lake has stopped.
-    pub async fn room(&mut self, snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Result<(), RecvError> {
+    pub async fn wait_for_room(&mut self, snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Result<(), RecvError> {
         self.close(snapshots.borrow().epoch);
         while self.bytes > BYTES_MAX || self.epochs.len() >= EPOCHS_MAX {
             let Some(&(first, _)) = self.epochs.front() else { break };
@@ -99,19 +99,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rounds_wait_while_too_much_is_open_and_go_on_when_it_is_closed() {
+    async fn rounds_wait_at_the_limit_until_an_epoch_is_closed() {
         let (publish, mut snapshots) = watch::channel(snapshot(0));
         let mut backlog = Backlog::default();
         for epoch in 1..=EPOCHS_MAX as u64 {
-            backlog.room(&mut snapshots).await.expect("the lake runs");
+            backlog.wait_for_room(&mut snapshots).await.expect("the lake runs");
             backlog.add(epoch, &[Change::Abandon(VersionId::new())]);
         }
-        let waits = tokio::time::timeout(std::time::Duration::ZERO, backlog.room(&mut snapshots));
-        assert!(waits.await.is_err(), "as many epochs as may be are open");
+        let waits = tokio::time::timeout(std::time::Duration::ZERO, backlog.wait_for_room(&mut snapshots));
+        assert!(waits.await.is_err(), "the limit of open epochs is reached");
         publish.send_replace(snapshot(1));
-        backlog.room(&mut snapshots).await.expect("one is closed");
+        backlog.wait_for_room(&mut snapshots).await.expect("one is closed");
         drop(publish);
         backlog.add(9999, &[Change::Abandon(VersionId::new())]);
-        assert!(backlog.room(&mut snapshots).await.is_err(), "nobody closes any more");
+        assert!(backlog.wait_for_room(&mut snapshots).await.is_err(), "the lake has stopped");
     }
 }

@@ -1,16 +1,17 @@
-//! Loading batches that the dataflow does not hold, before something happens to them.
+//! Loads unloaded batches into the dataflow before they change.
 //!
-//! Requests that change such a batch are parked while it is loaded, each batch
-//! by itself; all other requests go on. What was loaded is of use as long as no
-//! batch of the same vehicle began or ended to be held since the load began,
-//! when it was noted which are held: else it is loaded anew.
+//! Requests that change an unloaded batch are parked while it is loaded, each batch
+//! separately; all other requests go on. The result of a load is valid if no batch of
+//! the same vehicle was loaded or unloaded since the load began. Otherwise the batch is
+//! loaded again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argus_dataflow::{Change, Recall};
-use argus_query::{Engine, QueryError, cells};
+use argus_dataflow::{Change, LoadedBatch};
+use argus_query::reads::cells::{self, BatchOfVehicle};
+use argus_query::{Engine, QueryError};
 use argus_sinks::Snapshot;
 use imbl::HashSet;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -19,20 +20,21 @@ use uuid::Uuid;
 
 use super::PipelineError;
 use super::request::{IsPossible, Request};
+use crate::domain::status::BatchStatus;
 use crate::metadata::rows::batch_row;
 use crate::metadata::{Metadata, MetadataError};
 
 /// Batches that are loaded at once.
 const LOADS_MAX: usize = 8;
 
-/// Requests that may be parked; at the limit, one more is refused.
+/// The maximum number of parked requests; more are rejected.
 const PARKED_MAX: usize = 1024;
 
 /// How long a batch may take to load.
 const LOAD_WAIT: Duration = Duration::from_secs(20);
 
-/// For how long a batch is loaded anew because its vehicle's batches changed meanwhile: of many batches of one vehicle,
-/// one joins the dataflow after the other.
+/// For how long a load is repeated because other batches of the vehicle were loaded or unloaded meanwhile: batches of
+/// one vehicle enter the dataflow one after the other.
 const PARKED_WAIT: Duration = Duration::from_secs(30);
 
 /// Why a batch could not be loaded.
@@ -44,31 +46,31 @@ pub(super) enum LoadError {
     Query(#[from] QueryError),
     #[error("the lake has stopped")]
     Stopped,
-    #[error("it took longer than {} s", LOAD_WAIT.as_secs())]
+    #[error("the load timed out after {} s", LOAD_WAIT.as_secs())]
     TimedOut,
 }
 
-/// A batch that was loaded.
-pub(super) struct Loaded {
+/// The result of a load.
+pub(super) struct LoadResult {
     pub(super) batch_id: Uuid,
-    result: Result<Option<Recall>, LoadError>,
+    result: Result<Option<LoadedBatch>, LoadError>,
 }
 
 struct Parked {
     requests: Vec<Request>,
     until: Instant,
-    /// The change of vehicles after which it was noted which batches are held.
-    began: u64,
+    /// `last_change` of [`Loading`] when the load began.
+    change_at_start: u64,
 }
 
-/// What requests become when their batch is loaded.
+/// What to do with the parked requests of a batch when its load has ended.
 pub(super) enum Ready {
-    /// They follow the batch into the dataflow.
-    With(Box<Recall>, Vec<Request>),
-    /// The first can be answered without the batch; the others are asked anew.
+    /// Load the batch, then apply them.
+    With(Box<LoadedBatch>, Vec<Request>),
+    /// Apply the first without the batch, and check the others again.
     Without(Vec<Request>),
-    /// They wait on.
-    NotYet,
+    /// Nothing: they still wait, or were rejected.
+    NotPublished,
 }
 
 /// The batches that are being loaded.
@@ -76,11 +78,12 @@ pub(super) struct Loading {
     loader: Loader,
     parked: HashMap<Uuid, Parked>,
     parked_count: usize,
-    /// The last change of each vehicle of which a batch began or ended to be held, since something is being loaded.
+    /// For each vehicle, the last change that loaded or unloaded one of its batches. Cleared when nothing is being
+    /// loaded.
     vehicles_changed: HashMap<String, u64>,
-    /// The last of those changes, counted.
+    /// The number of these changes.
     last_change: u64,
-    pub(super) done: mpsc::UnboundedReceiver<Loaded>,
+    pub(super) done: mpsc::UnboundedReceiver<LoadResult>,
 }
 
 /// Loads batches. Clones share the permits.
@@ -90,7 +93,7 @@ struct Loader {
     metadata: Metadata,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     permits: Arc<Semaphore>,
-    done: mpsc::UnboundedSender<Loaded>,
+    done: mpsc::UnboundedSender<LoadResult>,
 }
 
 impl Loading {
@@ -106,13 +109,14 @@ impl Loading {
         self.parked.is_empty()
     }
 
-    /// Parks a request until its batch, which is not among those `held`, is loaded at an epoch from `least` on.
+    /// Parks a request until its batch is loaded, from a snapshot of `min_epoch` or later. `held` are the loaded
+    /// batches.
     pub(super) fn park(
         &mut self,
         request: Request,
         (batch_id, is_possible): (Uuid, IsPossible),
         held: &HashSet<Uuid>,
-        least: u64,
+        min_epoch: u64,
     ) {
         if self.parked_count >= PARKED_MAX {
             return request.refuse(PipelineError::Busy);
@@ -123,12 +127,12 @@ impl Loading {
         }
         self.parked.insert(
             batch_id,
-            Parked { requests: vec![request], until: Instant::now() + PARKED_WAIT, began: self.last_change },
+            Parked { requests: vec![request], until: Instant::now() + PARKED_WAIT, change_at_start: self.last_change },
         );
-        self.loader.start(batch_id, is_possible, held.clone(), least);
+        self.loader.start(batch_id, is_possible, held.clone(), min_epoch);
     }
 
-    /// Notes what a round changed.
+    /// Records the changes of a round.
     pub(super) fn follow(&mut self, changes: &[Change]) {
         if self.is_idle() {
             return self.vehicles_changed.clear();
@@ -136,84 +140,90 @@ impl Loading {
         for change in changes {
             let batch = match change {
                 Change::Batch(batch) => batch,
-                Change::Recall(recall) => &recall.batch,
+                Change::LoadBatch(loaded) => &loaded.batch,
                 _ => continue,
             };
             self.vehicle_changed(&batch.vin);
         }
     }
 
-    /// Notes that a batch of a vehicle began or ended to be held.
+    /// Records that a batch of a vehicle was loaded or unloaded.
     pub(super) fn vehicle_changed(&mut self, vin: &str) {
         self.last_change += 1;
         self.vehicles_changed.insert(vin.to_owned(), self.last_change);
     }
 
-    /// What becomes of the requests for a batch that was loaded; `vehicles` are those of which a batch was taken for the
-    /// same round already.
-    pub(super) fn take(&mut self, loaded: Loaded, vehicles: &[String], held: &HashSet<Uuid>, least: u64) -> Ready {
-        let Loaded { batch_id, result } = loaded;
-        let Some(mut parked) = self.parked.remove(&batch_id) else { return Ready::NotYet };
-        let recall = match result {
-            Ok(Some(recall)) => recall,
+    /// Decides what to do with the parked requests of a batch whose load has ended. `vehicles` already have a loaded
+    /// batch in this round.
+    pub(super) fn take(
+        &mut self,
+        loaded: LoadResult,
+        vehicles: &[String],
+        held: &HashSet<Uuid>,
+        min_epoch: u64,
+    ) -> Ready {
+        let LoadResult { batch_id, result } = loaded;
+        let Some(mut parked) = self.parked.remove(&batch_id) else { return Ready::NotPublished };
+        let loaded = match result {
+            Ok(Some(loaded)) => loaded,
             Ok(None) => {
                 self.parked_count -= parked.requests.len();
                 return Ready::Without(parked.requests);
             }
             Err(error) => {
-                tracing::error!(batch.id = %batch_id, error = &error as &dyn std::error::Error, "a batch was not loaded");
+                tracing::error!(batch.id = %batch_id, error = &error as &dyn std::error::Error, "could not load a batch");
                 self.parked_count -= parked.requests.len();
                 parked.requests.into_iter().for_each(|request| request.refuse(PipelineError::Busy));
-                return Ready::NotYet;
+                return Ready::NotPublished;
             }
         };
-        let vin = &recall.batch.vin;
-        let is_current = self.vehicles_changed.get(vin).is_none_or(|&changed| changed <= parked.began);
+        let vin = &loaded.batch.vin;
+        let is_current = self.vehicles_changed.get(vin).is_none_or(|&changed| changed <= parked.change_at_start);
         if is_current && !vehicles.contains(vin) {
             self.parked_count -= parked.requests.len();
-            return Ready::With(Box::new(recall), parked.requests);
+            return Ready::With(Box::new(loaded), parked.requests);
         }
-        parked.began = self.last_change;
+        parked.change_at_start = self.last_change;
         let first = parked.requests.first().and_then(Request::changes);
         match first {
             Some((_, is_possible)) if Instant::now() < parked.until => {
                 self.parked.insert(batch_id, parked);
-                // A batch that was taken for this round will have changed its vehicle when the next is closed.
-                let least = if is_current { least + 1 } else { least };
-                self.loader.start(batch_id, is_possible, held.clone(), least);
+                // If a batch of the vehicle joins this round, the next load must see the epoch of the round.
+                let min_epoch = if is_current { min_epoch + 1 } else { min_epoch };
+                self.loader.start(batch_id, is_possible, held.clone(), min_epoch);
             }
             _ => {
                 self.parked_count -= parked.requests.len();
                 parked.requests.into_iter().for_each(|request| request.refuse(PipelineError::Busy));
             }
         }
-        Ready::NotYet
+        Ready::NotPublished
     }
 }
 
 impl Loader {
-    fn start(&self, batch_id: Uuid, is_possible: IsPossible, held: HashSet<Uuid>, least: u64) {
+    fn start(&self, batch_id: Uuid, is_possible: IsPossible, held: HashSet<Uuid>, min_epoch: u64) {
         let loader = self.clone();
         tokio::spawn(async move {
-            let load = tokio::time::timeout(LOAD_WAIT, loader.load(batch_id, is_possible, &held, least));
+            let load = tokio::time::timeout(LOAD_WAIT, loader.load(batch_id, is_possible, &held, min_epoch));
             let result = load.await.unwrap_or(Err(LoadError::TimedOut));
-            // A pipeline that has ended has refused all requests.
-            let _ = loader.done.send(Loaded { batch_id, result });
+            // A pipeline that has ended has rejected all requests.
+            let _ = loader.done.send(LoadResult { batch_id, result });
         });
     }
 
-    /// What the tables hold of a batch; `None` where nothing can happen to it.
+    /// Reads a batch from the tables; `None` if its status does not allow the request.
     async fn load(
         &self,
         batch_id: Uuid,
         is_possible: IsPossible,
         held: &HashSet<Uuid>,
-        least: u64,
-    ) -> Result<Option<Recall>, LoadError> {
+        min_epoch: u64,
+    ) -> Result<Option<LoadedBatch>, LoadError> {
         let _permit = self.permits.acquire().await.map_err(|_| LoadError::Stopped)?;
-        // What was accepted before must be among what is read.
+        // The snapshot must contain everything that was accepted before.
         let mut snapshots = self.snapshots.clone();
-        let seen = snapshots.wait_for(|snapshot| snapshot.epoch >= least).await;
+        let seen = snapshots.wait_for(|snapshot| snapshot.epoch >= min_epoch).await;
         let snapshot = Arc::clone(&*seen.map_err(|_| LoadError::Stopped)?);
         let batch = match self.metadata.batch(batch_id).await? {
             Some(batch) if is_possible(batch.status) => batch,
@@ -221,6 +231,8 @@ impl Loader {
         };
         let mut others = self.metadata.others_of_vehicle(&batch).await?;
         others.retain(|(other, _)| !held.contains(other));
-        Ok(Some(cells::recall(&self.engine, &snapshot, batch_row(&batch, 0, 0), &others).await?))
+        let is_open = batch.status == BatchStatus::Pending;
+        let batch = BatchOfVehicle { batch: batch_row(&batch, 0, 0), is_open };
+        Ok(Some(cells::load_batch(&self.engine, &snapshot, batch, &others).await?))
     }
 }

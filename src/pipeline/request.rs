@@ -1,19 +1,19 @@
-//! What the pipeline is asked for, from outside and by itself.
+//! Requests to the pipeline: from clients, and internal ones.
 
 use argus_dataflow::VersionId;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::PipelineError;
+use crate::domain::batch::{Accepted, Batch, NewBatch, Part, StoredUpload};
+use crate::domain::status::BatchStatus;
 use crate::ingest::Claim;
-use crate::metadata::{Accepted, Erased, UploadKey};
-use crate::model::{Batch, NewBatch, Part, StoredUpload};
-use crate::status::BatchStatus;
+use crate::metadata::{Erased, UploadKey};
 
-/// Where the answer goes.
+/// Receives the answer.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, PipelineError>>;
 
-/// A change, or word of something that happened downstream.
+/// A change, or a notification from downstream.
 pub(super) enum Request {
     CreateBatch {
         described: NewBatch,
@@ -29,7 +29,7 @@ pub(super) enum Request {
     RecountFile {
         upload: StoredUpload,
         claim: Claim,
-        /// What it was counted to before, and the bytes of that.
+        /// The version to replace, and its bytes.
         version: VersionId,
         bytes: u64,
         reply: Reply<bool>,
@@ -57,7 +57,7 @@ pub(super) enum Request {
         batch_id: Uuid,
         reply: Reply<u64>,
     },
-    /// Blocks were fed for a generation that nobody will accept.
+    /// Blocks were inserted for a version that will not be accepted.
     Abandon {
         version: VersionId,
     },
@@ -66,20 +66,20 @@ pub(super) enum Request {
         version: VersionId,
         failure: String,
     },
-    /// The lake holds everything up to an epoch, and what was taken back by then is erased, as far as it could be.
+    /// The lake has committed an epoch, and the bytes withdrawn up to it are erased, except the pending ones.
     LakeCommitted {
         erased: Erased,
         reply: oneshot::Sender<()>,
     },
-    /// The raw store holds what was appended to a version between two offsets; says whether it is still wanted.
+    /// The raw store contains the parts of a version between two offsets. Answers whether they are still needed.
     PartsAreStored {
         version: VersionId,
         start: u64,
         last_start: u64,
         reply: Reply<bool>,
     },
-    /// Nobody needs idempotency keys, and events and times of epochs, from before these times; says whether there is
-    /// more to forget.
+    /// Deletes idempotency keys from before `keys`, and events and epoch times from before `past`. Answers whether
+    /// there is more to delete.
     ForgetBefore {
         keys: i64,
         past: i64,
@@ -87,11 +87,11 @@ pub(super) enum Request {
     },
 }
 
-/// In which statuses of a batch something can happen to it.
+/// Whether a request is possible in a status of its batch.
 pub(super) type IsPossible = fn(BatchStatus) -> bool;
 
 impl Request {
-    /// The batch whose counts it changes, and in which statuses of it that is possible.
+    /// The batch whose counts the request changes, and the statuses in which it is possible.
     pub(super) fn changes(&self) -> Option<(Uuid, IsPossible)> {
         match self {
             Request::AcceptFile { upload: StoredUpload { batch_id, .. }, .. }
@@ -105,8 +105,8 @@ impl Request {
         }
     }
 
-    /// The same request, when it is one that nobody outside waits for.
-    pub(super) fn own(&self) -> Option<Request> {
+    /// A copy of the request, if it is an internal one that nobody waits for.
+    pub(super) fn copy_if_internal(&self) -> Option<Request> {
         match self {
             Request::Abandon { version } => Some(Request::Abandon { version: *version }),
             Request::FileFailed { version, failure } => {
@@ -116,7 +116,7 @@ impl Request {
         }
     }
 
-    /// Refuses the request. Whoever asked may have gone away.
+    /// Rejects the request. The client may have disconnected.
     pub(super) fn refuse(self, error: PipelineError) {
         match self {
             Request::CreateBatch { reply, .. } | Request::Complete { reply, .. } | Request::Reopen { reply, .. } => {
@@ -127,7 +127,7 @@ impl Request {
             Request::PartsAreStored { reply, .. }
             | Request::ForgetBefore { reply, .. }
             | Request::RecountFile { reply, .. } => drop(reply.send(Err(error))),
-            // Whoever waits sees that it was dropped, and tries again with the next commit.
+            // The sender sees that the reply was dropped, and retries with the next commit.
             Request::Abandon { .. } | Request::FileFailed { .. } | Request::LakeCommitted { .. } => {}
         }
     }

@@ -1,9 +1,9 @@
-//! The pipeline's end that does the work: it gathers requests into rounds and feeds what they change.
+//! The sequencer groups requests into rounds, commits them, and passes their changes to the dataflow.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use argus_dataflow::{Dataflow, Recall};
+use argus_dataflow::{Dataflow, LoadedBatch};
 use argus_query::Engine;
 use argus_sinks::{Snapshot, crash};
 use imbl::HashSet;
@@ -14,66 +14,65 @@ use uuid::Uuid;
 use super::PipelineError;
 use super::apply::{Answer, apply};
 use super::backlog::{Backlog, weight_of_text};
-use super::loading::{Loaded, Loading, Ready};
+use super::loading::{LoadResult, Loading, Ready};
 use super::request::Request;
-use crate::followers::Followers;
-use crate::growing::Growing;
 use crate::ingest::{Claim, Ingest, origin};
 use crate::metadata::{Committed, Metadata, MetadataError, MetadataWriter};
-use crate::recovery::follow_held;
+use crate::pipeline::append_gate::AppendGate;
+use crate::pipeline::followers::Followers;
+use crate::pipeline::recovery::follow_held;
 
-/// Requests that form one round at the most.
+/// The maximum number of requests in one round.
 const ROUND_MAX: usize = 256;
 
 /// How long the pipeline waits after a round that could not be made durable.
 const RETRY_WAIT: Duration = Duration::from_millis(500);
 
-/// How often the pipeline tries to open the metadata again before it gives up.
+/// How often the pipeline tries to reopen the metadata database before it gives up.
 const REOPEN_TRIES: u32 = 20;
 
-/// The pipeline's end that does the work.
+/// Groups requests into rounds, commits them, and passes their changes to the dataflow.
 pub struct Sequencer {
     requests: mpsc::Receiver<Request>,
-    /// What earlier rounds left to do, before anything that arrives.
+    /// Requests that earlier rounds deferred; they come before new ones.
     later: Vec<Request>,
     writer: MetadataWriter,
     /// The epoch of the last round that changed something.
     last_epoch: u64,
-    /// The batches that the dataflow holds; others are loaded before something happens to them.
+    /// The batches that are loaded in the dataflow; others are loaded before they change.
     held: HashSet<Uuid>,
     loading: Loading,
-    /// The files that must not grow yet.
-    growing: Growing,
+    /// Delays appends.
+    append_gate: AppendGate,
     backlog: Backlog,
     downstream: Downstream,
 }
 
-/// What the pipeline feeds, and what it asks.
+/// What the pipeline writes to and reads from.
 pub struct Downstream {
-    /// Is fed.
+    /// Receives the changes.
     pub dataflow: Dataflow,
-    /// Feeds appended lines.
+    /// Inserts appended lines.
     pub ingest: Ingest,
-    /// Looks up what unloaded batches have.
+    /// Reads the state of unloaded batches.
     pub engine: Engine,
-    /// Knows how batches stand.
+    /// Reads the status of batches.
     pub metadata: Metadata,
     /// Shows the epochs that the dataflow has closed.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// Are woken by what happens to their batch.
+    /// Are woken when their batch changes.
     pub followers: Followers,
 }
 
-/// What a round is made of.
+/// The content of a round.
 #[derive(Default)]
 struct Gathered {
-    recalls: Vec<Recall>,
+    loaded_batches: Vec<LoadedBatch>,
     requests: Vec<Request>,
 }
 
 impl Sequencer {
-    /// The end that works off `requests`, and goes on after `last_epoch` when the dataflow holds the batches that
-    /// are `held`.
+    /// A sequencer that continues after `last_epoch`. `held` are the batches that are loaded in the dataflow.
     pub(super) fn new(
         requests: mpsc::Receiver<Request>,
         writer: MetadataWriter,
@@ -83,13 +82,13 @@ impl Sequencer {
     ) -> Sequencer {
         let Downstream { engine, metadata, snapshots, .. } = &downstream;
         let loading = Loading::new(engine.clone(), metadata.clone(), snapshots.clone());
-        let (later, growing, backlog) = (Vec::new(), Growing::default(), Backlog::default());
-        Sequencer { requests, later, writer, last_epoch, held, loading, growing, backlog, downstream }
+        let (later, append_gate, backlog) = (Vec::new(), AppendGate::default(), Backlog::default());
+        Sequencer { requests, later, writer, last_epoch, held, loading, append_gate, backlog, downstream }
     }
 
-    /// Works until `closing` is told, and then until nothing waits any more.
-    /// After an error the process must end: what was answered is durable, and
-    /// a restart feeds it again.
+    /// Runs until `closing` is signalled, and then until no requests are pending.
+    /// After an error the process must end: what was acknowledged is durable, and
+    /// a restart replays it.
     pub async fn run(mut self, mut closing: oneshot::Receiver<()>) -> Result<(), PipelineError> {
         let mut open = true;
         loop {
@@ -113,7 +112,7 @@ impl Sequencer {
                         }
                         loaded.extend(self.loading.done.recv().await);
                     },
-                    // Whoever would tell and is gone has told.
+                    // A dropped sender is a signal too.
                     _ = &mut closing, if open => {
                         open = false;
                         self.requests.close();
@@ -121,24 +120,24 @@ impl Sequencer {
                 }
             }
             let gathered = self.gather(loaded, arrived);
-            if !gathered.recalls.is_empty() || !gathered.requests.is_empty() {
+            if !gathered.loaded_batches.is_empty() || !gathered.requests.is_empty() {
                 self.round(gathered).await?;
             }
         }
     }
 
-    /// What can be done now. Requests for batches that the dataflow does not hold are parked while those are loaded;
-    /// what is too much for one round, and what happens to a batch behind its completion, waits for the next.
-    fn gather(&mut self, loaded: Vec<Loaded>, arrived: Vec<Request>) -> Gathered {
+    /// Selects what to do now. Requests for unloaded batches are parked while these are loaded. Requests that exceed
+    /// the weight of one round, or follow the completion of their batch, wait for the next round.
+    fn gather(&mut self, loaded: Vec<LoadResult>, arrived: Vec<Request>) -> Gathered {
         let mut gathered = Gathered::default();
         let mut vehicles = Vec::new();
         let mut waiting = Vec::new();
         for one in loaded {
             match self.loading.take(one, &vehicles, &self.held, self.last_epoch) {
-                Ready::With(recall, requests) => {
-                    vehicles.push(recall.batch.vin.clone());
-                    self.held.insert(recall.batch.batch_id);
-                    gathered.recalls.push(*recall);
+                Ready::With(loaded, requests) => {
+                    vehicles.push(loaded.batch.vin.clone());
+                    self.held.insert(loaded.batch.batch_id);
+                    gathered.loaded_batches.push(*loaded);
                     waiting.extend(requests);
                 }
                 Ready::Without(mut requests) => {
@@ -146,11 +145,11 @@ impl Sequencer {
                     gathered.requests.extend(requests);
                     waiting.extend(rest);
                 }
-                Ready::NotYet => {}
+                Ready::NotPublished => {}
             }
         }
-        // The dataflow takes recalled batches in this order.
-        gathered.recalls.sort_by_key(|recall| recall.batch.batch_id);
+        // The dataflow takes loaded batches in this order.
+        gathered.loaded_batches.sort_by_key(|loaded| loaded.batch.batch_id);
         let mut completed = HashSet::new();
         let mut bytes = 0;
         for request in waiting.into_iter().chain(arrived) {
@@ -163,7 +162,7 @@ impl Sequencer {
             let changes = request.changes();
             let waits = changes.is_some_and(|(batch_id, _)| completed.contains(&batch_id));
             if waits || !self.later.is_empty() || !(is_first || Backlog::fits_one_round(bytes)) {
-                // In order: what waits holds up all behind it.
+                // Requests stay in order: a deferred one defers all after it.
                 self.later.push(request);
                 continue;
             }
@@ -183,15 +182,15 @@ impl Sequencer {
     }
 
     async fn round(&mut self, gathered: Gathered) -> Result<(), PipelineError> {
-        self.backlog.room(&mut self.downstream.snapshots).await.map_err(|_| PipelineError::Stopping)?;
-        let Gathered { recalls, requests } = gathered;
-        let own: Vec<Request> = requests.iter().filter_map(Request::own).collect();
-        let recalled: Vec<(Uuid, String)> =
-            recalls.iter().map(|recall| (recall.batch.batch_id, recall.batch.vin.clone())).collect();
+        self.backlog.wait_for_room(&mut self.downstream.snapshots).await.map_err(|_| PipelineError::Stopping)?;
+        let Gathered { loaded_batches, requests } = gathered;
+        let internal: Vec<Request> = requests.iter().filter_map(Request::copy_if_internal).collect();
+        let loaded_vehicles: Vec<(Uuid, String)> =
+            loaded_batches.iter().map(|loaded| (loaded.batch.batch_id, loaded.batch.vin.clone())).collect();
         let (mut answers, mut claims) = (Vec::new(), Vec::new());
         let written = async {
             let mut round = self.writer.begin(self.last_epoch).await?;
-            recalls.into_iter().for_each(|recall| round.recall(recall));
+            loaded_batches.into_iter().for_each(|loaded| round.load_batch(loaded));
             for request in requests {
                 answers.extend(apply(&mut round, request, &mut claims).await?);
             }
@@ -201,69 +200,69 @@ impl Sequencer {
         let (epoch, committed) = match written.await {
             Ok(written) => written,
             Err(error) => {
-                for (batch_id, vin) in &recalled {
+                for (batch_id, vin) in &loaded_vehicles {
                     self.held.remove(batch_id);
                     self.loading.vehicle_changed(vin);
                 }
-                return self.not_durable(error, answers, claims, own).await;
+                return self.not_durable(error, answers, claims, internal).await;
             }
         };
-        // Whatever happens from here on, a restart needs the bytes.
+        // From here on a restart needs the bytes.
         claims.into_iter().for_each(Claim::accepted);
         crash::point("metadata written");
-        let Committed { changes, lines, told } = committed;
+        let Committed { changes, lines, changed } = committed;
         if !changes.is_empty() {
             for (file, text) in &lines {
-                let settled = self.growing.settled(file.version, &mut self.downstream.snapshots).await;
+                let settled = self.append_gate.settled(file.version, &mut self.downstream.snapshots).await;
                 settled.map_err(|_| PipelineError::Stopping)?;
-                let fed = self.downstream.ingest.feed_text(origin(file), text).await;
-                fed.map_err(|_| PipelineError::Stopping)?;
+                let inserted = self.downstream.ingest.insert_text(origin(file), text).await;
+                inserted.map_err(|_| PipelineError::Stopping)?;
             }
             changes.iter().for_each(|change| follow_held(&mut self.held, change));
             self.loading.follow(&changes);
-            self.growing.admitted(epoch, &changes, self.downstream.snapshots.borrow().epoch);
+            self.append_gate.admitted(epoch, &changes, self.downstream.snapshots.borrow().epoch);
             self.backlog.add(epoch, &changes);
             self.downstream.dataflow.advance(epoch, changes).map_err(|_| PipelineError::Stopping)?;
             crash::point("fed");
             self.last_epoch = epoch;
             gauge!("argus_epoch").set(epoch as f64);
         }
-        self.downstream.followers.wake(told);
+        self.downstream.followers.wake(changed);
         answers.into_iter().for_each(|answer| answer(Ok(())));
         crash::point("acknowledged");
         Ok(())
     }
 
-    /// Answers a round that could not be written. A commit that failed may have happened: where the metadata do not say
-    /// that it did not, only a restart tells, which feeds whatever did.
+    /// Answers the requests of a round whose commit failed. The commit may have happened. Unless the metadata show that
+    /// it did not, this returns an error: the process must end, and a restart replays the round if it was committed.
     async fn not_durable(
         &mut self,
         error: MetadataError,
         answers: Vec<Answer>,
         claims: Vec<Claim>,
-        own: Vec<Request>,
+        internal: Vec<Request>,
     ) -> Result<(), PipelineError> {
-        tracing::error!(error = &error as &dyn std::error::Error, "a round of changes is not durable");
+        tracing::error!(error = &error as &dyn std::error::Error, "could not commit a round of changes");
         let error = Arc::new(error);
-        let happened = !matches!(self.reopen().await, Ok(last) if last == self.last_epoch);
-        let refusal = || match happened {
+        let may_have_happened = !matches!(self.reopen().await, Ok(last) if last == self.last_epoch);
+        let refusal = || match may_have_happened {
             true => PipelineError::Indeterminate(Arc::clone(&error)),
             false => PipelineError::NotDurable(Arc::clone(&error)),
         };
         answers.into_iter().for_each(|answer: Answer| answer(Err(refusal())));
-        if happened {
+        if may_have_happened {
             claims.into_iter().for_each(Claim::accepted);
             return Err(refusal());
         }
         drop(claims);
-        // Clients ask again; what we ask of ourselves stays.
+        // Clients send their requests again; internal ones are retried here.
         let later = std::mem::take(&mut self.later);
-        self.later = own.into_iter().chain(later).collect();
+        self.later = internal.into_iter().chain(later).collect();
         tokio::time::sleep(RETRY_WAIT).await;
         Ok(())
     }
 
-    /// Begins anew with the metadata after an error; says the last epoch that they hold.
+    /// Reopens the metadata database after an error. Returns its last epoch.
     async fn reopen(&mut self) -> Result<u64, MetadataError> {
         let mut tries = REOPEN_TRIES;
         loop {

@@ -1,5 +1,4 @@
-//! One harness for all tests that run the real binary: they mention only what
-//! they are about.
+//! The harness for all tests that run the real binary, so that a test mentions only what it is about.
 
 #![allow(dead_code, reason = "each test file uses its part of the harness")]
 
@@ -16,7 +15,7 @@ use serde_json::{Value, json};
 /// The binary under test.
 pub const ARGUS: &str = env!("CARGO_BIN_EXE_argus");
 
-/// A VIN that holds.
+/// A valid VIN.
 pub const VIN: &str = "WVWZZZ1JZXW000001";
 
 /// A running server; killed when dropped.
@@ -37,7 +36,7 @@ impl Server {
         Server::try_start(data, flags, &[]).expect("argus listens")
     }
 
-    /// Starts with more flags, and is maintained every so many milliseconds, which only builds for tests do.
+    /// Starts with more flags, and with maintenance every `every_ms` milliseconds, which only test builds support.
     pub fn start_maintained(data: &Path, every_ms: &str, flags: &[&str]) -> Server {
         Server::try_start(data, flags, &[("ARGUS_MAINTAIN_EVERY_MS", every_ms)]).expect("argus listens")
     }
@@ -66,22 +65,22 @@ impl Server {
         self.child.id()
     }
 
-    /// A figure of the server's, by its name and labels; 0 when there is none.
-    pub async fn figure(&self, name: &str) -> f64 {
+    /// A metric of the server, by its name and labels; 0 if there is none.
+    pub async fn metric(&self, name: &str) -> f64 {
         let answer = self.client.get(self.root_url("/metrics")).send().await.expect("the server answers");
         let text = answer.text().await.expect("text");
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         line.unwrap_or(0.0)
     }
 
-    /// Where SQL is answered over another protocol: `postgres` or `flight`.
-    pub async fn door(&self, protocol: &str) -> String {
+    /// The address of the server for another SQL protocol: `postgres` or `flight`.
+    pub async fn sql_address(&self, protocol: &str) -> String {
         let answer = self.client.get(self.root_url("/readyz")).send().await.expect("the server answers");
         let ready: Value = answer.json().await.expect("JSON");
-        ready["sql"][protocol].as_str().expect("the door is open").to_owned()
+        ready["sql"][protocol].as_str().expect("the server is open").to_owned()
     }
 
-    /// Sends a request; `None` when the server dies on it.
+    /// Sends a request; `None` if the server dies during it.
     pub async fn try_send(
         &self,
         method: Method,
@@ -116,19 +115,19 @@ impl Server {
         request.send().await.expect("the server answers")
     }
 
-    /// The JSON at a path, which must be there.
+    /// The JSON at a path; the status must be 200.
     pub async fn get(&self, path: &str) -> Value {
         let answer = self.client.get(self.url(path)).send().await.expect("the server answers");
         assert_eq!(answer.status(), StatusCode::OK, "{path}");
         answer.json().await.expect("JSON")
     }
 
-    /// Makes a batch; says its id.
+    /// Creates a batch; returns its id.
     pub async fn new_batch(&self) -> String {
         self.new_batch_of(json!({"vehicle_id": "veh-1", "vin": VIN})).await
     }
 
-    /// Makes a batch as described; says its id.
+    /// Creates a batch as described; returns its id.
     pub async fn new_batch_of(&self, described: Value) -> String {
         let answer = self.send(Method::POST, "/batches", described.to_string()).await;
         assert_eq!(answer.status(), StatusCode::CREATED);
@@ -136,7 +135,7 @@ impl Server {
         batch["id"].as_str().expect("an id").to_owned()
     }
 
-    /// Uploads a file, which must be accepted; says the receipt.
+    /// Uploads a file, which must be accepted; returns the receipt.
     pub async fn put(&self, batch: &str, name: &str, body: impl Into<reqwest::Body>) -> Value {
         let answer = self.send(Method::PUT, &format!("/batches/{batch}/files/{name}"), body).await;
         assert!(answer.status().is_success(), "{name}: {}", answer.text().await.unwrap_or_default());
@@ -151,10 +150,10 @@ impl Server {
         self.final_report(batch, done["epoch"].as_u64().expect("an epoch")).await
     }
 
-    /// The report that covers an epoch, once the batch has come to rest.
+    /// The report that covers an epoch, once the batch is completed.
     pub async fn final_report(&self, batch: &str, epoch: u64) -> Value {
         loop {
-            // The epoch is waited for on the server; the status follows it within one more round.
+            // The server waits for the epoch; the status follows within one more round.
             let report = self.get(&format!("/batches/{batch}/report?min_epoch={epoch}&timeout_ms=60000")).await;
             if report["status"] == "completed" {
                 return report;
@@ -191,7 +190,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Stopped or killed already, mostly.
+        // Usually already stopped or killed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -240,7 +239,7 @@ pub fn data_files(data: &Path, table: &str) -> Vec<PathBuf> {
     files
 }
 
-/// gzip of some bytes, by the system's own tool.
+/// gzip of some bytes, by the system's tool.
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut child =
         Command::new("gzip").arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("gzip runs");
@@ -254,18 +253,18 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Real logs and what is known of them, where they stand beside the project.
+/// Real logs with their expected counts, if they exist next to the project.
 pub struct RealLogs {
     folder: PathBuf,
     golden: serde_json::Map<String, Value>,
 }
 
 impl RealLogs {
-    /// `None`, and a word about it, where there are none.
+    /// `None`, with a message, if there are none.
     pub fn find() -> Option<RealLogs> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
         let Ok(golden) = std::fs::read(folder.join("golden.json")) else {
-            eprintln!("skipped: no real logs beside the project");
+            eprintln!("skipped: no real logs next to the project");
             return None;
         };
         Some(RealLogs { folder, golden: serde_json::from_slice(&golden).expect("golden.json is JSON") })
@@ -276,7 +275,7 @@ impl RealLogs {
         &self.folder
     }
 
-    /// Each log's name, bytes, and what must be counted of it.
+    /// Each log's name, bytes and expected counts.
     pub fn each(&self) -> impl Iterator<Item = (&str, Vec<u8>, &Value)> {
         self.golden.iter().map(|(name, expected)| {
             let bytes = std::fs::read(self.folder.join(name)).expect("the log is there");

@@ -1,10 +1,10 @@
-//! A Python with clients that are not ours.
+//! A Python with third-party clients.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// What must be there, and what brings it.
+/// The imports that must work, and the packages that provide them.
 const IMPORTS: &str = "import adbc_driver_flightsql, adbc_driver_postgresql, asyncpg, deltalake, duckdb, greenlet, pandas, polars, psycopg, \
                        pyarrow, schemathesis, sqlalchemy";
 const PACKAGES: [&str; 12] = [
@@ -22,7 +22,7 @@ const PACKAGES: [&str; 12] = [
     "sqlalchemy[asyncio]",
 ];
 
-/// The Python, its packages installed once below the build folder.
+/// The Python; its packages are installed once, below the build folder.
 pub fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON.get_or_init(|| {

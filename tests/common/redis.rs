@@ -1,4 +1,4 @@
-//! A Redis of a test's own.
+//! A Redis server for one test.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,7 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts on a free port; returns when it answers.
+    /// Starts on a free port; returns when it responds.
     pub fn start() -> RedisServer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("an address").port();
@@ -27,7 +27,7 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Kills it and starts it anew, empty.
+    /// Kills it and starts it again, empty.
     pub fn restart(&mut self) {
         self.child.kill().expect("it is there");
         self.child.wait().expect("it ends");
@@ -35,24 +35,24 @@ impl RedisServer {
         self.wait();
     }
 
-    /// Stops it: it takes connections and answers nothing.
+    /// Suspends it: it accepts connections and does not respond.
     pub fn pause(&self) {
         self.signal("-STOP");
     }
 
-    /// Has it go on.
+    /// Resumes it.
     pub fn resume(&self) {
         self.signal("-CONT");
     }
 
-    /// Puts something else under every key.
+    /// Changes the value of every key; returns the number of keys.
     pub fn corrupt(&self) -> usize {
         let keys = self.ask(&["KEYS", "argus:*"]);
         let keys: Vec<&str> = keys.lines().filter(|key| !key.is_empty()).collect();
         for key in &keys {
             self.ask(&["SETRANGE", key, "40", "lies"]);
         }
-        // Well-formed answers under others' keys.
+        // A well-formed value under another key.
         if let [first, .., last] = keys[..] {
             self.ask(&["COPY", first, last, "REPLACE"]);
         }
@@ -89,7 +89,7 @@ impl RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        // SIGKILL ends a stopped process too.
+        // SIGKILL also ends a suspended process.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

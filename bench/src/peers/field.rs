@@ -1,4 +1,4 @@
-//! Who competes, how each is started, and what its answer must be.
+//! The compared tools: how each is started, and its expected result.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -17,42 +17,38 @@ use crate::truth::{Truth, report_codes, same};
 
 /// Argus with its built-in rules.
 pub const ARGUS: &str = "argus analyze, built-in rules";
-/// Argus with what peers search for.
+/// Argus with the pattern of the other tools.
 const ARGUS_SIMPLE: &str = "argus analyze, simple rule";
-/// A peer that Argus has a target against.
-pub const DUCKDB: &str = "DuckDB";
-/// A peer that Argus has a target against.
-pub const CHDB: &str = "ClickHouse (chdb)";
-/// A peer that Argus has a target against.
+/// A tool that Argus has a target against.
 pub const RG: &str = "rg | awk";
 
-/// Counts lines that are alike.
+/// Counts equal lines.
 const AWK: &str = r#"awk '{ n[$0]++ } END { for (code in n) print n[code] "\t" code }'"#;
 
 /// A tool with its files.
 #[derive(Debug)]
 pub struct Peer {
-    /// What it is called in the results.
+    /// Its name in the results.
     pub name: String,
     /// Whether it is Argus.
     pub ours: bool,
-    /// Whether it gets a part of the files only.
+    /// Whether it gets only a part of the files.
     pub slow: bool,
     /// The bytes of its files.
     pub bytes: u64,
-    answer: Answer,
+    format: OutputFormat,
     command: Vec<OsString>,
     truth: Truth,
 }
 
-/// How a tool says its answer.
+/// The output format of a tool.
 #[derive(Debug, Clone, Copy)]
-enum Answer {
-    /// Not at all.
+enum OutputFormat {
+    /// No output.
     Nothing,
-    /// The lines of each file, and of all in the last line.
+    /// The line count of each file, and the total in the last line.
     Lines,
-    /// A count and a code in each line.
+    /// A count and a code per line.
     Counts,
     /// An object with `codes`.
     Codes,
@@ -62,27 +58,27 @@ enum Answer {
     SimpleReport,
 }
 
-/// Those that are installed, and the names of those that are not. Slow ones get `some` of the files only.
+/// The installed tools, and the names of those not installed. Slow tools get only the files `some`.
 pub fn field(peers_dir: &Path, rules: &Path, all: &Logs, some: &Logs) -> Result<(Vec<Peer>, Vec<String>)> {
     let mut field = Vec::new();
     let mut missing = Vec::new();
-    let mut add = |name: &str, answer: Answer, slow: bool, command: Vec<OsString>| {
+    let mut add = |name: &str, format: OutputFormat, slow: bool, command: Vec<OsString>| {
         let logs = if slow { some } else { all };
         let mut command = command;
         command.extend(logs.paths().map(|path| path.as_os_str().to_owned()));
-        let (truth, ours) = (logs.truth(), matches!(answer, Answer::Report | Answer::SimpleReport));
-        field.push(Peer { name: name.to_owned(), ours, slow, bytes: truth.bytes, answer, command, truth });
+        let (truth, ours) = (logs.truth(), matches!(format, OutputFormat::Report | OutputFormat::SimpleReport));
+        field.push(Peer { name: name.to_owned(), ours, slow, bytes: truth.bytes, format, command, truth });
     };
-    add("wc -l", Answer::Lines, false, words(&["wc", "-l"]));
-    add("cat", Answer::Nothing, false, shell("cat \"$@\" >/dev/null"));
-    // With Unicode's word boundaries, rg would take ten times as long.
+    add("wc -l", OutputFormat::Lines, false, words(&["wc", "-l"]));
+    add("cat", OutputFormat::Nothing, false, shell("cat \"$@\" >/dev/null"));
+    // Unicode word boundaries would make rg ten times slower.
     let pipes = [
         (RG, "rg", format!("rg --no-config --no-unicode -aoIN -e \"$PATTERN\" \"$@\" | {AWK}")),
         ("grep | awk", "grep", format!("grep -aohE -e \"$PATTERN\" \"$@\" | {AWK}")),
     ];
     for (name, program, script) in pipes {
         if [program, "awk"].iter().all(|program| installed(program)) {
-            add(name, Answer::Counts, false, shell(&script));
+            add(name, OutputFormat::Counts, false, shell(&script));
         } else {
             missing.push(name.to_owned());
         }
@@ -91,16 +87,16 @@ pub fn field(peers_dir: &Path, rules: &Path, all: &Logs, some: &Logs) -> Result<
         match package.python(peers_dir) {
             Some(python) => {
                 let command = vec![python.into(), "-c".into(), package.script.into(), PATTERN.into()];
-                add(package.name, Answer::Codes, package.slow, command);
+                add(package.name, OutputFormat::Codes, package.slow, command);
             }
             None => missing.push(package.name.to_owned()),
         }
     }
     let mut argus = vec![argus_binary()?.into_os_string()];
     argus.extend(words(&["analyze", "--format", "json"]));
-    add(ARGUS, Answer::Report, false, argus.clone());
+    add(ARGUS, OutputFormat::Report, false, argus.clone());
     argus.extend(["--rules".into(), rules.into()]);
-    add(ARGUS_SIMPLE, Answer::SimpleReport, false, argus);
+    add(ARGUS_SIMPLE, OutputFormat::SimpleReport, false, argus);
     Ok((field, missing))
 }
 
@@ -108,7 +104,7 @@ fn words(words: &[&str]) -> Vec<OsString> {
     words.iter().map(OsString::from).collect()
 }
 
-/// A script that has the pattern as PATTERN and files as its parameters.
+/// A script with the pattern in the variable PATTERN and the files as parameters.
 fn shell(script: &str) -> Vec<OsString> {
     let mut command = words(&["env"]);
     command.push(format!("PATTERN={PATTERN}").into());
@@ -123,41 +119,42 @@ fn installed(program: &str) -> bool {
 }
 
 impl Peer {
-    /// Runs it once and checks its answer.
+    /// Runs it once and checks its result.
     pub fn run(&self, limits: &Limits) -> Result<Trial, TrialError> {
         let mut trial = trial::run(&self.command, limits)?;
         trial.start_seconds = self.check(&trial.output).map_err(|error| TrialError::Wrong(format!("{error:#}")))?;
         Ok(trial)
     }
 
-    /// Fails unless the answer is the truth; says how long the tool took to start, if it told.
+    /// Fails unless the result is correct; returns the start-up time if the tool reports it.
     fn check(&self, output: &[u8]) -> Result<Option<f64>> {
-        match self.answer {
-            Answer::Nothing => {}
-            Answer::Lines => {
+        match self.format {
+            OutputFormat::Nothing => {}
+            OutputFormat::Lines => {
                 let text = std::str::from_utf8(output)?;
-                let last = text.lines().last().and_then(|line| line.split_whitespace().next()).context("no answer")?;
-                ensure!(last.parse::<u64>()? == self.truth.lines, "{last} lines of {}", self.truth.lines);
+                let last = text.lines().last().and_then(|line| line.split_whitespace().next()).context("no output")?;
+                ensure!(last.parse::<u64>()? == self.truth.lines, "{last} lines, expected {}", self.truth.lines);
             }
-            Answer::Counts => same(&counts(std::str::from_utf8(output)?)?, &self.truth.simple)?,
-            Answer::Codes => {
-                // Libraries may print their greetings before it.
+            OutputFormat::Counts => same(&counts(std::str::from_utf8(output)?)?, &self.truth.simple)?,
+            OutputFormat::Codes => {
+                // Libraries may print other lines before it.
                 let text = String::from_utf8_lossy(output);
-                let answer: Value = serde_json::from_str(text.lines().last().context("no answer")?)?;
+                let answer: Value = serde_json::from_str(text.lines().last().context("no output")?)?;
                 same(&serde_json::from_value(answer["codes"].clone())?, &self.truth.simple)?;
                 return Ok(answer["start_seconds"].as_f64());
             }
-            Answer::Report => self.truth.check_report(&serde_json::from_slice(output)?)?,
-            Answer::SimpleReport => same(&report_codes(&serde_json::from_slice(output)?)?, &self.truth.simple)?,
+            OutputFormat::Report => self.truth.check_report(&serde_json::from_slice(output)?)?,
+            OutputFormat::SimpleReport => same(&report_codes(&serde_json::from_slice(output)?)?, &self.truth.simple)?,
         }
         Ok(None)
     }
 }
 
-/// What [`AWK`] prints.
+/// Parses the output of [`AWK`].
 fn counts(text: &str) -> Result<BTreeMap<String, u64>> {
     let count = |line: &str| {
-        let (count, code) = line.split_once('\t').context("a line has a count and a code")?;
+        let (count, code) =
+            line.split_once('\t').with_context(|| format!("{line:?} is not a count, a tab and a code"))?;
         Ok((code.to_owned(), count.parse()?))
     };
     text.lines().map(count).collect()
@@ -168,13 +165,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tools_of_every_system_find_what_the_truth_says() {
+    fn standard_tools_find_the_expected_counts() {
         let folder = tempfile::tempdir().expect("a folder");
         let logs = Logs::write(folder.path(), 2, 200_000).expect("writes");
         let files: Vec<OsString> = logs.paths().map(OsString::from).collect();
         let limits = Limits { seconds: 60, one_core: false };
         let script = format!("grep -aohE -e \"$PATTERN\" \"$@\" | {AWK}");
-        for (answer, mut command) in [(Answer::Lines, words(&["wc", "-l"])), (Answer::Counts, shell(&script))] {
+        for (format, mut command) in
+            [(OutputFormat::Lines, words(&["wc", "-l"])), (OutputFormat::Counts, shell(&script))]
+        {
             command.extend_from_slice(&files);
             let mut truth = logs.truth();
             let mut peer = Peer {
@@ -182,11 +181,11 @@ mod tests {
                 ours: false,
                 slow: false,
                 bytes: truth.bytes,
-                answer,
+                format,
                 command,
                 truth: truth.clone(),
             };
-            peer.run(&limits).expect("the answer is right");
+            peer.run(&limits).expect("the result is correct");
             truth.lines += 1;
             truth.simple.values_mut().for_each(|count| *count += 1);
             peer.truth = truth;

@@ -1,4 +1,4 @@
-//! Peers that are Python packages, each in an environment of its own, for what they need differs.
+//! Tools that are Python packages, each in its own virtual environment, because their dependencies conflict.
 
 use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
@@ -6,32 +6,37 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-/// A package and how it is put to use.
+/// A package and its script.
 #[derive(Debug)]
 pub struct Package {
-    /// What the peer is called in the results.
+    /// Its name in the results.
     pub name: &'static str,
-    /// What it is called where it is installed from.
+    /// Its name in the package index.
     pub package: &'static str,
-    /// The module that must be there.
+    /// The module that it must provide.
     pub module: &'static str,
-    /// Counts what a pattern finds in files.
+    /// The script that counts the matches of a pattern in files.
     pub script: &'static str,
-    /// Whether it gets a part of the files only.
+    /// Whether it gets only a part of the files.
     pub slow: bool,
 }
 
-/// All of them.
+/// A tool that Argus has a target against.
+pub const DUCKDB: &str = "DuckDB";
+/// A tool that Argus has a target against.
+pub const CHDB: &str = "ClickHouse (chdb)";
+
+/// All packages.
 pub const PACKAGES: [Package; 6] = [
     Package {
-        name: super::field::DUCKDB,
+        name: DUCKDB,
         package: "duckdb",
         module: "duckdb",
         script: include_str!("../../peers/duckdb_peer.py"),
         slow: false,
     },
     Package {
-        name: super::field::CHDB,
+        name: CHDB,
         package: "chdb",
         module: "chdb",
         script: include_str!("../../peers/chdb_peer.py"),
@@ -67,29 +72,30 @@ pub const PACKAGES: [Package; 6] = [
     },
 ];
 
-/// Gets the packages of the peers that are wanted. One that cannot be had is told and left out.
+/// Installs the wanted packages. A package that cannot be installed is reported and skipped.
 pub fn install(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
     for Package { package, .. } in PACKAGES.iter().filter(|package| wanted(package.name)) {
         let home = folder.join(package);
         writeln!(stderr(), "installing {package} into {}", home.display())?;
-        let made = Command::new("python3").args(["-m", "venv"]).arg(&home).status().context("python3 is needed")?;
-        ensure!(made.success(), "python3 cannot make an environment in {}", home.display());
-        let got = Command::new(home.join("bin/python3")).args(["-m", "pip", "install", "-q", package]).status()?;
-        if !got.success() {
-            writeln!(stderr(), "{package} could not be installed")?;
+        let created = Command::new("python3").args(["-m", "venv"]).arg(&home).status().context("cannot run python3")?;
+        ensure!(created.success(), "python3 -m venv cannot create an environment in {}", home.display());
+        let installed =
+            Command::new(home.join("bin/python3")).args(["-m", "pip", "install", "-q", package]).status()?;
+        if !installed.success() {
+            writeln!(stderr(), "cannot install {package} ({installed}); it is skipped")?;
         }
     }
     Ok(())
 }
 
 impl Package {
-    /// The Python that has the package: the one of its own, or the system's.
+    /// A Python with the package: from its own environment, or the system's.
     pub fn python(&self, folder: &Path) -> Option<PathBuf> {
         let own = std::path::absolute(folder.join(self.package).join("bin/python3")).ok()?;
         [own, PathBuf::from("python3")].into_iter().find(|python| {
-            let looked =
+            let check =
                 format!("import importlib.util, sys; sys.exit(importlib.util.find_spec('{}') is None)", self.module);
-            let found = Command::new(python).args(["-c", &looked]).stderr(Stdio::null()).status();
+            let found = Command::new(python).args(["-c", &check]).stderr(Stdio::null()).status();
             found.is_ok_and(|status| status.success())
         })
     }
@@ -100,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scripts_are_python() {
+    fn the_scripts_are_valid_python() {
         for Package { name, script, .. } in &PACKAGES {
             let parsed =
                 Command::new("python3").args(["-c", "import ast, sys; ast.parse(sys.argv[1])", script]).status();

@@ -1,4 +1,4 @@
-//! One run of one tool: its time, its memory and its answer.
+//! One run of one tool: its time, memory and output.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -8,26 +8,26 @@ use std::time::Instant;
 
 use crate::peak::Peak;
 
-/// What `timeout` exits with when time was up.
-const TIME_IS_UP: i32 = 124;
+/// The exit code of `timeout` when the time limit is reached.
+const TIMED_OUT: i32 = 124;
 
-/// What a tool may use.
+/// Resource limits of a tool.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Wall-clock seconds.
     pub seconds: u64,
-    /// Only the first core.
+    /// Whether it is pinned to the first core.
     pub one_core: bool,
 }
 
-/// What a run took and gave.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Trial {
     /// From the start of the process to its end.
     pub seconds: f64,
-    /// The sum of the peaks of all its processes.
+    /// The sum of the peak memory of all its processes.
     pub peak_bytes: u64,
-    /// How long it said it took before it began its work, of `seconds`.
+    /// The start-up time that the tool reported, included in `seconds`.
     pub start_seconds: Option<f64>,
     /// Its standard output.
     pub output: Vec<u8>,
@@ -36,20 +36,20 @@ pub struct Trial {
 /// Why a run does not count.
 #[derive(Debug)]
 pub enum TrialError {
-    /// Time was up.
+    /// The time limit was reached.
     TooSlow,
-    /// It failed, with the end of what it said.
+    /// It failed; contains the last line of its standard error.
     Failed(String),
-    /// Its answer is not the truth.
+    /// Its result is wrong.
     Wrong(String),
 }
 
 impl std::fmt::Display for TrialError {
     fn fmt(&self, out: &mut std::fmt::Formatter) -> std::fmt::Result {
         match self {
-            TrialError::TooSlow => write!(out, "too slow"),
+            TrialError::TooSlow => write!(out, "time limit reached"),
             TrialError::Failed(why) => write!(out, "failed: {why}"),
-            TrialError::Wrong(what) => write!(out, "WRONG: {what}"),
+            TrialError::Wrong(what) => write!(out, "wrong result: {what}"),
         }
     }
 }
@@ -66,7 +66,7 @@ pub fn run(command: &[OsString], limits: &Limits) -> Result<Trial, TrialError> {
     let begun = Instant::now();
     let mut child = Command::new(&line[0])
         .args(&line[1..])
-        // Bytes, not letters: that is faster, and what the truth counts.
+        // Compare bytes, not characters: faster, and equal to the expected counts.
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -74,11 +74,11 @@ pub fn run(command: &[OsString], limits: &Limits) -> Result<Trial, TrialError> {
         .spawn()
         .map_err(failed)?;
     let peak = Peak::of_children(child.id());
-    // Whoever says much on one of them must not wait for a reader of the other.
+    // Read both pipes concurrently: a tool blocks when either is full.
     let errors = child.stderr.take().map(|mut pipe| {
         spawn(move || {
-            let mut said = Vec::new();
-            pipe.read_to_end(&mut said).map(|_| said)
+            let mut text = Vec::new();
+            pipe.read_to_end(&mut text).map(|_| text)
         })
     });
     let mut output = Vec::new();
@@ -88,18 +88,18 @@ pub fn run(command: &[OsString], limits: &Limits) -> Result<Trial, TrialError> {
     let status = child.wait().map_err(failed)?;
     let seconds = begun.elapsed().as_secs_f64();
     let peak_bytes = peak.stop();
-    let said = errors.and_then(|reader| reader.join().ok()).transpose().map_err(failed)?.unwrap_or_default();
+    let stderr = errors.and_then(|reader| reader.join().ok()).transpose().map_err(failed)?.unwrap_or_default();
     match status.code() {
         Some(0) => Ok(Trial { seconds, peak_bytes, start_seconds: None, output }),
-        Some(TIME_IS_UP) => Err(TrialError::TooSlow),
-        _ => Err(TrialError::Failed(format!("{status}: {}", last_words(&said)))),
+        Some(TIMED_OUT) => Err(TrialError::TooSlow),
+        _ => Err(TrialError::Failed(format!("{status}: {}", last_line(&stderr)))),
     }
 }
 
-/// The last line that says anything.
-fn last_words(said: &[u8]) -> String {
-    let said = String::from_utf8_lossy(said);
-    said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").chars().take(300).collect()
+/// The last line that is not blank.
+fn last_line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no error output").chars().take(300).collect()
 }
 
 #[cfg(test)]
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_tells_what_came_out_of_it() {
+    fn a_run_returns_its_output_or_its_error() {
         assert_eq!(shell("echo 7", 60).expect("succeeds").output, b"7\n");
         let error = shell("echo bad >&2; exit 3", 60).expect_err("fails");
         assert!(error.to_string().ends_with("bad"), "{error}");

@@ -1,82 +1,82 @@
-//! What a server may take, relative to what is alive. Each bound that is exceeded fails the run.
+//! Limits for the server's resources, relative to the live data. Exceeding one fails the run.
 
 use crate::soak::model::Alive;
 use crate::soak::state::State;
-use crate::soak::watch::{Disk, Figure, Sample, spread};
+use crate::soak::watch::{Disk, Metric, Sample, spread};
 
-/// Memory of the server at any time (1.5 GiB): its queues, caches and queries are bounded, whatever is alive.
+/// Memory of the server at any time (1.5 GiB): its queues, caches and queries are bounded independently of the data.
 const MEMORY_MIB_MAX: f64 = 1536.0;
-/// Memory may grow from the first to the last third of a run by this factor and as much on top: caches fill.
+/// Memory may grow from the first to the last third of a run by this factor plus a constant, because caches fill.
 const MEMORY_GROWTH_MAX: f64 = 1.5;
 const MEMORY_GROWTH_MIB: f64 = 256.0;
-/// Open descriptors: some hundred connections, and the files that queries and uploads have open.
+/// Open file descriptors: several hundred connections, and the open files of queries and uploads.
 const DESCRIPTORS_MAX: f64 = 1000.0;
-/// Files being written: as many as uploads at once, with room for those that kills left behind since the last start.
+/// Files being written: one per concurrent upload, plus those that kills left since the last start.
 const UNFINISHED_MAX: f64 = 200.0;
-/// The metadata database: its journal and free pages, a record for each file, and what was appended (once in the
-/// table of parts, once in the journal, until there is enough of it for an object).
+/// The metadata database: its journal and free pages, a record per file, and appended text (once in the table of
+/// parts and once in the journal, until there is enough for an object).
 const METADATA_MIB: f64 = 64.0;
 const METADATA_BYTES_PER_FILE: f64 = 4096.0;
 const METADATA_PER_APPENDED_BYTE: f64 = 2.0;
-/// Raw bytes after the last maintenance, by what is stored for alive files, and on top.
+/// Raw bytes after the last maintenance, per stored byte of live files, plus a constant.
 const RAW_PER_STORED_BYTE: f64 = 1.5;
 const RAW_MIB: f64 = 64.0;
-/// Raw files after the last maintenance: one for each file, and parts of those that were appended to.
+/// Raw files after the last maintenance: one per file, plus parts of appended files.
 const RAW_FILES_PER_FILE: f64 = 1.5;
 const RAW_FILES: f64 = 200.0;
-/// The tables after the last maintenance: a row for each occurrence, with its line, and counts.
+/// The tables after the last maintenance: one row per occurrence, with its line, and counts.
 const LAKE_PER_TEXT_BYTE: f64 = 0.5;
 const LAKE_MIB: f64 = 64.0;
-/// Uploads that are refused because too many others are under way: slow clients must not keep others out.
+/// Share of uploads rejected because too many others are in progress: slow clients must not block others.
 const REFUSED_SHARE_MAX: f64 = 0.02;
 
 const MIB: f64 = (1 << 20) as f64;
 
-/// Checks what was measured while the load went on.
+/// Checks the measurements taken under load.
 pub fn check_load(state: &State, samples: &[Sample]) {
-    let most = |figure: Figure| samples.iter().filter_map(figure).fold(0.0, f64::max);
+    let most = |metric: Metric| samples.iter().filter_map(metric).fold(0.0, f64::max);
     check(state, "memory in MiB", most(|sample| sample.memory.map(|(_, peak)| peak)), MEMORY_MIB_MAX);
     check(state, "descriptors", most(|sample| sample.descriptors), DESCRIPTORS_MAX);
     check(state, "unfinished files", most(|sample| Some(sample.disk.unfinished)), UNFINISHED_MAX);
-    check(state, "metadata in MiB", most(|sample| Some(sample.disk.metadata)), metadata_max(most_alive(samples)));
+    check(state, "metadata in MiB", most(|sample| Some(sample.disk.metadata)), metadata_max(most_live(samples)));
     let third = samples.len() / 3;
     let memory = |samples: &[Sample]| spread(samples, |sample| sample.memory.map(|(now, _)| now));
     if let (Some([_, first, _]), Some([_, last, _])) =
         (memory(&samples[..third]), memory(&samples[samples.len() - third..]))
     {
         let bound = first * MEMORY_GROWTH_MAX + MEMORY_GROWTH_MIB;
-        check(state, "memory in MiB in the last third, by that in the first", last, bound);
+        check(state, "memory in MiB in the last third, relative to the first third", last, bound);
     }
 }
 
-/// Checks what a data directory has when it was maintained and no server runs.
+/// Checks the data directory after maintenance, with the server stopped.
 pub fn check_maintained(state: &State, disk: &Disk, samples: &[Sample]) {
     let alive = state.model().alive();
     let (stored, text) = (alive.stored as f64 / MIB, alive.text as f64 / MIB);
     check(state, "raw MiB after maintenance", disk.raw, stored * RAW_PER_STORED_BYTE + RAW_MIB);
     check(state, "raw files after maintenance", disk.raw_files, alive.files as f64 * RAW_FILES_PER_FILE + RAW_FILES);
     check(state, "lake MiB after maintenance", disk.lake, text * LAKE_PER_TEXT_BYTE + LAKE_MIB);
-    // The database keeps the pages that it once had.
-    check(state, "metadata MiB after maintenance", disk.metadata, metadata_max(most_alive(samples)));
+    // SQLite does not return free pages to the file system.
+    check(state, "metadata MiB after maintenance", disk.metadata, metadata_max(most_live(samples)));
     check(state, "unfinished files after maintenance", disk.unfinished, 0.0);
 }
 
-/// Checks that clients who behave were served beside those who do not.
+/// Checks that well-behaved clients were served despite the others.
 pub fn check_refusals(state: &State) {
     let (mut all, mut refused) = (0, 0);
-    for ((kind, status), count) in &state.seen().requests {
+    for ((kind, status), count) in &state.observations().requests {
         if ["put", "append", "form"].contains(kind) {
             all += count;
             refused += if status == "503" { *count } else { 0 };
         }
     }
     if all > 0 {
-        check(state, "share of uploads that were refused with 503", refused as f64 / all as f64, REFUSED_SHARE_MAX);
+        check(state, "share of uploads rejected with 503", refused as f64 / all as f64, REFUSED_SHARE_MAX);
     }
 }
 
-fn most_alive(samples: &[Sample]) -> Alive {
-    let most = |figure: fn(&Sample) -> u64| samples.iter().map(figure).max().unwrap_or(0);
+fn most_live(samples: &[Sample]) -> Alive {
+    let most = |metric: fn(&Sample) -> u64| samples.iter().map(metric).max().unwrap_or(0);
     Alive {
         files: most(|sample| sample.alive.files),
         appended: most(|sample| sample.alive.appended),
@@ -91,6 +91,6 @@ fn metadata_max(alive: Alive) -> f64 {
 
 fn check(state: &State, what: &str, is: f64, bound: f64) {
     if is > bound {
-        state.fail(format!("{what}: {is:.2}, may be at most {bound:.2}"));
+        state.fail(format!("{what}: {is:.2}, limit {bound:.2}"));
     }
 }

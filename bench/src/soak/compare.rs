@@ -1,4 +1,4 @@
-//! Everything that is alive, compared with the model while nothing changes.
+//! Compares all live data with the model while nothing changes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use crate::soak::requests::Requests;
 use crate::soak::state::State;
 use crate::soak::watch::metric;
 
-/// What is accepted must be in the tables within this time once the load has ended.
+/// Time limit for the commit of all accepted changes after the load has paused.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(60);
-/// Groups of `/fleet/codes` in one answer.
+/// The `limit` of `/fleet/codes`.
 const FLEET_LIMIT: u64 = 10_000;
 
-/// Compares; every difference is a failure of the run. Nothing may change meanwhile but by [`settle`].
+/// Compares; every difference is a failure of the run. Meanwhile only [`settle`] may change data.
 pub async fn compare(state: &State, when: &str) {
     let requests = Requests::new(state);
     settle_all(&requests).await;
     let epoch = requests.epoch();
-    committed(&requests, epoch, when).await;
+    wait_committed(&requests, epoch, when).await;
     let batches: Vec<_> = state.model().batches().cloned().collect();
     for batch in &batches {
         let path = format!("/batches/{}/report?min_epoch={epoch}&timeout_ms=60000", batch.id);
@@ -39,17 +39,16 @@ pub async fn compare(state: &State, when: &str) {
     if let Some(fleet) = requests.get("compare", &path, &[]).await {
         let codes = fleet["codes"].as_array().map_or(&[][..], Vec::as_slice);
         let codes = codes.iter().filter_map(|code| Some((code["code"].as_str()?, code["count"].as_u64()?)));
-        same_codes(state, &format!("{when}: /fleet/codes"), sums(codes), &counted.codes);
+        same_counts(state, &format!("{when}: /fleet/codes"), sums(codes), &counted.codes);
         if fleet["truncated"] == true {
-            state
-                .fail(format!("{when}: /fleet/codes has more than {FLEET_LIMIT} codes, which are more than were sent"));
+            state.fail(format!("{when}: /fleet/codes has more than {FLEET_LIMIT} codes, more than were sent"));
         }
     }
     for table in ["error_counts", "fleet_codes"] {
         let sql = format!("SELECT code, sum(count) FROM {table} GROUP BY code");
         let Some(rows) = query(&requests, &sql, epoch).await else { continue };
         let codes = rows.iter().filter_map(|row| Some((row[0].as_str()?, row[1].as_u64()?)));
-        same_codes(state, &format!("{when}: table {table}"), sums(codes), &counted.codes);
+        same_counts(state, &format!("{when}: table {table}"), sums(codes), &counted.codes);
     }
     let by_batch = |count: fn(&Counts) -> u64| -> BTreeMap<String, u64> {
         let counts = batches.iter().map(|batch| (batch.id.clone(), count(&batch.counted())));
@@ -63,7 +62,7 @@ pub async fn compare(state: &State, when: &str) {
     ] {
         let Some(rows) = query(&requests, sql, epoch).await else { continue };
         let rows = rows.iter().filter_map(|row| Some((row[0].as_str()?, row[1].as_u64()?)));
-        same_codes(state, &format!("{when}: {sql}"), sums(rows), should);
+        same_counts(state, &format!("{when}: {sql}"), sums(rows), should);
     }
     let files: usize = batches.iter().map(|batch| batch.files().count()).sum();
     let totals = "SELECT (SELECT count(*) FROM batches) AS batches, (SELECT count(*) FROM files) AS files, \
@@ -72,11 +71,11 @@ pub async fn compare(state: &State, when: &str) {
     if let Some(rows) = query(&requests, totals, epoch).await
         && rows.first() != Some(&should)
     {
-        state.fail(format!("{when}: batches, files and bytes are {rows:?}, should be {should}"));
+        state.fail(format!("{when}: batches, files and bytes are {rows:?}, expected {should}"));
     }
 }
 
-/// What became of requests without an answer is read now, whether the server was killed since or not.
+/// Determines the outcome of all requests without a response, even if the server was not killed since.
 async fn settle_all(requests: &Requests<'_>) {
     let state = requests.state;
     let in_doubt: Vec<_> = {
@@ -90,7 +89,7 @@ async fn settle_all(requests: &Requests<'_>) {
     }
 }
 
-async fn committed(requests: &Requests<'_>, epoch: u64, when: &str) {
+async fn wait_committed(requests: &Requests<'_>, epoch: u64, when: &str) {
     let begun = Instant::now();
     let address = requests.state.address().await;
     loop {
@@ -100,7 +99,9 @@ async fn committed(requests: &Requests<'_>, epoch: u64, when: &str) {
         }
         if begun.elapsed() > COMMITTED_WITHIN {
             let seconds = COMMITTED_WITHIN.as_secs();
-            requests.state.fail(format!("{when}: epoch {committed} is committed after {seconds} s, not {epoch}"));
+            requests
+                .state
+                .fail(format!("{when}: the committed epoch is {committed} after {seconds} s, expected {epoch}"));
             return;
         }
         sleep(Duration::from_millis(200)).await;
@@ -109,13 +110,13 @@ async fn committed(requests: &Requests<'_>, epoch: u64, when: &str) {
 
 async fn query(requests: &Requests<'_>, sql: &str, epoch: u64) -> Option<Vec<Value>> {
     let body = json!({"sql": sql, "limit": 1_000_000, "timeout_ms": 120_000, "min_epoch": epoch});
-    let mut answer = requests.send("compare", Method::POST, "/query", &[], body.to_string().into_bytes()).await?;
-    requests.expect("compare", sql, &answer, &[200]);
-    if answer.status != 200 {
-        requests.state.fail(format!("{sql} could not be compared: {}", answer.status));
+    let mut response = requests.send("compare", Method::POST, "/query", &[], body.to_string().into_bytes()).await?;
+    requests.expect("compare", sql, &response, &[200]);
+    if response.status != 200 {
+        requests.state.fail(format!("cannot compare {sql}: status {}", response.status));
         return None;
     }
-    answer.json["rows"].as_array_mut().map(std::mem::take)
+    response.json["rows"].as_array_mut().map(std::mem::take)
 }
 
 fn sums<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String, u64> {
@@ -124,10 +125,10 @@ fn sums<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> BTreeMap<String, u6
     sums
 }
 
-fn same_codes(state: &State, what: &str, is: BTreeMap<String, u64>, should: &BTreeMap<String, u64>) {
+fn same_counts(state: &State, what: &str, is: BTreeMap<String, u64>, should: &BTreeMap<String, u64>) {
     first_difference(&is, should, |name, is_count, should_count| {
         let differ = is.keys().chain(should.keys().filter(|key| !is.contains_key(*key)));
         let differ = differ.filter(|key| is.get(*key) != should.get(*key)).count();
-        state.fail(format!("{what}: {name} is {is_count}, should be {should_count}; {differ} differ"));
+        state.fail(format!("{what}: {name} is {is_count}, expected {should_count}; {differ} entries differ"));
     });
 }

@@ -1,4 +1,4 @@
-//! Requests that must be refused and leave nothing, and clients that are slow, silent, or do not read.
+//! Requests that must be rejected without effect, and clients that are slow, silent, or do not read responses.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,28 +15,28 @@ use crate::soak::requests::{Outcome, Requests};
 use crate::soak::state::State;
 use crate::soak::texts::{Encoding, Text};
 
-/// Clients that send a body a byte every few seconds: more than a server may let upload at once.
+/// Clients that send one body byte every few seconds: more than the server's limit of concurrent uploads.
 pub const SLOW_UPLOADS: u64 = 40;
-/// Connections on which nothing, or half a request, is sent.
+/// Connections that send nothing, or half a request.
 pub const SILENT: u64 = 10;
-/// Clients that ask for much and read nothing.
+/// Clients that request large responses and read nothing.
 pub const NEVER_READING: u64 = 8;
 /// Followers of a batch's events.
 pub const FOLLOWERS: u64 = 10;
-/// A follower must hear something within this time: a comment comes at least every 15 s.
+/// The longest time without data for a follower: the server sends a keep-alive comment every 15 s.
 const EVENTS_PAUSE_MAX: Duration = Duration::from_secs(25);
-/// How long a slow client goes on.
+/// How long a slow client continues.
 const SLOW_SECONDS: std::ops::Range<u64> = 30..240;
-/// What a slow client says its body has: it never comes to the end of it.
+/// The `Content-Length` of a slow client, which never sends the whole body.
 const SLOW_BODY_BYTES: u64 = 1 << 20;
-/// Requests that a client sends whose answers it does not read.
+/// Requests of a client that does not read the responses.
 const UNREAD_REQUESTS: usize = 50;
 
 const BOUNDARY: &str = "a-boundary-that-no-log-has";
 /// The `Content-Type` of [`form`].
 pub const FORM_TYPE: &str = "multipart/form-data; boundary=a-boundary-that-no-log-has";
 
-/// A form with a part `file` for each name and body.
+/// A multipart form with a part `file` for each name and body.
 pub fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
     let mut form = Vec::new();
     for (name, body) in parts {
@@ -50,7 +50,7 @@ pub fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
     form
 }
 
-/// A form of which nothing may be accepted.
+/// Sends a form that must be rejected as a whole.
 pub async fn bad_form(requests: &Requests<'_>, random: &mut Random, mut batch: BatchModel) -> BatchModel {
     let texts = &requests.state.texts;
     let some = if random.below(6) == 0 { &texts.large } else { &texts.small };
@@ -77,14 +77,14 @@ pub async fn bad_form(requests: &Requests<'_>, random: &mut Random, mut batch: B
             ("form without an end", whole[..whole.len() - BOUNDARY.len()].to_vec())
         }
         4 => {
-            // Its parts are plain: whoever does not look at the header of a form takes it.
+            // The parts are not compressed, so a server that ignores this header accepts the form.
             headers.push(("Content-Encoding", "br"));
             statuses = vec![201, 415];
             ("form with an unknown encoding", whole)
         }
         _ => {
-            requests.state.count("form that breaks off", "sent");
-            break_off(
+            requests.state.count("interrupted form", "sent");
+            interrupt(
                 requests.state,
                 &format!("POST /api/v1{path}"),
                 &format!("Content-Type: {FORM_TYPE}\r\n"),
@@ -98,7 +98,7 @@ pub async fn bad_form(requests: &Requests<'_>, random: &mut Random, mut batch: B
     for (name, text) in names.into_iter().zip([&text, &other]) {
         let file = Some(FileModel::uploaded(&text.whole, text.open.as_ref(), text.stored(Encoding::Identity)));
         match sent {
-            // Whatever was accepted against the rules counts; the failure is reported.
+            // A form that was wrongly accepted counts; the failure is reported.
             Outcome::Happened(_) => batch.set(name, file),
             Outcome::Refused => {}
             Outcome::Unknown if statuses.contains(&201) => batch.maybe_set(name, file, killed),
@@ -108,7 +108,7 @@ pub async fn bad_form(requests: &Requests<'_>, random: &mut Random, mut batch: B
     batch
 }
 
-/// An upload that may not be accepted.
+/// Sends an upload that must be rejected.
 pub async fn bad_put(requests: &Requests<'_>, random: &mut Random, batch: BatchModel) -> BatchModel {
     let texts = &requests.state.texts;
     let some = if random.below(6) == 0 { &texts.large } else { &texts.small };
@@ -135,26 +135,26 @@ pub async fn bad_put(requests: &Requests<'_>, random: &mut Random, batch: BatchM
         3 => ("put with an empty key", put(), &path, &[("Idempotency-Key", "")][..], text.plain.clone(), 422),
         4 => ("append of a corrupt part", Method::POST, &lines, &gzip[..], corrupt(&texts.small[0]), 422),
         _ => {
-            requests.state.count("put that breaks off", "sent");
-            break_off(requests.state, &format!("PUT /api/v1{path}"), "", &text.plain).await;
+            requests.state.count("interrupted put", "sent");
+            interrupt(requests.state, &format!("PUT /api/v1{path}"), "", &text.plain).await;
             return batch;
         }
     };
-    // Without an answer, it was not accepted all the same.
+    // Even without a response, it was not accepted.
     requests.change(kind, method, path, headers, body, &[status]).await;
     batch
 }
 
-/// The text with gzip, and a checksum that is wrong.
+/// The text in gzip with a wrong checksum.
 fn corrupt(text: &Text) -> Vec<u8> {
     let mut gzip = text.body(Encoding::Gzip).to_vec();
-    let place = gzip.len().saturating_sub(6);
-    gzip.iter_mut().skip(place).take(1).for_each(|byte| *byte ^= 0xff);
+    let index = gzip.len().saturating_sub(6);
+    gzip.iter_mut().skip(index).take(1).for_each(|byte| *byte ^= 0xff);
     gzip
 }
 
-/// Sends half of a body, and closes the connection.
-async fn break_off(state: &State, request: &str, headers: &str, body: &[u8]) {
+/// Sends half of a body, then closes the connection.
+async fn interrupt(state: &State, request: &str, headers: &str, body: &[u8]) {
     let address = state.address().await;
     let head = format!("{request} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: {}\r\n\r\n", body.len() + 1);
     let sent = async {
@@ -162,16 +162,12 @@ async fn break_off(state: &State, request: &str, headers: &str, body: &[u8]) {
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(&body[..body.len() / 2]).await
     };
-    // A server that was killed, or that has read enough, is as good.
+    // Errors are expected: the server may be killed, or may close the connection first.
     let _ = timeout(Duration::from_secs(60), sent).await;
 }
 
-/// Runs one kind of client again and again until the load ends.
-pub async fn again_and_again<F: Future<Output = ()>>(
-    state: Arc<State>,
-    number: u64,
-    client: impl Fn(Arc<State>, u64) -> F,
-) {
+/// Runs one kind of client repeatedly until the load ends.
+pub async fn repeat<F: Future<Output = ()>>(state: Arc<State>, number: u64, client: impl Fn(Arc<State>, u64) -> F) {
     let mut random = Random::new(state.seed ^ (number << 32));
     while !state.stops() {
         client(Arc::clone(&state), random.below(1 << 40)).await;
@@ -180,14 +176,14 @@ pub async fn again_and_again<F: Future<Output = ()>>(
 }
 
 /// A connection, its address, and a batch.
-async fn connect(state: &State, place: u64) -> Option<(TcpStream, String, String)> {
+async fn connect(state: &State, index: u64) -> Option<(TcpStream, String, String)> {
     let address = state.address().await;
-    let batch = state.model().some(place)?.0;
-    // It may have been killed just now.
+    let batch = state.model().some(index)?.0;
+    // The server may have been killed meanwhile.
     Some((TcpStream::connect(&address).await.ok()?, address, batch))
 }
 
-/// A body that comes a byte every few seconds, as a file, a part of one, or a form, and that never ends.
+/// Sends one body byte every few seconds, as a file, an append, or a form, and never completes the body.
 pub async fn slow_upload(state: Arc<State>, seed: u64) {
     let mut random = Random::new(seed);
     let Some((mut stream, address, batch)) = connect(&state, seed).await else { return };
@@ -198,7 +194,7 @@ pub async fn slow_upload(state: Arc<State>, seed: u64) {
     };
     let head = format!("{request} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: {SLOW_BODY_BYTES}\r\n\r\n");
     let first = if kind == "slow form" { form(&[("slow.log", b"")]) } else { Vec::new() };
-    // The form goes on within its part.
+    // Without the end of the form, so that its part continues.
     let first = &first[..first.len().saturating_sub(BOUNDARY.len() + 8)];
     if stream.write_all(&[head.as_bytes(), first].concat()).await.is_err() {
         return;
@@ -206,12 +202,12 @@ pub async fn slow_upload(state: Arc<State>, seed: u64) {
     let end =
         Instant::now() + Duration::from_secs(SLOW_SECONDS.start + random.below(SLOW_SECONDS.end - SLOW_SECONDS.start));
     let line = b"E_SLOW\n";
-    let mut answer = [0; 64];
+    let mut response = [0; 64];
     for byte in line.iter().cycle() {
         let pause = Duration::from_millis(2_000 + random.below(3_000));
-        match timeout(pause, stream.read(&mut answer)).await {
+        match timeout(pause, stream.read(&mut response)).await {
             Ok(Ok(count)) if count > 0 => {
-                state.count(kind, status_of(&answer[..count]));
+                state.count(kind, status_of(&response[..count]));
                 return;
             }
             Ok(_) => break,
@@ -228,23 +224,23 @@ pub async fn slow_upload(state: Arc<State>, seed: u64) {
     state.count(kind, "connection closed");
 }
 
-fn status_of(answer: &[u8]) -> String {
-    let head = String::from_utf8_lossy(answer);
+fn status_of(response: &[u8]) -> String {
+    let head = String::from_utf8_lossy(response);
     head.split(' ').nth(1).unwrap_or("no status").to_owned()
 }
 
-/// A connection on which nothing comes, or half a head.
+/// A connection that sends nothing, or half a request head.
 pub async fn silent(state: Arc<State>, seed: u64) {
     let Some((mut stream, ..)) = connect(&state, seed).await else { return };
     if seed.is_multiple_of(2) && stream.write_all(b"GET /api/v1/batches HTTP/1.1\r\nHost: x\r\nX-Half").await.is_err() {
         return;
     }
-    let mut answer = [0; 64];
-    let heard = timeout(Duration::from_secs(180), stream.read(&mut answer)).await;
-    state.count("silent connection", if heard.is_ok() { "closed" } else { "open after 180 s" });
+    let mut response = [0; 64];
+    let received = timeout(Duration::from_secs(180), stream.read(&mut response)).await;
+    state.count("silent connection", if received.is_ok() { "closed" } else { "open after 180 s" });
 }
 
-/// Many requests with long answers, of which none is read.
+/// Sends many requests with large responses and reads none of them.
 pub async fn never_reading(state: Arc<State>, seed: u64) {
     let Some((mut stream, address, batch)) = connect(&state, seed).await else { return };
     let request = if seed.is_multiple_of(2) {
@@ -255,7 +251,7 @@ pub async fn never_reading(state: Arc<State>, seed: u64) {
         format!("{head}\r\nHost: {address}\r\nAccept: text/csv\r\nContent-Length: {}\r\n\r\n{body}", body.len())
     };
     for _ in 0..UNREAD_REQUESTS {
-        // Who does not read is not read from for long.
+        // The server soon stops reading from a client that does not read.
         if !matches!(timeout(Duration::from_secs(5), stream.write_all(request.as_bytes())).await, Ok(Ok(()))) {
             break;
         }
@@ -265,35 +261,36 @@ pub async fn never_reading(state: Arc<State>, seed: u64) {
         sleep(Duration::from_secs(1)).await;
         waited += 1;
     }
-    state.count("answers that nobody reads", "left");
+    state.count("unread responses", "left");
 }
 
-/// Follows the events of a batch that nothing may happen to: it must hear at least that the server is there.
+/// Follows the events of a batch, which may not change: at least keep-alive comments must arrive.
 pub async fn follow(state: Arc<State>, seed: u64) {
     let killed = state.killed();
     let Some((mut stream, address, batch)) = connect(&state, seed).await else { return };
-    // The stream of a batch that is deleted ends, and the connection with it.
+    // The stream ends when the batch is deleted; the connection must end with it.
     let head = format!("Host: {address}\r\nConnection: close\r\n");
     let request = format!("GET /api/v1/batches/{batch}/events HTTP/1.1\r\n{head}\r\n");
     if stream.write_all(request.as_bytes()).await.is_err() {
         return;
     }
     let end = Instant::now() + Duration::from_secs(30 + seed % 150);
-    let mut heard = vec![0; 16 << 10];
+    let mut received = vec![0; 16 << 10];
     while Instant::now() < end && !state.stops() {
-        match timeout(EVENTS_PAUSE_MAX, stream.read(&mut heard)).await {
+        match timeout(EVENTS_PAUSE_MAX, stream.read(&mut received)).await {
             Ok(Ok(0) | Err(_)) => {
                 state.count("follow events", "ended");
                 return;
             }
-            Ok(Ok(count)) if heard[..count].starts_with(b"HTTP/1.1 404") => {
+            Ok(Ok(count)) if received[..count].starts_with(b"HTTP/1.1 404") => {
                 state.count("follow events", "404");
                 return;
             }
             Ok(Ok(_)) => {}
             Err(_) if state.killed() > killed => return,
             Err(_) => {
-                state.fail(format!("a follower of batch {batch} heard nothing for {} s", EVENTS_PAUSE_MAX.as_secs()));
+                state
+                    .fail(format!("a follower of batch {batch} received no data for {} s", EVENTS_PAUSE_MAX.as_secs()));
                 return;
             }
         }

@@ -1,6 +1,6 @@
-//! Clients that change batches, one request at a time each, and write into the model what must be counted now.
+//! Clients that change batches, one request at a time each, and update the expected counts in the model.
 //!
-//! A client takes a batch out of the model for a request, so that no two change the same batch at once.
+//! A client takes a batch out of the model for a request, so that no two clients change the same batch concurrently.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use crate::soak::requests::{Outcome, Requests};
 use crate::soak::state::State;
 use crate::soak::texts::{Encoding, REST_OF_OPEN_LINE, Text};
 
-/// The one platform of all vehicles, so that one group of `/fleet/codes` has all codes.
+/// The platform of all vehicles, so that one group of `/fleet/codes` has all codes.
 pub const PLATFORM: &str = "soak";
 const FIRMWARES: [&str; 3] = ["7.2.0", "7.2.1", "7.3.0"];
-/// Different vehicles: what is known of the fleet grows with vehicles and codes.
+/// Number of vehicles: the state of the fleet grows with vehicles and codes.
 const VEHICLES: u64 = 40;
-/// Names of files in a batch.
+/// Number of file names in a batch.
 const NAMES: u64 = 8;
-/// A client waits up to so long between two requests.
+/// The longest pause of a client between two requests.
 const PAUSE_MS_MAX: u64 = 100;
-/// Text that came as appends, at most (24 MiB): the metadata database holds it until there are enough for an object.
+/// The most appended text (24 MiB): the metadata database stores it until there is enough for an object.
 const APPENDED_MAX: u64 = 24 << 20;
 
-/// How much may be alive.
+/// Limits for live data.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Batches.
@@ -41,15 +41,15 @@ pub struct Writer<'s> {
     requests: Requests<'s>,
     random: Random,
     limits: Limits,
-    /// Makes keys and names that nobody else has.
+    /// Makes its keys unique among clients.
     number: u64,
-    made: u64,
+    key_count: u64,
 }
 
 /// Changes batches until the load ends.
 pub async fn write(state: Arc<State>, number: u64, limits: Limits) {
     let random = Random::new(state.seed.wrapping_mul(1_000_003).wrapping_add(number));
-    let mut writer = Writer { requests: Requests::new(&state), random, limits, number, made: 0 };
+    let mut writer = Writer { requests: Requests::new(&state), random, limits, number, key_count: 0 };
     while !state.stops() {
         {
             let _open = state.gate.read().await;
@@ -59,24 +59,24 @@ pub async fn write(state: Arc<State>, number: u64, limits: Limits) {
     }
 }
 
-/// Reads what became of a batch's requests without an answer; `None` when it is gone, or nobody answers.
+/// Determines the outcome of a batch's requests without a response; `None` if the batch was deleted.
 pub async fn settle(requests: &Requests<'_>, mut batch: BatchModel) -> Option<BatchModel> {
     let path = format!("/batches/{}", batch.id);
-    let Some(answer) = requests.send("settle", Method::GET, &path, &[], Vec::new()).await else { return Some(batch) };
-    if answer.status == 404 {
-        if !batch.may_be_gone() {
-            requests.state.fail(format!("batch {} is gone, and nobody deleted it", batch.id));
+    let Some(response) = requests.send("settle", Method::GET, &path, &[], Vec::new()).await else { return Some(batch) };
+    if response.status == 404 {
+        if !batch.may_be_deleted() {
+            requests.state.fail(format!("batch {} does not exist, and no client deleted it", batch.id));
         }
         return None;
     }
-    let (status, epoch) = (answer.json["status"].as_str().unwrap_or_default(), &answer.json["epoch"]);
+    let (status, epoch) = (response.json["status"].as_str().unwrap_or_default(), &response.json["epoch"]);
     let path = format!("{path}/report?min_epoch={}&timeout_ms=60000", epoch.as_u64().unwrap_or(0));
     let Some(report) = requests.get("settle", &path, &[]).await else { return Some(batch) };
     match batch.settle(status, &report) {
         Ok(()) => Some(batch),
         Err(difference) => {
             requests.state.fail(difference);
-            // It goes no further into the comparison: this was its failure.
+            // The failure is recorded; delete the batch, so that it is not compared again.
             let path = format!("/batches/{}", batch.id);
             let deleted = requests.send("delete batch", Method::DELETE, &path, &[], Vec::new());
             deleted.await.is_none().then_some(batch)
@@ -94,9 +94,9 @@ impl Writer<'_> {
         if !full && (what < 8 || alive.batches < 4) {
             return self.create().await;
         }
-        // The oldest go first.
-        let place = if full { 0 } else { self.random.below(1 << 30) };
-        let Some(batch) = state.model().take(place, state.killed()) else { return };
+        // At the limit, delete the oldest batch.
+        let index = if full { 0 } else { self.random.below(1 << 30) };
+        let Some(batch) = state.model().take(index, state.killed()) else { return };
         let batch = match batch.in_doubt_since {
             None => Some(batch),
             Some(_) => settle(&self.requests, batch).await,
@@ -137,11 +137,11 @@ impl Writer<'_> {
     }
 
     fn unique(&mut self) -> String {
-        self.made += 1;
-        format!("soak-{}-{}-{}", self.requests.state.seed, self.number, self.made)
+        self.key_count += 1;
+        format!("soak-{}-{}-{}", self.requests.state.seed, self.number, self.key_count)
     }
 
-    /// Creates a batch. With its key, the request is repeated until there is an answer.
+    /// Creates a batch. With its idempotency key, the request is repeated until there is a response.
     async fn create(&mut self) {
         let key = self.unique();
         let vehicle = self.random.below(VEHICLES);
@@ -154,8 +154,8 @@ impl Writer<'_> {
             let body = described.to_string().into_bytes();
             let headers = [("Idempotency-Key", &*key), ("Content-Type", "application/json")];
             match self.requests.change("create batch", Method::POST, "/batches", &headers, body, &[201]).await {
-                Outcome::Happened(answer) => {
-                    let id = answer.json["id"].as_str().unwrap_or_default().to_owned();
+                Outcome::Happened(response) => {
+                    let id = response.json["id"].as_str().unwrap_or_default().to_owned();
                     self.requests.state.model().put(BatchModel::new(id, vin));
                     return;
                 }
@@ -201,7 +201,7 @@ impl Writer<'_> {
         let put = self.requests.change("put", Method::PUT, &path, &headers, body.clone(), &expected).await;
         let file = FileModel::uploaded(&text.whole, text.open.as_ref(), text.stored(encoding));
         let receipt = match put {
-            Outcome::Happened(answer) => answer.json,
+            Outcome::Happened(response) => response.json,
             Outcome::Refused => return batch,
             Outcome::Unknown if with_key => Value::Null,
             Outcome::Unknown => {
@@ -210,13 +210,15 @@ impl Writer<'_> {
             }
         };
         if with_key {
-            // A retry is answered as before, also after a kill, and changes nothing if the first had happened.
+            // A retry has the same response, also after a kill, and changes nothing if the first request happened.
             let killed = self.requests.state.killed();
             match self.requests.change("put again", Method::PUT, &path, &headers, body, &[200, 201]).await {
-                Outcome::Happened(answer) if receipt.is_null() || receipt == answer.json => {}
-                Outcome::Happened(answer) => {
-                    let is = &answer.json;
-                    self.requests.state.fail(format!("{path}: a retry was answered {is}, first it was {receipt}"));
+                Outcome::Happened(response) if receipt.is_null() || receipt == response.json => {}
+                Outcome::Happened(response) => {
+                    let is = &response.json;
+                    self.requests
+                        .state
+                        .fail(format!("{path}: the response to a retry is {is}, the first one was {receipt}"));
                 }
                 Outcome::Refused if !receipt.is_null() => {}
                 Outcome::Refused | Outcome::Unknown => {
@@ -250,7 +252,7 @@ impl Writer<'_> {
             return batch;
         }
         let (body, encoding) = match zipped {
-            // Memory is compressed without error.
+            // Compression in memory does not fail.
             true => (zstd::encode_all(&plain[..], 1).unwrap_or_default(), "zstd"),
             false => (plain, "identity"),
         };
@@ -259,9 +261,13 @@ impl Writer<'_> {
         let killed = self.requests.state.killed();
         let after = before.appended(rest.len() as u64, &text.whole, text.open.as_ref());
         match self.requests.change("append", Method::POST, &path, &headers, body, &[200]).await {
-            Outcome::Happened(answer) => {
-                if answer.json["bytes"].as_u64() != Some(after.bytes()) {
-                    self.requests.state.fail(format!("{path}: {} bytes, should be {}", answer.json, after.bytes()));
+            Outcome::Happened(response) => {
+                if response.json["bytes"].as_u64() != Some(after.bytes()) {
+                    self.requests.state.fail(format!(
+                        "{path}: the response is {}, expected {} bytes",
+                        response.json,
+                        after.bytes()
+                    ));
                 }
                 batch.set(&name, Some(after));
             }
@@ -271,7 +277,7 @@ impl Writer<'_> {
         batch
     }
 
-    /// Several files in a form. Without an answer, each of them may be there.
+    /// Uploads several files in a form. Without a response, each of them may exist.
     async fn form(&mut self, mut batch: BatchModel) -> BatchModel {
         let first = self.random.below(NAMES);
         let count = 2 + self.random.below(4);
@@ -336,7 +342,7 @@ impl Writer<'_> {
     async fn reopen(&mut self, mut batch: BatchModel) -> BatchModel {
         let path = format!("/batches/{}/reopen", batch.id);
         let killed = self.requests.state.killed();
-        // One that is not at rest yet cannot be opened.
+        // 409: a batch that is still being processed cannot be reopened.
         match self.requests.change("reopen", Method::POST, &path, &[], Vec::new(), &[200, 409]).await {
             Outcome::Happened(_) => batch.completed = false,
             Outcome::Refused => {}
@@ -345,7 +351,7 @@ impl Writer<'_> {
         batch
     }
 
-    /// A completed batch takes no file.
+    /// A completed batch rejects uploads.
     async fn put_refused(&mut self, batch: BatchModel) -> BatchModel {
         let path = format!("/batches/{}/files/{}", batch.id, self.name());
         let text = self.some_text();
@@ -354,7 +360,7 @@ impl Writer<'_> {
         batch
     }
 
-    /// The report of a batch equals the model at any time.
+    /// The report of a batch must equal the model at any time.
     async fn verify(&mut self, batch: BatchModel) -> BatchModel {
         let path = format!("/batches/{}/report?min_epoch={}&timeout_ms=60000", batch.id, self.requests.epoch());
         if let Some(report) = self.requests.get("report of a known batch", &path, &[]).await {

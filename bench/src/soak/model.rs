@@ -1,13 +1,13 @@
-//! What must be counted: for each batch and file the counts of its text, never the text itself.
+//! The expected state: for each batch and file the counts of its text, without the text.
 //!
-//! A request whose answer was lost leaves two possible states, of which exactly one
-//! must be found afterwards. What was read then is what the model goes on with.
+//! A request without a response leaves two possible states. The server must have one
+//! of them, and the model adopts the one that is read.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// What some lines contain.
+/// The counts of some lines.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Counts {
     /// Bytes of text.
@@ -16,7 +16,7 @@ pub struct Counts {
     pub lines: u64,
     /// Lines with at least one code.
     pub error_lines: u64,
-    /// Occurrences by code, as reports name the code.
+    /// Occurrences by code, with the names in reports.
     pub codes: BTreeMap<String, u64>,
 }
 
@@ -26,7 +26,7 @@ impl Counts {
         self.codes.values().sum()
     }
 
-    /// Adds what other lines contain.
+    /// Adds other counts.
     pub fn add(&mut self, other: &Counts) {
         self.bytes += other.bytes;
         self.lines += other.lines;
@@ -37,34 +37,34 @@ impl Counts {
     }
 }
 
-/// A last line without its line feed.
+/// A last line without a line feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct OpenLine {
     counts: Counts,
-    /// It counts after an upload or a completion; after an append it waits for the rest.
+    /// Whether it is counted: after an upload or a completion, but not after an append.
     counted: bool,
 }
 
-/// A file as it must be counted.
+/// The expected counts of a file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct FileModel {
     whole: Counts,
     open: Option<OpenLine>,
-    /// About how many bytes the server stores for it.
+    /// Approximate bytes that the server stores for it.
     pub stored: u64,
-    /// Bytes of text that came as appends, which the metadata database holds until there are enough for an object.
+    /// Appended bytes of text, which the metadata database stores until there are enough for an object.
     pub appended: u64,
 }
 
 impl FileModel {
-    /// A file that was uploaded whole.
+    /// A file after an upload.
     pub fn uploaded(whole: &Counts, open: Option<&Counts>, stored: u64) -> FileModel {
         let open = open.map(|counts| OpenLine { counts: counts.clone(), counted: true });
         FileModel { whole: whole.clone(), open, stored, appended: 0 }
     }
 
-    /// The file after an append. `rest_bytes` complete its open line, where it has one; then come whole lines, and
-    /// perhaps another open line.
+    /// The file after an append: `rest_bytes` complete its open line, if it has one, followed by complete lines and
+    /// possibly another open line.
     pub fn appended(&self, rest_bytes: u64, whole: &Counts, open: Option<&Counts>) -> FileModel {
         let mut file = self.clone();
         if let Some(mut line) = file.open.take() {
@@ -79,7 +79,7 @@ impl FileModel {
         file
     }
 
-    /// Whether its last line lacks its line feed.
+    /// Whether its last line has no line feed.
     pub fn has_open_line(&self) -> bool {
         self.open.is_some()
     }
@@ -89,7 +89,7 @@ impl FileModel {
         self.whole.bytes + self.open.as_ref().map_or(0, |line| line.counts.bytes)
     }
 
-    /// What reports must contain.
+    /// The counts that reports must contain.
     pub fn counted(&self) -> Counts {
         let mut counts = self.whole.clone();
         if let Some(line) = self.open.as_ref().filter(|line| line.counted) {
@@ -98,20 +98,20 @@ impl FileModel {
         counts
     }
 
-    /// The same as reports tell it of a file.
+    /// The same, without the fields that reports do not have for a file.
     fn reported(&self) -> Counts {
         Counts { error_lines: 0, ..self.counted() }
     }
 }
 
-/// A name of a batch: what is certain, and what a request without an answer may have made of it.
+/// A file name in a batch: its certain state, and a possible state after a request without a response.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Slot {
     sure: Option<FileModel>,
     maybe: Option<Option<FileModel>>,
 }
 
-/// A batch as it must be.
+/// The expected state of a batch.
 #[derive(Debug, Clone)]
 pub struct BatchModel {
     /// Its identifier, which sorts by age.
@@ -121,11 +121,11 @@ pub struct BatchModel {
     /// Whether it is completed.
     pub completed: bool,
     files: BTreeMap<String, Slot>,
-    /// A completion or a reopening was not answered.
+    /// A completion or a reopening had no response.
     status_in_doubt: bool,
-    /// Its deletion was not answered.
+    /// Its deletion had no response.
     deletion_in_doubt: bool,
-    /// The server had been killed so often when a request was sent that was not answered.
+    /// The number of kills when a request was sent that had no response.
     pub in_doubt_since: Option<u64>,
 }
 
@@ -143,7 +143,7 @@ impl BatchModel {
         }
     }
 
-    /// The files that are certain.
+    /// The files that certainly exist.
     pub fn files(&self) -> impl Iterator<Item = (&str, &FileModel)> {
         self.files.iter().filter_map(|(name, slot)| Some((name.as_str(), slot.sure.as_ref()?)))
     }
@@ -153,7 +153,7 @@ impl BatchModel {
         self.files.get(name)?.sure.as_ref()
     }
 
-    /// A file is there, or is not, for certain.
+    /// Sets the certain state of a file.
     pub fn set(&mut self, name: &str, file: Option<FileModel>) {
         match file {
             Some(file) => drop(self.files.insert(name.to_owned(), Slot { sure: Some(file), maybe: None })),
@@ -161,13 +161,13 @@ impl BatchModel {
         }
     }
 
-    /// A file may have become this, or be as it was.
+    /// Sets the possible state of a file after a request without a response.
     pub fn maybe_set(&mut self, name: &str, file: Option<FileModel>, killed: u64) {
         self.files.entry(name.to_owned()).or_default().maybe = Some(file);
         self.in_doubt_since = Some(killed);
     }
 
-    /// It was completed: open lines count from now on.
+    /// Completes the batch: open lines are counted from now on.
     pub fn complete(&mut self) {
         self.completed = true;
         for slot in self.files.values_mut() {
@@ -177,29 +177,29 @@ impl BatchModel {
         }
     }
 
-    /// It may have been completed, or opened again.
+    /// The batch may have been completed or reopened.
     pub fn maybe_change_status(&mut self, killed: u64) {
         self.status_in_doubt = true;
         self.in_doubt_since = Some(killed);
     }
 
-    /// It may have been deleted.
+    /// The batch may have been deleted.
     pub fn maybe_delete(&mut self, killed: u64) {
         self.deletion_in_doubt = true;
         self.in_doubt_since = Some(killed);
     }
 
-    /// Whether it may be gone.
-    pub fn may_be_gone(&self) -> bool {
+    /// Whether it may have been deleted.
+    pub fn may_be_deleted(&self) -> bool {
         self.deletion_in_doubt
     }
 
-    /// Reads off what became of requests without an answer; says what is neither of the two possible states.
+    /// Resolves requests without a response from a report; fails if a state is neither of the two possible ones.
     pub fn settle(&mut self, status: &str, report: &Value) -> Result<(), String> {
         let completed = status != "pending";
         if completed != self.completed {
             if !self.status_in_doubt {
-                return Err(format!("batch {} is {status}, and completed was {}", self.id, self.completed));
+                return Err(format!("batch {} has status {status}, expected completed: {}", self.id, self.completed));
             }
             if completed {
                 self.complete();
@@ -214,10 +214,7 @@ impl BatchModel {
                 if !is(&maybe) {
                     let states = [&slot.sure, &maybe].map(|file| file.as_ref().map(|file| summary(&file.counted())));
                     let found = found.as_ref().map(summary);
-                    return Err(format!(
-                        "batch {} file {name} is {found:?}, and could only be one of {states:?}",
-                        self.id
-                    ));
+                    return Err(format!("batch {} file {name} is {found:?}, expected one of {states:?}", self.id));
                 }
                 slot.sure = maybe;
             }
@@ -227,19 +224,19 @@ impl BatchModel {
         Ok(())
     }
 
-    /// What must be counted of all files.
+    /// The expected counts of all files.
     pub fn counted(&self) -> Counts {
         let mut sum = Counts::default();
         self.files().for_each(|(_, file)| sum.add(&file.counted()));
         sum
     }
 
-    /// How a report differs from the model.
+    /// The differences between a report and the model.
     pub fn differences(&self, report: &Value) -> Vec<String> {
         let mut differences = Vec::new();
         let mut check = |what: String, is: Value, should: Value| {
             if is != should {
-                differences.push(format!("batch {} {what}: is {is}, should be {should}", self.id));
+                differences.push(format!("batch {} {what}: is {is}, expected {should}", self.id));
             }
         };
         let counted = self.counted();
@@ -260,7 +257,7 @@ impl BatchModel {
         for (name, file) in self.files() {
             let should = file.counted();
             match reported_file(report, name) {
-                None => check(format!("file {name}"), Value::Null, "there".into()),
+                None => check(format!("file {name}"), Value::Null, "a file".into()),
                 Some(is) if is.codes != should.codes => {
                     first_difference(&is.codes, &should.codes, |code, is, should| {
                         check(format!("file {name} code {code}"), is.into(), should.into());
@@ -275,7 +272,7 @@ impl BatchModel {
     }
 }
 
-/// Says the first code whose counts differ.
+/// Reports the first code whose counts differ.
 pub fn first_difference(
     is: &BTreeMap<String, u64>,
     should: &BTreeMap<String, u64>,
@@ -291,7 +288,7 @@ fn summary(counts: &Counts) -> String {
     format!("{} bytes, {} lines, {} errors", counts.bytes, counts.lines, counts.errors())
 }
 
-/// A file as a report has it; lines with errors are only reported of batches.
+/// The counts of a file in a report, which has `error_lines` only for the batch.
 fn reported_file(report: &Value, name: &str) -> Option<Counts> {
     let file = report["files"].as_array()?.iter().find(|file| file["name"] == name)?;
     let codes = file["codes"].as_object()?;
@@ -303,7 +300,7 @@ fn reported_file(report: &Value, name: &str) -> Option<Counts> {
     })
 }
 
-/// How much is alive.
+/// The amount of live data.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Alive {
     /// Batches.
@@ -312,20 +309,20 @@ pub struct Alive {
     pub files: u64,
     /// Bytes of text.
     pub text: u64,
-    /// About how many bytes are stored for it.
+    /// Approximate stored bytes.
     pub stored: u64,
-    /// Bytes of text that came as appends.
+    /// Appended bytes of text.
     pub appended: u64,
 }
 
-/// All batches that are alive and that no client is changing just now.
+/// All live batches that no client is currently changing.
 #[derive(Debug, Default)]
 pub struct Model {
     batches: BTreeMap<String, BatchModel>,
 }
 
 impl Model {
-    /// How much is alive.
+    /// The amount of live data.
     pub fn alive(&self) -> Alive {
         let mut alive = Alive { batches: self.batches.len() as u64, ..Alive::default() };
         for (_, file) in self.batches.values().flat_map(BatchModel::files) {
@@ -337,30 +334,30 @@ impl Model {
         alive
     }
 
-    /// Takes a batch out, to change it: the first from a place on that can be changed. One that is in doubt
-    /// cannot, until the server was killed once more.
-    pub fn take(&mut self, place: u64, killed: u64) -> Option<BatchModel> {
-        let start = place as usize % self.batches.len().max(1);
+    /// Takes out a batch to change it: the first changeable one from an index on. A batch in doubt is changeable
+    /// only after the server has been killed again.
+    pub fn take(&mut self, index: u64, killed: u64) -> Option<BatchModel> {
+        let start = index as usize % self.batches.len().max(1);
         let order = self.batches.values().skip(start).chain(self.batches.values().take(start));
         let mut ready = order.filter(|batch| batch.in_doubt_since.is_none_or(|since| since < killed));
         let id = ready.next()?.id.clone();
         self.batches.remove(&id)
     }
 
-    /// Takes out a batch that is in doubt, whatever has happened since.
+    /// Takes out a batch that is in doubt, even if the server was not killed since.
     pub fn take_in_doubt(&mut self) -> Option<BatchModel> {
         let id = self.batches.values().find(|batch| batch.in_doubt_since.is_some())?.id.clone();
         self.batches.remove(&id)
     }
 
-    /// Puts a batch back, or in.
+    /// Inserts or returns a batch.
     pub fn put(&mut self, batch: BatchModel) {
         self.batches.insert(batch.id.clone(), batch);
     }
 
     /// The identifier and the vehicle of a batch.
-    pub fn some(&self, place: u64) -> Option<(String, String)> {
-        let batch = self.batches.values().nth(place as usize % self.batches.len().max(1))?;
+    pub fn some(&self, index: u64) -> Option<(String, String)> {
+        let batch = self.batches.values().nth(index as usize % self.batches.len().max(1))?;
         Some((batch.id.clone(), batch.vin.clone()))
     }
 
@@ -369,7 +366,7 @@ impl Model {
         self.batches.values()
     }
 
-    /// What must be counted of all of them.
+    /// The expected counts of all batches.
     pub fn counted(&self) -> Counts {
         let mut sum = Counts::default();
         self.batches().for_each(|batch| sum.add(&batch.counted()));
@@ -399,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_that_differs_in_one_file_is_found() {
+    fn a_difference_in_one_file_is_found() {
         let mut batch = BatchModel::new("b".to_owned(), "v".to_owned());
         batch.set("a.log", Some(FileModel::uploaded(&lines(3), None, 21)));
         batch.set("c.log", Some(FileModel::uploaded(&lines(2), None, 14)));
@@ -409,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_answer_is_settled_to_one_of_two_states() {
+    fn a_request_without_a_response_is_resolved_to_one_of_two_states() {
         let mut batch = BatchModel::new("b".to_owned(), "v".to_owned());
         batch.set("a.log", Some(FileModel::uploaded(&lines(3), None, 21)));
         batch.maybe_set("a.log", Some(FileModel::uploaded(&lines(5), None, 35)), 0);
@@ -436,12 +433,12 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_in_doubt_is_not_changed_before_the_server_was_killed() {
+    fn a_batch_in_doubt_is_not_changed_before_the_server_is_killed_again() {
         let mut model = Model::default();
         let mut batch = BatchModel::new("b".to_owned(), "v".to_owned());
         batch.maybe_delete(3);
         model.put(batch);
         assert!(model.take(7, 3).is_none());
-        assert!(model.take(7, 4).is_some_and(|batch| batch.may_be_gone()));
+        assert!(model.take(7, 4).is_some_and(|batch| batch.may_be_deleted()));
     }
 }

@@ -1,4 +1,4 @@
-//! The server as a process: started, killed, and ended as an operator ends it.
+//! The server process: start, kill, and termination with SIGTERM.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -8,37 +8,37 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// A server that does not listen by then has failed to start.
+/// Time limit for the server to start listening.
 pub const START_MAX: Duration = Duration::from_secs(120);
-/// A server that has not ended by then after SIGTERM has failed to stop.
+/// Time limit for the server to exit after SIGTERM.
 pub const STOP_MAX: Duration = Duration::from_secs(60);
-/// `argus maintain` has failed when it takes longer.
+/// Time limit for `argus maintain`.
 pub const MAINTAIN_MAX: Duration = Duration::from_secs(600);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_EVERY: Duration = Duration::from_millis(100);
 
-/// How the server is run.
+/// The configuration of the server.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// The binary.
     pub binary: PathBuf,
     /// The data directory.
     pub data: PathBuf,
-    /// Where its log goes.
+    /// The file for its log.
     pub log: PathBuf,
-    /// How often it maintains its data.
+    /// `--maintain-every`.
     pub maintain_every: String,
-    /// For how long the past can be read.
+    /// `--retention`.
     pub retention: String,
     /// Timely workers.
     pub workers: Option<u16>,
 }
 
-/// A running server; killed when dropped.
+/// A running server; killed on drop.
 pub struct Process {
     child: Child,
     /// Host and port.
     pub address: String,
-    /// How long it took until it listened.
+    /// The time until it listened.
     pub start: Duration,
 }
 
@@ -60,8 +60,8 @@ impl Setup {
         command.args(["--listen", "127.0.0.1:0", "--maintain-every", &self.maintain_every]).stdout(Stdio::piped());
         let begun = Instant::now();
         let mut child = command.spawn().with_context(|| format!("cannot run {}", self.binary.display()))?;
-        let output = child.stdout.take().context("the output is piped")?;
-        // From here on it is killed whatever goes wrong.
+        let output = child.stdout.take().context("standard output is not piped")?;
+        // From here on, drop kills it after any error.
         let mut process = Process { child, address: String::new(), start: Duration::ZERO };
         let first = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
@@ -70,59 +70,59 @@ impl Setup {
         let line = match tokio::time::timeout(START_MAX, first).await {
             Ok(line) => line??,
             Err(_) => {
-                // What still reads its output must come to an end, too.
+                // Ends the task that reads its output.
                 process.child.kill()?;
                 bail!("argus did not listen within {} s", START_MAX.as_secs());
             }
         };
         let address = line.trim().strip_prefix("argus listening on http://");
         process.address =
-            address.with_context(|| format!("argus did not start, see {}", self.log.display()))?.to_owned();
+            address.with_context(|| format!("argus did not start; see {}", self.log.display()))?.to_owned();
         process.start = begun.elapsed();
         Ok(process)
     }
 
-    /// Runs `argus maintain`; says what it printed.
+    /// Runs `argus maintain`; returns its output.
     pub async fn maintain(&self) -> Result<String> {
         let mut child = self.command("maintain")?.stdout(Stdio::piped()).spawn()?;
         let status = ended(&mut child, MAINTAIN_MAX).await?;
         let mut line = String::new();
-        BufReader::new(child.stdout.take().context("the output is piped")?).read_line(&mut line)?;
+        BufReader::new(child.stdout.take().context("standard output is not piped")?).read_line(&mut line)?;
         if !status.success() {
-            bail!("argus maintain ended with {status}, see {}", self.log.display());
+            bail!("argus maintain exited with {status}; see {}", self.log.display());
         }
         Ok(line.trim().to_owned())
     }
 }
 
 impl Process {
-    /// Its number.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Whether it has ended by itself, and how.
+    /// The exit status, if it has exited.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// SIGTERM, after which it must end with 0; says how long that took.
+    /// Sends SIGTERM, after which it must exit with 0; returns how long that took.
     pub async fn terminate(mut self) -> Result<Duration> {
         let begun = Instant::now();
-        let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
-        if !asked.success() {
-            bail!("SIGTERM could not be sent: {asked}");
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        if !sent.success() {
+            bail!("cannot send SIGTERM to process {}: kill exited with {sent}", self.child.id());
         }
         let status = ended(&mut self.child, STOP_MAX).await.context("after SIGTERM")?;
         if !status.success() {
-            bail!("the server ended with {status} after SIGTERM");
+            bail!("the server exited with {status} after SIGTERM");
         }
         Ok(begun.elapsed())
     }
@@ -137,26 +137,26 @@ async fn ended(child: &mut Child, within: Duration) -> Result<ExitStatus> {
         if begun.elapsed() > within {
             child.kill()?;
             child.wait()?;
-            bail!("the process did not end within {} s", within.as_secs());
+            bail!("the process did not exit within {} s", within.as_secs());
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_EVERY).await;
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // One that has ended by itself needs no killing.
+        // Errors mean that the process has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Panics and errors in the server's log.
-pub fn complaints(log: &Path) -> Result<(u64, Vec<String>)> {
+/// The number of panics, and the lines with errors, in the server's log.
+pub fn logged_errors(log: &Path) -> Result<(u64, Vec<String>)> {
     let mut panics = 0;
     let mut errors = Vec::new();
     for line in BufReader::new(File::open(log)?).lines() {
-        // Names of files in messages need not be UTF-8.
+        // File names in messages may not be UTF-8.
         let Ok(line) = line else { continue };
         panics += u64::from(line.contains("panicked at"));
         if line.contains("ERROR") || line.contains("panicked at") {

@@ -1,4 +1,4 @@
-//! Clients that read what others change: any answer must at least agree with itself.
+//! Clients that read while others change data: every response must be consistent with itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::generate::Random;
 use crate::soak::requests::Requests;
 use crate::soak::state::State;
 
-/// A reader waits up to so long between two requests.
+/// The longest pause of a reader between two requests.
 const PAUSE_MS_MAX: u64 = 400;
 
-/// Queries that read much.
+/// Queries that read large parts of the tables.
 const HEAVY: [&str; 6] = [
     "SELECT code, count(*), count(DISTINCT batch_id), min(ts), max(ts) FROM errors GROUP BY code ORDER BY 2 DESC",
     "SELECT b.firmware, c.code, sum(c.count) FROM error_counts c JOIN batches b ON b.batch_id = c.batch_id \
@@ -38,19 +38,19 @@ pub async fn read(state: Arc<State>, number: u64) {
 }
 
 async fn read_something(requests: &Requests<'_>, random: &mut Random) {
-    let place = random.below(1 << 30);
-    let Some((batch, vin)) = requests.state.model().some(place) else { return };
+    let index = random.below(1 << 30);
+    let Some((batch, vin)) = requests.state.model().some(index) else { return };
     // A batch may have been deleted since it was chosen.
-    let gone = &[404][..];
+    let not_found = &[404][..];
     match random.below(100) {
         0..25 => {
-            let report = requests.get("report", &format!("/batches/{batch}/report"), gone).await;
+            let report = requests.get("report", &format!("/batches/{batch}/report"), not_found).await;
             check_report(requests, &batch, report);
         }
         25..40 => {
             let epoch = requests.epoch();
             let path = format!("/batches/{batch}/report?min_epoch={epoch}&timeout_ms=60000");
-            let report = requests.get("report at an epoch", &path, gone).await;
+            let report = requests.get("report at an epoch", &path, not_found).await;
             check_report(requests, &batch, report);
         }
         40..50 => {
@@ -63,9 +63,9 @@ async fn read_something(requests: &Requests<'_>, random: &mut Random) {
         }
         55..67 => {
             let path = format!("/batches/{batch}/errors?limit={}", 1 + random.below(2000));
-            let page = requests.get("errors", &path, gone).await;
+            let page = requests.get("errors", &path, not_found).await;
             if let Some(cursor) = page.as_ref().and_then(|page| page["next_cursor"].as_str()) {
-                drop(requests.get("errors", &format!("{path}&cursor={cursor}"), gone).await);
+                drop(requests.get("errors", &format!("{path}&cursor={cursor}"), not_found).await);
             }
         }
         67..75 => {
@@ -74,26 +74,26 @@ async fn read_something(requests: &Requests<'_>, random: &mut Random) {
                 drop(requests.get("batches", &format!("/batches?limit=100&cursor={cursor}"), &[]).await);
             }
         }
-        75..82 => drop(requests.get("vehicle history", &format!("/vehicles/{vin}/history"), gone).await),
-        82..87 => drop(requests.get("progress", &format!("/batches/{batch}/progress"), gone).await),
+        75..82 => drop(requests.get("vehicle history", &format!("/vehicles/{vin}/history"), not_found).await),
+        82..87 => drop(requests.get("progress", &format!("/batches/{batch}/progress"), not_found).await),
         87..90 => {
             let path = format!("/batches/{batch}/chart.svg");
-            if let Some(answer) = requests.send("chart", Method::GET, &path, &[], Vec::new()).await {
-                requests.expect("chart", &path, &answer, &[200, 404]);
+            if let Some(response) = requests.send("chart", Method::GET, &path, &[], Vec::new()).await {
+                requests.expect("chart", &path, &response, &[200, 404]);
             }
         }
         _ => {
             let sql = random.pick(&HEAVY);
             let body = json!({"sql": sql, "limit": 100_000}).to_string().into_bytes();
-            if let Some(answer) = requests.send("heavy query", Method::POST, "/query", &[], body).await {
-                // It may need more memory than a query may take.
-                requests.expect("heavy query", sql, &answer, &[200, 422]);
+            if let Some(response) = requests.send("heavy query", Method::POST, "/query", &[], body).await {
+                // 422: it may exceed the memory limit of a query.
+                requests.expect("heavy query", sql, &response, &[200, 422]);
             }
         }
     }
 }
 
-/// The parts of a report sum up to the whole: no reader sees a part of a change.
+/// The parts of a report must sum up to its totals: no reader sees a partial change.
 fn check_report(requests: &Requests<'_>, batch: &str, report: Option<Value>) {
     let Some(report) = report else { return };
     let sum = |list: &str, field: &str| -> u64 {
@@ -103,6 +103,8 @@ fn check_report(requests: &Requests<'_>, batch: &str, report: Option<Value>) {
     let parts = [sum("codes", "count"), sum("files", "errors"), sum("files", "lines"), sum("files", "bytes")];
     let whole = [total("total_errors"), total("total_errors"), total("total_lines"), total("total_bytes")];
     if parts != whole {
-        requests.state.fail(format!("report of batch {batch} does not agree with itself: {parts:?} of {whole:?}"));
+        requests.state.fail(format!(
+            "the report of batch {batch} is inconsistent: its parts sum up to {parts:?}, its totals are {whole:?}"
+        ));
     }
 }

@@ -1,4 +1,4 @@
-//! Requests whose answers are counted and judged.
+//! Sends requests, and counts and checks their responses.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,24 +8,24 @@ use serde_json::Value;
 
 use crate::soak::state::State;
 
-/// No answer may take longer; those that wait for an epoch or a query say less themselves.
-const ANSWER_MAX: Duration = Duration::from_secs(150);
-/// What is shown of a problem.
+/// Time limit for every response; requests that wait for an epoch or a query set shorter timeouts.
+const RESPONSE_MAX: Duration = Duration::from_secs(150);
+/// The number of characters shown of a response body.
 const DETAIL_CHARS: usize = 300;
 
-/// One client with its connections.
+/// An HTTP client.
 pub struct Requests<'s> {
-    /// What all share.
+    /// The shared state.
     pub state: &'s State,
     client: Client,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     /// The status.
     pub status: u16,
-    /// The body, where it is JSON.
+    /// The body, if it is JSON.
     pub json: Value,
     text: String,
 }
@@ -33,21 +33,21 @@ pub struct Answer {
 /// Whether a change happened.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It did, and this is the answer.
-    Happened(Answer),
-    /// It did not.
+    /// It happened; contains the response.
+    Happened(Response),
+    /// It did not happen.
     Refused,
-    /// One or the other.
+    /// It may or may not have happened.
     Unknown,
 }
 
 impl<'s> Requests<'s> {
-    /// A client without a connection yet.
+    /// A client without connections.
     pub fn new(state: &'s State) -> Requests<'s> {
         Requests { state, client: Client::new() }
     }
 
-    /// Sends a request below `/api/v1`; `None` when there was no answer.
+    /// Sends a request to a path below `/api/v1`; `None` if there was no response.
     pub async fn send(
         &self,
         kind: &'static str,
@@ -55,49 +55,49 @@ impl<'s> Requests<'s> {
         path: &str,
         headers: &[(&str, &str)],
         body: Vec<u8>,
-    ) -> Option<Answer> {
+    ) -> Option<Response> {
         let killed = self.state.killed();
         let address = self.state.address().await;
-        let request = self.client.request(method, format!("http://{address}/api/v1{path}")).timeout(ANSWER_MAX);
+        let request = self.client.request(method, format!("http://{address}/api/v1{path}")).timeout(RESPONSE_MAX);
         let request = headers.iter().fold(request.body(body), |request, (name, value)| request.header(*name, *value));
         let begun = Instant::now();
-        let answer = async {
-            let answer = request.send().await?;
-            let status = answer.status().as_u16();
-            Ok::<_, reqwest::Error>((status, answer.bytes().await?))
+        let response = async {
+            let response = request.send().await?;
+            let status = response.status().as_u16();
+            Ok::<_, reqwest::Error>((status, response.bytes().await?))
         };
-        match answer.await {
+        match response.await {
             Ok((status, body)) => {
                 let text = String::from_utf8_lossy(&body).into_owned();
-                let answer = Answer { status, json: serde_json::from_slice(&body).unwrap_or_default(), text };
-                self.take(kind, path, &answer, begun.elapsed());
-                Some(answer)
+                let response = Response { status, json: serde_json::from_slice(&body).unwrap_or_default(), text };
+                self.record(kind, path, &response, begun.elapsed());
+                Some(response)
             }
             Err(_) if self.state.killed() > killed => {
                 self.state.count(kind, "lost to a kill");
                 None
             }
-            // An answer that has begun can only break off when its query may go on no longer.
+            // The server interrupts a response body only when its query reaches a limit.
             Err(error) if (error.is_body() || error.is_decode()) && path == "/query" => {
-                self.state.count(kind, "broke off");
+                self.state.count(kind, "interrupted");
                 None
             }
             Err(error) => {
-                self.state.count(kind, "no answer");
-                self.state.fail(format!("{kind} {path} had no answer, and the server was not killed: {error:?}"));
+                self.state.count(kind, "no response");
+                self.state.fail(format!("{kind} {path} had no response, and the server was not killed: {error:?}"));
                 None
             }
         }
     }
 
-    /// Gets JSON; `None` when there was no answer, or a refusal that may be.
+    /// Gets JSON; `None` if there was no response or an allowed error status (`may_be`).
     pub async fn get(&self, kind: &'static str, path: &str, may_be: &[u16]) -> Option<Value> {
-        let answer = self.send(kind, Method::GET, path, &[], Vec::new()).await?;
-        self.expect(kind, path, &answer, &[&[200], may_be].concat());
-        (answer.status == 200).then_some(answer.json)
+        let response = self.send(kind, Method::GET, path, &[], Vec::new()).await?;
+        self.expect(kind, path, &response, &[&[200], may_be].concat());
+        (response.status == 200).then_some(response.json)
     }
 
-    /// Sends a change, which must be answered with one of the statuses, unless the server is busy.
+    /// Sends a change. The response must have one of the statuses, unless the server is busy.
     pub async fn change(
         &self,
         kind: &'static str,
@@ -107,56 +107,56 @@ impl<'s> Requests<'s> {
         body: Vec<u8>,
         statuses: &[u16],
     ) -> Outcome {
-        let Some(answer) = self.send(kind, method, path, headers, body).await else { return Outcome::Unknown };
-        self.expect(kind, path, &answer, statuses);
-        match answer.status {
+        let Some(response) = self.send(kind, method, path, headers, body).await else { return Outcome::Unknown };
+        self.expect(kind, path, &response, statuses);
+        match response.status {
             200..300 => {
-                // A form is answered with a list.
-                let receipts = answer.json.as_array().map_or(std::slice::from_ref(&answer.json), Vec::as_slice);
+                // The response to a form is a list.
+                let receipts = response.json.as_array().map_or(std::slice::from_ref(&response.json), Vec::as_slice);
                 receipts.iter().filter_map(|one| one["epoch"].as_u64()).for_each(|epoch| self.state.saw_epoch(epoch));
-                Outcome::Happened(answer)
+                Outcome::Happened(response)
             }
-            // A server that is busy or full says so before it changes anything.
+            // A busy or full server rejects the request before it changes anything.
             400..500 | 503 | 507 => Outcome::Refused,
             _ => Outcome::Unknown,
         }
     }
 
-    /// Fails the run unless the status is one of those, or says that the server is busy.
-    pub fn expect(&self, kind: &'static str, path: &str, answer: &Answer, statuses: &[u16]) {
-        // 5xx are judged for all requests alike.
-        if !statuses.contains(&answer.status) && answer.status < 500 && answer.status != 429 {
-            self.state.fail(format!("{kind} {path} was answered {}: {}", answer.status, answer.detail()));
+    /// Fails the run unless the status is one of `statuses`, or reports that the server is busy.
+    pub fn expect(&self, kind: &'static str, path: &str, response: &Response, statuses: &[u16]) {
+        // `record` checks 5xx for all requests.
+        if !statuses.contains(&response.status) && response.status < 500 && response.status != 429 {
+            self.state.fail(format!("{kind} {path} had status {}: {}", response.status, response.detail()));
         }
     }
 
-    fn take(&self, kind: &'static str, path: &str, answer: &Answer, time: Duration) {
-        self.state.count(kind, answer.status.to_string());
+    fn record(&self, kind: &'static str, path: &str, response: &Response, time: Duration) {
+        self.state.count(kind, response.status.to_string());
         let problem =
-            answer.json["type"].as_str().and_then(|name| name.rsplit(':').next()).unwrap_or("none").to_owned();
-        // A query may take the time that it was given and no more, which is an answer like any other.
-        let is_right = answer.status < 500 || [503, 507].contains(&answer.status) || problem == "query-timed-out";
+            response.json["type"].as_str().and_then(|name| name.rsplit(':').next()).unwrap_or("none").to_owned();
+        // A query may reach its time limit, which is a regular response.
+        let is_allowed = response.status < 500 || [503, 507].contains(&response.status) || problem == "query-timed-out";
         {
-            let mut seen = self.state.seen();
-            let longest = seen.longest.entry(kind).or_default();
+            let mut observed = self.state.observations();
+            let longest = observed.longest.entry(kind).or_default();
             *longest = time.max(*longest);
-            if answer.status >= 500 {
-                *seen.server_errors.entry((kind, answer.status, problem)).or_default() += 1;
+            if response.status >= 500 {
+                *observed.server_errors.entry((kind, response.status, problem)).or_default() += 1;
             }
         }
-        if !is_right {
-            self.state.fail(format!("{kind} {path} was answered {}: {}", answer.status, answer.detail()));
+        if !is_allowed {
+            self.state.fail(format!("{kind} {path} had status {}: {}", response.status, response.detail()));
         }
     }
 
-    /// The last epoch of any answer, for whoever wants to read at least that.
+    /// The last epoch of any response, for reads at that epoch or later.
     pub fn epoch(&self) -> u64 {
         self.state.epoch.load(Ordering::Relaxed)
     }
 }
 
-impl Answer {
-    /// What it says went wrong.
+impl Response {
+    /// The beginning of the body.
     pub fn detail(&self) -> String {
         self.text.chars().take(DETAIL_CHARS).collect()
     }

@@ -1,4 +1,4 @@
-//! What all tasks of a soak share: where the server is, the model, the pool of texts, and what was seen.
+//! The state that all tasks of a soak test share: the server's address, the model, the texts, and observations.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,60 +11,60 @@ use tokio::sync::{RwLock, watch};
 use crate::soak::model::Model;
 use crate::soak::texts::Texts;
 
-/// Failures that are reported one by one; of more, only the number is.
+/// The number of failures that are listed; further ones are only counted.
 const FAILURES_MAX: usize = 100;
 
-/// What all tasks share.
+/// The shared state.
 pub struct State {
     /// When the load began.
     pub begun: Instant,
-    /// Names the run's random choices.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// What can be sent.
+    /// The texts to upload.
     pub texts: Texts,
-    /// Clients hold it for reading while they send a request; whoever compares holds it for writing.
+    /// A read lock is held during each request, the write lock during a comparison.
     pub gate: RwLock<()>,
-    /// The last epoch of an answer.
+    /// The last epoch of a response.
     pub epoch: AtomicU64,
-    /// Set when the load is to end.
+    /// Set when the load ends.
     pub stop: AtomicBool,
-    /// Host and port of the server, while it listens.
+    /// Host and port of the server while it listens.
     address: watch::Sender<Option<String>>,
-    /// How often the server was killed, or ended otherwise.
+    /// How often the server was killed or exited by itself.
     killed: AtomicU64,
     model: Mutex<Model>,
-    seen: Mutex<Seen>,
+    observations: Mutex<Observations>,
 }
 
-/// What was seen.
+/// Observations during the run.
 #[derive(Default)]
-pub struct Seen {
-    /// Requests by kind, and by status or what else became of them.
+pub struct Observations {
+    /// Requests by kind, and by status or other outcome.
     pub requests: BTreeMap<(&'static str, String), u64>,
-    /// 5xx answers by kind of request, status, and the last part of the problem's type.
+    /// 5xx responses by kind of request, status, and the last part of the problem type.
     pub server_errors: BTreeMap<(&'static str, u16, String), u64>,
-    /// The longest times to an answer, by kind.
+    /// The longest response times by kind.
     pub longest: BTreeMap<&'static str, Duration>,
-    /// What was wrong.
+    /// The listed failures.
     pub failures: Vec<String>,
-    /// How often something was wrong.
+    /// The number of all failures.
     pub failure_count: u64,
 }
 
 impl State {
-    /// Nothing has happened.
+    /// The initial state.
     pub fn new(seed: u64, codes_per_rule: usize) -> Result<State> {
         Ok(State {
             begun: Instant::now(),
             seed,
-            texts: Texts::make(seed, codes_per_rule)?,
+            texts: Texts::generate(seed, codes_per_rule)?,
             gate: RwLock::new(()),
             epoch: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             address: watch::Sender::new(None),
             killed: AtomicU64::new(0),
             model: Mutex::default(),
-            seen: Mutex::default(),
+            observations: Mutex::default(),
         })
     }
 
@@ -73,9 +73,9 @@ impl State {
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was seen.
-    pub fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The observations.
+    pub fn observations(&self) -> MutexGuard<'_, Observations> {
+        self.observations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Host and port of the server, once it listens.
@@ -86,13 +86,13 @@ impl State {
         address.ok().flatten().unwrap_or_default()
     }
 
-    /// The server listens there.
-    pub fn listens(&self, address: &str) {
+    /// Sets the address of the listening server.
+    pub fn set_address(&self, address: &str) {
         self.address.send_replace(Some(address.to_owned()));
     }
 
-    /// The server is about to be killed: answers that do not come from now on are lost.
-    pub fn is_killed(&self) {
+    /// Call before each kill of the server: from now on, missing responses are allowed.
+    pub fn count_kill(&self) {
         self.address.send_replace(None);
         self.killed.fetch_add(1, Ordering::SeqCst);
     }
@@ -102,31 +102,31 @@ impl State {
         self.killed.load(Ordering::SeqCst)
     }
 
-    /// Whether the load is to end.
+    /// Whether the load ends.
     pub fn stops(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Takes in the epoch of an answer.
+    /// Records the epoch of a response.
     pub fn saw_epoch(&self, epoch: u64) {
         self.epoch.fetch_max(epoch, Ordering::Relaxed);
     }
 
-    /// Something is wrong.
+    /// Records and prints a failure.
     pub fn fail(&self, failure: impl Into<String>) {
         let failure = failure.into();
-        let mut seen = self.seen();
-        seen.failure_count += 1;
-        if seen.failures.len() < FAILURES_MAX {
+        let mut observed = self.observations();
+        observed.failure_count += 1;
+        if observed.failures.len() < FAILURES_MAX {
             let seconds = self.begun.elapsed().as_secs();
             let failure = format!("{}:{:02} {failure}", seconds / 60, seconds % 60);
             eprintln!("FAILED {failure}");
-            seen.failures.push(failure);
+            observed.failures.push(failure);
         }
     }
 
-    /// Counts what became of a request.
+    /// Counts the outcome of a request.
     pub fn count(&self, kind: &'static str, outcome: impl Into<String>) {
-        *self.seen().requests.entry((kind, outcome.into())).or_default() += 1;
+        *self.observations().requests.entry((kind, outcome.into())).or_default() += 1;
     }
 }

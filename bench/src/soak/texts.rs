@@ -1,4 +1,4 @@
-//! The texts that clients send, made once: each with what must be counted of it, plain and compressed.
+//! The texts that clients send, generated once: each plain and compressed, with its expected counts.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -15,33 +15,33 @@ use crate::soak::model::Counts;
 const SMALL: usize = 24;
 /// Large texts, of 1 to 4 MiB.
 const LARGE: u64 = 4;
-/// Different codes of the texts with very many.
+/// The number of different codes in the texts with many codes.
 const MANY: [u64; 4] = [700, 3_000, 8_000, 15_000];
-/// The codes that those are drawn from.
+/// The number of codes they are chosen from.
 const MANY_UNIVERSE: u64 = 20_000;
-/// The rule that finds them.
+/// The rule that matches them.
 const MANY_RULE: &str = "err_symbol";
-/// A last line without its line feed, and its code.
+/// A last line without a line feed, and its code.
 const OPEN_LINE: (&str, &str) = ("2026-03-01 10:15:30 ERROR [main] ota.Flash - flash driver hit SIGSEGV", "SIGSEGV");
-/// What completes it.
+/// The rest of that line.
 pub const REST_OF_OPEN_LINE: &str = ", core written\n";
 
-/// How a body is sent.
+/// The encoding of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
-    /// As it is.
+    /// Not compressed.
     Identity,
-    /// With gzip.
+    /// gzip.
     Gzip,
-    /// With zstd.
+    /// zstd.
     Zstd,
 }
 
 impl Encoding {
-    /// All of them.
+    /// All encodings.
     pub const ALL: [Encoding; 3] = [Encoding::Identity, Encoding::Gzip, Encoding::Zstd];
 
-    /// As `Content-Encoding` names it.
+    /// The name in `Content-Encoding`.
     pub fn name(self) -> &'static str {
         match self {
             Encoding::Identity => "identity",
@@ -51,16 +51,16 @@ impl Encoding {
     }
 }
 
-/// A text.
+/// A text with its expected counts.
 #[derive(Debug)]
 pub struct Text {
-    /// As it is.
+    /// Not compressed.
     pub plain: Vec<u8>,
     gzip: Vec<u8>,
     zstd: Vec<u8>,
-    /// What its whole lines contain.
+    /// The counts of its complete lines.
     pub whole: Counts,
-    /// What its last line contains, where that lacks its line feed.
+    /// The counts of its last line, if that has no line feed.
     pub open: Option<Counts>,
 }
 
@@ -73,12 +73,12 @@ impl Text {
         });
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         gzip.write_all(&plain)?;
-        // The server compresses plain uploads at this level, too.
+        // The level at which the server compresses plain uploads.
         let zstd = zstd::encode_all(&plain[..], 1)?;
         Ok(Arc::new(Text { gzip: gzip.finish()?, zstd, plain, whole, open }))
     }
 
-    /// The body that is sent.
+    /// The body in an encoding.
     pub fn body(&self, encoding: Encoding) -> &[u8] {
         match encoding {
             Encoding::Identity => &self.plain,
@@ -87,7 +87,7 @@ impl Text {
         }
     }
 
-    /// About how many bytes the server stores for it.
+    /// Approximate bytes that the server stores for it.
     pub fn stored(&self, encoding: Encoding) -> u64 {
         match encoding {
             Encoding::Gzip => self.gzip.len() as u64,
@@ -99,21 +99,21 @@ impl Text {
 /// All texts.
 #[derive(Debug)]
 pub struct Texts {
-    /// Small ones.
+    /// Small texts.
     pub small: Vec<Arc<Text>>,
-    /// Of a few MiB.
+    /// Texts of 1 to 4 MiB.
     pub large: Vec<Arc<Text>>,
-    /// With thousands of different codes.
+    /// Texts with hundreds to thousands of different codes.
     pub many_codes: Vec<Arc<Text>>,
 }
 
 impl Texts {
-    /// Makes them. The server counts `codes_per_rule` different codes of a rule by name for each upload.
-    pub fn make(seed: u64, codes_per_rule: usize) -> Result<Texts> {
+    /// Generates them. The server counts `codes_per_rule` different codes of a rule by name for each upload.
+    pub fn generate(seed: u64, codes_per_rule: usize) -> Result<Texts> {
         let random = &mut Random::new(seed);
         let mut small = Vec::new();
         for number in 0..SMALL {
-            // Most are of a few lines.
+            // Most have only a few lines.
             let bytes = 1 + random.below(if number % 3 == 0 { 32 << 10 } else { 2 << 10 });
             small.push(usual(bytes, random, number % 4 == 0)?);
         }
@@ -130,7 +130,7 @@ fn usual(bytes: u64, random: &mut Random, is_open: bool) -> Result<Arc<Text>> {
     Text::new(plain, whole, is_open)
 }
 
-/// Lines with so many different codes of one rule, of which the first in alphabetical order are counted by name.
+/// Lines with `count` different codes of one rule; the first `codes_per_rule` are counted by name.
 fn many(count: u64, random: &mut Random, codes_per_rule: usize) -> Result<Arc<Text>> {
     let mut codes: BTreeMap<String, u64> = BTreeMap::new();
     while (codes.len() as u64) < count {
@@ -154,31 +154,31 @@ fn many(count: u64, random: &mut Random, codes_per_rule: usize) -> Result<Arc<Te
 
 #[cfg(test)]
 mod tests {
-    use argus_dataflow::fold::{CodeLimits, Fold};
+    use argus_dataflow::counts::partial::{CodeLimits, PartialCounts};
     use argus_dataflow::scan::Scanner;
     use argus_dataflow::{BlockReader, RuleSet};
 
     use super::*;
 
     #[test]
-    fn the_rules_find_in_a_text_what_it_was_made_of() {
+    fn the_rules_find_the_expected_counts() {
         let mut scanner = Scanner::new(RuleSet::built_in().expect("the built-in rules are valid"));
         let random = &mut Random::new(3);
         let small = usual(4 << 10, random, true).expect("writes to memory");
         let few = many(300, random, 500).expect("writes to memory");
         for text in [small, few] {
-            let mut fold = Fold::default();
+            let mut partial = PartialCounts::default();
             let mut blocks = BlockReader::new(&text.plain[..], 64 << 10);
             while let Some(block) = blocks.next_block().expect("memory reads") {
-                fold.merge(scanner.scan(&block, 2026).0, CodeLimits::default());
+                partial.merge(scanner.scan(&block, 2026).0, CodeLimits::default());
             }
             let mut should = text.whole.clone();
             if let Some(open) = &text.open {
                 should.add(open);
             }
             let mut counted = Counts { bytes: blocks.bytes(), lines: blocks.lines(), ..Counts::default() };
-            counted.error_lines = fold.error_lines;
-            fold.codes.into_iter().for_each(|(key, seen)| *counted.codes.entry(key.code).or_default() += seen.count);
+            counted.error_lines = partial.error_lines;
+            partial.codes.into_iter().for_each(|(key, seen)| *counted.codes.entry(key.code).or_default() += seen.count);
             assert_eq!(counted, should);
         }
     }

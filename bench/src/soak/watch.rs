@@ -1,4 +1,4 @@
-//! What the server takes, looked at every few seconds: memory, descriptors, and files on the disk.
+//! Samples of the server's resources: memory, file descriptors, and files on the disk.
 
 use std::fs::{read_dir, read_to_string};
 use std::path::{Path, PathBuf};
@@ -15,22 +15,22 @@ use crate::soak::state::State;
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
 const MIB: f64 = (1 << 20) as f64;
 
-/// What was measured at one moment. What a server that was just killed cannot say is not there.
+/// One sample. Values that a stopped server cannot report are `None`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sample {
-    /// Memory of the process, and the most that it ever had, in MiB.
+    /// Resident memory of the process and its peak, in MiB.
     pub memory: Option<(f64, f64)>,
-    /// Open descriptors.
+    /// Open file descriptors.
     pub descriptors: Option<f64>,
-    /// Epochs that are accepted and not in the tables.
+    /// Accepted epochs that are not committed.
     pub behind: Option<f64>,
-    /// What is on the disk.
+    /// Disk usage.
     pub disk: Disk,
-    /// What is alive.
+    /// The live data.
     pub alive: Alive,
 }
 
-/// What a data directory has.
+/// The disk usage of a data directory.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Disk {
     /// MiB below `raw/`.
@@ -41,17 +41,17 @@ pub struct Disk {
     pub lake: f64,
     /// MiB of the metadata database with its log.
     pub metadata: f64,
-    /// Files whose names say that they are being written.
+    /// Temporary files of writes in progress.
     pub unfinished: f64,
 }
 
-/// Reads a figure of a sample, where it was measured.
-pub type Figure = fn(&Sample) -> Option<f64>;
+/// Reads a metric of a sample, if it was measured.
+pub type Metric = fn(&Sample) -> Option<f64>;
 
-/// Figures of samples, with their names.
-pub const FIGURES: [(&str, Figure); 12] = [
+/// The metrics of a sample, with their names.
+pub const METRICS: [(&str, Metric); 12] = [
     ("memory, MiB", |sample| sample.memory.map(|(now, _)| now)),
-    ("memory since the start of the process, MiB", |sample| sample.memory.map(|(_, peak)| peak)),
+    ("peak memory of the process, MiB", |sample| sample.memory.map(|(_, peak)| peak)),
     ("descriptors", |sample| sample.descriptors),
     ("epochs not committed", |sample| sample.behind),
     ("raw, MiB", |sample| Some(sample.disk.raw)),
@@ -59,21 +59,21 @@ pub const FIGURES: [(&str, Figure); 12] = [
     ("unfinished files", |sample| Some(sample.disk.unfinished)),
     ("lake, MiB", |sample| Some(sample.disk.lake)),
     ("metadata, MiB", |sample| Some(sample.disk.metadata)),
-    ("alive batches", |sample| Some(sample.alive.batches as f64)),
-    ("alive files", |sample| Some(sample.alive.files as f64)),
-    ("alive text, MiB", |sample| Some(sample.alive.text as f64 / MIB)),
+    ("live batches", |sample| Some(sample.alive.batches as f64)),
+    ("live files", |sample| Some(sample.alive.files as f64)),
+    ("live text, MiB", |sample| Some(sample.alive.text as f64 / MIB)),
 ];
 
-/// Looks at the server while it runs.
+/// Samples the running server.
 pub struct Watch {
     data: PathBuf,
-    /// The process; 0 while there is none.
+    /// The process id; 0 while there is no process.
     pub process: AtomicU32,
     samples: Mutex<Vec<Sample>>,
 }
 
 impl Watch {
-    /// Nothing is known yet.
+    /// No samples yet.
     pub fn new(data: PathBuf) -> Arc<Watch> {
         Arc::new(Watch { data, process: AtomicU32::new(0), samples: Mutex::default() })
     }
@@ -95,7 +95,7 @@ impl Watch {
             let address = state.address().await;
             Some(metric(&address, "argus_epoch").await? - metric(&address, "argus_committed_epoch").await?)
         };
-        // A server that is starting again has no address.
+        // A restarting server has no address.
         let behind = tokio::time::timeout(Duration::from_secs(5), behind).await.ok().flatten();
         Sample {
             memory: memory(process),
@@ -113,13 +113,13 @@ impl Watch {
 }
 
 impl Disk {
-    /// What a data directory has now.
+    /// Measures a data directory.
     pub fn look(data: &Path) -> Disk {
         let mut disk = Disk::default();
         let (raw, lake) = (data.join("raw"), data.join("lake"));
         let mut folders = vec![data.to_owned()];
         while let Some(folder) = folders.pop() {
-            // What was there a moment ago may be gone.
+            // A folder may have been deleted meanwhile.
             let Ok(entries) = read_dir(&folder) else { continue };
             for entry in entries.flatten() {
                 let Ok(facts) = entry.metadata() else { continue };
@@ -156,26 +156,26 @@ fn memory(process: u32) -> Option<(f64, f64)> {
     Some((field("VmRSS:")?, field("VmHWM:")?))
 }
 
-/// A metric of the server.
+/// Reads a metric from the server.
 pub async fn metric(address: &str, name: &str) -> Option<f64> {
     let text = reqwest::get(format!("http://{address}/metrics")).await.ok()?.text().await.ok()?;
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// The least, the middle and the most of a figure; `None` when it was never measured.
-pub fn spread(samples: &[Sample], figure: Figure) -> Option<[f64; 3]> {
-    let mut values: Vec<f64> = samples.iter().filter_map(figure).collect();
+/// Minimum, median and maximum of a metric; `None` if it was never measured.
+pub fn spread(samples: &[Sample], metric: Metric) -> Option<[f64; 3]> {
+    let mut values: Vec<f64> = samples.iter().filter_map(metric).collect();
     values.sort_by(f64::total_cmp);
     Some([*values.first()?, values[values.len() / 2], *values.last()?])
 }
 
-/// The last sample as a part of a line.
+/// The last sample as text, for the status line.
 pub fn line(samples: &[Sample]) -> Result<String> {
     let last = samples.last().context("no sample was taken yet")?;
     let memory = last.memory.map_or_else(|| "-".to_owned(), |(now, _)| format!("{now:.0}"));
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"));
     Ok(format!(
-        "alive {} batches, {} files, {:.0} MiB; memory {memory} MiB, {} descriptors, raw {:.0} MiB in {} files \
+        "live {} batches, {} files, {:.0} MiB; memory {memory} MiB, {} descriptors, raw {:.0} MiB in {} files \
          ({} unfinished), lake {:.0} MiB, metadata {:.0} MiB, {} epochs behind",
         last.alive.batches,
         last.alive.files,
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spread_is_of_the_samples_that_have_the_figure() {
+    fn a_spread_ignores_samples_without_the_metric() {
         let sample = |descriptors| Sample { descriptors, ..Sample::default() };
         let samples = [sample(Some(3.0)), sample(None), sample(Some(1.0)), sample(Some(2.0))];
         assert_eq!(spread(&samples, |sample| sample.descriptors), Some([1.0, 2.0, 3.0]));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_data_directory_is_looked_through() {
+    fn the_disk_usage_includes_all_files_of_a_data_directory() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir_all(folder.path().join("raw/batch")).expect("makes a folder");
         for name in ["raw/batch/1", "raw/batch/2#1", "argus.db", "argus.db-wal"] {

@@ -1,22 +1,22 @@
-//! Answers that are kept, and cannot be stale.
+//! Cached answers, which cannot be stale.
 //!
-//! An answer is kept under what was asked and the epoch at which what was asked
-//! for last changed. A change makes the next reader ask under another epoch, so
-//! nothing is ever taken out because it is no longer true.
+//! The cache key of an answer contains the request and the epoch at which the
+//! requested data last changed. After a change, readers use a key with another
+//! epoch, so no entry ever needs to be invalidated.
 //!
 //! ```text
-//!  asked ──► memory ──► somebody asks the same? ──► Redis ──► computed
-//!             found        shared with them         found        kept in both
+//!  request ──► memory ──► same request running? ──► Redis ──► compute
+//!              found         share its result       found       store in both
 //! ```
 //!
-//! - [`flight`]: the tier in memory, with one computation for all who ask at once;
-//! - [`seal`]: what is written to a server that may lie;
-//! - [`redis`]: the tier between processes.
+//! - [`single_flight`]: the tier in memory; concurrent requests for a key share one computation;
+//! - [`signing`]: signatures on entries in Redis, which is not trusted;
+//! - [`redis`]: the tier that processes share.
 
-pub mod flight;
 pub mod redis;
-pub mod seal;
+pub mod signing;
+pub mod single_flight;
 
-pub use flight::{Flights, Found, Lost};
 pub use redis::{Redis, RedisError};
-pub use seal::SealKey;
+pub use signing::SigningKey;
+pub use single_flight::{ComputationAborted, Found, SingleFlight};

@@ -1,13 +1,13 @@
-//! The tier between processes: Redis.
+//! The cache tier that processes share: Redis.
 //!
-//! Redis may be gone, hang, lose what it was given or lie; then an answer takes
-//! a little longer and is right. Each question waits for at most [`REPLY_WAIT`],
-//! after one that failed none are asked for [`REST`], and what is found must
-//! open ([`SealKey`]).
+//! Redis may be down, hang, lose entries or return wrong data. An answer then takes
+//! a little longer, but is correct: a request to Redis waits for at most [`REPLY_WAIT`],
+//! Redis is bypassed for [`BREAK_FOR`] after a failure, and the signature of each
+//! entry is verified ([`SigningKey`]).
 //!
-//! Who finds nothing tries to take the key's lock, which lapses by itself:
-//! with it, the answer is computed and kept; without it, waited for, for at most
-//! [`LEASE`], and then computed after all.
+//! On a miss, a process tries to take the key's lock, which expires by itself.
+//! With the lock, it computes and stores the answer. Without it, it waits for the
+//! answer for at most [`LEASE`], and then computes it too.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -19,214 +19,214 @@ use ::redis::{Client, Cmd, FromRedisValue, Script};
 use metrics::counter;
 use uuid::Uuid;
 
-use crate::cache::seal::SealKey;
+use crate::cache::signing::SigningKey;
 
-/// How long one question to Redis may take.
+/// Timeout of one request to Redis.
 const REPLY_WAIT: Duration = Duration::from_millis(50);
-/// How long Redis is left alone after it failed.
-const REST: Duration = Duration::from_secs(1);
-/// How long who computes an answer may take before others do it too.
+/// How long Redis is bypassed after a failure.
+const BREAK_FOR: Duration = Duration::from_secs(1);
+/// Lifetime of a lock: how long a process may compute an answer before others compute it too.
 const LEASE: Duration = Duration::from_secs(1);
-/// How often who waits looks.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How long an answer is kept: this, and up to a tenth more, so that those made together do not lapse together.
-/// What was deleted and erased is gone from there too when it is over.
-const KEPT: Duration = Duration::from_secs(600);
+/// How often a waiting process polls.
+const POLL_EVERY: Duration = Duration::from_millis(5);
+/// How long an answer is cached: this, and up to a tenth more, so that answers stored together do not expire together.
+/// After it, deleted and erased data is gone from Redis too.
+const CACHED_FOR: Duration = Duration::from_secs(600);
 
-/// Gives a lock back, where it still is the one that was taken.
-const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+/// Releases a lock if it still has the token of its holder.
+const UNLOCK: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
-/// Why Redis cannot be used at all.
+/// The URL of Redis is invalid.
 #[derive(Debug, thiserror::Error)]
-#[error("that is no address of a Redis server; one looks like redis://127.0.0.1:6379")]
+#[error("the Redis URL is invalid; use the form redis://127.0.0.1:6379")]
 pub struct RedisError;
 
 /// Answers in Redis. Clones share the connection.
 #[derive(Clone)]
 pub struct Redis {
     connection: ConnectionManager,
-    /// What all keys begin with.
-    space: Arc<str>,
-    seal: SealKey,
-    rest: Arc<Rest>,
+    /// The prefix of all keys.
+    prefix: Arc<str>,
+    signing: SigningKey,
+    breaker: Arc<CircuitBreaker>,
 }
 
-/// Until when Redis is left alone.
-struct Rest {
+/// While it is open, Redis is bypassed.
+struct CircuitBreaker {
     start: Instant,
-    /// Milliseconds after `start`.
+    /// When it closes, in milliseconds after `start`.
     until: AtomicU64,
 }
 
 tokio::task_local! {
-    /// Whether what is being made was found here: whoever tells of it is far from whoever asks Redis.
+    /// Whether Redis had the answer of this task. The code that reports it is far from the code that calls Redis.
     static REMOTE: Cell<bool>;
 }
 
-/// Makes an answer, and says whether Redis had it.
+/// Runs `make`; returns its answer and whether Redis had it.
 pub(super) async fn was_remote<T>(make: impl Future<Output = T>) -> (T, bool) {
     REMOTE.scope(Cell::new(false), async { (make.await, REMOTE.with(Cell::get)) }).await
 }
 
 fn note_remote() {
-    // Somebody may ask who does not want to know.
+    // Outside `was_remote`, nobody needs it.
     let _ = REMOTE.try_with(|remote| remote.set(true));
 }
 
-/// Who computes an answer that is not there.
-enum Turn {
-    /// We do; the lock is to be given back.
+/// Who holds the lock of a missing key.
+enum LockState {
+    /// This process, with this token; it must unlock.
     Ours(String),
-    /// Somebody else.
+    /// Another process.
     Theirs,
-    /// Redis does not say.
+    /// Redis did not reply.
     Unknown,
 }
 
 impl Redis {
-    /// Answers at `url`, for the deployment of that name and secret; whatever else
-    /// answers depend on must be in the name. Connects when it is first needed, so
-    /// a server that is not there stops nobody.
-    pub fn connect(url: &str, deployment: &str, seal: SealKey) -> Result<Redis, RedisError> {
-        let wrong = |_| RedisError;
+    /// The cache at `url` for the deployment of this name and secret. The name must contain
+    /// everything else that answers depend on. Connects on first use, so an unreachable
+    /// server does not prevent the start.
+    pub fn connect(url: &str, deployment: &str, signing: SigningKey) -> Result<Redis, RedisError> {
+        let invalid = |_| RedisError;
         let config = ConnectionManagerConfig::new()
             .set_number_of_retries(0)
             .set_connection_timeout(Some(REPLY_WAIT))
             .set_response_timeout(Some(REPLY_WAIT));
-        let client = Client::open(url).map_err(wrong)?;
-        let connection = ConnectionManager::new_lazy_with_config(client, config).map_err(wrong)?;
-        let rest = Arc::new(Rest { start: Instant::now(), until: AtomicU64::new(0) });
-        Ok(Redis { connection, space: format!("argus:{deployment}").into(), seal, rest })
+        let client = Client::open(url).map_err(invalid)?;
+        let connection = ConnectionManager::new_lazy_with_config(client, config).map_err(invalid)?;
+        let breaker = Arc::new(CircuitBreaker { start: Instant::now(), until: AtomicU64::new(0) });
+        Ok(Redis { connection, prefix: format!("argus:{deployment}").into(), signing, breaker })
     }
 
-    /// The answer under `key`: the one that is kept there, or else `compute`'s.
+    /// The answer under `key`: from Redis, or else from `compute`.
     pub async fn get<E>(&self, key: &str, compute: impl Future<Output = Result<Vec<u8>, E>>) -> Result<Vec<u8>, E> {
-        if let Some(kept) = self.kept(key).await {
+        if let Some(cached) = self.cached(key).await {
             note_remote();
-            return Ok(kept);
+            return Ok(cached);
         }
-        let turn = self.take_turn(key).await;
-        if let Turn::Theirs = turn
-            && let Some(kept) = self.wait(key).await
+        let lock_state = self.try_lock(key).await;
+        if let LockState::Theirs = lock_state
+            && let Some(cached) = self.wait(key).await
         {
             note_remote();
-            return Ok(kept);
+            return Ok(cached);
         }
         let answer = compute.await;
         if let Ok(answer) = &answer {
-            self.keep(key, answer).await;
+            self.store(key, answer).await;
         }
-        if let Turn::Ours(token) = turn {
-            self.give_back(key, &token).await;
+        if let LockState::Ours(token) = lock_state {
+            self.unlock(key, &token).await;
         }
         answer
     }
 
-    async fn kept(&self, key: &str) -> Option<Vec<u8>> {
+    async fn cached(&self, key: &str) -> Option<Vec<u8>> {
         let outcome = |outcome| counter!("argus_cache_requests_total", "tier" => "redis", "outcome" => outcome);
-        let Some(found) = self.ask::<Option<Vec<u8>>>(Cmd::get(self.name(key))).await else {
+        let Some(found) = self.send::<Option<Vec<u8>>>(Cmd::get(self.entry_key(key))).await else {
             outcome("unavailable").increment(1);
             return None;
         };
-        let Some(sealed) = found else {
+        let Some(signed) = found else {
             outcome("miss").increment(1);
             return None;
         };
-        let opened = self.seal.open(key, &sealed);
-        outcome(if opened.is_some() { "hit" } else { "corrupt" }).increment(1);
-        opened
+        let verified = self.signing.verify(key, &signed);
+        outcome(if verified.is_some() { "hit" } else { "corrupt" }).increment(1);
+        verified
     }
 
-    async fn keep(&self, key: &str, answer: &[u8]) {
-        let Some(sealed) = self.seal.seal(key, answer) else { return };
-        let jitter = Uuid::new_v4().as_u128() as u64 % (KEPT.as_secs() / 10);
-        // Not kept is computed again.
-        let _: Option<()> = self.ask(Cmd::set_ex(self.name(key), sealed, KEPT.as_secs() + jitter)).await;
+    async fn store(&self, key: &str, answer: &[u8]) {
+        let Some(signed) = self.signing.sign(key, answer) else { return };
+        let jitter = Uuid::new_v4().as_u128() as u64 % (CACHED_FOR.as_secs() / 10);
+        // An answer that is not stored is computed again.
+        let _: Option<()> = self.send(Cmd::set_ex(self.entry_key(key), signed, CACHED_FOR.as_secs() + jitter)).await;
     }
 
-    async fn take_turn(&self, key: &str) -> Turn {
+    async fn try_lock(&self, key: &str) -> LockState {
         let token = Uuid::new_v4().to_string();
         let mut lock = Cmd::new();
-        lock.arg("SET").arg(self.lock_name(key)).arg(&token).arg("NX").arg("PX").arg(LEASE.as_millis() as u64);
-        match self.ask::<Option<String>>(lock).await {
-            Some(Some(_)) => Turn::Ours(token),
-            Some(None) => Turn::Theirs,
-            None => Turn::Unknown,
+        lock.arg("SET").arg(self.lock_key(key)).arg(&token).arg("NX").arg("PX").arg(LEASE.as_millis() as u64);
+        match self.send::<Option<String>>(lock).await {
+            Some(Some(_)) => LockState::Ours(token),
+            Some(None) => LockState::Theirs,
+            None => LockState::Unknown,
         }
     }
 
-    async fn give_back(&self, key: &str, token: &str) {
-        let script = Script::new(RELEASE);
+    async fn unlock(&self, key: &str, token: &str) {
+        let script = Script::new(UNLOCK);
         let mut connection = self.connection.clone();
-        let name = self.lock_name(key);
-        let mut given = script.key(name);
-        let given = given.arg(token).invoke_async::<i64>(&mut connection);
-        // A lock that is not given back lapses.
-        let _ = tokio::time::timeout(REPLY_WAIT, given).await;
+        let lock = self.lock_key(key);
+        let mut invocation = script.key(lock);
+        let reply = invocation.arg(token).invoke_async::<i64>(&mut connection);
+        // A lock that is not released expires.
+        let _ = tokio::time::timeout(REPLY_WAIT, reply).await;
     }
 
-    /// Waits for who has the lock.
+    /// Waits until the holder of the lock has stored the answer.
     async fn wait(&self, key: &str) -> Option<Vec<u8>> {
         let until = Instant::now() + LEASE;
-        while Instant::now() < until && !self.rest.is_on() {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let [kept, lock] = [self.name(key), self.lock_name(key)];
+        while Instant::now() < until && !self.breaker.is_open() {
+            tokio::time::sleep(POLL_EVERY).await;
+            let [cached, lock] = [self.entry_key(key), self.lock_key(key)];
             let mut both = Cmd::new();
-            both.arg("MGET").arg(kept).arg(lock);
-            let (kept, lock) = self.ask::<(Option<Vec<u8>>, Option<String>)>(both).await?;
-            if let Some(opened) = kept.and_then(|sealed| self.seal.open(key, &sealed)) {
+            both.arg("MGET").arg(cached).arg(lock);
+            let (cached, lock) = self.send::<(Option<Vec<u8>>, Option<String>)>(both).await?;
+            if let Some(verified) = cached.and_then(|signed| self.signing.verify(key, &signed)) {
                 counter!("argus_cache_requests_total", "tier" => "redis", "outcome" => "shared").increment(1);
-                return Some(opened);
+                return Some(verified);
             }
-            // Whoever had it gave up.
+            // No lock and no answer: the holder gave up.
             lock?;
         }
         None
     }
 
-    /// Asks Redis; `None` when it does not answer in time, or is left alone.
-    async fn ask<T: FromRedisValue>(&self, command: Cmd) -> Option<T> {
-        if self.rest.is_on() {
+    /// Sends a command; `None` when Redis fails, times out or is bypassed.
+    async fn send<T: FromRedisValue>(&self, command: Cmd) -> Option<T> {
+        if self.breaker.is_open() {
             return None;
         }
         let mut connection = self.connection.clone();
-        let asked = command.query_async::<T>(&mut connection);
-        match tokio::time::timeout(REPLY_WAIT, asked).await {
-            Ok(Ok(answer)) => Some(answer),
+        let reply = command.query_async::<T>(&mut connection);
+        match tokio::time::timeout(REPLY_WAIT, reply).await {
+            Ok(Ok(reply)) => Some(reply),
             failed => {
-                if self.rest.begin() {
+                if self.breaker.trip() {
                     let reason = match failed {
                         Ok(Err(error)) => error.to_string(),
-                        _ => format!("no answer in {} ms", REPLY_WAIT.as_millis()),
+                        _ => format!("no reply within {} ms", REPLY_WAIT.as_millis()),
                     };
-                    tracing::warn!(reason, "Redis is left alone for a while; answers come from here meanwhile");
+                    tracing::warn!(reason, "Redis failed; bypassing it for {} ms", BREAK_FOR.as_millis());
                 }
                 None
             }
         }
     }
 
-    fn name(&self, key: &str) -> String {
-        format!("{}:{key}", self.space)
+    fn entry_key(&self, key: &str) -> String {
+        format!("{}:{key}", self.prefix)
     }
 
-    fn lock_name(&self, key: &str) -> String {
-        format!("{}:{key}:lock", self.space)
+    fn lock_key(&self, key: &str) -> String {
+        format!("{}:{key}:lock", self.prefix)
     }
 }
 
-impl Rest {
+impl CircuitBreaker {
     fn now(&self) -> u64 {
         self.start.elapsed().as_millis() as u64
     }
 
-    fn is_on(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.now() < self.until.load(Ordering::Relaxed)
     }
 
-    /// Says whether it had not begun already.
-    fn begin(&self) -> bool {
+    /// Opens it; returns whether it was closed.
+    fn trip(&self) -> bool {
         let now = self.now();
-        self.until.swap(now + REST.as_millis() as u64, Ordering::Relaxed) <= now
+        self.until.swap(now + BREAK_FOR.as_millis() as u64, Ordering::Relaxed) <= now
     }
 }

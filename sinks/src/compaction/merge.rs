@@ -1,12 +1,13 @@
-//! Sorted files become one sorted stream.
+//! Merges sorted files into one sorted stream.
 //!
-//! One chunk of each input is in memory. The input with the least key gives its
-//! rows until another one's key is less, so files that do not overlap cost one
-//! comparison for each row. Rows are copied once, by `interleave`.
+//! One chunk of each input is in memory. Rows are taken from the input with the
+//! least key until another input has a lesser key, so files that do not overlap
+//! cost one comparison per row. Rows are copied once, by `interleave`.
 //!
-//! Where an input is sorted by a prefix of the columns only (a spilled file of
-//! `errors` has the lines of a file as they were scanned), so is the output:
-//! whichever input has the least key has the least prefix too.
+//! If an input is sorted only by a prefix of the columns (a spilled file of
+//! `errors` has the lines of a file in the order they were scanned), the output
+//! is sorted by that prefix: the input with the least key also has the least
+//! prefix.
 
 use std::sync::Arc;
 
@@ -22,10 +23,10 @@ use crate::compaction::read::FileRows;
 use crate::schema::Table;
 use crate::snapshot::DataFile;
 
-/// Rows of an input that are in memory: as many as a page of our files has.
+/// Rows of an input in memory: one page of our files.
 const CHUNK_ROWS: usize = 2048;
 
-/// Rows that are given at once, at most.
+/// The most rows returned at once.
 const OUTPUT_ROWS: usize = 2048;
 
 /// The merged rows of some files of a table.
@@ -40,7 +41,7 @@ struct Input {
     rows: FileRows,
     chunk: RecordBatch,
     keys: Rows,
-    /// The first row of the chunk that was not given yet.
+    /// The first row of the chunk that was not returned yet.
     next: usize,
 }
 
@@ -88,7 +89,7 @@ impl Merge {
         }
         let chunks: Vec<&RecordBatch> = self.inputs.iter().map(|input| &input.chunk).collect();
         let rows = interleave_record_batch(&chunks, &taken)?;
-        // The rows that were taken are copied, so the chunk can go.
+        // The taken rows are copied, so the chunk can be dropped.
         if let Some(ended) = ended
             && !self.inputs[ended].fill(self.table, &self.keys).await?
         {
@@ -97,7 +98,7 @@ impl Merge {
         Ok(Some(rows))
     }
 
-    /// The input with the least key, and the one that comes after it.
+    /// The inputs with the least and the second least key.
     fn least(&self) -> (usize, Option<usize>) {
         let mut least = 0;
         let mut second = None;
@@ -118,9 +119,9 @@ impl Input {
         self.keys.row(self.next)
     }
 
-    /// Reads the next chunk; says whether there was one.
+    /// Reads the next chunk; returns whether there was one.
     async fn fill(&mut self, table: Table, converter: &RowConverter) -> Result<bool, CompactionError> {
-        // A chunk is let go before the next one is read.
+        // Drop the chunk before the next one is read.
         self.chunk = RecordBatch::new_empty(table.schema());
         self.next = 0;
         loop {

@@ -1,31 +1,31 @@
-//! Some files of a table become fewer: what is gone leaves no row, old
-//! differences become one.
+//! Compaction: merges files of a table into fewer, removes deleted rows, and
+//! consolidates differences of old epochs.
 //!
 //! ```text
 //!  file ──► chunks ──┐
-//!  file ──► chunks ──┼─► merge ──► fold ──► writer ──► new files
+//!  file ──► chunks ──┼─► merge ──► consolidator ──► writer ──► new files
 //!  file ──► chunks ──┘               ▲
-//!  files, batches ──► what is gone ──┘
+//!  files, batches ──► deleted ids ───┘
 //! ```
 //!
 //! The files are sorted, so nothing is sorted or joined again. Memory is
-//! bounded whatever the files hold:
+//! bounded for any input:
 //!
-//! - a chunk of 2,048 rows of each input, [`FAN_IN`] inputs at most, and its keys;
-//! - the old rows of one batch, or of one batch and code, or of one vehicle and code, up to 4 MiB;
-//! - the row group that is being written, up to 8 MiB, and what of the output is on its way to the
-//!   store, 50 MiB at most;
-//! - the ids of what is gone, 16 bytes each, [`FOUND_MAX`] of each kind.
+//! - one chunk of 2,048 rows of each input with its sort keys, at most [`FAN_IN`] inputs;
+//! - the old rows of one batch, of one batch and code, or of one vehicle and code, up to 4 MiB;
+//! - the row group that is being written, up to 8 MiB, and output that is being uploaded to the
+//!   store, up to 50 MiB;
+//! - the ids of deleted data, 16 bytes each, [`FOUND_MAX`] of each kind.
 //!
-//! With lines of 1 KiB that is some 150 MiB at most, and much less with others.
-//! More files than [`FAN_IN`] are merged in groups, and each group is put in the
-//! place of its files by itself, so one that cannot be read stops no other.
+//! With lines of 1 KiB this is about 150 MiB at most, with shorter lines much less.
+//! More than [`FAN_IN`] files are merged in groups. Each group replaces its own
+//! files, so an unreadable file does not affect other groups.
 //!
-//! - [`read`]: the rows of one file; [`merge`]: those of several, in order;
-//! - [`gone`]: what leaves no row; [`fold`]: what is left becomes less.
+//! - [`read`]: the rows of one file; [`merge`]: the rows of several files, in order;
+//! - [`deleted_rows`]: finds deleted data; [`consolidator`]: removes it and sums old differences.
 
-pub mod fold;
-pub mod gone;
+pub mod consolidator;
+pub mod deleted_rows;
 pub mod merge;
 pub mod read;
 
@@ -39,28 +39,28 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::errors::ParquetError;
 
-use crate::compaction::fold::Fold;
+use crate::compaction::consolidator::Consolidator;
 use crate::compaction::merge::Merge;
-use crate::lake::LakeError;
+use crate::error::LakeError;
+use crate::maintenance::{FileWriter, LakeMaintenance};
 use crate::schema::Table;
 use crate::snapshot::DataFile;
 use crate::table::NewFile;
-use crate::upkeep::{FileWriter, Upkeep};
 
-pub use crate::compaction::gone::{FOUND_MAX, Gone};
+pub use crate::compaction::deleted_rows::{DeletedRows, FOUND_MAX};
 
-/// Files that are merged at once.
+/// The number of files merged at once.
 pub const FAN_IN: usize = 16;
 
 /// Why files could not be compacted.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say what each variant means")]
+#[expect(missing_docs, reason = "the messages explain each variant")]
 pub enum CompactionError {
-    #[error("cannot read {path}")]
+    #[error("cannot read Parquet file {path}")]
     Read { path: Path, source: Box<ParquetError> },
     #[error("cannot merge rows")]
     Rows(#[from] ArrowError),
-    #[error("cannot write")]
+    #[error("cannot write compacted files")]
     Write(#[from] LakeError),
 }
 
@@ -69,7 +69,7 @@ impl CompactionError {
         CompactionError::Read { path: path.clone(), source: Box::new(source) }
     }
 
-    /// The file that could not be read, where it is one.
+    /// The file that could not be read, if that is the error.
     pub fn path(&self) -> Option<&Path> {
         match self {
             CompactionError::Read { path, .. } => Some(path),
@@ -78,18 +78,18 @@ impl CompactionError {
     }
 }
 
-/// What some files of a table become: new files, which are not part of it yet.
-/// After an error there are none.
+/// Compacts files of a table into new files, which are not part of the table yet.
+/// After an error the new files are deleted.
 pub async fn compact(
     store: &Arc<dyn ObjectStore>,
-    upkeep: &Upkeep,
+    maintenance: &LakeMaintenance,
     table: Table,
     files: &[DataFile],
-    gone: &Gone,
-    horizon: u64,
+    gone: &DeletedRows,
+    since: u64,
 ) -> Result<Vec<NewFile>, CompactionError> {
-    let mut writer = upkeep.writer(table)?;
-    match write(store, &mut writer, table, files, gone, horizon).await {
+    let mut writer = maintenance.writer(table)?;
+    match write(store, &mut writer, table, files, gone, since).await {
         Ok(()) => Ok(writer.finish(&**store).await?),
         Err(error) => {
             writer.discard(&**store).await;
@@ -103,18 +103,18 @@ async fn write(
     writer: &mut FileWriter,
     table: Table,
     files: &[DataFile],
-    gone: &Gone,
-    horizon: u64,
+    gone: &DeletedRows,
+    since: u64,
 ) -> Result<(), CompactionError> {
     let mut merge = Merge::open(store, table, files).await?;
-    let mut fold = Fold::new(table, horizon, gone);
+    let mut consolidator = Consolidator::new(table, since, gone);
     while let Some(rows) = merge.next().await? {
-        let rows = fold.push(rows)?;
+        let rows = consolidator.push(rows)?;
         if rows.num_rows() > 0 {
             writer.write(rows).await?;
         }
     }
-    let rows = fold.finish()?;
+    let rows = consolidator.finish()?;
     if rows.num_rows() > 0 {
         writer.write(rows).await?;
     }

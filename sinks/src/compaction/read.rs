@@ -1,10 +1,10 @@
-//! The rows of one Parquet file in their order, a few thousand at a time.
+//! Reads the rows of one Parquet file in order, a few thousand at a time.
 //!
 //! The Parquet crate's reader fetches all pages of a row group before it decodes
-//! the first row, so each chunk is read by itself, as a selection of rows of
-//! one row group: with the file's offset index only the pages are read that
-//! have such rows. Memory depends on the chunk and not on the row group. A page
-//! that has rows of two chunks is read twice, and a dictionary once for each.
+//! the first row. So each chunk is read separately, as a row selection within one
+//! row group: the offset index limits the read to the pages with these rows.
+//! Memory depends on the chunk, not on the row group. A page with rows of two
+//! chunks is read twice, and a dictionary once per chunk.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,26 +20,26 @@ use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaData;
 
-use crate::parquet_file::ParquetFile;
 use crate::schema::Table;
 use crate::snapshot::DataFile;
+use crate::store::parquet_file::ParquetFile;
 
 /// Reads the rows of one file.
 pub struct FileRows {
     file: ParquetFile,
     footer: ArrowReaderMetadata,
     columns: ProjectionMask,
-    /// What the rows are given as, whatever the file has.
+    /// The schema of returned rows, which may differ from that of the file.
     schema: SchemaRef,
     chunk_rows: usize,
-    /// Row groups that are left, and their rows.
+    /// Remaining row groups and their row counts.
     groups: VecDeque<(usize, usize)>,
-    /// Rows of the first of them that were read.
+    /// Rows already read of the first remaining row group.
     read: usize,
 }
 
 impl FileRows {
-    /// Reads the footer of a file of `table`. Rows come with these columns, at most `chunk_rows` at a time.
+    /// Reads the footer of a file of `table`. Rows are returned with these columns, at most `chunk_rows` at a time.
     pub async fn open(
         store: Arc<dyn ObjectStore>,
         table: Table,
@@ -63,7 +63,7 @@ impl FileRows {
         })
     }
 
-    /// Passes over the row groups that need not be read, by their statistics.
+    /// Skips row groups by their statistics.
     pub fn retain_groups(&mut self, mut wanted: impl FnMut(&RowGroupMetaData) -> bool) {
         let groups = self.footer.metadata().row_groups();
         self.groups.retain(|(group, _)| wanted(&groups[*group]));
@@ -96,7 +96,7 @@ impl FileRows {
     }
 }
 
-/// The columns of `schema`; one that the file lacks, because it is older, is null or zero.
+/// The columns of `schema`; a column missing from an older file is null or zero.
 fn conform(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ParquetError> {
     let columns = schema.fields().iter().map(|field| -> ArrayRef {
         match (rows.column_by_name(field.name()), field.data_type(), field.is_nullable()) {

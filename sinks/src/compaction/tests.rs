@@ -1,9 +1,11 @@
-//! Compaction against a plain loop over all rows: random rows, cut into random files, at random horizons.
+//! Compaction against a plain loop over all rows: random rows, split into random files, with random `since`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use argus_dataflow::{BatchRow, CellRow, CountRow, FileRow, Recorded, Seen, Severity, Subject, Vehicle, VersionId};
+use argus_dataflow::{
+    BatchRow, CellRow, CountRow, FileRow, Recorded, SeenRange, Severity, Subject, Vehicle, VersionId,
+};
 use arrow::array::{
     Array, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array,
 };
@@ -16,15 +18,15 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use uuid::Uuid;
 
-use crate::compaction::fold::Fold;
-use crate::compaction::gone::{FOUND_MAX, Gone};
+use crate::compaction::consolidator::Consolidator;
+use crate::compaction::deleted_rows::{DeletedRows, FOUND_MAX};
 use crate::compaction::merge::Merge;
 use crate::compaction::read::FileRows;
-use crate::encode;
+use crate::convert::encode;
 use crate::schema::Table;
 use crate::snapshot::{DataFile, Snapshot, TableSnapshot};
 
-/// Numbers that are the same in every run (splitmix64).
+/// Pseudo-random numbers from a fixed seed (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -79,7 +81,7 @@ fn number(line: &Line, column: &str) -> i64 {
     }
 }
 
-/// The lake of a test: some files of each table.
+/// A test lake: some files of each table.
 struct Lake {
     store: Arc<dyn ObjectStore>,
     tables: BTreeMap<Table, Vec<DataFile>>,
@@ -129,15 +131,15 @@ impl Lake {
         }
     }
 
-    async fn compacted(&self, table: Table, gone: &Gone, horizon: u64) -> Vec<Line> {
+    async fn compacted(&self, table: Table, gone: &DeletedRows, since: u64) -> Vec<Line> {
         let files = &self.tables[&table];
         let mut merge = Merge::open(&self.store, table, files).await.expect("opens");
-        let mut fold = Fold::new(table, horizon, gone);
+        let mut consolidator = Consolidator::new(table, since, gone);
         let mut found = Vec::new();
         while let Some(rows) = merge.next().await.expect("merges") {
-            found.push(fold.push(rows).expect("folds"));
+            found.push(consolidator.push(rows).expect("consolidates"));
         }
-        found.push(fold.finish().expect("folds"));
+        found.push(consolidator.finish().expect("consolidates"));
         lines(&concat_batches(&table.schema(), &found).expect("one schema"))
     }
 }
@@ -188,7 +190,7 @@ fn files(random: &mut Random, count: u64) -> RecordBatch {
             long_lines: random.below(2),
             last_line: random.below(10),
             error_lines: random.below(10),
-            sightings: random.below(10),
+            occurrences: random.below(10),
             uploaded_at: random.below(5) as i64,
             failure: random.some(2).map(|n| format!("reason {n}")),
             binary: random.one_in(2),
@@ -216,7 +218,7 @@ fn error_counts(random: &mut Random, count: u64) -> RecordBatch {
             active: random.one_in(2),
             first_seen: random.some(9).map(|n| n as i64),
             last_seen: random.some(9).map(|n| n as i64),
-            // No two rows have the same first line, or either one could be the example.
+            // The first lines are distinct, so the example is unambiguous.
             example_line: number,
             example_text: format!("text {number}"),
         };
@@ -245,7 +247,7 @@ fn fleet(random: &mut Random, count: u64) -> RecordBatch {
             count: random.below(2),
             inactive: 0,
             batches: 1,
-            seen: Seen {
+            seen: SeenRange {
                 first: None,
                 last: random.some(1).map(|n| n as i64),
                 first_batch: random.some(1).map(|n| Recorded { at: n as i64, batch_id: uuid(1, 0) }),
@@ -279,7 +281,7 @@ fn errors(random: &mut Random, count: u64) -> RecordBatch {
     RecordBatch::try_new(Table::Errors.schema(), columns).expect("the table's columns")
 }
 
-/// What is gone by a plain loop.
+/// Deleted data, found by a plain loop.
 #[derive(Debug, Default)]
 struct PlainGone {
     versions: BTreeSet<Cell>,
@@ -289,14 +291,14 @@ struct PlainGone {
 }
 
 impl PlainGone {
-    fn of(files: &[Line], batches: &[Line], committed: i64, horizon: i64) -> PlainGone {
+    fn of(files: &[Line], batches: &[Line], committed: i64, since: i64) -> PlainGone {
         let is_committed = |row: &&Line| number(row, "epoch") <= committed;
         let dead = batches.iter().filter(is_committed).filter(|row| number(row, "live") < 0);
         let dead = dead.map(|row| row["batch_id"].clone()).collect();
         let erased: Vec<&Line> = files.iter().filter(is_committed).filter(|row| number(row, "erased") > 0).collect();
         let erased_files: BTreeSet<&Cell> = erased.iter().map(|row| &row["file_id"]).collect();
         let versions = files.iter().filter(|row| {
-            number(row, "live") < 0 && number(row, "epoch") <= horizon || erased_files.contains(&row["file_id"])
+            number(row, "live") < 0 && number(row, "epoch") <= since || erased_files.contains(&row["file_id"])
         });
         let mut gone = PlainGone {
             versions: versions.map(|row| row["version"].clone()).collect(),
@@ -319,14 +321,14 @@ impl PlainGone {
     }
 
     /// The rows of a table as compaction leaves them, in any order.
-    fn compacted(&self, table: Table, rows: &[Line], horizon: i64) -> Vec<Line> {
+    fn compacted(&self, table: Table, rows: &[Line], since: i64) -> Vec<Line> {
         let (sums, least, greatest): (&[&str], &[&str], &[&str]) = match table {
             Table::Errors => return rows.iter().filter(|row| !self.has(table, row)).cloned().collect(),
             Table::ErrorCounts => (&["count"], &["first_seen"], &["epoch", "last_seen"]),
             Table::Batches => (&["live", "completed"], &[], &["epoch"]),
             Table::Fleet => (&["live"], &[], &["epoch"]),
             Table::Files => (
-                &["live", "erased", "bytes", "lines", "long_lines", "last_line", "error_lines", "sightings"],
+                &["live", "erased", "bytes", "lines", "long_lines", "last_line", "error_lines", "occurrences"],
                 &["first_ts"],
                 &["epoch", "uploaded_at", "failure", "binary", "last_ts"],
             ),
@@ -337,7 +339,7 @@ impl PlainGone {
         for row in rows.iter().filter(|row| !self.has(table, row)) {
             let epoch = number(row, "epoch");
             let is_summed = table == Table::Fleet && self.vins.contains(&row["vin"]) && epoch <= self.committed;
-            let is_old = epoch <= horizon || is_summed;
+            let is_old = epoch <= since || is_summed;
             if !is_old {
                 left.push(row.clone());
                 continue;
@@ -347,7 +349,7 @@ impl PlainGone {
                 let name = &name.as_str();
                 ![sums, least, greatest, &example].iter().any(|columns| columns.contains(name))
             });
-            // What takes something back says what is gone.
+            // A retraction records the deletion, so it is not summed.
             if matches!(table, Table::Files | Table::Batches) && number(row, "live") < 0 {
                 key.insert("epoch".to_owned(), row["epoch"].clone());
             }
@@ -401,25 +403,25 @@ async fn compacted_tables_equal_a_plain_loop_over_all_rows() {
             lake.split(&mut random, table, &made, parts).await;
             rows.insert(table, lines(&made));
         }
-        let horizon = random.below(25);
-        let committed = horizon + random.below(20);
-        let gone = Gone::find(&lake.store, &lake.snapshot(), committed, horizon, FOUND_MAX).await.expect("reads");
-        let plain = PlainGone::of(&rows[&Table::Files], &rows[&Table::Batches], committed as i64, horizon as i64);
+        let since = random.below(25);
+        let committed = since + random.below(20);
+        let gone = DeletedRows::find(&lake.store, &lake.snapshot(), committed, since, FOUND_MAX).await.expect("reads");
+        let plain = PlainGone::of(&rows[&Table::Files], &rows[&Table::Batches], committed as i64, since as i64);
         for table in Table::ALL {
-            let found = lake.compacted(table, &gone, horizon).await;
+            let found = lake.compacted(table, &gone, since).await;
             assert!(keys(table, &found).is_sorted(), "seed {seed}: {table:?} is out of order");
-            let expected = plain.compacted(table, &rows[&table], horizon as i64);
+            let expected = plain.compacted(table, &rows[&table], since as i64);
             assert_eq!(sorted(found), sorted(expected), "seed {seed}: {table:?}");
             for file in &lake.tables[&table] {
                 let one =
                     Lake { store: Arc::clone(&lake.store), tables: BTreeMap::from([(table, vec![file.clone()])]) };
-                let of_file = one.compacted(table, &Gone::default(), 0).await;
+                let of_file = one.compacted(table, &DeletedRows::default(), 0).await;
                 let expected = match table {
                     Table::Fleet => of_file.iter().any(|row| plain.vins.contains(&row["vin"])),
                     _ => of_file.iter().any(|row| plain.has(table, row)),
                 };
                 let is_in = gone.is_in(&lake.store, table, file).await.expect("reads");
-                // Rows of epoch 0 that sum to nothing are folded away here and still in the file.
+                // Rows of epoch 0 that sum to zero are consolidated away here, but still in the file.
                 assert!(is_in == expected || table == Table::Fleet && is_in, "seed {seed}: {}", file.path);
             }
         }
@@ -427,7 +429,7 @@ async fn compacted_tables_equal_a_plain_loop_over_all_rows() {
 }
 
 #[tokio::test]
-async fn what_is_found_is_limited_and_the_next_runs_find_the_rest() {
+async fn a_run_finds_a_limited_number_and_later_runs_find_the_rest() {
     for seed in 0..20 {
         let mut random = Random(seed);
         let (all_files, all_batches) = (files(&mut random, 200), batches(&mut random, 30));
@@ -441,12 +443,12 @@ async fn what_is_found_is_limited_and_the_next_runs_find_the_rest() {
             for (table, rows) in &left {
                 lake.split(&mut random, *table, rows, 3).await;
             }
-            let gone = Gone::find(&lake.store, &lake.snapshot(), 10, 10, 1).await.expect("reads");
+            let gone = DeletedRows::find(&lake.store, &lake.snapshot(), 10, 10, 1).await.expect("reads");
             for (table, rows) in &mut left {
                 *rows = gone.without(*table, rows.clone()).expect("filters");
             }
             runs += 1;
-            assert!(runs < 200, "seed {seed}: it ends");
+            assert!(runs < 200, "seed {seed}: deleted rows remain after {runs} runs");
             if !gone.is_partial {
                 break;
             }
@@ -459,7 +461,7 @@ async fn what_is_found_is_limited_and_the_next_runs_find_the_rest() {
 }
 
 #[tokio::test]
-async fn a_file_is_read_in_chunks_whatever_its_row_groups_and_pages() {
+async fn a_file_is_read_in_chunks_of_any_size_across_row_groups_and_pages() {
     let mut lake = Lake::new();
     let rows = errors(&mut Random(1), 333);
     let file = lake.add(Table::Errors, &rows).await;
@@ -479,13 +481,13 @@ async fn a_file_is_read_in_chunks_whatever_its_row_groups_and_pages() {
 }
 
 #[tokio::test]
-async fn files_that_are_sorted_by_a_prefix_only_stay_sorted_by_it() {
+async fn files_sorted_only_by_a_prefix_stay_sorted_by_it() {
     let mut random = Random(2);
     let mut lake = Lake::new();
     let mut all = Vec::new();
     for _ in 0..5 {
         let rows = encode::sorted(Table::Errors, &errors(&mut random, 200)).expect("sorts");
-        // As a large upload leaves them: one file's lines in the order in which blocks were scanned.
+        // Like a spilled file of a large upload: one file's lines in the order in which blocks were scanned.
         let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
         let file = |row: u32| {
             let text = |column: usize| rows.column(column).as_string::<i32>().value(row as usize).to_owned();
@@ -497,14 +499,14 @@ async fn files_that_are_sorted_by_a_prefix_only_stay_sorted_by_it() {
         all.extend(lines(&rows));
         lake.add(Table::Errors, &rows).await;
     }
-    let found = lake.compacted(Table::Errors, &Gone::default(), 0).await;
+    let found = lake.compacted(Table::Errors, &DeletedRows::default(), 0).await;
     let prefixes: Vec<_> = found.iter().map(|row| (row["batch_id"].clone(), row["file"].clone())).collect();
     assert!(prefixes.is_sorted());
     assert_eq!(sorted(found), sorted(all));
 }
 
 #[tokio::test]
-async fn a_batch_too_large_to_be_held_becomes_several_rows_that_sum_to_the_same() {
+async fn a_batch_that_exceeds_the_buffer_becomes_several_rows_with_the_same_sum() {
     let text = "x".repeat(1000);
     let row = |number: u64| CountRow {
         active: true,
@@ -521,21 +523,21 @@ async fn a_batch_too_large_to_be_held_becomes_several_rows_that_sum_to_the_same(
         example_text: text.clone(),
     };
     let rows: Vec<_> = (0..20_000).map(|number| (row(number / 2), 1)).collect();
-    let gone = Gone::default();
-    let mut fold = Fold::new(Table::ErrorCounts, 5, &gone);
+    let gone = DeletedRows::default();
+    let mut consolidator = Consolidator::new(Table::ErrorCounts, 5, &gone);
     let mut found = Vec::new();
     for part in rows.chunks(500) {
-        found.push(fold.push(encode::error_counts(1, part).expect("rows")).expect("folds"));
-        assert!(fold.held_bytes < 16 << 20);
+        found.push(consolidator.push(encode::error_counts(1, part).expect("rows")).expect("consolidates"));
+        assert!(consolidator.buffered_bytes < 16 << 20);
     }
-    found.push(fold.finish().expect("folds"));
+    found.push(consolidator.finish().expect("consolidates"));
     let found: Vec<Line> = found.iter().flat_map(lines).collect();
     assert_eq!(found.iter().map(|row| number(row, "count")).sum::<i64>(), 20_000);
     assert!((10_000..12_000).contains(&found.len()), "{}", found.len());
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_read_is_named() {
+async fn the_error_for_an_unreadable_file_contains_its_path() {
     let mut lake = Lake::new();
     let rows = encode::sorted(Table::Errors, &errors(&mut Random(3), 100)).expect("sorts");
     lake.add(Table::Errors, &rows).await;

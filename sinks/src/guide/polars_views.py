@@ -1,4 +1,4 @@
-"""The tables that people mean, over the Delta tables of a folder: README.md beside this says why. For Polars."""
+"""Tables that can be queried directly, over the Delta tables of a folder, for Polars. See README.md in this folder."""
 
 import polars as pl
 
@@ -13,7 +13,7 @@ def tables(folder):
         .filter(pl.col("lives") > 0)
         .select("version", "live_lines")
     )
-    sums = ("bytes", "lines", "long_lines", "error_lines", "sightings")
+    sums = ("bytes", "lines", "long_lines", "error_lines", "occurrences")
     files = (
         versions.join(lake["files"], on="version")
         .group_by("batch_id", "file_id", "name")
@@ -27,7 +27,7 @@ def tables(folder):
             pl.col("uploaded_at").max(),
             pl.col("failure").max(),
         )
-        .rename({"sightings": "errors"})
+        .rename({"occurrences": "errors"})
     )
     error_counts = (
         versions.join(lake["error_counts"], on="version")
@@ -62,9 +62,9 @@ def tables(folder):
         )
         .drop("live", "completed")
     )
-    said = ("firmware", "platform", "vehicle_id", "vin", "code", "count", "inactive", "batches", "first_seen", "last_seen")
+    columns = ("firmware", "platform", "vehicle_id", "vin", "code", "count", "inactive", "batches", "first_seen", "last_seen")
     fleet_codes = (
-        lake["fleet"].filter(pl.col("subject") == "code").group_by(*said).agg(pl.col("live").sum()).filter(pl.col("live") > 0)
+        lake["fleet"].filter(pl.col("subject") == "code").group_by(*columns).agg(pl.col("live").sum()).filter(pl.col("live") > 0)
     ).drop("live")
     latest = lambda name: pl.col(name).sort_by("recorded_first", "batch_id").last()
     vehicles = batches.group_by("vin").agg(

@@ -1,5 +1,5 @@
--- The tables that people mean, over those of this folder as lake_files, lake_error_counts and so on: README.md says how.
--- For DuckDB and Spark.
+-- Tables that can be queried directly, for DuckDB and Spark. They read the Delta tables of this folder as lake_files,
+-- lake_error_counts and so on; see README.md.
 
 CREATE VIEW live_versions AS
 SELECT batch_id, file_id, version, CAST(sum(last_line) AS BIGINT) AS last_line
@@ -9,7 +9,7 @@ CREATE VIEW files AS
 SELECT f.batch_id, f.file_id, f.name, max(f.generation) AS generation,
        CAST(sum(f.bytes) AS BIGINT) AS bytes, CAST(sum(f.lines) AS BIGINT) AS lines,
        CAST(sum(f.long_lines) AS BIGINT) AS long_lines, CAST(sum(f.error_lines) AS BIGINT) AS error_lines,
-       CAST(sum(f.sightings) AS BIGINT) AS errors, min(f.first_ts) AS first_ts, max(f.last_ts) AS last_ts,
+       CAST(sum(f.occurrences) AS BIGINT) AS errors, min(f.first_ts) AS first_ts, max(f.last_ts) AS last_ts,
        max_by(f.sha256, f.epoch) AS sha256, max_by(f.rules, f.epoch) AS rules,
        max(f.uploaded_at) AS uploaded_at, max(f.failure) AS failure, max(f.epoch) AS epoch
 FROM live_versions v JOIN lake_files f ON f.version = v.version

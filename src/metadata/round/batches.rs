@@ -1,18 +1,18 @@
-//! What happens to batches in a round.
+//! Changes of batches in a round.
 
 use argus_dataflow::{Change, VersionId};
 use sqlx::Row;
 use uuid::Uuid;
 
 use super::Round;
-use crate::events::EventKind;
+use crate::domain::batch::{Batch, NewBatch};
+use crate::domain::event::EventKind;
+use crate::domain::status::{BatchEvent, BatchStatus};
 use crate::metadata::rows::{batch_row, json, read_file, uuid};
 use crate::metadata::{Lines, Refused};
-use crate::model::{Batch, NewBatch};
-use crate::status::{BatchEvent, BatchStatus};
 
 impl Round<'_> {
-    /// Makes a batch; with a key that was used before, says the batch it made then.
+    /// Creates a batch. If the key was used before, returns the batch that was created then.
     pub async fn create_batch(&mut self, described: NewBatch, key: Option<&str>, now: i64) -> Result<Batch, Refused> {
         let request = json(&described)?;
         if let Some(key) = key {
@@ -42,7 +42,7 @@ impl Round<'_> {
         .bind(&batch.described.vehicle_id)
         .bind(&batch.described.vin)
         .bind(batch.described.firmware.as_deref())
-        .bind(batch.status.word())
+        .bind(batch.status.as_str())
         .bind(now)
         .bind(self.epoch as i64)
         .execute(&mut *self.transaction)
@@ -56,12 +56,12 @@ impl Round<'_> {
                 .execute(&mut *self.transaction)
                 .await?;
         }
-        self.enter(Change::Batch(batch_row(&batch, 1, 0)), Lines::None);
-        self.tell(batch.id, EventKind::BatchCreated, now);
+        self.add_entry(Change::Batch(batch_row(&batch, 1, 0)), Lines::None);
+        self.add_event(batch.id, EventKind::BatchCreated, now);
         Ok(batch)
     }
 
-    /// Takes a batch with all its files out, and what was told of it.
+    /// Deletes a batch with its files, events and idempotency keys.
     pub async fn delete_batch(&mut self, id: Uuid) -> Result<(), Refused> {
         let batch = self.batch(id).await?;
         let files = sqlx::query("DELETE FROM files WHERE batch_id = ? RETURNING *")
@@ -71,21 +71,21 @@ impl Round<'_> {
         for row in &files {
             self.withdraw(&read_file(row)?, true);
         }
-        for forget in [
+        for delete in [
             "DELETE FROM batches WHERE id = ?",
             "DELETE FROM events WHERE batch_id = ?",
             "DELETE FROM idempotency WHERE batch_id = ?",
         ] {
-            sqlx::query(forget).bind(id.to_string()).execute(&mut *self.transaction).await?;
+            sqlx::query(delete).bind(id.to_string()).execute(&mut *self.transaction).await?;
         }
         self.events.retain(|event| event.batch_id != id);
         self.changed.insert(id);
         let completed = if batch.completed_epoch.is_some() { -1 } else { 0 };
-        self.enter(Change::Batch(batch_row(&batch, -1, completed)), Lines::None);
+        self.add_entry(Change::Batch(batch_row(&batch, -1, completed)), Lines::None);
         Ok(())
     }
 
-    /// Opens a completed batch again; says the batch, unchanged when it is open.
+    /// Reopens a completed or failed batch. Returns the batch, unchanged if it is pending.
     pub async fn reopen(&mut self, id: Uuid, now: i64) -> Result<Batch, Refused> {
         let mut batch = self.batch(id).await?;
         let status = batch.status.after(BatchEvent::Reopen)?;
@@ -94,12 +94,12 @@ impl Round<'_> {
         }
         self.touch(id, now).await?;
         sqlx::query("UPDATE batches SET status = ?, completed_epoch = NULL WHERE id = ?")
-            .bind(status.word())
+            .bind(status.as_str())
             .bind(id.to_string())
             .execute(&mut *self.transaction)
             .await?;
-        self.enter(Change::Batch(batch_row(&batch, 0, -1)), Lines::None);
-        self.tell(id, EventKind::BatchStatusChanged { from: batch.status, to: status }, now);
+        self.add_entry(Change::Batch(batch_row(&batch, 0, -1)), Lines::None);
+        self.add_event(id, EventKind::BatchStatusChanged { from: batch.status, to: status }, now);
         batch.status = status;
         batch.updated_at = now;
         batch.epoch = self.epoch;
@@ -107,7 +107,7 @@ impl Round<'_> {
         Ok(batch)
     }
 
-    /// Completes a pending batch; says the batch, unchanged when it was completed before.
+    /// Completes a pending batch. Returns the batch, unchanged if it was completed before.
     pub async fn complete(&mut self, id: Uuid, now: i64) -> Result<Batch, Refused> {
         let mut batch = self.batch(id).await?;
         let status = batch.status.after(BatchEvent::Complete)?;
@@ -115,12 +115,12 @@ impl Round<'_> {
             return Ok(batch);
         }
         sqlx::query("UPDATE batches SET status = ?, completed_epoch = ? WHERE id = ?")
-            .bind(BatchStatus::Completed.word())
+            .bind(BatchStatus::Completed.as_str())
             .bind(self.epoch as i64)
             .bind(id.to_string())
             .execute(&mut *self.transaction)
             .await?;
-        // No part can come any more that a last line could wait for.
+        // Nothing more can be appended, so the open lines are counted.
         let waiting = sqlx::query("SELECT * FROM files WHERE batch_id = ? AND open_bytes > 0 AND open_version IS NULL")
             .bind(id.to_string())
             .fetch_all(&mut *self.transaction)
@@ -128,14 +128,14 @@ impl Round<'_> {
         for row in &waiting {
             let mut record = read_file(row)?;
             record.epoch = self.epoch;
-            self.unfed.push(self.entries.len());
+            self.not_inserted.push(self.entries.len());
             self.admit_open_line(&mut record, VersionId::new());
-            self.keep(&record).await?;
+            self.save_file(&record).await?;
         }
         self.touch(id, now).await?;
-        self.enter(Change::Batch(batch_row(&batch, 0, 1)), Lines::None);
-        self.tell_statuses(id, batch.status, now)?;
-        // What the request itself led to; the rest is the frontier's.
+        self.add_entry(Change::Batch(batch_row(&batch, 0, 1)), Lines::None);
+        self.add_status_events(id, batch.status, now)?;
+        // The status after the request itself; the later ones depend on the frontier.
         batch.status = status;
         batch.updated_at = now;
         batch.epoch = self.epoch;
@@ -143,25 +143,25 @@ impl Round<'_> {
         Ok(batch)
     }
 
-    /// Tells of all statuses that a completed batch passes. The later ones are told when the frontier has passed this
-    /// epoch (see [`crate::events`]): until then the batch is gathering, and nothing else decides that it is not.
-    fn tell_statuses(&mut self, id: Uuid, before: BatchStatus, now: i64) -> Result<(), Refused> {
+    /// Adds the events of all statuses that a completed batch passes. The later ones are published when the frontier
+    /// has passed this epoch (see [`crate::domain::event`]): until then the batch is gathering.
+    fn add_status_events(&mut self, id: Uuid, before: BatchStatus, now: i64) -> Result<(), Refused> {
         let events = [
             (BatchEvent::Complete, None),
             (BatchEvent::ScatterBegan, None),
             (BatchEvent::AllFilesScattered, Some(EventKind::AllFilesScattered)),
             (BatchEvent::GatherBegan, None),
             (BatchEvent::AllFilesGathered, Some(EventKind::AllFilesGathered { total_lines: 0, error_codes: 0 })),
-            // Nothing makes a diagnosis yet, so it is done, without one, at once.
+            // There is no diagnosis yet, so this step completes at once.
             (BatchEvent::DiagnosisBegan, None),
             (BatchEvent::DiagnosisCompleted, None),
         ];
         let mut status = before;
-        for (event, told) in events {
+        for (event, kind) in events {
             let after = status.after(event)?;
-            self.tell(id, EventKind::BatchStatusChanged { from: status, to: after }, now);
-            if let Some(told) = told {
-                self.tell(id, told, now);
+            self.add_event(id, EventKind::BatchStatusChanged { from: status, to: after }, now);
+            if let Some(kind) = kind {
+                self.add_event(id, kind, now);
             }
             status = after;
         }

@@ -1,0 +1,138 @@
+//! An answer that can be cached: its bytes and its entity tag.
+
+use std::sync::Arc;
+
+use argus_query::QueryError;
+use argus_query::cache::ComputationAborted;
+use bytes::Bytes;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::metadata::MetadataError;
+
+/// JSON, as a content type.
+pub const JSON: &str = "application/json";
+
+/// Why there is no answer. All requests that wait for one computation get the same error.
+#[derive(Debug, Clone, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what each variant means")]
+pub enum AnswerError {
+    #[error("there is no batch {0}")]
+    NoBatch(Uuid),
+    #[error("the server is starting; retry later")]
+    Starting,
+    #[error(transparent)]
+    Query(Arc<QueryError>),
+    #[error(transparent)]
+    Metadata(Arc<MetadataError>),
+    #[error("the answer could not be encoded")]
+    Write(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Aborted(#[from] ComputationAborted),
+}
+
+impl AnswerError {
+    /// A value could not be encoded in the format of the answer.
+    pub fn write(error: impl std::error::Error + Send + Sync + 'static) -> AnswerError {
+        AnswerError::Write(Arc::new(error))
+    }
+}
+
+impl From<QueryError> for AnswerError {
+    fn from(error: QueryError) -> AnswerError {
+        AnswerError::Query(Arc::new(error))
+    }
+}
+
+impl From<MetadataError> for AnswerError {
+    fn from(error: MetadataError) -> AnswerError {
+        AnswerError::Metadata(Arc::new(error))
+    }
+}
+
+/// An answer, ready to be sent.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    content_type: &'static str,
+    body: Bytes,
+    /// The entity tag (RFC 9110, 8.8.3).
+    tag: Arc<str>,
+    /// The body without its epoch, for an answer from [`Answer::at_epoch`].
+    without_epoch: Option<Bytes>,
+}
+
+impl Answer {
+    /// A body with a strong tag, from its bytes.
+    pub fn new(content_type: &'static str, body: Vec<u8>) -> Answer {
+        Answer { content_type, tag: entity_tag("", &body), body: body.into(), without_epoch: None }
+    }
+
+    /// A JSON object, with `epoch` added as its first field. Every change of any data advances the epoch, so the tag
+    /// does not depend on the epoch; this makes it a weak tag.
+    pub fn at_epoch(object: &impl Serialize, epoch: u64) -> Result<Answer, AnswerError> {
+        let object: Bytes = serde_json::to_vec(object).map_err(AnswerError::write)?.into();
+        let tag = entity_tag("W/", &object);
+        Ok(Answer { content_type: JSON, tag, body: with_epoch(&object, epoch), without_epoch: Some(object) })
+    }
+
+    /// The same answer at another epoch. The caller makes sure that it is valid there.
+    pub fn moved_to(&self, epoch: u64) -> Answer {
+        let Some(object) = &self.without_epoch else { return self.clone() };
+        Answer { body: with_epoch(object, epoch), ..self.clone() }
+    }
+
+    /// The content type.
+    pub fn content_type(&self) -> &'static str {
+        self.content_type
+    }
+
+    /// The body.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The memory size, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.body.len() + self.without_epoch.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// The `ETag`.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+}
+
+/// Adds `epoch` as the first field of a JSON object.
+fn with_epoch(object: &[u8], epoch: u64) -> Bytes {
+    let rest = &object[1..];
+    let comma = if rest.starts_with(b"}") { "" } else { "," };
+    [format!("{{\"epoch\":{epoch}{comma}").as_bytes(), rest].concat().into()
+}
+
+/// The tag of some bytes; `weak` is `W/` for a weak tag.
+fn entity_tag(weak: &str, bytes: &[u8]) -> Arc<str> {
+    let half = hex::encode(&Sha256::digest(bytes)[..16]);
+    format!("{weak}\"{half}\"").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn an_answer_moves_to_another_epoch_and_keeps_its_tag() {
+        let object = json!({"codes": ["\"epoch\":7"], "truncated": false});
+        let answer = Answer::at_epoch(&object, 99).expect("it is JSON");
+        for epoch in [99, 100, 7, u64::MAX] {
+            let moved = answer.moved_to(epoch).moved_to(5).moved_to(epoch);
+            let value: Value = serde_json::from_slice(moved.body()).expect("it is JSON");
+            assert_eq!(value, json!({"codes": ["\"epoch\":7"], "epoch": epoch, "truncated": false}));
+            assert_eq!(moved.tag(), answer.tag());
+        }
+        let empty = Answer::at_epoch(&json!({}), 3).expect("it is JSON");
+        assert_eq!(&empty.body()[..], br#"{"epoch":3}"#);
+    }
+}

@@ -1,0 +1,289 @@
+//! Opens the parts of the service, in this order:
+//!
+//! 1. lock the data directory, and open its stores;
+//! 2. start the dataflow and the lake;
+//! 3. replay from the journal what the lake lacks;
+//! 4. start the pipeline, which accepts requests.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use argus_dataflow::{ClosedEpoch, CodeLimits, Config, Dataflow, RuleSet};
+use argus_query::cache::{Redis, SigningKey};
+use argus_query::{CatalogRow, Engine, EngineConfig};
+use argus_sinks::store::durable::DurableFileSystem;
+use argus_sinks::{Lake, LakeMaintenance, LakeState, Snapshot};
+use object_store::ObjectStore;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use url::Url;
+
+use super::metrics::describe;
+use super::progress::Progress;
+use super::work::Work;
+use super::{Service, ServiceConfig};
+use crate::answers::reports::Reports;
+use crate::data_dir;
+use crate::ingest::disk::DiskSpace;
+use crate::ingest::raw_store::RawStore;
+use crate::ingest::{Claims, Ingest};
+use crate::maintenance::erasure::Erasure;
+use crate::maintenance::orphans::Orphans;
+use crate::maintenance::rescan::Rescan;
+use crate::maintenance::{Leftovers, Maintainer, recount};
+use crate::metadata::{Deployment, Metadata, MetadataWriter};
+use crate::pipeline::failures::{Failures, NotedFailures};
+use crate::pipeline::followers::Followers;
+use crate::pipeline::{Downstream, Pipeline, Sequencer, discard, recovery};
+use crate::shutdown::Stopping;
+
+/// The size limit of one file: 16 GiB.
+const FILE_BYTES_MAX: u64 = 16 << 30;
+
+/// The stores in a data directory.
+struct Stores {
+    files: DurableFileSystem,
+    store: Arc<dyn ObjectStore>,
+    metadata: Metadata,
+    writer: MetadataWriter,
+    lake: Lake,
+    raw: RawStore,
+}
+
+impl Stores {
+    async fn open(data: &Path, root: &Url, config: &ServiceConfig) -> Result<Stores> {
+        let files = DurableFileSystem::new();
+        let store: Arc<dyn ObjectStore> = Arc::new(files.clone());
+        let metadata = Metadata::open(&data_dir::metadata_path(data)).await;
+        let (metadata, writer) = metadata.context("cannot open the metadata")?;
+        let lake = Lake::open(Arc::clone(&store), root, config.lake.clone(), metadata.lake().await?);
+        let lake = lake.await.context("cannot open the lake")?;
+        recount::remove_leftovers(data)?;
+        let raw_folder = object_store::path::Path::from_absolute_path(data.join("raw"))?;
+        let raw = RawStore::new(Arc::clone(&store), raw_folder);
+        Ok(Stores { files, store, metadata, writer, lake, raw })
+    }
+
+    fn engine(&self, root: &Url, config: &ServiceConfig) -> Result<Engine> {
+        let engine_config = EngineConfig {
+            query_threads: config.workers,
+            catalog: CatalogRow::of_rules(&config.rules),
+            ..EngineConfig::default()
+        };
+        Ok(Engine::new(Arc::clone(&self.store), root, &engine_config)?)
+    }
+
+    async fn redis(&self, config: &ServiceConfig) -> Result<Option<Redis>> {
+        let Some(url) = &config.redis else { return Ok(None) };
+        let Deployment { id, secret } = self.metadata.deployment().await?;
+        // Other rules or another version may give another answer to the same request.
+        let name = format!("{id}:{}:{}", env!("CARGO_PKG_VERSION"), config.rules.fingerprint());
+        Ok(Some(Redis::connect(url, &name, SigningKey(secret))?))
+    }
+}
+
+/// The running dataflow and lake.
+struct Running {
+    dataflow: Dataflow,
+    lake: JoinHandle<Result<()>>,
+    maintenance: LakeMaintenance,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    committed: watch::Receiver<LakeState>,
+    /// The last epoch that is closed and that followers were notified of.
+    closed: watch::Receiver<u64>,
+    followers: Followers,
+    failures: Failures,
+    noted_failures: NotedFailures,
+}
+
+impl Running {
+    fn start(lake: Lake, workers: usize, rules: RuleSet) -> Result<Running> {
+        let (dataflow, outputs) = Dataflow::start(Config {
+            workers,
+            rules,
+            // The fleet's cells are restored from the lake at its last epoch.
+            first_epoch: lake.committed_epoch().max(1),
+            in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
+            occurrences: true,
+            limits: CodeLimits::default(),
+        })
+        .map_err(anyhow::Error::msg)
+        .context("cannot start the dataflow")?;
+        let (snapshots, maintenance, committed) = (lake.snapshots(), lake.maintenance(), lake.committed());
+        let followers = Followers::default();
+        let (failures, noted_failures) = Failures::new();
+        let progress = Progress { followers: followers.clone(), failures: failures.clone() };
+        let (closed_in, closed) = watch::channel(0);
+        let lake = tokio::spawn(async move {
+            let published = |epoch: &ClosedEpoch| {
+                progress.closed(epoch);
+                closed_in.send_replace(epoch.epoch);
+            };
+            lake.run(outputs, published).await.context("the lake has stopped")
+        });
+        Ok(Running { dataflow, lake, maintenance, snapshots, committed, closed, followers, failures, noted_failures })
+    }
+
+    /// Replays what the lake lacks, until readers see everything accepted before. Returns the last accepted epoch and
+    /// the batches that are loaded in the dataflow.
+    async fn recover(
+        &mut self,
+        metadata: &Metadata,
+        engine: &Engine,
+        ingest: &Ingest,
+    ) -> Result<(u64, recovery::Held)> {
+        let committed = self.committed.borrow().epoch;
+        let restored = Arc::clone(&self.snapshots.borrow());
+        let mut held = match committed {
+            0 => recovery::Held::new(),
+            _ => recovery::restore(metadata, engine, &restored, &self.dataflow).await?,
+        };
+        drop(restored);
+        let snapshots = self.snapshots.clone();
+        let accepted = recovery::replay(metadata, ingest, &self.dataflow, committed, &mut held, snapshots).await?;
+        tokio::select! {
+            seen = self.closed.wait_for(|closed| *closed >= accepted) => drop(seen?),
+            ended = &mut self.lake => {
+                ended??;
+                bail!("the lake has stopped");
+            }
+        }
+        if accepted > committed {
+            tracing::info!(from = committed + 1, to = accepted, "replayed accepted epochs");
+        }
+        Ok((accepted, held))
+    }
+}
+
+impl Service {
+    /// Opens the data directory and replays what the lake lacks. Returns when
+    /// readers see everything accepted before.
+    pub async fn open(config: ServiceConfig) -> Result<Service> {
+        let data = std::path::absolute(&config.data)?;
+        let root = data_dir::lake_url(&data)?;
+        data_dir::create(&data).with_context(|| format!("cannot create the data directory {}", data.display()))?;
+        let lock = data_dir::lock(&data)?;
+        let stores = Stores::open(&data, &root, &config).await?;
+        let (engine, redis) = (stores.engine(&root, &config)?, stores.redis(&config).await?);
+        let Stores { files, store, metadata, writer, lake, raw } = stores;
+        describe();
+
+        let fingerprint = Arc::clone(config.rules.fingerprint());
+        let mut running = Running::start(lake, config.workers, config.rules)?;
+        // List these before this process writes: files that no table refers to now were left by another process.
+        let unnamed = running.maintenance.unreferenced_files(&*store).await.context("cannot list the lake's files")?;
+        let unnamed = unnamed.into_iter().map(|file| file.location).collect();
+        let (claims, reclaimer) = Claims::new();
+        let disk = DiskSpace::of(&data);
+        let (block_bytes, dataflow) = (config.block_bytes, running.dataflow.clone());
+        let ingest =
+            Ingest::new(dataflow.clone(), raw.clone(), claims.clone(), disk.clone(), block_bytes, FILE_BYTES_MAX);
+        let (accepted, held) = running.recover(&metadata, &engine, &ingest).await?;
+        let Running { lake, maintenance, snapshots, committed, followers, failures, noted_failures, .. } = running;
+
+        metrics::gauge!("argus_epoch").set(accepted as f64);
+        let downstream = Downstream {
+            dataflow: dataflow.clone(),
+            ingest: ingest.clone(),
+            engine: engine.clone(),
+            metadata: metadata.clone(),
+            snapshots: snapshots.clone(),
+            followers: followers.clone(),
+        };
+        let (pipeline, sequencer) = Pipeline::new(writer, accepted, held, downstream);
+        let reclaimer = discard::start(reclaimer, pipeline.downgrade(), raw.clone());
+        report_failed_files(&pipeline, noted_failures);
+        tokio::spawn(warn_of_other_rules(engine.clone(), Arc::clone(&snapshots.borrow()), fingerprint));
+        let erasure = Erasure::new(metadata.clone(), raw.clone(), pipeline.downgrade(), committed.clone());
+        let maintainer = Maintainer {
+            maintenance,
+            snapshots: snapshots.clone(),
+            committed,
+            metadata: metadata.clone(),
+            pipeline: pipeline.downgrade(),
+            raw: raw.clone(),
+            retention: config.retention,
+            every: config.maintain_every,
+            erasure: erasure.clone(),
+            orphans: Orphans {
+                store: files,
+                data,
+                raw: raw.clone(),
+                claims: claims.clone(),
+                metadata: metadata.clone(),
+                unnamed,
+                looked: None,
+            },
+            leftovers: Leftovers::default(),
+            store,
+        };
+        let (close_pipeline, closing) = oneshot::channel();
+        let (stop, stopping) = watch::channel(Stopping::No);
+        let work = Work {
+            sequencer: run_on_its_own_thread(sequencer, closing),
+            lake,
+            others: vec![erasure.follow()],
+            claims,
+            reclaimer,
+            stop,
+            close_pipeline,
+            dataflow: dataflow.clone(),
+            _lock: lock,
+        };
+        Ok(Service {
+            reports: Reports::new(metadata.clone(), engine.clone(), snapshots.clone(), redis.clone()),
+            rescan: Rescan::new(ingest.clone(), pipeline.clone(), metadata.clone(), raw),
+            ingest,
+            pipeline,
+            metadata,
+            engine,
+            redis,
+            snapshots,
+            followers,
+            failures,
+            disk,
+            stopping,
+            dataflow,
+            maintainer,
+            work,
+        })
+    }
+}
+
+/// A round waits for the metadata's thread several times, and a dedicated thread wakes up sooner than a task of the
+/// runtime.
+fn run_on_its_own_thread(sequencer: Sequencer, closing: oneshot::Receiver<()>) -> JoinHandle<Result<()>> {
+    let runtime = Handle::current();
+    tokio::task::spawn_blocking(move || runtime.block_on(sequencer.run(closing)).context("the pipeline has stopped"))
+}
+
+/// Passes the files that could not be counted to the pipeline, which records them.
+fn report_failed_files(pipeline: &Pipeline, mut noted: NotedFailures) {
+    let pipeline = pipeline.downgrade();
+    tokio::spawn(async move {
+        while let Some((version, failure)) = noted.recv().await {
+            pipeline.file_failed(version, failure).await;
+        }
+    });
+}
+
+/// Warns when files were counted with other rules than the current ones. Differences between firmwares may then come
+/// from differences between rules.
+async fn warn_of_other_rules(engine: Engine, snapshot: Arc<Snapshot>, rules: Arc<str>) {
+    match argus_query::files_of_other_rules(&engine, &snapshot, &rules).await {
+        Ok((0, _)) => {}
+        Ok((files, batches)) => tracing::warn!(
+            files,
+            batches,
+            %rules,
+            "files were counted with other rules than the current ones; run argus recount, or \
+             POST /api/v1/batches/ID/recount"
+        ),
+        Err(error) => tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "cannot check which rules the files were counted with"
+        ),
+    }
+}

@@ -1,0 +1,110 @@
+//! The service behind the HTTP layer: opens, recovers and connects its parts.
+//!
+//! ```text
+//!  Ingest ──► Dataflow ──► Lake ──► snapshots ──► Engine
+//!     │          ▲           │
+//!     ▼          │           └─ closed and committed epochs ─► Pipeline
+//!  RawStore   Pipeline ──► Metadata
+//! ```
+//!
+//! - `assemble`: opens the parts in order;
+//! - `progress`: metrics and notifications for each closed epoch;
+//! - [`work`]: the background tasks, and how they stop;
+//! - `metrics`: the metrics that `/metrics` describes.
+
+mod assemble;
+mod metrics;
+mod progress;
+pub mod work;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use argus_dataflow::{BLOCK_BYTES_DEFAULT, Dataflow, RuleSet};
+use argus_query::Engine;
+use argus_query::cache::Redis;
+use argus_sinks::{LakeConfig, Snapshot};
+use tokio::sync::watch;
+
+use crate::answers::reports::Reports;
+use crate::app::work::Work;
+use crate::ingest::Ingest;
+use crate::ingest::disk::DiskSpace;
+use crate::maintenance::Maintainer;
+use crate::maintenance::rescan::Rescan;
+use crate::metadata::Metadata;
+use crate::pipeline::Pipeline;
+use crate::pipeline::failures::Failures;
+use crate::pipeline::followers::Followers;
+use crate::shutdown::Stopping;
+
+/// The default of `--retention`: 7 days.
+const RETENTION_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The default of `--maintain-every`: 10 minutes.
+const MAINTAIN_EVERY_DEFAULT: Duration = Duration::from_secs(600);
+
+/// The configuration of the service.
+#[derive(Debug, Clone)]
+pub struct ServiceConfig {
+    /// The data directory, created when it is missing.
+    pub data: PathBuf,
+    /// The rules to count with.
+    pub rules: RuleSet,
+    /// Timely worker threads.
+    pub workers: usize,
+    /// Bytes in a block.
+    pub block_bytes: usize,
+    /// How the lake commits.
+    pub lake: LakeConfig,
+    /// How long past epochs can be queried.
+    pub retention: Duration,
+    /// The interval of maintenance; zero means never.
+    pub maintain_every: Duration,
+    /// The Redis server that shares cached answers between processes, if any.
+    pub redis: Option<String>,
+}
+
+impl ServiceConfig {
+    /// The defaults for a data directory.
+    pub fn new(data: PathBuf, rules: RuleSet, workers: usize) -> ServiceConfig {
+        let (block_bytes, lake) = (BLOCK_BYTES_DEFAULT, LakeConfig::default());
+        let (retention, maintain_every) = (RETENTION_DEFAULT, MAINTAIN_EVERY_DEFAULT);
+        ServiceConfig { data, rules, workers, block_bytes, lake, retention, maintain_every, redis: None }
+    }
+}
+
+/// The open service. Handlers get only the parts that they use.
+pub struct Service {
+    /// Receives uploads.
+    pub ingest: Ingest,
+    /// Accepts changes.
+    pub pipeline: Pipeline,
+    /// Stores batches and files.
+    pub metadata: Metadata,
+    /// Runs queries.
+    pub engine: Engine,
+    /// Computes and caches reports.
+    pub reports: Reports,
+    /// The cache that is shared between processes.
+    pub redis: Option<Redis>,
+    /// The snapshots that readers see.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The followers of the events of batches.
+    pub followers: Followers,
+    /// Files that could not be counted.
+    pub failures: Failures,
+    /// The free space of the disk.
+    pub disk: DiskSpace,
+    /// Whether the server is stopping.
+    pub stopping: watch::Receiver<Stopping>,
+    /// The dataflow, for its metrics.
+    pub dataflow: Dataflow,
+    /// Maintains the data directory.
+    pub maintainer: Maintainer,
+    /// Counts the files of batches again.
+    pub rescan: Rescan,
+    /// The background tasks.
+    pub work: Work,
+}

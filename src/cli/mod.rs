@@ -1,0 +1,287 @@
+//! The command line.
+//!
+//! Every flag has an environment variable (`ARGUS_` and the flag's name in
+//! capitals) and a key in the config file (`--config`). A flag overrides a
+//! variable, and a variable overrides the file. Exit codes: 0 done, 1 failed
+//! (the reason is on standard error), 2 usage.
+
+pub mod analyze;
+pub mod config;
+pub mod explain;
+pub mod interval;
+pub mod maintain;
+mod prompt;
+pub mod recount;
+pub mod render;
+pub mod serve;
+pub mod sql;
+pub mod terminal;
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, Write, stderr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use argus_dataflow::RuleSet;
+use argus_dataflow::rules::DEFAULT_RULES;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use url::Url;
+
+use crate::allocator;
+
+/// Count error codes in a fleet's update logs, and query the results.
+#[derive(Debug, Parser)]
+#[command(name = "argus", version, about)]
+pub struct Cli {
+    /// The command to run.
+    #[command(subcommand)]
+    pub command: Command,
+    /// A TOML file with defaults for the flags; its keys are the names of flags.
+    #[arg(long, global = true, env = "ARGUS_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the service in one process.
+    #[command(
+        after_help = "Examples:\n  argus serve --data ./argus-data\n  argus serve --listen 127.0.0.1:0 --pg 127.0.0.1:5432"
+    )]
+    Serve(ServeArgs),
+    /// Count the error codes in files, folders or standard input (-), without a server.
+    #[command(
+        after_help = "Examples:\n  argus analyze logs/\n  journalctl | argus analyze -\n  argus analyze logs/ --rules +acme.toml --format json"
+    )]
+    Analyze(AnalyzeArgs),
+    /// Run SQL queries on a running server or a data directory.
+    #[command(
+        after_help = "Examples:\n  argus sql --server http://127.0.0.1:8080 \"SHOW TABLES\"\n  argus sql --data ./argus-data \"SELECT code, sum(count) FROM error_counts GROUP BY code\""
+    )]
+    Sql(SqlArgs),
+    /// Compact the tables and erase deleted data, in a data directory that no server has open.
+    #[command(after_help = "Examples:\n  argus maintain --data ./argus-data --retention 30d")]
+    Maintain(MaintainArgs),
+    /// Count all stored files again with the current rules and rebuild the tables, in a data directory that no server
+    /// has open.
+    Recount(RecountArgs),
+}
+
+/// Flags of `argus serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The address to listen on; port 0 picks a free one.
+    #[arg(long, env = "ARGUS_LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT", value_parser = address)]
+    pub listen: String,
+    /// The data directory.
+    #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Also serve SQL over the PostgreSQL protocol, on this address; port 0 picks a free one.
+    #[arg(long, env = "ARGUS_PG", value_name = "HOST:PORT", value_parser = address)]
+    pub pg: Option<String>,
+    /// Also serve SQL over Arrow Flight SQL, on this address; port 0 picks a free one.
+    #[arg(long, env = "ARGUS_FLIGHT", value_name = "HOST:PORT", value_parser = address)]
+    pub flight: Option<String>,
+    /// Also cache answers in this Redis server, for other processes and across restarts.
+    #[arg(long, env = "ARGUS_REDIS", value_name = "URL")]
+    pub redis: Option<String>,
+    /// The interval of maintenance (compaction, erasure of deleted data), for example 30s or 1h; 0 means never.
+    #[arg(long, env = "ARGUS_MAINTAIN_EVERY", default_value = "10m", value_name = "DURATION", value_parser = interval::parse)]
+    pub maintain_every: Duration,
+    /// How long past epochs can be queried.
+    #[command(flatten)]
+    pub retention: RetentionArgs,
+    /// How files are counted.
+    #[command(flatten)]
+    pub counting: CountingArgs,
+}
+
+/// Flags of `argus maintain`.
+#[derive(Debug, Args)]
+pub struct MaintainArgs {
+    /// The data directory.
+    #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// How long past epochs can be queried.
+    #[command(flatten)]
+    pub retention: RetentionArgs,
+    /// How to count the files that a crash left uncounted.
+    #[command(flatten)]
+    pub counting: CountingArgs,
+}
+
+/// Flags of `argus recount`.
+#[derive(Debug, Args)]
+pub struct RecountArgs {
+    /// The data directory.
+    #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// How files are counted.
+    #[command(flatten)]
+    pub counting: CountingArgs,
+}
+
+/// How long past epochs can be queried.
+#[derive(Debug, Args)]
+pub struct RetentionArgs {
+    /// How long past epochs can be queried, for example 12h or 7d.
+    #[arg(long, env = "ARGUS_RETENTION", default_value = "7d", value_name = "DURATION")]
+    pub retention: humantime::Duration,
+}
+
+/// Flags of `argus analyze`.
+#[derive(Debug, Args)]
+pub struct AnalyzeArgs {
+    /// Files, folders, or - for standard input.
+    #[arg(required_unless_present = "explain", value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Show how each pattern is searched for, which patterns are slow, and why.
+    #[arg(long, env = "ARGUS_EXPLAIN")]
+    pub explain: bool,
+    /// The format of the report; the default is table on a terminal, otherwise json.
+    #[arg(long, env = "ARGUS_FORMAT")]
+    pub format: Option<ReportFormat>,
+    /// Also write the tables to this directory, as Parquet files.
+    #[arg(long, env = "ARGUS_PARQUET", value_name = "DIR")]
+    pub parquet: Option<PathBuf>,
+    /// How files are counted.
+    #[command(flatten)]
+    pub counting: CountingArgs,
+}
+
+/// Flags of `argus sql`.
+#[derive(Debug, Args)]
+pub struct SqlArgs {
+    /// The query; if omitted, queries are read from a prompt or from standard input.
+    pub query: Option<String>,
+    /// The URL of a running server.
+    #[arg(long, env = "ARGUS_SERVER", value_name = "URL")]
+    pub server: Option<Url>,
+    /// The data directory to read if --server is not given; it is never changed.
+    #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Query the tables as they were at this epoch.
+    #[arg(long, env = "ARGUS_AS_OF", value_name = "EPOCH")]
+    pub as_of: Option<u64>,
+    /// The format of the rows; the default is table on a terminal, otherwise csv.
+    #[arg(long, env = "ARGUS_FORMAT")]
+    pub format: Option<RowsFormat>,
+}
+
+/// How files are counted.
+#[derive(Debug, Args)]
+pub struct CountingArgs {
+    /// A rules file that replaces the built-in rules; +FILE puts its rules before the built-in rules.
+    #[arg(long, env = "ARGUS_RULES", value_name = "[+]FILE")]
+    pub rules: Option<PathBuf>,
+    /// The number of Timely worker threads; the default is the number of cores.
+    #[arg(long, env = "ARGUS_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+    /// Bytes in a block of lines.
+    #[arg(long, env = "ARGUS_BLOCK_BYTES", default_value_t = argus_dataflow::BLOCK_BYTES_DEFAULT as u32, hide = true,
+          value_parser = clap::value_parser!(u32).range(1..=argus_dataflow::LINE_BYTES_MAX as i64))]
+    pub block_bytes: u32,
+}
+
+impl CountingArgs {
+    /// The number of worker threads to start.
+    pub fn workers(&self) -> usize {
+        self.workers.map_or_else(|| available_parallelism().map_or(1, usize::from), usize::from)
+    }
+
+    /// The rules to count with.
+    pub fn rules(&self) -> Result<RuleSet> {
+        let Some(path) = &self.rules else { return Ok(RuleSet::built_in()?) };
+        let text = path.to_string_lossy();
+        let (file, before_built_in) = match text.strip_prefix('+') {
+            Some(rest) => (PathBuf::from(rest), true),
+            None => (path.clone(), false),
+        };
+        let rules =
+            std::fs::read_to_string(&file).with_context(|| format!("cannot read the rules file {}", file.display()))?;
+        let files = if before_built_in { vec![rules.as_str(), DEFAULT_RULES] } else { vec![rules.as_str()] };
+        RuleSet::parse(&files).with_context(|| format!("rules file {}", file.display()))
+    }
+}
+
+/// The format of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names are the meaning")]
+pub enum ReportFormat {
+    Table,
+    Json,
+    Csv,
+}
+
+/// The format of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names are the meaning")]
+pub enum RowsFormat {
+    Table,
+    Json,
+    Csv,
+    Arrow,
+    Parquet,
+}
+
+/// Runs the command line; returns the exit code of the process.
+pub fn main() -> ExitCode {
+    allocator::set();
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A broken pipe does not change the exit code.
+            let _ = print(&error);
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    let done = match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Analyze(args) => analyze::run(&args),
+        Command::Sql(args) => sql::run(&args),
+        Command::Maintain(args) => maintain::run(&args),
+        Command::Recount(args) => recount::run(&args),
+    };
+    match done {
+        Ok(code) => code,
+        // The reader of the output has closed the pipe.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(stderr(), "argus: {}", terminal::lines(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints the help, or the usage error. The arguments in it may contain escape sequences.
+fn print(error: &clap::Error) -> std::io::Result<()> {
+    match error.use_stderr() {
+        true => write!(stderr(), "{}", terminal::lines(&error.render().to_string())),
+        false => error.print(),
+    }
+}
+
+/// Parses arguments, with the defaults of the config file if there is one.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let command = config::with_defaults(Cli::command(), &arguments)?;
+    Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == ErrorKind::BrokenPipe))
+}
+
+/// Parses `HOST:PORT`. Only the port is checked here; the host is resolved later.
+fn address(text: &str) -> Result<String, String> {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+    match port {
+        Some(Ok(_)) => Ok(text.to_owned()),
+        _ => Err("must be HOST:PORT, for example 127.0.0.1:8080".to_owned()),
+    }
+}

@@ -1,0 +1,81 @@
+//! `argus serve`: runs a server until SIGTERM or SIGINT.
+
+use std::io::{IsTerminal, Write, stderr, stdout};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::app::ServiceConfig;
+use crate::cli::{ServeArgs, interval, terminal};
+use crate::server::{Server, SqlAddresses};
+
+/// Runs the service until SIGTERM or SIGINT.
+pub fn run(args: &ServeArgs) -> Result<ExitCode> {
+    let filter = EnvFilter::try_from_env("ARGUS_LOG").unwrap_or_else(|_| EnvFilter::new("warn,argus=info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(terminal::has_colours(stderr().is_terminal()))
+        .with_writer(stderr)
+        .init();
+    let rules = args.counting.rules()?;
+    let mut config = ServiceConfig::new(args.data.clone(), rules, args.counting.workers());
+    config.block_bytes = args.counting.block_bytes as usize;
+    config.retention = args.retention.retention.into();
+    config.maintain_every = interval::in_force(args.maintain_every);
+    config.redis.clone_from(&args.redis);
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "cannot raise the limit of open files; it limits the number of connections");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let sql_servers = SqlAddresses { pg: args.pg.clone(), flight: args.flight.clone() };
+    let done = runtime.block_on(serve(config, &args.listen, &sql_servers));
+    // Tasks that still wait for a client or a disk can be aborted without losing data.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(config: ServiceConfig, listen: &str, sql_servers: &SqlAddresses) -> Result<()> {
+    let data = config.data.clone();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let metrics = PrometheusBuilder::new().install_recorder().context("cannot install the metrics recorder")?;
+    let mut server = tokio::select! {
+        server = Server::start(config, listen, sql_servers, metrics) => server?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    {
+        let mut out = stdout().lock();
+        writeln!(out, "argus listening on http://{}", server.address())?;
+        out.flush()?;
+    }
+    let address = server.address();
+    tracing::info!(data = %data.display(), "the API documentation is at http://{address}/docs");
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            %address,
+            "no authentication: any client that reaches this address can read, upload and delete; listen on 127.0.0.1, \
+             or put a proxy with authentication in front"
+        );
+    }
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        error = server.failed() => Some(error),
+    };
+    match failed {
+        Some(error) => Err(error),
+        None => tokio::select! {
+            stopped = server.stop() => stopped,
+            _ = terminate.recv() => Err(anyhow!(STOPPED_AT_ONCE)),
+            _ = interrupt.recv() => Err(anyhow!(STOPPED_AT_ONCE)),
+        },
+    }
+}
+
+/// The error after a second signal. No accepted data is lost: it is counted at the next start.
+const STOPPED_AT_ONCE: &str = "stopped immediately by a second signal; accepted data will be counted at the next start";

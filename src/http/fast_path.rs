@@ -1,0 +1,84 @@
+//! A fast path in front of the router, for cached reports.
+//!
+//! When a roll-out goes wrong, hundreds of clients open the same report. Routing
+//! the request and extracting its parts costs more than the cached answer, so
+//! this request is recognised by its path alone.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+
+use argus_query::cache::Found;
+use axum::Router;
+use axum::http::{Method, Request};
+use axum::response::Response;
+use futures::FutureExt;
+use futures::future::Either;
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+use uuid::Uuid;
+
+use crate::answers::reports::Reports;
+use crate::http::cached::respond;
+
+type Routed = TowerToHyperService<Router>;
+
+/// Serves cached reports directly, and passes other requests to the router. Clones share both.
+#[derive(Clone)]
+pub struct FastPath {
+    reports: Reports,
+    router: Routed,
+}
+
+impl FastPath {
+    /// Puts the cached `reports` in front of `router`.
+    pub fn new(reports: Reports, router: Router) -> FastPath {
+        FastPath { reports, router: TowerToHyperService::new(router) }
+    }
+
+    /// The response that the router would give, if it is cached.
+    fn cached(&self, request: &Request<Incoming>) -> Option<Response> {
+        let answer = self.reports.cached(report_of(request.method(), request.uri().path_and_query()?.as_str())?)?;
+        Some(respond(&answer, Found::Hit, request.headers()))
+    }
+}
+
+/// The batch, if the request is a `GET` of its report without parameters.
+fn report_of(method: &Method, path: &str) -> Option<Uuid> {
+    let id = path.strip_prefix("/api/v1/batches/")?.strip_suffix("/report")?;
+    (method == Method::GET).then(|| Uuid::try_parse(id).ok()).flatten()
+}
+
+impl Service<Request<Incoming>> for FastPath {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<Ready<Result<Response, Infallible>>, <Routed as Service<Request<Incoming>>>::Future>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        match self.cached(&request) {
+            Some(answer) => ready(Ok(answer)).left_future(),
+            None => self.router.call(request).right_future(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_report_without_parameters_bypasses_the_router() {
+        let id = Uuid::from_u128(7);
+        let path = format!("/api/v1/batches/{id}/report");
+        assert_eq!(report_of(&Method::GET, &path), Some(id));
+        for other in [
+            format!("{path}?top=1"),
+            format!("{path}/"),
+            format!("/api/v1/batches/{id}/errors"),
+            path.replace('7', "/"),
+        ] {
+            assert_eq!(report_of(&Method::GET, &other), None, "{other}");
+        }
+        assert_eq!(report_of(&Method::HEAD, &path), None);
+    }
+}

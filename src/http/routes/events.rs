@@ -1,0 +1,254 @@
+//! The events of a batch, as server-sent events.
+//!
+//! `status`, `report` and `diagnosis` events come from the event log; `progress`
+//! events come from the snapshot that readers see. An event's id has the position
+//! in the log and the epoch of the snapshot, `POSITION-EPOCH`, so that
+//! `Last-Event-ID` resumes without a gap. A follower is woken when its batch
+//! changes, and ends when the batch is deleted.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use argus_query::{Engine, QueryError, Report};
+use argus_sinks::Snapshot;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Sse;
+use axum::response::sse::{Event as SseEvent, KeepAlive};
+use futures::Stream;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::app::Service;
+use crate::domain::batch::Batch;
+use crate::domain::event::{Event, EventKind};
+use crate::http::error_responses::{Invalid, NotFound};
+use crate::http::extract::Segments;
+use crate::http::problem::{Problem, batch_id};
+use crate::http::routes::report::ProgressBody;
+use crate::metadata::{Metadata, MetadataError};
+use crate::pipeline::followers::{Follower, Followers};
+use crate::shutdown::Stopping;
+
+/// The keep-alive interval: a comment is sent if there was no event for this long.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Events read at once.
+const PAGE: u32 = 100;
+
+#[derive(Clone)]
+struct EventsContext {
+    metadata: Metadata,
+    engine: Engine,
+    followers: Followers,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    stopping: watch::Receiver<Stopping>,
+}
+
+/// `/batches/{id}/events`.
+pub fn router(service: &Service) -> OpenApiRouter {
+    let context = EventsContext {
+        metadata: service.metadata.clone(),
+        engine: service.engine.clone(),
+        followers: service.followers.clone(),
+        snapshots: service.snapshots.clone(),
+        stopping: service.stopping.clone(),
+    };
+    OpenApiRouter::new().routes(routes!(follow)).with_state(context)
+}
+
+/// The id of a server-sent event: how far a client has read.
+#[derive(Debug, Clone, Copy, Default)]
+struct EventId {
+    position: i64,
+    epoch: u64,
+}
+
+impl EventId {
+    fn parse(text: &str) -> Option<EventId> {
+        let (position, epoch) = text.split_once('-')?;
+        Some(EventId { position: position.parse().ok()?, epoch: epoch.parse().ok()? })
+    }
+
+    fn text(self) -> String {
+        format!("{}-{}", self.position, self.epoch)
+    }
+}
+
+/// Follows the events of a batch.
+#[utoipa::path(
+    get,
+    path = "/api/v1/batches/{id}/events",
+    tag = "batches",
+    params(
+        ("id" = Uuid, Path, description = "the batch"),
+        (
+            "Last-Event-ID" = Option<String>,
+            Header,
+            description = "the id of the last event received; the stream continues after it"
+        ),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "a stream of events: `status`, `progress`, `report`, `diagnosis`",
+            body = String,
+            content_type = "text/event-stream"
+        ),
+        NotFound, Invalid,
+    ),
+)]
+async fn follow(
+    State(context): State<EventsContext>,
+    Segments(id): Segments<String>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
+    let id = batch_id(&id)?;
+    context.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
+    let last_id = match headers.get("last-event-id").map(|value| value.to_str().ok().and_then(EventId::parse)) {
+        None => EventId::default(),
+        Some(Some(id)) => id,
+        Some(None) => {
+            return Err(Problem::invalid("the Last-Event-ID is invalid; omit it to start at the first event"));
+        }
+    };
+    // Subscribe before the first read, so that no change between the two is missed.
+    let changes = context.followers.follow(id);
+    let reader =
+        EventReader { context, id, changes, last_id, progress: Value::Null, ready: VecDeque::new(), ended: false };
+    let stream = futures::stream::unfold(reader, |mut reader| async move {
+        let event = reader.next().await?;
+        Some((Ok(event), reader))
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// Why events could not be read.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    #[error(transparent)]
+    Query(#[from] QueryError),
+}
+
+/// Reads the events of a batch for one client.
+struct EventReader {
+    context: EventsContext,
+    id: Uuid,
+    changes: Follower,
+    last_id: EventId,
+    /// The progress sent last, without epoch and status.
+    progress: Value,
+    ready: VecDeque<SseEvent>,
+    /// Whether the batch is deleted.
+    ended: bool,
+}
+
+impl EventReader {
+    /// The next event; `None` when the server stops or the batch is deleted.
+    async fn next(&mut self) -> Option<SseEvent> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.ended {
+                return None;
+            }
+            if let Err(error) = self.read().await {
+                // The client reconnects with the last id that it has received.
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "an event stream was aborted: its events could not be read"
+                );
+                return None;
+            }
+            if self.ready.is_empty() && !self.ended {
+                let EventReader { changes, context, .. } = self;
+                tokio::select! {
+                    () = changes.changed() => {}
+                    _ = context.stopping.wait_for(|stopping| *stopping != Stopping::No) => return None,
+                }
+            }
+        }
+    }
+
+    /// Reads what is new since the last id.
+    async fn read(&mut self) -> Result<(), FollowError> {
+        // The snapshot first: the metadata is never behind it.
+        let snapshot = Arc::clone(&self.context.snapshots.borrow());
+        let Some(batch) = self.context.metadata.batch(self.id).await? else {
+            let data = json!({"batch_id": self.id, "status": "deleted", "epoch": snapshot.epoch});
+            self.send("status", &data);
+            self.ended = true;
+            return Ok(());
+        };
+        // Send the progress of all files before the status that the batch is complete.
+        self.read_progress(&batch, snapshot.epoch).await?;
+        self.read_events(&snapshot).await
+    }
+
+    /// Reads the event log, up to the first event that the frontier has not passed.
+    async fn read_events(&mut self, snapshot: &Snapshot) -> Result<(), FollowError> {
+        loop {
+            let page = self.context.metadata.events(self.id, self.last_id.position, PAGE).await?;
+            let is_last = page.len() < PAGE as usize;
+            for (position, mut event) in page {
+                if event.kind.waits_for_frontier() && event.epoch > snapshot.epoch {
+                    return Ok(());
+                }
+                if let EventKind::AllFilesGathered { total_lines, error_codes } = &mut event.kind {
+                    (*total_lines, *error_codes) = Report::totals(&self.context.engine, snapshot, self.id).await?;
+                }
+                self.last_id.position = position;
+                if let Some((name, data)) = sse_event(&event) {
+                    self.send(name, &data);
+                }
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn read_progress(&mut self, batch: &Batch, epoch: u64) -> Result<(), FollowError> {
+        if epoch <= self.last_id.epoch && !self.progress.is_null() {
+            return Ok(());
+        }
+        let totals = self.context.metadata.file_totals(self.id, epoch).await?;
+        let mut progress = json!(ProgressBody::new(batch, totals, epoch));
+        self.last_id.epoch = epoch;
+        // A change of the epoch or the status alone is not progress of the files.
+        let data = progress.clone();
+        progress["epoch"].take();
+        progress["status"].take();
+        if progress != self.progress {
+            self.progress = progress;
+            self.send("progress", &data);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, name: &str, data: &Value) {
+        self.ready.push_back(SseEvent::default().event(name).id(self.last_id.text()).data(data.to_string()));
+    }
+}
+
+/// The name and data of the server-sent event for `event`, if it has one.
+fn sse_event(event: &Event) -> Option<(&'static str, Value)> {
+    let name = match &event.kind {
+        EventKind::BatchStatusChanged { to, .. } => {
+            let mut data = json!(event);
+            data["status"] = json!(to);
+            return Some(("status", data));
+        }
+        EventKind::AllFilesGathered { .. } => "report",
+        EventKind::DiagnosisCompleted => "diagnosis",
+        _ => return None,
+    };
+    Some((name, json!(event)))
+}

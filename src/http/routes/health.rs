@@ -1,0 +1,142 @@
+//! Liveness, readiness and metrics of the server.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use metrics::gauge;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use argus_dataflow::Dataflow;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::Service;
+use crate::http::error_responses::Unavailable;
+use crate::http::problem::Problem;
+use crate::ingest::disk::{DiskSpace, Space};
+use crate::metadata::Metadata;
+use crate::pipeline::failures::{FailedFile, Failures};
+
+#[derive(Clone)]
+struct HealthContext {
+    metadata: Metadata,
+    dataflow: Dataflow,
+    disk: DiskSpace,
+    failures: Failures,
+    metrics: PrometheusHandle,
+    /// The addresses of the SQL servers, by protocol.
+    sql_servers: Arc<BTreeMap<&'static str, SocketAddr>>,
+}
+
+/// `/healthz`, `/readyz` and `/metrics`.
+pub fn router(
+    service: &Service,
+    metrics: PrometheusHandle,
+    sql_servers: BTreeMap<&'static str, SocketAddr>,
+) -> OpenApiRouter {
+    let context = HealthContext {
+        metadata: service.metadata.clone(),
+        dataflow: service.dataflow.clone(),
+        disk: service.disk.clone(),
+        failures: service.failures.clone(),
+        metrics,
+        sql_servers: Arc::new(sql_servers),
+    };
+    OpenApiRouter::new()
+        .routes(routes!(alive))
+        .routes(routes!(ready))
+        .routes(routes!(prometheus_metrics))
+        .with_state(context)
+}
+
+/// Liveness.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "server",
+    responses(
+        (status = 200, description = "alive", body = AliveBody)
+    ),
+)]
+async fn alive() -> Json<AliveBody> {
+    Json(AliveBody { status: "alive" })
+}
+
+/// The server is alive.
+#[derive(Serialize, ToSchema)]
+struct AliveBody {
+    status: &'static str,
+}
+
+/// The server is ready.
+#[derive(Serialize, ToSchema)]
+struct ReadyBody {
+    status: &'static str,
+    /// The last epoch that was accepted.
+    epoch: u64,
+    /// The addresses of the SQL servers, by protocol.
+    #[schema(value_type = BTreeMap<String, String>)]
+    sql: BTreeMap<&'static str, SocketAddr>,
+    /// The last 100 files since the start that could not be counted. They are also marked in their reports.
+    failed_files: Vec<FailedFile>,
+}
+
+/// Readiness.
+///
+/// The server listens only after recovery, so it is unready only if the metadata cannot be read, or if the disk is
+/// almost full.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "server",
+    responses(
+        (status = 200, description = "ready", body = ReadyBody),
+        Unavailable,
+    ),
+)]
+async fn ready(State(context): State<HealthContext>) -> Result<Json<ReadyBody>, Problem> {
+    if let Some(space) = context.disk.space().filter(|space| space.is_full()) {
+        let Space { free, reserve } = space;
+        let detail = format!(
+            "the disk of the data directory has {free} bytes free, and the reserve is {reserve}: uploads are rejected \
+             with 507, reads continue; free disk space or delete batches"
+        );
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "disk-full", detail));
+    }
+    match context.metadata.last_epoch().await {
+        Ok(epoch) => {
+            let (sql, failed_files) = ((*context.sql_servers).clone(), context.failures.last());
+            Ok(Json(ReadyBody { status: "ready", epoch, sql, failed_files }))
+        }
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "not ready");
+            Err(Problem::busy("the metadata cannot be read; see the server's log"))
+        }
+    }
+}
+
+/// Metrics of the server.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "server",
+    responses(
+        (
+            status = 200,
+            description = "metrics in the Prometheus text format",
+            body = String,
+            content_type = "text/plain"
+        )
+    ),
+)]
+async fn prometheus_metrics(State(context): State<HealthContext>) -> Response {
+    gauge!("argus_in_flight_bytes").set(context.dataflow.in_flight_bytes() as f64);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], context.metrics.render()).into_response()
+}

@@ -1,0 +1,158 @@
+//! The history of a vehicle.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use argus_query::results::json::rfc3339;
+use argus_query::{Engine, RecordedBatch, Report, VehicleCode, batches_of_vehicle};
+use argus_sinks::Snapshot;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::watch;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::app::Service;
+use crate::http::error_responses::{GatewayTimeout, Invalid, NotFound, TooManyRequests, Unavailable};
+use crate::http::extract::{Parameters, Segments};
+use crate::http::problem::Problem;
+use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
+use crate::metadata::Metadata;
+
+const LIMIT_DEFAULT: usize = 20;
+const LIMIT_MAX: usize = 100;
+
+#[derive(Clone)]
+struct HistoryContext {
+    engine: Engine,
+    metadata: Metadata,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+/// `/vehicles`.
+pub fn router(service: &Service) -> OpenApiRouter {
+    let context = HistoryContext {
+        engine: service.engine.clone(),
+        metadata: service.metadata.clone(),
+        snapshots: service.snapshots.clone(),
+    };
+    OpenApiRouter::new().routes(routes!(history)).with_state(context)
+}
+
+/// The history of a vehicle.
+#[derive(Serialize, ToSchema)]
+struct HistoryBody {
+    vin: String,
+    /// The codes of all its batches, most frequent first.
+    codes: Vec<VehicleCode>,
+    batches: Vec<BatchHistory>,
+    next_cursor: Option<String>,
+    epoch: u64,
+}
+
+/// One batch of a vehicle.
+#[derive(Serialize, ToSchema)]
+struct BatchHistory {
+    batch_id: Uuid,
+    vehicle_id: String,
+    platform: Option<String>,
+    firmware: Option<String>,
+    status: &'static str,
+    #[schema(value_type = chrono::DateTime<chrono::Utc>)]
+    created_at: Value,
+    /// The first plausible time of its lines; without one, `created_at`.
+    #[schema(value_type = chrono::DateTime<chrono::Utc>)]
+    recorded_first: Value,
+    /// The last plausible time of its lines; without one, `created_at`.
+    #[schema(value_type = chrono::DateTime<chrono::Utc>)]
+    recorded_last: Value,
+    total_files: u64,
+    total_lines: u64,
+    error_lines: u64,
+    total_errors: u64,
+    /// The number of occurrences of each code.
+    codes: BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct HistoryParameters {
+    /// The maximum number of batches, 1 to 100; default 20.
+    limit: Option<usize>,
+    /// The `next_cursor` of the previous page.
+    cursor: Option<String>,
+    /// Wait until the answer covers this epoch, for example the epoch of a receipt.
+    min_epoch: Option<u64>,
+    /// How long to wait for `min_epoch` before 504, in milliseconds; default 5000, at most 60000.
+    timeout_ms: Option<u64>,
+}
+
+/// The history of a vehicle.
+///
+/// Its batches with their codes, the latest recorded first, and its codes over all batches.
+#[utoipa::path(
+    get,
+    path = "/api/v1/vehicles/{vin}/history",
+    tag = "fleet",
+    params(("vin" = String, Path, description = "the vehicle identification number"), HistoryParameters),
+    responses(
+        (status = 200, description = "the vehicle's batches and codes", body = HistoryBody),
+        NotFound, Invalid, TooManyRequests, Unavailable, GatewayTimeout,
+    ),
+)]
+async fn history(
+    State(context): State<HistoryContext>,
+    Segments(vin): Segments<String>,
+    Parameters(parameters): Parameters<HistoryParameters>,
+) -> Result<Json<HistoryBody>, Problem> {
+    let limit = parameters.limit.unwrap_or(LIMIT_DEFAULT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        return Err(Problem::invalid(format!("limit must be from 1 to {LIMIT_MAX}")));
+    }
+    let after = parameters.cursor.as_deref().map(|cursor| {
+        let (first, id) = cursor.split_once('_')?;
+        Some((first.parse::<i64>().ok()?, Uuid::parse_str(id).ok()?))
+    });
+    let Some(after) = after.map_or(Some(None), |after| after.map(Some)) else {
+        return Err(Problem::invalid("the cursor is invalid; omit it to start at the first page"));
+    };
+    let timeout_ms = parameters.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
+    let snapshot = snapshot_at_least(&context.snapshots, parameters.min_epoch, timeout_ms).await?;
+    let mut batches = batches_of_vehicle(&context.engine, &snapshot, &vin, after, limit + 1).await?;
+    if batches.is_empty() && after.is_none() {
+        let detail = format!("there is no batch of vehicle {}", vin.escape_default());
+        return Err(Problem::new(StatusCode::NOT_FOUND, "vehicle-not-found", detail));
+    }
+    let more = batches.len() > limit;
+    batches.truncate(limit);
+    let next_cursor = batches.last().filter(|_| more).map(|last| format!("{}_{}", last.first, last.id));
+    let mut histories = Vec::with_capacity(batches.len());
+    for RecordedBatch { id, first, last } in batches {
+        // The batch was deleted after the snapshot.
+        let Some(batch) = context.metadata.batch(id).await? else { continue };
+        let report = Report::of_batch(&context.engine, &snapshot, id).await?;
+        histories.push(BatchHistory {
+            batch_id: id,
+            status: batch.status_at(snapshot.epoch).as_str(),
+            created_at: rfc3339(batch.created_at),
+            recorded_first: rfc3339(first),
+            recorded_last: rfc3339(last),
+            vehicle_id: batch.described.vehicle_id,
+            platform: batch.described.platform,
+            firmware: batch.described.firmware,
+            total_files: report.total_files,
+            total_lines: report.total_lines,
+            error_lines: report.error_lines,
+            total_errors: report.total_errors,
+            codes: report.codes.into_iter().map(|code| (code.code, code.count)).collect(),
+        });
+    }
+    let codes = snapshot.fleet.as_ref().map_or_else(Vec::new, |fleet| VehicleCode::all(fleet, &vin));
+    Ok(Json(HistoryBody { vin, codes, batches: histories, next_cursor, epoch: snapshot.epoch }))
+}

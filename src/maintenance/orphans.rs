@@ -1,0 +1,91 @@
+//! Deletes orphans: unused files that a crash or a failure left in the data directory.
+//!
+//! Whether a file is in use is never guessed from times. An object of the raw store is
+//! in use if the metadata reference its version, or an upload has a claim on it. A file
+//! of the lake is an orphan if no table referenced it when this process opened the lake,
+//! before it wrote any file. So a wrong clock cannot delete a file that is in use.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use argus_sinks::store::durable::DurableFileSystem;
+use chrono::Utc;
+use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStore;
+use object_store::path::Path;
+use tokio::time::Instant;
+
+use crate::ingest::Claims;
+use crate::ingest::raw_store::RawStore;
+use crate::metadata::Metadata;
+
+/// The interval at which a server searches for orphans.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Unused files that this process may have written itself must also have this age.
+const AGE_MIN: Duration = Duration::from_secs(3600);
+
+/// Finds and deletes orphans.
+pub struct Orphans {
+    pub(crate) store: DurableFileSystem,
+    pub(crate) data: PathBuf,
+    pub(crate) raw: RawStore,
+    pub(crate) claims: Claims,
+    pub(crate) metadata: Metadata,
+    /// Files of the lake that no table referenced when it was opened.
+    pub(crate) unnamed: Vec<Path>,
+    pub(crate) looked: Option<Instant>,
+}
+
+impl Orphans {
+    /// Deletes orphans, and returns their number. In the first search none can be from this process, so their age does
+    /// not matter. Later searches run once an hour.
+    pub async fn delete_when_due(&mut self) -> Result<usize> {
+        let age = match self.looked {
+            None => Duration::ZERO,
+            Some(looked) if looked.elapsed() >= SEARCH_INTERVAL => AGE_MIN,
+            Some(_) => return Ok(0),
+        };
+        let (store, folder) = (self.store.clone(), self.data.clone());
+        let unfinished = tokio::task::spawn_blocking(move || store.delete_unfinished(&folder, age)).await?;
+        let mut deleted = unfinished.context("could not delete unfinished files")?;
+        let mut orphans = self.unnamed.clone();
+        orphans.extend(self.raw_orphans(age).await?);
+        deleted += orphans.len();
+        let paths = futures::stream::iter(orphans.into_iter().map(Ok)).boxed();
+        let results = self.store.delete_stream(paths).filter(|deleted| {
+            let is_missing = matches!(deleted, Err(object_store::Error::NotFound { .. }));
+            std::future::ready(!is_missing)
+        });
+        results.try_for_each(|_| std::future::ready(Ok(()))).await?;
+        self.unnamed.clear();
+        self.looked = Some(Instant::now());
+        Ok(deleted)
+    }
+
+    /// Objects of the raw store that belong to no file and no upload.
+    async fn raw_orphans(&self, age: Duration) -> Result<Vec<Path>> {
+        let mut orphans = Vec::new();
+        let mut objects = self.raw.list();
+        let mut batch = None;
+        let mut known = HashSet::new();
+        while let Some(object) = objects.try_next().await? {
+            let Some((batch_id, version)) = RawStore::named(&object.location) else { continue };
+            // Claims are checked first: an upload has one until it is in the metadata.
+            if self.claims.is_open(version) {
+                continue;
+            }
+            if batch != Some(batch_id) || !known.contains(&version) {
+                known = self.metadata.versions(batch_id).await?;
+                batch = Some(batch_id);
+            }
+            let is_old = Utc::now() - object.last_modified >= chrono::TimeDelta::from_std(age)?;
+            if !known.contains(&version) && (age.is_zero() || is_old) {
+                orphans.push(object.location);
+            }
+        }
+        Ok(orphans)
+    }
+}
