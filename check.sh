@@ -5,7 +5,7 @@
 #   ./check.sh              format, lints, every test
 #   ./check.sh fast         format, lints and unit tests
 #   ./check.sh test [NAME]  every test, or one test file
-#   ./check.sh fuzz         the scan against its reference loop; ARGUS_FUZZ_RUNS=1000000 for longer
+#   ./check.sh fuzz         the scan against its reference loop; ARGUS_FUZZ_RUNS=5000000 for longer
 #   ./check.sh crash        kill -9 at each named point, ARGUS_CRASHES=100 times
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -15,12 +15,13 @@ need() { # need COMMAND PACKAGE
     if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
         apt-get install -y -q "$2" || { apt-get update -q && apt-get install -y -q "$2"; }
     else
-        echo "please install $2 (it has the command $1)" >&2
+        echo "please install $2" >&2
         exit 1
     fi
 }
 
 tools_of_tests() {
+    need curl curl
     need gzip gzip
     need bzip2 bzip2
     need xz xz-utils

@@ -3,7 +3,7 @@
 //! This crate connects the others: `argus_dataflow` counts, `argus_sinks`
 //! stores, `argus_query` reads. A module uses only modules above it in this list:
 //!
-//! - [`data_dir`]: the data directory and its lock; [`shutdown`]: whether the server is stopping;
+//! - [`allocator`]: the allocator of the process; [`data_dir`]: the data directory and its lock; [`shutdown`]: whether the server is stopping;
 //! - [`domain`]: batches, files, their status and their events;
 //! - [`metadata`]: batches and files in SQLite, and the journal of accepted changes;
 //! - [`ingest`]: receives uploads, stores their bytes durably, and splits them into blocks;
@@ -12,7 +12,7 @@
 //! - [`answers`]: cached reports and charts;
 //! - [`app`]: opens and connects all parts;
 //! - [`http`]: the service over HTTP; [`server`]: HTTP and the SQL servers together;
-//! - [`cli`]: the command line; [`allocator`]: the allocator of the process.
+//! - [`cli`]: the command line.
 
 pub mod allocator;
 pub mod answers;

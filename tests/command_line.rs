@@ -3,6 +3,7 @@
 mod common;
 
 use std::path::Path;
+use std::process::Command;
 
 use common::{RealLogs, Server, analyze, argus, counts, gzip};
 use serde_json::{Value, json};
@@ -166,6 +167,16 @@ fn usage_errors_exit_with_2() {
         assert_eq!(argus(arguments, b"").status.code(), Some(2), "{arguments:?}");
     }
     assert_eq!(argus(&["--help"], b"").status.code(), Some(0));
+}
+
+#[test]
+fn help_is_wrapped_to_the_width_of_the_terminal() {
+    for width in [72, 100] {
+        let help = Command::new(common::ARGUS).args(["serve", "--help"]).env("COLUMNS", width.to_string()).output();
+        let help = String::from_utf8(help.expect("argus starts").stdout).expect("text");
+        let longest = help.lines().map(|line| line.chars().count()).max();
+        assert!(longest.is_some_and(|longest| longest <= width), "{width}: {help}");
+    }
 }
 
 #[test]

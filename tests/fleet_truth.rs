@@ -261,7 +261,9 @@ async fn files_are_recounted_with_other_rules_while_the_server_runs() {
     let expected = json!({"ACME-BMS-17": 2, "ACME-BMS-18": 1, "E_FAIL": 2});
     // The epochs of the recount are not known in advance.
     let mut epoch = old["epoch"].as_u64().expect("an epoch");
+    let deadline = common::Deadline::new("the recount");
     let new = loop {
+        deadline.check();
         let report = server.get(&format!("/batches/{id}/report?min_epoch={epoch}&timeout_ms=20000")).await;
         if common::counts(&report) == expected {
             break report;
@@ -273,6 +275,7 @@ async fn files_are_recounted_with_other_rules_while_the_server_runs() {
         new["files"].as_array().expect("files").iter().map(|file| &file["generation"]).collect();
     assert_eq!(generations, [1, 1, 1], "the same file, counted with other rules");
     while common::counts(&server.get(&format!("/batches/{open}/report")).await) != json!({"ACME-BMS-19": 1}) {
+        deadline.check();
         epoch += 1;
         server.get(&format!("/batches/{open}/report?min_epoch={epoch}&timeout_ms=20000")).await;
     }

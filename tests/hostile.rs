@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::Server;
+use common::{Deadline, Server};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -167,13 +167,21 @@ async fn a_client_that_disconnects_ends_its_query_and_frees_its_permit() {
         let sql = json!({"sql": sql, "timeout_ms": 60_000}).to_string();
         server.send(Method::POST, "/query", sql)
     });
-    let all_run = async { while server.metric(QUERIES).await < f64::from(QUERIES_MAX) {} };
+    let all_run = running(&server, f64::from(QUERIES_MAX));
     tokio::select! {
         _ = futures::future::join_all(asked) => panic!("a query ended"),
         () = all_run => {}
     }
     assert_eq!(server.sql("SELECT 1").await, json!([[1]]));
     server.stop();
+}
+
+/// Waits until so many queries run.
+async fn running(server: &Server, queries: f64) {
+    let deadline = Deadline::new(format!("{queries} running queries"));
+    while server.metric(QUERIES).await < queries {
+        deadline.check();
+    }
 }
 
 #[tokio::test]
@@ -185,7 +193,7 @@ async fn joins_without_keys_end_on_time_and_leave_threads_for_others() {
         server.send(Method::POST, "/query", sql)
     });
     let others = async {
-        while server.metric(QUERIES).await < 3.0 {}
+        running(&server, 3.0).await;
         assert_eq!(server.sql("SELECT 1").await, json!([[1]]));
     };
     let (answers, ()) = tokio::join!(futures::future::join_all(asked), others);
@@ -203,7 +211,7 @@ async fn a_condition_that_does_not_fit_its_column_is_a_client_error() {
     server.put(&id, "a.log", "E_FAIL\n").await;
     server.complete(&id).await;
     // The rows must be in files of the lake, whose reader evaluates conditions first.
-    while server.metric("argus_committed_epoch").await < server.metric("argus_epoch").await {}
+    server.committed().await;
     for (sql, reason) in [
         ("SELECT count(*) FROM batches WHERE vin = 1", "Cannot cast string"),
         ("SELECT * FROM errors WHERE code = 1", "Cannot cast string 'E_FAIL' to value of Int64 type"),

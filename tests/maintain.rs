@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow::array::AsArray;
-use common::{Server, argus, counts, data_files, files};
+use common::{Deadline, Server, argus, counts, data_files, files};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -301,7 +301,9 @@ async fn a_server_runs_maintenance_while_it_is_read() {
         traces.iter().any(|(table, trace)| texts_in_lake_while_it_changes(data.path(), table, trace))
     };
     // A commit follows within its interval, and the maintenance that follows the commit erases.
+    let deadline = Deadline::new("the erasure of the deleted file");
     while server.metric("argus_committed_epoch").await < server.metric("argus_epoch").await || has_trace() {
+        deadline.check();
         assert_eq!(server.sql("SELECT code FROM errors").await, json!([["E_FAIL"]]));
     }
     assert_eq!(counts(&server.complete(&id).await), json!({"E_FAIL": 1}));

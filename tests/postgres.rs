@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::python::python;
-use common::{Server, argus, data_files};
+use common::{Deadline, Server, argus, data_files};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
@@ -294,11 +294,6 @@ async fn rows_are_streamed_for_any_maximum_that_a_client_sends() {
     server.stop();
 }
 
-/// Waits until all accepted epochs are committed.
-async fn committed(server: &Server) {
-    while server.metric("argus_committed_epoch").await < server.metric("argus_epoch").await {}
-}
-
 /// The number of rows in the files of a table of the lake, with deleted rows that are not compacted yet.
 fn rows_in_lake(data: &std::path::Path, table: &str) -> String {
     let sql = format!("SELECT count(*) AS rows FROM lake.{table}");
@@ -316,7 +311,7 @@ async fn a_slow_client_gets_every_row_while_compaction_deletes_the_files_it_read
     let names: Vec<String> = (0..7).map(|number| format!("{number}.log")).collect();
     for name in &names {
         server.put(&id, name, "E_FAIL\n".repeat(3000)).await;
-        committed(&server).await;
+        server.committed().await;
     }
     let pg = server.sql_address("postgres").await;
     let mut client = BufReader::new(TcpStream::connect(&pg).await.expect("it connects"));
@@ -338,13 +333,18 @@ async fn a_slow_client_gets_every_row_while_compaction_deletes_the_files_it_read
             let answer = server.send(Method::DELETE, &format!("/batches/{id}/files/{name}"), "").await;
             assert_eq!(answer.status(), StatusCode::NO_CONTENT);
         }
-        while rows_in_lake(data.path(), "errors") != left {}
+        let deadline = Deadline::new(format!("{left} rows in the lake"));
+        while rows_in_lake(data.path(), "errors") != left {
+            deadline.check();
+        }
     }
     client.write_all(&execute(0)).await.expect("it is taken");
     assert_eq!(count(&mut client, b'D').await, 7 * 3000 - 1);
     // The files have no reader any more.
     drop(client);
+    let deadline = Deadline::new("the deletion of all data files");
     while !data_files(data.path(), "errors").is_empty() {
+        deadline.check();
         assert_eq!(server.sql("SELECT count(*) FROM errors").await, json!([[0]]));
     }
     server.stop();

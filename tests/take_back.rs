@@ -12,7 +12,9 @@ async fn wait_for_raw_objects(data: &std::path::Path, wanted: usize) {
         let batches = std::fs::read_dir(data.join("raw")).expect("the raw store is there");
         batches.flatten().flat_map(|batch| std::fs::read_dir(batch.path())).flatten().count()
     };
+    let deadline = common::Deadline::new(format!("{wanted} objects in the raw store"));
     while count() != wanted {
+        deadline.check();
         tokio::task::yield_now().await;
     }
 }

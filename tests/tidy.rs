@@ -1,4 +1,4 @@
-//! The tree keeps its order: layers use only lower layers, files form no cycle of folders, and replaced words stay out.
+//! The layers of `src` use only lower layers, and words that were replaced stay out.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ const LAYERS: [&str; 13] = [
 const REPLACED: [(&str, &str); 14] = [
     ("sighting", "occurrence"),
     ("upkeep", "maintenance"),
-    ("horizon", "since"),
+    ("the horizon", "since"),
     ("sign of life", "keep-alive"),
     ("broke off", "was interrupted, was aborted"),
     ("breaks off", "is interrupted, is aborted"),
@@ -77,9 +77,14 @@ fn layers_use_only_lower_layers() {
         let level = LAYERS.iter().position(|layer| *layer == own);
         let level = level.unwrap_or_else(|| panic!("{own} has no place among the layers"));
         for used in read(&path).split("crate::").skip(1) {
-            let name = used.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
-            if LAYERS.iter().position(|layer| *layer == name).is_some_and(|used| used > level) {
-                wrong.push(format!("{} uses {name}", below.display()));
+            // `crate::name::…`, or `crate::{name::…, other}`.
+            let used = used.split(';').next().unwrap_or_default();
+            let list = used.strip_prefix('{').map_or_else(|| vec![used], |list| list.split(',').collect());
+            for name in list {
+                let name = name.trim().split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+                if LAYERS.iter().position(|layer| *layer == name).is_some_and(|used| used > level) {
+                    wrong.push(format!("{} uses {name}", below.display()));
+                }
             }
         }
     }

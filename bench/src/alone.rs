@@ -21,8 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-/// The upload time of the files: 2026-11-26T12:00:00Z.
-const UPLOADED_AT: i64 = 1_795_694_400_000_000;
+use crate::generate::UPLOADED_AT;
 
 /// Flags of the hidden `argus-bench scan-alone`.
 #[derive(Debug, clap::Args)]

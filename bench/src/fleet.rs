@@ -15,11 +15,10 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use url::Url;
 use uuid::Uuid;
 
+use crate::generate::UPLOADED_AT;
 use crate::latency::Latencies;
 use crate::results::{Measurement, Run};
 
-/// 2026-11-26T12:00:00Z.
-const UPLOADED_AT: i64 = 1_795_694_400_000_000;
 /// The vehicles of the fleet; each rotates through all firmware versions.
 const VEHICLES: u64 = 200;
 const FIRMWARES: u64 = 4;

@@ -12,6 +12,9 @@ use serde_json::json;
 
 use crate::truth::Truth;
 
+/// The upload time of generated logs, just after the times on their lines: 2026-11-26T12:00:00Z.
+pub const UPLOADED_AT: i64 = 1_795_694_400_000_000;
+
 /// Pseudo-random numbers (splitmix64, by Sebastiano Vigna).
 pub struct Random(u64);
 
@@ -190,7 +193,7 @@ mod tests {
         let mut blocks = BlockReader::new(log, 64 << 10);
         let mut partial = PartialCounts::default();
         while let Some(block) = blocks.next_block().expect("reads") {
-            partial.merge(scanner.scan(&block, 2026).0, CodeLimits::default());
+            partial.merge(scanner.scan(&block, UPLOADED_AT).0, CodeLimits::default());
         }
         let mut counted = Truth {
             bytes: blocks.bytes(),

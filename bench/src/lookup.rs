@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long, default_value_t = 2_000)]
     lookups: usize,
     /// The folder of `peers --install`.
-    #[arg(long, default_value = "target/peers", value_name = "DIR")]
+    #[arg(long, default_value = "./argus-peers", value_name = "DIR")]
     peers_dir: PathBuf,
 }
 

@@ -14,7 +14,7 @@ use argus_dataflow::scan::Scanner;
 use argus_dataflow::{BLOCK_BYTES_DEFAULT, BlockReader, RuleSet, text};
 
 use crate::alone::Counted;
-use crate::generate::Logs;
+use crate::generate::{Logs, UPLOADED_AT};
 use crate::peers::{self, Limits, Peer};
 use crate::results::{Measurement, Run};
 use crate::simple;
@@ -209,7 +209,7 @@ fn real(run: &mut Run, folder: &Path) -> Result<()> {
         for _ in 0..repeats {
             let mut blocks = BlockReader::new(&once[..], BLOCK_BYTES_DEFAULT);
             while let Some(block) = blocks.next_block()? {
-                scanner.scan_into(&block, 2026, &mut partial, None);
+                scanner.scan_into(&block, UPLOADED_AT, &mut partial, None);
             }
         }
         let rate = (once.len() * repeats) as f64 / 1e6 / begun.elapsed().as_secs_f64();

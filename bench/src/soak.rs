@@ -105,8 +105,9 @@ pub async fn measure(run: &mut Run, args: &Args) -> Result<()> {
     let mut soak = Soak::start(args, folder, seed).await?;
     let result = soak.run(args).await;
     soak.state.stop.store(true, Ordering::Relaxed);
+    let failures = run.failures.len();
     soak.report(run)?;
-    let has_failed = result.is_err() || soak.state.observations().failure_count > 0;
+    let has_failed = result.is_err() || run.failures.len() > failures;
     if has_failed && args.keep.is_none() {
         run.remark(format!("data and log are in {}", temporary.keep().display()));
     }
@@ -162,8 +163,10 @@ impl Soak {
     async fn run(&mut self, args: &Args) -> Result<()> {
         let mut clients = self.start_clients(args);
         let mut minutes = 0;
+        // Also a short run compares once under load.
+        let every = args.compare_every.min(args.minutes.div_ceil(2));
         loop {
-            minutes = args.minutes.min(minutes + args.compare_every);
+            minutes = args.minutes.min(minutes + every);
             self.supervise(Duration::from_secs(minutes * 60), args.kill_every).await?;
             if minutes == args.minutes {
                 break;

@@ -24,6 +24,7 @@ pub mod text;
 pub mod worker;
 
 pub use counts::changes::{Change, ClosedEpoch, Row};
+pub use counts::earliest::earliest;
 pub use counts::fleet::{
     CellRow, FleetGroup, FleetRow, LoadedBatch, LoadedCount, LoadedVersion, Recorded, SeenRange, Subject, Totals,
     Vehicle,

@@ -34,13 +34,19 @@ impl Random {
     }
 }
 
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+fn runs() -> u64 {
+    variable("ARGUS_FUZZ_RUNS").unwrap_or(RUNS)
+}
+
 /// Calls `target` with one seed after another. The first seed is printed, so that a run can be repeated.
 fn fuzz(target: impl Fn(&mut Random)) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let runs = number("ARGUS_FUZZ_RUNS").unwrap_or(RUNS);
-    let first = number("ARGUS_FUZZ_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 32);
-    eprintln!("{runs} runs from seed {first}");
-    for seed in first..first + runs {
+    let first = variable("ARGUS_FUZZ_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 32);
+    eprintln!("{} runs from seed {first}", runs());
+    for seed in first..first.saturating_add(runs()) {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| target(&mut Random(seed))));
         if let Err(panic) = outcome {
             eprintln!("failed with seed {seed}; ARGUS_FUZZ_SEED={seed} ARGUS_FUZZ_RUNS=1 repeats it");
@@ -272,5 +278,6 @@ fn the_scan_finds_in_fuzzed_lines_what_the_plain_loop_finds() {
         let block_bytes = [1, 50, 4096][random.below(3)];
         found.set(found.get() + check(&rules, &mut scanner.borrow_mut(), &text, block_bytes, "the built-in rules"));
     });
-    assert!(found.get() > 1000, "fuzzed lines have codes");
+    // A repetition of one seed finds little.
+    assert!(found.get() > 1000 || runs() < RUNS, "fuzzed lines have codes");
 }

@@ -51,7 +51,7 @@ pub(crate) struct Request {
 pub(crate) enum Operation {
     /// Commit the closed epochs.
     Commit,
-    ClosePast {
+    AdvanceSince {
         since: u64,
     },
     Replace {
@@ -77,7 +77,7 @@ impl LakeMaintenance {
 
     /// Advances `since`: epochs before it can no longer be queried separately.
     pub async fn advance_since(&self, since: u64) -> Result<(), LakeMaintenanceError> {
-        self.send(Operation::ClosePast { since }).await.map(drop)
+        self.send(Operation::AdvanceSince { since }).await.map(drop)
     }
 
     /// Replaces the files `removed` with `added`, for all readers atomically. The
@@ -181,7 +181,7 @@ impl Operation {
         let done = |table: Table, result: Result<(), DeltaTableError>| result.map_err(|source| failed(table, source));
         match self {
             Operation::Commit => Ok(()),
-            Operation::ClosePast { since } => {
+            Operation::AdvanceSince { since } => {
                 done(Table::Files, tables[Table::Files as usize].advance_since(since).await)
             }
             Operation::Replace { table, removed, added } => {

@@ -60,12 +60,13 @@ pub struct Answer {
     tag: Arc<str>,
     /// The body without its epoch, for an answer from [`Answer::at_epoch`].
     without_epoch: Option<Bytes>,
+    epoch: u64,
 }
 
 impl Answer {
     /// A body with a strong tag, from its bytes.
     pub fn new(content_type: &'static str, body: Vec<u8>) -> Answer {
-        Answer { content_type, tag: entity_tag("", &body), body: body.into(), without_epoch: None }
+        Answer { content_type, tag: entity_tag("", &body), body: body.into(), without_epoch: None, epoch: 0 }
     }
 
     /// A JSON object, with `epoch` added as its first field. Every change of any data advances the epoch, so the tag
@@ -73,13 +74,15 @@ impl Answer {
     pub fn at_epoch(object: &impl Serialize, epoch: u64) -> Result<Answer, AnswerError> {
         let object: Bytes = serde_json::to_vec(object).map_err(AnswerError::write)?.into();
         let tag = entity_tag("W/", &object);
-        Ok(Answer { content_type: JSON, tag, body: with_epoch(&object, epoch), without_epoch: Some(object) })
+        Ok(Answer { content_type: JSON, tag, body: with_epoch(&object, epoch), without_epoch: Some(object), epoch })
     }
 
     /// The same answer at another epoch. The caller makes sure that it is valid there.
     pub fn moved_to(&self, epoch: u64) -> Answer {
-        let Some(object) = &self.without_epoch else { return self.clone() };
-        Answer { body: with_epoch(object, epoch), ..self.clone() }
+        match &self.without_epoch {
+            Some(object) if self.epoch != epoch => Answer { body: with_epoch(object, epoch), epoch, ..self.clone() },
+            _ => self.clone(),
+        }
     }
 
     /// The content type.

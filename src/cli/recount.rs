@@ -1,6 +1,6 @@
 //! `argus recount`: rebuilds the lake from the stored files.
 
-use std::io::{Write, stdout};
+use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -14,6 +14,8 @@ pub fn run(args: &RecountArgs) -> Result<ExitCode> {
     if !metadata_path(&args.data).is_file() {
         bail!("{} is not a data directory: it has no argus.db", args.data.display());
     }
+    // It says why files could not be counted.
+    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let data = std::path::absolute(&args.data)?;
     let _lock = lock(&data)?;

@@ -15,7 +15,9 @@ use crate::server::{Server, SqlAddresses};
 
 /// Runs the service until SIGTERM or SIGINT.
 pub fn run(args: &ServeArgs) -> Result<ExitCode> {
-    let filter = EnvFilter::try_from_env("ARGUS_LOG").unwrap_or_else(|_| EnvFilter::new("warn,argus=info"));
+    let wanted = std::env::var("ARGUS_LOG").unwrap_or_else(|_| "warn,argus=info".to_owned());
+    let filter = EnvFilter::try_new(&wanted)
+        .with_context(|| format!("ARGUS_LOG {wanted:?} is invalid; use for example debug or argus=debug"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(terminal::has_colours(stderr().is_terminal()))

@@ -86,6 +86,13 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// The same problem with another explanation.
+    pub fn with_detail(self, detail: String) -> Problem {
+        Problem { detail, ..self }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut body = json!({
@@ -152,12 +159,13 @@ impl From<PipelineError> for Problem {
                 Problem::disk_full()
             }
             PipelineError::Busy => Problem::busy(error.to_string()),
-            PipelineError::NotDurable(_) | PipelineError::Indeterminate(_) => Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "not-durable",
-                "the change could not be made durable; send it again",
-            ),
-            PipelineError::Stopping => Problem::busy("the server is stopping; retry later"),
+            PipelineError::NotDurable(_) => {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "not-durable", error.to_string())
+            }
+            PipelineError::Indeterminate(_) => {
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "maybe-durable", error.to_string())
+            }
+            PipelineError::Stopping => Problem::busy(error.to_string()),
         }
     }
 }
@@ -198,8 +206,8 @@ impl From<IngestError> for Problem {
 impl From<PastError> for Problem {
     fn from(error: PastError) -> Problem {
         let (status, kind) = match error {
-            PastError::NotRetained { .. } => (StatusCode::GONE, "past-not-kept"),
-            PastError::NotPublished { .. } => (StatusCode::GATEWAY_TIMEOUT, "epoch-not-there"),
+            PastError::NotRetained { .. } => (StatusCode::GONE, "epoch-not-retained"),
+            PastError::NotPublished { .. } => (StatusCode::GATEWAY_TIMEOUT, "epoch-not-visible"),
         };
         Problem::new(status, kind, error.to_string())
     }

@@ -30,9 +30,22 @@ pub async fn snapshot_at_least(
         Err(_) => {
             let detail =
                 format!("timed out: epoch {min_epoch} is not visible after {} ms; retry later", wait.as_millis());
-            Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "epoch-not-there", detail))
+            Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "epoch-not-visible", detail))
         }
     }
+}
+
+/// Waits until readers see a change that is durable already: sending it again would make it twice.
+pub async fn visible(
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    epoch: u64,
+    timeout_ms: u64,
+) -> Result<Arc<Snapshot>, Problem> {
+    snapshot_at_least(snapshots, Some(epoch), timeout_ms).await.map_err(|problem| {
+        problem.with_detail(format!(
+            "the change is durable at epoch {epoch}, but readers do not see it yet; do not send it again, read with min_epoch={epoch}"
+        ))
+    })
 }
 
 /// Rejects an epoch in the future: nothing was accepted at it yet, so waiting for it would time out.

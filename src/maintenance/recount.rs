@@ -99,6 +99,8 @@ pub async fn recount(data: &Path, rules: RuleSet, workers: usize) -> Result<Reco
     drop(maintenance);
     lake.await??;
     let state = *committed.borrow();
+    // Withdrawals stay in the journal until their bytes are erased.
+    let pending = metadata.withdrawn(state.epoch).await?.iter().map(|withdrawn| withdrawn.position).collect();
     // From here on the old lake is not needed. After a crash between the two renames, the start reports a missing lake.
     remove(&data.join(OLD))?;
     if data.join("lake").exists() {
@@ -106,8 +108,6 @@ pub async fn recount(data: &Path, rules: RuleSet, workers: usize) -> Result<Reco
     }
     std::fs::rename(data.join(NEW), data.join("lake")).context("cannot rename the new lake")?;
     std::fs::File::open(data)?.sync_all()?;
-    // Withdrawals stay in the journal until their bytes are erased.
-    let pending = metadata.withdrawn(state.epoch).await?.iter().map(|withdrawn| withdrawn.position).collect();
     let mut round = writer.begin(last).await?;
     round.lake_committed(&Erased { lake: state, versions: Vec::new(), pending }).await?;
     round.commit().await?;
@@ -166,11 +166,13 @@ impl Counter {
                 let at = |epoch: u64| epoch.clamp(1, last.max(1));
                 let begin = files.iter().map(|(_, epoch)| *epoch).chain([batch.epoch]).min().unwrap_or(batch.epoch);
                 plan.entry(at(begin)).or_default().push((batch.id, Step::Create));
+                // A file that was counted again has a later epoch than its batch's completion.
+                let last_file = files.iter().map(|(_, epoch)| *epoch).max().unwrap_or(0);
                 for (name, epoch) in files {
                     plan.entry(at(epoch)).or_default().push((batch.id, Step::CountFile(name)));
                 }
                 if let Some(completed) = batch.completed_epoch {
-                    plan.entry(at(completed)).or_default().push((batch.id, Step::Complete));
+                    plan.entry(at(completed.max(last_file))).or_default().push((batch.id, Step::Complete));
                 }
             }
         }

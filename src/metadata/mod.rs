@@ -25,6 +25,7 @@ use sqlx::{Connection, SqliteConnection};
 use uuid::Uuid;
 
 use crate::domain::batch::{Accepted, Encoding};
+use crate::domain::digest::{self, Digest};
 use crate::domain::status::{BatchStatus, IllegalTransition};
 
 pub use changes::ChangeCounters;
@@ -196,6 +197,16 @@ async fn migrate(connection: &mut SqliteConnection) -> Result<(), MetadataError>
         if !columns.iter().any(|name| name == column) {
             sqlx::raw_sql(add).execute(&mut *connection).await?;
         }
+    }
+    // Earlier versions stored the state of SHA-256 in another form, which is shorter.
+    let earlier: Vec<(String, Vec<u8>)> = sqlx::query_as("SELECT version, digest FROM files WHERE length(digest) < ?")
+        .bind(Digest::default().to_bytes().len() as i64)
+        .fetch_all(&mut *connection)
+        .await?;
+    for (version, digest) in earlier {
+        let Some(digest) = digest::from_earlier_version(&digest) else { continue };
+        let update = sqlx::query("UPDATE files SET digest = ? WHERE version = ?").bind(digest).bind(version);
+        update.execute(&mut *connection).await?;
     }
     // Completion is one durable change; earlier versions stored intermediate statuses.
     sqlx::raw_sql("UPDATE batches SET status = 'completed' WHERE completed_epoch IS NOT NULL AND status <> 'failed'")

@@ -70,7 +70,7 @@ pub(super) enum Ready {
     /// Apply the first without the batch, and check the others again.
     Without(Vec<Request>),
     /// Nothing: they still wait, or were rejected.
-    NotPublished,
+    Nothing,
 }
 
 /// The batches that are being loaded.
@@ -163,7 +163,7 @@ impl Loading {
         min_epoch: u64,
     ) -> Ready {
         let LoadResult { batch_id, result } = loaded;
-        let Some(mut parked) = self.parked.remove(&batch_id) else { return Ready::NotPublished };
+        let Some(mut parked) = self.parked.remove(&batch_id) else { return Ready::Nothing };
         let loaded = match result {
             Ok(Some(loaded)) => loaded,
             Ok(None) => {
@@ -174,7 +174,7 @@ impl Loading {
                 tracing::error!(batch.id = %batch_id, error = &error as &dyn std::error::Error, "could not load a batch");
                 self.parked_count -= parked.requests.len();
                 parked.requests.into_iter().for_each(|request| request.refuse(PipelineError::Busy));
-                return Ready::NotPublished;
+                return Ready::Nothing;
             }
         };
         let vin = &loaded.batch.vin;
@@ -197,7 +197,7 @@ impl Loading {
                 parked.requests.into_iter().for_each(|request| request.refuse(PipelineError::Busy));
             }
         }
-        Ready::NotPublished
+        Ready::Nothing
     }
 }
 

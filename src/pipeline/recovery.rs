@@ -87,6 +87,7 @@ pub async fn restore(
 /// epoch only.
 pub fn follow_held(held: &mut Held, change: &Change) {
     match change {
+        Change::Batch(batch) if batch.live < 0 || batch.completed > 0 => drop(held.remove(&batch.batch_id)),
         Change::Batch(batch) if batch.live > 0 || batch.completed < 0 => drop(held.insert(batch.batch_id)),
         Change::LoadBatch(loaded) if loaded.is_open && held.contains(&loaded.batch.batch_id) => {}
         Change::LoadBatch(loaded) => {
@@ -99,7 +100,6 @@ pub fn follow_held(held: &mut Held, change: &Change) {
                 held.remove(&loaded.batch.batch_id);
             }
         }
-        Change::Batch(batch) if batch.live < 0 || batch.completed > 0 => drop(held.remove(&batch.batch_id)),
         _ => {}
     }
 }

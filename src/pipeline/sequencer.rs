@@ -16,6 +16,7 @@ use super::apply::{Answer, apply};
 use super::backlog::{Backlog, weight_of_text};
 use super::loading::{LoadResult, Loading, Ready};
 use super::request::Request;
+use crate::domain::batch::StoredUpload;
 use crate::ingest::{Claim, Ingest, origin};
 use crate::metadata::{Committed, Metadata, MetadataError, MetadataWriter};
 use crate::pipeline::append_gate::AppendGate;
@@ -145,7 +146,7 @@ impl Sequencer {
                     gathered.requests.extend(requests);
                     waiting.extend(rest);
                 }
-                Ready::NotPublished => {}
+                Ready::Nothing => {}
             }
         }
         // The dataflow takes loaded batches in this order.
@@ -173,7 +174,10 @@ impl Sequencer {
                 }
                 _ => {}
             }
-            if let Request::Complete { batch_id, .. } = &request {
+            // A completed batch is unloaded when the round ends; what follows needs it loaded again.
+            if let Request::Complete { batch_id, .. }
+            | Request::RecountFile { upload: StoredUpload { batch_id, .. }, .. } = &request
+            {
                 completed.insert(*batch_id);
             }
             gathered.requests.push(request);

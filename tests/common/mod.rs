@@ -8,6 +8,7 @@ pub mod redis;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -17,6 +18,27 @@ pub const ARGUS: &str = env!("CARGO_BIN_EXE_argus");
 
 /// A valid VIN.
 pub const VIN: &str = "WVWZZZ1JZXW000001";
+
+/// The longest time that a test waits for one thing.
+const WAIT_MAX: Duration = Duration::from_secs(120);
+
+/// The limit of a wait: a wait that takes longer fails with what it waited for.
+pub struct Deadline {
+    what: String,
+    end: Instant,
+}
+
+impl Deadline {
+    /// A wait for something begins.
+    pub fn new(what: impl Into<String>) -> Deadline {
+        Deadline { what: what.into(), end: Instant::now() + WAIT_MAX }
+    }
+
+    /// Fails when the time is over.
+    pub fn check(&self) {
+        assert!(Instant::now() < self.end, "timed out after {} s waiting for {}", WAIT_MAX.as_secs(), self.what);
+    }
+}
 
 /// A running server; killed when dropped.
 pub struct Server {
@@ -152,13 +174,23 @@ impl Server {
 
     /// The report that covers an epoch, once the batch is completed.
     pub async fn final_report(&self, batch: &str, epoch: u64) -> Value {
+        let deadline = Deadline::new(format!("the completion of batch {batch}"));
         loop {
+            deadline.check();
             // The server waits for the epoch; the status follows within one more round.
             let report = self.get(&format!("/batches/{batch}/report?min_epoch={epoch}&timeout_ms=60000")).await;
             if report["status"] == "completed" {
                 return report;
             }
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until all accepted epochs are committed to the lake.
+    pub async fn committed(&self) {
+        let deadline = Deadline::new("the commit of all accepted epochs");
+        while self.metric("argus_committed_epoch").await < self.metric("argus_epoch").await {
+            deadline.check();
         }
     }
 

@@ -4,22 +4,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The imports that must work, and the packages that provide them.
+/// The imports that must work, and the packages that provide them, in the versions that the tests are known to pass with.
 const IMPORTS: &str = "import adbc_driver_flightsql, adbc_driver_postgresql, asyncpg, deltalake, duckdb, greenlet, pandas, polars, psycopg, \
                        pyarrow, schemathesis, sqlalchemy";
 const PACKAGES: [&str; 12] = [
-    "adbc-driver-flightsql",
-    "adbc-driver-manager",
-    "adbc-driver-postgresql",
-    "asyncpg",
-    "deltalake",
-    "duckdb",
-    "pandas",
-    "polars",
-    "psycopg[binary]",
-    "pyarrow",
-    "schemathesis",
-    "sqlalchemy[asyncio]",
+    "adbc-driver-flightsql==1.13.0",
+    "adbc-driver-manager==1.13.0",
+    "adbc-driver-postgresql==1.13.0",
+    "asyncpg==0.32.0",
+    "deltalake==1.6.6",
+    "duckdb==2.0.1",
+    "pandas==3.1.1",
+    "polars==2.1.0",
+    "psycopg[binary]==3.3.9",
+    "pyarrow==26.0.1",
+    "schemathesis==4.32.5",
+    "sqlalchemy[asyncio]==2.1.9",
 ];
 
 /// The Python; its packages are installed once, below the build folder.

@@ -75,8 +75,10 @@ impl RedisServer {
     }
 
     fn wait(&mut self) {
+        let deadline = super::Deadline::new("redis-server");
         while self.ask(&["PING"]).trim() != "PONG" {
             assert!(self.child.try_wait().expect("it can be waited for").is_none(), "redis-server ended");
+            deadline.check();
             std::thread::yield_now();
         }
     }

@@ -159,6 +159,7 @@ mod tests {
     use argus_dataflow::{BlockReader, RuleSet};
 
     use super::*;
+    use crate::generate::UPLOADED_AT;
 
     #[test]
     fn the_rules_find_the_expected_counts() {
@@ -170,7 +171,7 @@ mod tests {
             let mut partial = PartialCounts::default();
             let mut blocks = BlockReader::new(&text.plain[..], 64 << 10);
             while let Some(block) = blocks.next_block().expect("memory reads") {
-                partial.merge(scanner.scan(&block, 2026).0, CodeLimits::default());
+                partial.merge(scanner.scan(&block, UPLOADED_AT).0, CodeLimits::default());
             }
             let mut should = text.whole.clone();
             if let Some(open) = &text.open {

@@ -5,6 +5,7 @@
 //! - [`fleet`]: the codes of all batches, by vehicle and by group of vehicles.
 
 pub mod changes;
+pub mod earliest;
 pub mod fleet;
 pub mod partial;
 pub mod rows;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
+use crate::counts::earliest::earliest;
 use crate::rules::Severity;
 use crate::scan::interner::Interner;
 
@@ -206,13 +207,6 @@ impl CodeCounts {
             self.example_line = more.example_line;
             self.example_text = more.example_text;
         }
-    }
-}
-
-fn earliest<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
     }
 }
 

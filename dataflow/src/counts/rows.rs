@@ -103,6 +103,7 @@ pub struct FileRow {
     /// Lines with at least one occurrence.
     pub error_lines: u64,
     /// Occurrences.
+    #[serde(alias = "sightings")]
     pub occurrences: u64,
     /// Microseconds since 1970.
     pub uploaded_at: i64,

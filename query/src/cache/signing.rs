@@ -1,7 +1,7 @@
 //! Signatures on entries in a server that is not trusted.
 //!
 //! ```text
-//!  "A1" ‖ HMAC-SHA-256(secret, key ‖ body) ‖ body, the answer compressed with zstd
+//!  "A2" ‖ HMAC-SHA-256(secret, key ‖ body) ‖ body, the answer compressed with zstd
 //! ```
 //!
 //! The signature of an answer that was truncated, changed or stored under another
@@ -15,7 +15,7 @@ use sha2::Sha256;
 use uuid::Uuid;
 
 /// The version of the format.
-const FORMAT: &[u8] = b"A1";
+const FORMAT: &[u8] = b"A2";
 /// Length of a signature.
 const SIGNATURE_BYTES: usize = 32;
 /// The longest answer (8 MiB): a forged one must not exhaust the memory.

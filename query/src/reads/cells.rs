@@ -89,7 +89,7 @@ pub async fn load_batch(
         let mut recorded: HashMap<Uuid, Option<i64>> = HashMap::new();
         for FileRow { batch_id, first_ts, .. } in found.files().map(|file| &file.row) {
             let first = recorded.entry(*batch_id).or_default();
-            *first = [*first, *first_ts].into_iter().flatten().min();
+            *first = argus_dataflow::earliest(*first, *first_ts);
         }
         let recorded: HashMap<Uuid, Recorded> = some
             .iter()

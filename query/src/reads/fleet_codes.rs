@@ -249,7 +249,7 @@ impl FleetRequest {
                 counted.inactive += number(4, row);
                 counted.batches += 1;
                 counted.vehicles.insert(Arc::clone(&batch.vin_shared));
-                counted.first = [counted.first, time(5, row)].into_iter().flatten().min();
+                counted.first = argus_dataflow::earliest(counted.first, time(5, row));
                 counted.last = counted.last.max(time(6, row));
             }
         }

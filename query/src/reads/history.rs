@@ -110,9 +110,9 @@ impl VehicleCode {
                 merged.count += next.count;
                 merged.inactive += next.inactive;
                 merged.batches += next.batches;
-                merged.first_seen = [merged.first_seen, next.first_seen].into_iter().flatten().min();
+                merged.first_seen = argus_dataflow::earliest(merged.first_seen, next.first_seen);
                 merged.last_seen = merged.last_seen.max(next.last_seen);
-                merged.recorded = [merged.recorded, next.recorded].into_iter().flatten().min();
+                merged.recorded = argus_dataflow::earliest(merged.recorded, next.recorded);
             }
             same
         });

@@ -321,7 +321,7 @@ fn codes(counts: Vec<CountLine>) -> Vec<CodeReport> {
                 code.inactive += line.inactive;
                 code.files += 1;
                 code.severity = code.severity.max(line.severity);
-                *first = [*first, line.first_seen].into_iter().flatten().min();
+                *first = argus_dataflow::earliest(*first, line.first_seen);
                 *last = (*last).max(line.last_seen);
             }
             None => {
@@ -387,7 +387,7 @@ fn file_reports(batch: &RecentBatch) -> Vec<FileReport> {
         file.error_lines += row.error_lines;
         file.errors += row.occurrences;
         let time = DateTime::from_timestamp_micros;
-        file.first_ts = [file.first_ts, row.first_ts.and_then(time)].into_iter().flatten().min();
+        file.first_ts = argus_dataflow::earliest(file.first_ts, row.first_ts.and_then(time));
         file.last_ts = file.last_ts.max(row.last_ts.and_then(time));
     }
     files.into_values().collect()
@@ -413,7 +413,7 @@ fn count_lines(batch: &RecentBatch) -> Vec<CountLine> {
         line.count += count.count;
         line.inactive += if row.active { 0 } else { count.count };
         line.severity = line.severity.max(ReportSeverity::of(row.severity));
-        line.first_seen = [line.first_seen, row.first_seen].into_iter().flatten().min();
+        line.first_seen = argus_dataflow::earliest(line.first_seen, row.first_seen);
         line.last_seen = line.last_seen.max(row.last_seen);
         if row.example_line < line.example_line {
             line.example_line = row.example_line;

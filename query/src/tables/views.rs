@@ -132,7 +132,7 @@ pub const COLUMN_COMMENTS: [(&str, &str); 48] = [
     ("firmware", "the firmware that was rolled out"),
     ("first_seen", "the earliest plausible timestamp of a line with the code, or of the vehicle"),
     ("first_ts", "the first plausible timestamp of the file's lines, or null"),
-    ("generation", "how many times the file was uploaded"),
+    ("generation", "1 for the first upload, one more for each replacement with other content"),
     ("inactive", "occurrences that mark the code as not active"),
     ("labels", "the batch's labels; read one with labels['name']"),
     ("last_seen", "the latest plausible timestamp of a line with the code, or of the vehicle"),

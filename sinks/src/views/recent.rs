@@ -112,7 +112,7 @@ impl RecentBatch {
         let add = |sum: &mut u64, measure: u64| *sum = sum.wrapping_add(measure.wrapping_mul(count as u64));
         sums.generation = sums.generation.max(row.generation);
         sums.binary |= row.binary;
-        sums.first_ts = [sums.first_ts, row.first_ts].into_iter().flatten().min();
+        sums.first_ts = argus_dataflow::earliest(sums.first_ts, row.first_ts);
         sums.last_ts = sums.last_ts.max(row.last_ts);
         if row.failure > sums.failure {
             sums.failure.clone_from(&row.failure);
@@ -133,7 +133,7 @@ impl RecentBatch {
             return;
         };
         sum.count += count;
-        sum.row.first_seen = [sum.row.first_seen, row.first_seen].into_iter().flatten().min();
+        sum.row.first_seen = argus_dataflow::earliest(sum.row.first_seen, row.first_seen);
         sum.row.last_seen = sum.row.last_seen.max(row.last_seen);
         if row.example_line < sum.row.example_line {
             self.bytes = self.bytes + row.example_text.len() - sum.row.example_text.len();

@@ -22,7 +22,7 @@ use crate::domain::batch::{Batch, FileTotals, NewBatch};
 use crate::http::error_responses::{Conflict, GatewayTimeout, Invalid, NotFound, TimedOut, TooLong, Unavailable};
 use crate::http::extract::{JsonBody, Parameters, Segments, idempotency_key};
 use crate::http::problem::{Problem, batch_id};
-use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
+use crate::http::waiting::{WAIT_MS_DEFAULT, visible};
 use crate::maintenance::rescan::Rescan;
 use crate::metadata::{BatchFilter, Metadata};
 use crate::pipeline::Pipeline;
@@ -299,6 +299,6 @@ async fn recount(
 )]
 async fn delete(State(context): State<BatchesContext>, Segments(id): Segments<String>) -> Result<StatusCode, Problem> {
     let epoch = context.pipeline.delete_batch(batch_id(&id)?).await?;
-    snapshot_at_least(&context.snapshots, Some(epoch), WAIT_MS_DEFAULT).await?;
+    visible(&context.snapshots, epoch, WAIT_MS_DEFAULT).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -29,7 +29,7 @@ use crate::http::error_responses::{
 use crate::http::extract::{DRAIN_BYTES, DRAIN_WAIT, Segments, drain, idempotency_key};
 use crate::http::problem::{Problem, batch_id};
 use crate::http::routes::form::parameter;
-use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
+use crate::http::waiting::{WAIT_MS_DEFAULT, visible};
 use crate::ingest::slots::{FirstBytes, Interrupted, Slot, Slots};
 use crate::ingest::{BodyPart, Claim, Ingest, IngestError};
 use crate::metadata::{Metadata, Refused, UploadKey};
@@ -161,7 +161,7 @@ async fn delete(
     Segments((id, name)): Segments<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let epoch = context.pipeline.delete_file(batch_id(&id)?, name).await?;
-    snapshot_at_least(&context.snapshots, Some(epoch), WAIT_MS_DEFAULT).await?;
+    visible(&context.snapshots, epoch, WAIT_MS_DEFAULT).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -172,7 +172,7 @@ async fn delete(
     tag = "files",
     params(
         ("id" = Uuid, Path, description = "the batch"),
-        ("Content-Encoding" = Option<String>, Header, description = "identity, gzip or zstd"),
+        ("Idempotency-Key" = Option<String>, Header, description = "makes a retry safe, for each file of the form"),
     ),
     request_body(
         content = FilesForm,

@@ -25,7 +25,7 @@ use crate::http::error_responses::{
 use crate::http::extract::{Segments, drain, idempotency_key};
 use crate::http::problem::{Problem, batch_id};
 use crate::http::routes::files::content_encoding;
-use crate::http::waiting::snapshot_at_least;
+use crate::http::waiting::visible;
 use crate::ingest::slots::{Slot, Slots};
 use crate::ingest::{Ingest, IngestError, compression};
 use crate::metadata::{Refused, UploadKey};
@@ -117,7 +117,7 @@ async fn append(
         accepted => accepted?,
     };
     let receipt = accepted.receipt();
-    snapshot_at_least(&context.snapshots, Some(receipt.epoch), COUNTED_WAIT_MS).await?;
+    visible(&context.snapshots, receipt.epoch, COUNTED_WAIT_MS).await?;
     Ok(Json(receipt.clone()))
 }
 

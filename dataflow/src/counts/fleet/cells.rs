@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::rows::{CellRow, LoadedBatch, LoadedCount, Recorded, SeenRange, Subject, Vehicle};
 use crate::counts::changes::Row;
+use crate::counts::earliest::earliest;
 use crate::counts::rows::{BatchRow, CountRow, FileRow, VersionId};
 
 /// All cells, and the loaded batches.
@@ -63,7 +64,7 @@ impl Version {
             self.counts.entry((component, code)).or_insert(VersionCounts { count: 0, inactive: 0, first, last });
         counted.count += count;
         counted.inactive += inactive;
-        counted.first = [counted.first, first].into_iter().flatten().min();
+        counted.first = earliest(counted.first, first);
         counted.last = counted.last.max(last);
     }
 }
@@ -137,6 +138,12 @@ impl Cells {
             to_unload.remove(&id);
         }
         to_unload.into_iter().for_each(|id| self.unload(id));
+    }
+
+    /// The batches that are loaded.
+    #[cfg(test)]
+    pub(super) fn loaded_ids(&self) -> std::collections::BTreeSet<Uuid> {
+        self.loaded.keys().copied().collect()
     }
 
     fn restore(&mut self, cell: &CellRow) {
@@ -299,7 +306,7 @@ impl Batch {
         let version = self.versions.entry(row.version).or_default();
         version.live += count * i64::from(row.live);
         version.lines += count.max(0) as u64 * row.lines;
-        version.first_ts = [version.first_ts, row.first_ts].into_iter().flatten().min();
+        version.first_ts = earliest(version.first_ts, row.first_ts);
         if version.live <= 0 {
             self.versions.remove(&row.version);
         }

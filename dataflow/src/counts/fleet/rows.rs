@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::counts::earliest::earliest;
 use crate::counts::rows::{BatchRow, VersionId};
 
 /// A vehicle as some of its batches describe it.
@@ -66,9 +67,9 @@ impl SeenRange {
     /// The merged range.
     pub fn and(self, other: SeenRange) -> SeenRange {
         SeenRange {
-            first: [self.first, other.first].into_iter().flatten().min(),
+            first: earliest(self.first, other.first),
             last: self.last.max(other.last),
-            first_batch: [self.first_batch, other.first_batch].into_iter().flatten().min(),
+            first_batch: earliest(self.first_batch, other.first_batch),
         }
     }
 }

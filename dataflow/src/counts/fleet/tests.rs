@@ -269,11 +269,11 @@ impl History {
                         self.loaded_ids.insert(loaded.batch.batch_id);
                     }
                 }
-                Row::Batch(batch) if batch.live > 0 || batch.completed < 0 => {
-                    self.loaded_ids.insert(batch.batch_id);
-                }
                 Row::Batch(batch) if batch.live < 0 || batch.completed > 0 => {
                     self.loaded_ids.remove(&batch.batch_id);
+                }
+                Row::Batch(batch) if batch.live > 0 || batch.completed < 0 => {
+                    self.loaded_ids.insert(batch.batch_id);
                 }
                 _ => {}
             }
@@ -327,7 +327,7 @@ impl History {
             let batch_row = |live, completed| Row::Batch(BatchRow { live, completed, ..batch.row.clone() });
             match what {
                 0 => {
-                    rows.push((batch_row(-1, 0), 1));
+                    rows.push((batch_row(-1, if batch.is_open { 0 } else { -1 }), 1));
                     rows.extend(batch.files.values().map(|file| (Row::File(file_row(id, file, -1)), 1)));
                     model.remove(&id);
                 }
@@ -340,7 +340,7 @@ impl History {
                     rows.push((batch_row(0, -1), 1));
                     batch.is_open = true;
                 }
-                9 => {
+                9 if batch.is_open => {
                     if let Some(old) = batch.files.remove(&name) {
                         rows.push((Row::File(file_row(id, &old, -1)), 1));
                     }
@@ -350,6 +350,9 @@ impl History {
                     rows.extend(new.counts.iter().map(|one| count_row(id, new.version, one)));
                     if let Some(old) = batch.files.insert(name, new) {
                         rows.push((Row::File(file_row(id, &old, -1)), 1));
+                    }
+                    if !batch.is_open {
+                        rows.extend([(batch_row(0, -1), 1), (batch_row(0, 1), 1)]);
                     }
                 }
             }
@@ -398,6 +401,7 @@ impl History {
     }
 
     fn check(&self) {
+        assert_eq!(self.cells.loaded_ids(), self.loaded_ids, "the pipeline knows what is loaded");
         let last = self.models.len() - 1;
         assert_eq!(self.table(last), plain_loop(&self.models[last]), "epoch {last}");
     }
