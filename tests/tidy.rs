@@ -100,7 +100,9 @@ fn replaced_words_stay_out() {
             continue;
         }
         for (line, text) in read(&path).lines().zip(1..).map(|(text, line)| (line, text.to_lowercase())) {
-            for (word, instead) in REPLACED.iter().filter(|(word, _)| text.contains(word)) {
+            // What earlier versions wrote is read by its name.
+            let is_alias = text.contains("serde(alias");
+            for (word, instead) in REPLACED.iter().filter(|(word, _)| !is_alias && text.contains(word)) {
                 wrong.push(format!("{}:{line}: write {instead:?} for {word:?}", path.display()));
             }
         }
