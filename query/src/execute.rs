@@ -55,7 +55,7 @@ pub struct Rows {
     end: Arc<End>,
     until: Instant,
     time: Duration,
-    /// When dropped, joins in the query see that nobody wants the rows.
+    /// When dropped, joins in the query see that the client is gone.
     _wanted: Wanted,
     _query: AbortOnDrop,
 }

@@ -58,29 +58,38 @@ pub struct Answer {
     body: Bytes,
     /// The entity tag (RFC 9110, 8.8.3).
     tag: Arc<str>,
-    /// The body without its epoch, for an answer from [`Answer::at_epoch`].
-    without_epoch: Option<Bytes>,
+    /// The epoch that the body begins with, for an answer from [`Answer::at_epoch`].
+    epoch: Option<EpochField>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct EpochField {
     epoch: u64,
+    /// Where in the body the other fields begin.
+    end: usize,
 }
 
 impl Answer {
     /// A body with a strong tag, from its bytes.
     pub fn new(content_type: &'static str, body: Vec<u8>) -> Answer {
-        Answer { content_type, tag: entity_tag("", &body), body: body.into(), without_epoch: None, epoch: 0 }
+        Answer { content_type, tag: entity_tag("", &body), body: body.into(), epoch: None }
     }
 
     /// A JSON object, with `epoch` added as its first field. Every change of any data advances the epoch, so the tag
     /// does not depend on the epoch; this makes it a weak tag.
     pub fn at_epoch(object: &impl Serialize, epoch: u64) -> Result<Answer, AnswerError> {
-        let object: Bytes = serde_json::to_vec(object).map_err(AnswerError::write)?.into();
-        let tag = entity_tag("W/", &object);
-        Ok(Answer { content_type: JSON, tag, body: with_epoch(&object, epoch), without_epoch: Some(object), epoch })
+        let object = serde_json::to_vec(object).map_err(AnswerError::write)?;
+        let (body, field) = with_epoch(&object[1..], epoch);
+        Ok(Answer { content_type: JSON, tag: entity_tag("W/", &object), body, epoch: Some(field) })
     }
 
     /// The same answer at another epoch. The caller makes sure that it is valid there.
     pub fn moved_to(&self, epoch: u64) -> Answer {
-        match &self.without_epoch {
-            Some(object) if self.epoch != epoch => Answer { body: with_epoch(object, epoch), epoch, ..self.clone() },
+        match self.epoch {
+            Some(field) if field.epoch != epoch => {
+                let (body, field) = with_epoch(&self.body[field.end..], epoch);
+                Answer { body, epoch: Some(field), ..self.clone() }
+            }
             _ => self.clone(),
         }
     }
@@ -97,7 +106,7 @@ impl Answer {
 
     /// The memory size, in bytes.
     pub fn bytes(&self) -> usize {
-        self.body.len() + self.without_epoch.as_ref().map_or(0, Bytes::len)
+        self.body.len()
     }
 
     /// The `ETag`.
@@ -106,11 +115,11 @@ impl Answer {
     }
 }
 
-/// Adds `epoch` as the first field of a JSON object.
-fn with_epoch(object: &[u8], epoch: u64) -> Bytes {
-    let rest = &object[1..];
-    let comma = if rest.starts_with(b"}") { "" } else { "," };
-    [format!("{{\"epoch\":{epoch}{comma}").as_bytes(), rest].concat().into()
+/// A JSON object with `epoch` as its first field, before other `fields` that end with the object's brace.
+fn with_epoch(fields: &[u8], epoch: u64) -> (Bytes, EpochField) {
+    let comma = if fields.starts_with(b"}") { "" } else { "," };
+    let begin = format!("{{\"epoch\":{epoch}{comma}");
+    ([begin.as_bytes(), fields].concat().into(), EpochField { epoch, end: begin.len() })
 }
 
 /// The tag of some bytes; `weak` is `W/` for a weak tag.
@@ -137,5 +146,6 @@ mod tests {
         }
         let empty = Answer::at_epoch(&json!({}), 3).expect("it is JSON");
         assert_eq!(&empty.body()[..], br#"{"epoch":3}"#);
+        assert_eq!(&empty.moved_to(40).body()[..], br#"{"epoch":40}"#);
     }
 }

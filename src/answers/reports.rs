@@ -144,7 +144,7 @@ impl Reports {
         };
         let answer = cached.render(fleet(&snapshot)?, epoch, None)?;
         // Roughly the rendered texts and the values.
-        cached.bytes = 3 * answer.bytes() + 1024;
+        cached.bytes = 5 * answer.bytes() + 1024;
         cached.whole = Mutex::new(Some(Rendered { epoch, top: None, answer: Arc::new(answer) }));
         Ok(cached)
     }
