@@ -29,10 +29,11 @@ pub fn metadata_path(data: &Path) -> PathBuf {
     data.join("argus.db")
 }
 
-/// Creates a data directory and its folders, durably.
-pub fn create(data: &Path) -> std::io::Result<()> {
-    for folder in [data.join("raw"), data.join("lake")] {
-        std::fs::create_dir_all(folder)?;
+/// Creates a data directory with some folders, durably.
+pub fn create(data: &Path, folders: &[&str]) -> std::io::Result<()> {
+    std::fs::create_dir_all(data)?;
+    for folder in folders {
+        std::fs::create_dir_all(data.join(folder))?;
     }
     for folder in data.ancestors().take(2) {
         File::open(folder)?.sync_all()?;
@@ -40,14 +41,14 @@ pub fn create(data: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Locks a data directory. The lock lasts as long as the file is open.
+/// Locks a data directory, or the directory of a store. The lock lasts as long as the file is open.
 pub fn lock(data: &Path) -> Result<File> {
     let lock = File::create(data.join("argus.lock"))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => {
-            bail!("another argus has the data directory {} open; stop it first", data.display())
+            bail!("another argus has the directory {} open; stop it first", data.display())
         }
-        Err(TryLockError::Error(error)) => Err(error).context("cannot lock the data directory"),
+        Err(TryLockError::Error(error)) => Err(error).context("cannot lock the directory"),
     }
 }

@@ -4,14 +4,17 @@
 //! stores, `argus_query` reads. A module uses only modules above it in this list:
 //!
 //! - [`allocator`]: the allocator of the process; [`data_dir`]: the data directory and its lock; [`shutdown`]: whether the server is stopping;
+//! - [`storage`]: the object store of the raw files and the lake;
 //! - [`domain`]: batches, files, their status and their events;
 //! - [`metadata`]: batches and files in SQLite, and the journal of accepted changes;
 //! - [`ingest`]: receives uploads, stores their bytes durably, and splits them into blocks;
 //! - [`pipeline`]: accepts changes durably, each at an epoch, and replays them after a restart;
+//! - `kafka`: events out, lines in;
 //! - [`maintenance`]: compaction, retention, erasure, recounts;
 //! - [`answers`]: cached reports and charts;
 //! - [`app`]: opens and connects all parts;
-//! - [`http`]: the service over HTTP; [`server`]: HTTP and the SQL servers together;
+//! - [`http`]: the service over HTTP; [`sql_servers`]: SQL over PostgreSQL and Arrow Flight SQL;
+//! - [`server`]: HTTP and the SQL servers together;
 //! - [`cli`]: the command line.
 
 pub mod allocator;
@@ -22,8 +25,12 @@ pub mod data_dir;
 pub mod domain;
 pub mod http;
 pub mod ingest;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod maintenance;
 pub mod metadata;
 pub mod pipeline;
 pub mod server;
 pub mod shutdown;
+pub mod sql_servers;
+pub mod storage;

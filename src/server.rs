@@ -1,48 +1,26 @@
 //! A server: the service over HTTP, and over the enabled SQL protocols.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use argus_query::Limits;
-use argus_query::servers::{flight_sql, postgres};
+use anyhow::Result;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::app::work::Work;
 use crate::app::{Service, ServiceConfig};
 use crate::http;
-use crate::http::connections;
+use crate::http::connections::{self, bind};
 use crate::http::fast_path::FastPath;
 use crate::shutdown::Stopping;
-
-/// The limits of a query over PostgreSQL or Flight SQL.
-const SQL_LIMITS: Limits = Limits { rows: 10_000_000, time: Duration::from_secs(600) };
-
-/// The addresses of the SQL servers; `None` disables one.
-#[derive(Debug, Clone, Default)]
-pub struct SqlAddresses {
-    /// The PostgreSQL protocol.
-    pub pg: Option<String>,
-    /// Arrow Flight SQL.
-    pub flight: Option<String>,
-}
+use crate::sql_servers::{SqlAddresses, SqlServers};
 
 /// How long open requests may continue after the signal to stop.
 const STOP_WAIT: Duration = Duration::from_secs(30);
 
-async fn bind(address: &str) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
-}
-
-async fn bind_optional(address: Option<&str>) -> Result<Option<TcpListener>> {
-    match address {
-        Some(address) => bind(address).await.map(Some),
-        None => Ok(None),
-    }
-}
+/// How often the samples of histograms are drained.
+const DRAIN_EVERY: Duration = Duration::from_secs(5);
 
 /// The service with its listeners.
 pub struct Server {
@@ -62,38 +40,13 @@ impl Server {
         // Bind first: if an address is in use, the data directory is not touched.
         let listener = bind(listen).await?;
         let address = listener.local_addr()?;
-        let pg = bind_optional(sql_servers.pg.as_deref()).await?;
-        let flight = bind_optional(sql_servers.flight.as_deref()).await?;
-        let service = Service::open(config).await?;
-        let listeners = [("postgres", &pg), ("flight", &flight)];
-        let addresses: BTreeMap<&'static str, SocketAddr> = listeners
-            .into_iter()
-            .filter_map(|(name, listener)| Some((name, listener.as_ref()?.local_addr().ok()?)))
-            .collect();
-        for (protocol, address) in &addresses {
-            tracing::info!(protocol, %address, "SQL server listening");
-            if !address.ip().is_loopback() {
-                tracing::warn!(
-                    protocol,
-                    %address,
-                    "no authentication: any client of this address can read all tables; bind to a trusted network only"
-                );
-            }
-        }
-        let fast_path = FastPath::new(service.reports.clone(), http::router(&service, metrics, addresses));
+        let sql_servers = SqlServers::bind(sql_servers).await?;
+        let mut service = Service::open(config).await?;
+        service.work.spawn(drain_histograms(metrics.clone(), service.stopping.clone()));
+        let router = http::router(&service, metrics, sql_servers.addresses());
+        let fast_path = FastPath::new(service.reports.clone(), router);
+        sql_servers.spawn(&mut service)?;
         let mut work = service.work;
-        let stopped = || {
-            let mut stopping = service.stopping.clone();
-            async move { drop(stopping.wait_for(|stopping| *stopping != Stopping::No).await) }
-        };
-        if let Some(pg) = pg {
-            let (engine, snapshots) = (service.engine.clone(), service.snapshots.clone());
-            work.spawn(postgres::serve(pg, engine, snapshots, SQL_LIMITS, stopped())?);
-        }
-        if let Some(flight) = flight {
-            let (engine, snapshots) = (service.engine.clone(), service.snapshots.clone());
-            work.spawn(flight_sql::serve(flight, engine, snapshots, SQL_LIMITS, stopped()));
-        }
         let http = tokio::spawn(connections::serve(listener, fast_path, service.stopping.clone()));
         work.spawn(service.maintainer.schedule(service.stopping));
         Ok(Server { address, http, work })
@@ -121,5 +74,15 @@ impl Server {
             http.abort();
         }
         self.work.finish().await
+    }
+}
+
+/// The recorder keeps the samples of histograms until they are drained, by a scrape or here.
+async fn drain_histograms(metrics: PrometheusHandle, mut stopping: watch::Receiver<Stopping>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(DRAIN_EVERY) => metrics.run_upkeep(),
+            _ = stopping.wait_for(|stopping| *stopping != Stopping::No) => return,
+        }
     }
 }

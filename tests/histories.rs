@@ -17,7 +17,9 @@ use argus_dataflow::scan::Scanner;
 use argus_dataflow::scan::header::Reader;
 use argus_dataflow::{BlockReader, Occurrence, RuleSet};
 use chrono::{DateTime, SecondsFormat, Utc};
-use common::{Server, argus};
+use common::postgres_server::PostgresServer;
+use common::s3_server::S3Server;
+use common::{Server, argus_with};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -91,6 +93,8 @@ struct World {
     /// Stopped before its folder is deleted.
     server: Option<Server>,
     data: TempDir,
+    /// Where metadata and files are, if not in the folder.
+    servers: Option<Servers>,
     batches: Vec<ModelBatch>,
     scanner: Scanner,
     epoch: u64,
@@ -171,16 +175,23 @@ impl ModelFile {
 }
 
 impl World {
-    fn new(seed: u64) -> World {
+    fn new(seed: u64, servers: Option<Servers>) -> World {
         let data = tempfile::tempdir().expect("a temporary folder");
-        let server = Some(start(data.path()));
+        let server = Some(start(data.path(), servers.as_ref()));
         let scanner = Scanner::new(RuleSet::built_in().expect("the built-in rules are valid"));
         let random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        World { seed, random, data, server, batches: Vec::new(), scanner, epoch: 0, log: Vec::new() }
+        World { seed, random, data, servers, server, batches: Vec::new(), scanner, epoch: 0, log: Vec::new() }
     }
 
     fn server(&self) -> &Server {
         self.server.as_ref().expect("it runs")
+    }
+
+    async fn run(mut self) {
+        for _ in 0..STEPS {
+            self.step().await;
+            self.check().await;
+        }
     }
 
     async fn step(&mut self) {
@@ -339,7 +350,7 @@ impl World {
     fn restart(&mut self, end: fn(Server)) {
         self.note("restart".to_owned());
         end(self.server.take().expect("it runs"));
-        self.server = Some(start(self.data.path()));
+        self.server = Some(start(self.data.path(), self.servers.as_ref()));
     }
 
     fn maintain(&mut self) {
@@ -347,9 +358,13 @@ impl World {
         self.note(format!("maintain {retention}"));
         self.server.take().expect("it runs").stop();
         let data = self.data.path().to_str().expect("text");
-        let output = argus(&["maintain", "--data", data, "--retention", retention], b"");
+        let flags = Servers::flags(self.servers.as_ref());
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let variables = Servers::variables(self.servers.as_ref());
+        let maintain = [&["maintain", "--data", data, "--retention", retention][..], &flags].concat();
+        let output = argus_with(&maintain, &variables, b"");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        self.server = Some(start(self.data.path()));
+        self.server = Some(start(self.data.path(), self.servers.as_ref()));
     }
 
     fn take_epoch(&mut self, answer: &Value) {
@@ -473,8 +488,31 @@ impl World {
     }
 }
 
-fn start(data: &Path) -> Server {
-    Server::start_maintained(data, "150", &["--retention", "0s"])
+/// PostgreSQL for the metadata and S3 for the files.
+struct Servers {
+    postgres: PostgresServer,
+    s3: S3Server,
+}
+
+impl Servers {
+    fn flags(servers: Option<&Servers>) -> Vec<String> {
+        let flags = servers
+            .map(|servers| ["--metadata", &servers.postgres.url(), "--store", "s3://argus/x"].map(str::to_owned));
+        flags.into_iter().flatten().collect()
+    }
+
+    fn variables(servers: Option<&Servers>) -> Vec<(&'static str, String)> {
+        servers.map(|servers| servers.s3.variables()).unwrap_or_default()
+    }
+}
+
+fn start(data: &Path, servers: Option<&Servers>) -> Server {
+    let flags = Servers::flags(servers);
+    let flags: Vec<&str> = ["--retention", "0s"].into_iter().chain(flags.iter().map(String::as_str)).collect();
+    let variables = Servers::variables(servers);
+    let variables = variables.iter().map(|(name, value)| (*name, value.as_str()));
+    let variables: Vec<(&str, &str)> = variables.chain([("ARGUS_MAINTAIN_EVERY_MS", "150")]).collect();
+    Server::try_start(data, &flags, &variables).expect("argus listens")
 }
 
 impl Drop for World {
@@ -490,12 +528,14 @@ async fn after_any_history_all_views_equal_a_plain_loop() {
     let histories: u64 = std::env::var("ARGUS_HISTORIES").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let first: u64 = std::env::var("ARGUS_HISTORY").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     for seed in first..first + histories {
-        let mut world = World::new(seed);
-        for _ in 0..STEPS {
-            world.step().await;
-            world.check().await;
-        }
+        World::new(seed, None).run().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_history_on_postgres_and_s3_all_views_equal_a_plain_loop() {
+    let servers = Servers { postgres: PostgresServer::start(), s3: S3Server::start() };
+    World::new(11, Some(servers)).run().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,8 +14,12 @@ use common::redis::RedisServer;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// Appends of each writer.
-const ROUNDS: u64 = 24;
+/// Appends of each writer. `ARGUS_ROUNDS=100 cargo test --test never_stale` makes more.
+const ROUNDS: u64 = 8;
+
+fn rounds() -> u64 {
+    std::env::var("ARGUS_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("a number"))
+}
 
 /// Three counts of a batch that are equal at every epoch.
 fn sums(batch: &str) -> String {
@@ -130,7 +134,7 @@ async fn no_read_is_older_than_its_receipt() {
         let mut sql_servers = SqlServers::open(&pg, &flight);
         async move {
             let mut written = 0;
-            for round in 0..ROUNDS {
+            for round in 0..rounds() {
                 let lines = 1 + round % 3;
                 let path = format!("/batches/{batch}/files/s.log/lines");
                 let answer = server.send(Method::POST, &path, "E_FAIL\n".repeat(lines as usize)).await;

@@ -3,18 +3,21 @@
 use std::path::{Path, PathBuf};
 
 /// The folders and files of `src`, from the bottom up: each may use those before it.
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 16] = [
     "allocator",
     "data_dir",
     "shutdown",
+    "storage",
     "domain",
     "metadata",
     "ingest",
     "pipeline",
+    "kafka",
     "maintenance",
     "answers",
     "app",
     "http",
+    "sql_servers",
     "server",
     "cli",
 ];
@@ -102,6 +105,8 @@ fn replaced_words_stay_out() {
         for (line, text) in read(&path).lines().zip(1..).map(|(text, line)| (line, text.to_lowercase())) {
             // What earlier versions wrote is read by its name.
             let is_alias = text.contains("serde(alias");
+            // A name of another crate.
+            let text = text.replace("run_upkeep", "");
             for (word, instead) in REPLACED.iter().filter(|(word, _)| !is_alias && text.contains(word)) {
                 wrong.push(format!("{}:{line}: write {instead:?} for {word:?}", path.display()));
             }

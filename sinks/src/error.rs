@@ -14,6 +14,8 @@ pub enum LakeError {
     Rows { epoch: u64, source: Box<DeltaTableError> },
     #[error("cannot stage the occurrences of file {file:?}")]
     Occurrences { file: String, source: Box<DeltaTableError> },
+    #[error("another process has taken over Delta table {table}; this one can commit nothing more")]
+    Fenced { table: &'static str },
     #[error(
         "Delta table {table} has no column {column}: an earlier version of Argus created it; rebuild the lake from the \
          stored files with `argus recount`"

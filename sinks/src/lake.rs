@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use argus_dataflow::{ClosedEpoch, Output, Row};
 use deltalake_core::DeltaTableError;
+use metrics::{counter, histogram};
 use object_store::ObjectStore;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -52,11 +53,14 @@ pub struct LakeConfig {
     pub commit_interval: Duration,
     /// A group with this many bytes of rows is committed immediately; at twice as many the input stops.
     pub group_bytes: usize,
+    /// The term of this writer: makes commits of writers with a lower term fail. 0 if no other process can have the
+    /// lake open.
+    pub term: u64,
 }
 
 impl Default for LakeConfig {
     fn default() -> Self {
-        LakeConfig { commit_interval: Duration::from_secs(2), group_bytes: 16 << 20 }
+        LakeConfig { commit_interval: Duration::from_secs(2), group_bytes: 16 << 20, term: 0 }
     }
 }
 
@@ -132,6 +136,12 @@ impl Lake {
             let table = opened.table();
             if let Some(column) = opened.missing_column().map_err(|source| failed(table, source))? {
                 return Err(LakeError::EarlierVersion { table: table.name(), column });
+            }
+        }
+        if config.term > 0 {
+            for opened in &mut tables {
+                let table = opened.table();
+                opened.claim(config.term).await.map_err(|source| failed(table, source))?;
             }
         }
         // The tables do not depend on the guide.
@@ -350,7 +360,11 @@ impl Lake {
         let group = Arc::clone(self.frozen.as_ref()?);
         let mut tables = self.tables.take()?;
         Some(tokio::spawn(async move {
+            let began = Instant::now();
             let result = tables.commit(&group).await;
+            histogram!("argus_commit_duration_seconds").record(began.elapsed().as_secs_f64());
+            let outcome = if result.is_ok() { "committed" } else { "failed" };
+            counter!("argus_commits_total", "outcome" => outcome).increment(1);
             (tables, TaskResult::Commit(result))
         }))
     }
@@ -369,6 +383,9 @@ impl Lake {
     fn finish(&mut self, tables: Tables, result: TaskResult) -> Result<bool, LakeError> {
         let files = tables.files()?;
         let (since, committed) = (tables.since(), tables.state());
+        if let Some(fenced) = tables.0.iter().find(|table| table.is_fenced()) {
+            return Err(LakeError::Fenced { table: fenced.table().name() });
+        }
         self.tables = Some(tables);
         let request = match result {
             TaskResult::Commit(Err(error)) => {

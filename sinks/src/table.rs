@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -15,6 +15,9 @@ use chrono::Utc;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TableReference};
 use deltalake_core::kernel::{Action, Add, LogicalFileView, StructType, Transaction, Version};
+use deltalake_core::logstore::{
+    LogStore, LogStoreFactory, ObjectStoreRef, StorageConfig, default_logstore, logstore_factories,
+};
 use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::checkpoints::{cleanup_expired_logs_for, create_checkpoint};
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
@@ -41,6 +44,12 @@ const APPLICATION: &str = "argus";
 /// The application id whose transaction version is `since`, the oldest epoch that can be queried.
 const SINCE: &str = "argus-since";
 
+/// The application id whose transaction version is the term of the last writer.
+const WRITER: &str = "argus-writer";
+
+/// A claim is repeated this often when another writer commits at the same time.
+const CLAIMS_MAX: u32 = 10;
+
 /// A log that others may read is shortened when this many versions were added since the last checkpoint.
 const LOG_VERSIONS: Version = 50;
 
@@ -64,6 +73,10 @@ pub struct LakeTable {
     folder: Path,
     committed_epoch: u64,
     since: u64,
+    /// The term of this writer; 0 if no other process can have the table open.
+    term: u64,
+    /// The term of the last writer that claimed the table.
+    claimed: u64,
     /// The version of the last checkpoint.
     checkpoint_version: Version,
 }
@@ -75,6 +88,7 @@ impl LakeTable {
     /// Opens the table in its folder below `lake`; creates it if it does not exist.
     /// Paths in `store` begin at the root of `lake`'s scheme.
     pub async fn open(store: Arc<dyn ObjectStore>, lake: &Url, table: Table) -> Result<LakeTable, DeltaTableError> {
+        register_log_stores();
         let url = folder_url(lake, table);
         let folder = Path::from_url_path(url.path())?;
         let mut delta = DeltaTableBuilder::from_url(url.clone())?.with_storage_backend(store, url).build()?;
@@ -89,7 +103,16 @@ impl LakeTable {
                 .with_columns(schema.fields().cloned())
                 .await?;
         }
-        let mut table = LakeTable { table, delta, folder, committed_epoch: 0, since: 0, checkpoint_version: 0 };
+        let mut table = LakeTable {
+            table,
+            delta,
+            folder,
+            committed_epoch: 0,
+            since: 0,
+            term: 0,
+            claimed: 0,
+            checkpoint_version: 0,
+        };
         table.read_transactions().await?;
         Ok(table)
     }
@@ -100,11 +123,48 @@ impl LakeTable {
         lake: &Url,
         table: Table,
     ) -> Result<Option<LakeTable>, DeltaTableError> {
+        register_log_stores();
         let url = folder_url(lake, table);
         let delta = DeltaTableBuilder::from_url(url.clone())?.with_storage_backend(Arc::clone(&store), url).build()?;
         match delta.verify_deltatable_existence().await? {
             true => LakeTable::open(store, lake, table).await.map(Some),
             false => Ok(None),
+        }
+    }
+
+    /// Makes this process the writer, by a commit with its term: a commit of an earlier writer, which does not know of
+    /// it, then fails.
+    pub async fn claim(&mut self, term: u64) -> Result<(), DeltaTableError> {
+        for claim in 1.. {
+            self.refresh().await?;
+            self.term = term;
+            self.check_term()?;
+            if self.claimed == term {
+                return Ok(());
+            }
+            let transaction = Transaction::new(WRITER, term as i64);
+            let operation = DeltaOperation::Optimize { predicate: None, target_size: 0 };
+            match self.commit_actions(Vec::new(), Some(transaction), operation).await {
+                // An earlier writer may have committed first.
+                Err(error) if claim == CLAIMS_MAX => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a later writer has claimed the table: this process can commit nothing more.
+    pub fn is_fenced(&self) -> bool {
+        self.term > 0 && self.claimed > self.term
+    }
+
+    fn check_term(&self) -> Result<(), DeltaTableError> {
+        match self.is_fenced() {
+            true => Err(DeltaTableError::Generic(format!(
+                "another process, writer {}, has taken over the table; this one is writer {}",
+                self.claimed, self.term
+            ))),
+            false => Ok(()),
         }
     }
 
@@ -279,7 +339,8 @@ impl LakeTable {
         transaction: Option<Transaction>,
         operation: DeltaOperation,
     ) -> Result<(), DeltaTableError> {
-        let properties = CommitProperties::default();
+        // A conflict is never resolved by a new attempt: only this process should commit.
+        let properties = CommitProperties::default().with_max_retries(0);
         let properties = match transaction {
             Some(transaction) => properties.with_application_transaction(transaction),
             None => properties,
@@ -296,7 +357,8 @@ impl LakeTable {
     /// Reads the log again: a commit may have succeeded although it returned an error.
     async fn refresh(&mut self) -> Result<(), DeltaTableError> {
         self.delta.update_state().await?;
-        self.read_transactions().await
+        self.read_transactions().await?;
+        self.check_term()
     }
 
     async fn read_transactions(&mut self) -> Result<(), DeltaTableError> {
@@ -304,9 +366,36 @@ impl LakeTable {
         let committed = snapshot.transaction_version(&*log, APPLICATION).await?;
         let since = snapshot.transaction_version(&*log, SINCE).await?;
         self.committed_epoch = committed.unwrap_or(0).max(0) as u64;
+        let claimed = snapshot.transaction_version(&*log, WRITER).await?;
         self.since = since.unwrap_or(0).max(0) as u64;
+        self.claimed = claimed.unwrap_or(0).max(0) as u64;
         Ok(())
     }
+}
+
+/// Logs in S3, with conditional puts.
+struct LogsInS3;
+
+impl LogStoreFactory for LogsInS3 {
+    fn with_options(
+        &self,
+        prefixed_store: ObjectStoreRef,
+        root_store: ObjectStoreRef,
+        location: &Url,
+        options: &StorageConfig,
+    ) -> Result<Arc<dyn LogStore>, DeltaTableError> {
+        Ok(default_logstore(prefixed_store, root_store, location, options))
+    }
+}
+
+/// Makes tables in S3 known to delta-rs, which knows files and memory by itself.
+fn register_log_stores() {
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(|| {
+        if let Ok(scheme) = Url::parse("s3://") {
+            logstore_factories().insert(scheme, Arc::new(LogsInS3));
+        }
+    });
 }
 
 /// The minimum and maximum of a text column from a file's statistics in JSON (Delta protocol,

@@ -5,6 +5,7 @@
 //! 3. replay from the journal what the lake lacks;
 //! 4. start the pipeline, which accepts requests.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,40 +13,39 @@ use anyhow::{Context, Result, bail};
 use argus_dataflow::{ClosedEpoch, CodeLimits, Config, Dataflow, RuleSet};
 use argus_query::cache::{Redis, SigningKey};
 use argus_query::{CatalogRow, Engine, EngineConfig};
-use argus_sinks::store::durable::DurableFileSystem;
-use argus_sinks::{Lake, LakeMaintenance, LakeState, Snapshot};
-use object_store::ObjectStore;
+use argus_sinks::{Lake, LakeConfig, LakeMaintenance, LakeState, Snapshot};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use url::Url;
 
 use super::metrics::describe;
 use super::progress::Progress;
 use super::work::Work;
-use super::{Service, ServiceConfig};
+use super::{KafkaConfig, Service, ServiceConfig};
 use crate::answers::reports::Reports;
 use crate::data_dir;
 use crate::ingest::disk::DiskSpace;
 use crate::ingest::raw_store::RawStore;
 use crate::ingest::{Claims, Ingest};
+#[cfg(feature = "kafka")]
+use crate::kafka::{events::Publisher, lines::LinesConsumer};
 use crate::maintenance::erasure::Erasure;
 use crate::maintenance::orphans::Orphans;
 use crate::maintenance::rescan::Rescan;
 use crate::maintenance::{Leftovers, Maintainer, recount};
-use crate::metadata::{Deployment, Metadata, MetadataWriter};
+use crate::metadata::{Deployment, Location, Metadata, MetadataWriter};
 use crate::pipeline::failures::{Failures, NotedFailures};
 use crate::pipeline::followers::Followers;
 use crate::pipeline::{Downstream, Pipeline, Sequencer, discard, recovery};
 use crate::shutdown::Stopping;
+use crate::storage::{Directory, Storage};
 
 /// The size limit of one file: 16 GiB.
 const FILE_BYTES_MAX: u64 = 16 << 30;
 
-/// The stores in a data directory.
+/// The open stores.
 struct Stores {
-    files: DurableFileSystem,
-    store: Arc<dyn ObjectStore>,
+    storage: Storage,
     metadata: Metadata,
     writer: MetadataWriter,
     lake: Lake,
@@ -53,26 +53,33 @@ struct Stores {
 }
 
 impl Stores {
-    async fn open(data: &Path, root: &Url, config: &ServiceConfig) -> Result<Stores> {
-        let files = DurableFileSystem::new();
-        let store: Arc<dyn ObjectStore> = Arc::new(files.clone());
-        let metadata = Metadata::open(&data_dir::metadata_path(data)).await;
+    async fn open(data: &Path, config: &ServiceConfig) -> Result<Stores> {
+        let storage = match &config.storage {
+            Some(storage) => storage.clone(),
+            None => Storage::directory(data)?,
+        };
+        if let Some(directory) = &storage.directory {
+            directory.create().with_context(|| format!("cannot create the folders in {}", directory.path.display()))?;
+        }
+        let location = config.metadata.clone().unwrap_or_else(|| Location::File(data_dir::metadata_path(data)));
+        let metadata = Metadata::open(&location).await;
         let (metadata, writer) = metadata.context("cannot open the metadata")?;
-        let lake = Lake::open(Arc::clone(&store), root, config.lake.clone(), metadata.lake().await?);
+        let store = Arc::clone(&storage.store);
+        let lake_config = LakeConfig { term: writer.term(), ..config.lake.clone() };
+        let lake = Lake::open(store, &storage.lake, lake_config, metadata.lake().await?);
         let lake = lake.await.context("cannot open the lake")?;
         recount::remove_leftovers(data)?;
-        let raw_folder = object_store::path::Path::from_absolute_path(data.join("raw"))?;
-        let raw = RawStore::new(Arc::clone(&store), raw_folder);
-        Ok(Stores { files, store, metadata, writer, lake, raw })
+        let raw = RawStore::new(&storage);
+        Ok(Stores { storage, metadata, writer, lake, raw })
     }
 
-    fn engine(&self, root: &Url, config: &ServiceConfig) -> Result<Engine> {
+    fn engine(&self, config: &ServiceConfig) -> Result<Engine> {
         let engine_config = EngineConfig {
             query_threads: config.workers,
             catalog: CatalogRow::of_rules(&config.rules),
             ..EngineConfig::default()
         };
-        Ok(Engine::new(Arc::clone(&self.store), root, &engine_config)?)
+        Ok(Engine::new(Arc::clone(&self.storage.store), &self.storage.lake, &engine_config)?)
     }
 
     async fn redis(&self, config: &ServiceConfig) -> Result<Option<Redis>> {
@@ -162,18 +169,18 @@ impl Service {
     /// readers see everything accepted before.
     pub async fn open(config: ServiceConfig) -> Result<Service> {
         let data = std::path::absolute(&config.data)?;
-        let root = data_dir::lake_url(&data)?;
-        data_dir::create(&data).with_context(|| format!("cannot create the data directory {}", data.display()))?;
-        let lock = data_dir::lock(&data)?;
-        let stores = Stores::open(&data, &root, &config).await?;
-        let (engine, redis) = (stores.engine(&root, &config)?, stores.redis(&config).await?);
-        let Stores { files, store, metadata, writer, lake, raw } = stores;
+        data_dir::create(&data, &[]).with_context(|| format!("cannot create the data directory {}", data.display()))?;
+        let locks = lock(&data, config.storage.as_ref())?;
+        let stores = Stores::open(&data, &config).await?;
+        let (engine, redis) = (stores.engine(&config)?, stores.redis(&config).await?);
+        let Stores { storage, metadata, writer, lake, raw } = stores;
         describe();
 
         let fingerprint = Arc::clone(config.rules.fingerprint());
         let mut running = Running::start(lake, config.workers, config.rules)?;
         // List these before this process writes: files that no table refers to now were left by another process.
-        let unnamed = running.maintenance.unreferenced_files(&*store).await.context("cannot list the lake's files")?;
+        let unnamed =
+            running.maintenance.unreferenced_files(&*storage.store).await.context("cannot list the lake's files")?;
         let unnamed = unnamed.into_iter().map(|file| file.location).collect();
         let (claims, reclaimer) = Claims::new();
         let disk = DiskSpace::of(&data);
@@ -208,8 +215,8 @@ impl Service {
             every: config.maintain_every,
             erasure: erasure.clone(),
             orphans: Orphans {
-                store: files,
-                data,
+                store: Arc::clone(&storage.store),
+                directory: storage.directory,
                 raw: raw.clone(),
                 claims: claims.clone(),
                 metadata: metadata.clone(),
@@ -217,11 +224,11 @@ impl Service {
                 looked: None,
             },
             leftovers: Leftovers::default(),
-            store,
+            store: storage.store,
         };
         let (close_pipeline, closing) = oneshot::channel();
         let (stop, stopping) = watch::channel(Stopping::No);
-        let work = Work {
+        let mut work = Work {
             sequencer: run_on_its_own_thread(sequencer, closing),
             lake,
             others: vec![erasure.follow()],
@@ -230,8 +237,11 @@ impl Service {
             stop,
             close_pipeline,
             dataflow: dataflow.clone(),
-            _lock: lock,
+            _locks: locks,
         };
+        if let Some(kafka) = &config.kafka {
+            start_kafka(kafka, &mut work, &metadata, &engine, &snapshots, &pipeline, &stopping).await?;
+        }
         Ok(Service {
             reports: Reports::new(metadata.clone(), engine.clone(), snapshots.clone(), redis.clone()),
             rescan: Rescan::new(ingest.clone(), pipeline.clone(), metadata.clone(), raw),
@@ -250,6 +260,53 @@ impl Service {
             work,
         })
     }
+}
+
+/// Starts to publish events, and to consume lines.
+#[cfg(feature = "kafka")]
+async fn start_kafka(
+    config: &KafkaConfig,
+    work: &mut Work,
+    metadata: &Metadata,
+    engine: &Engine,
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    pipeline: &Pipeline,
+    stopping: &watch::Receiver<Stopping>,
+) -> Result<()> {
+    let (metadata, engine, snapshots) = (metadata.clone(), engine.clone(), snapshots.clone());
+    let KafkaConfig { brokers, lines_topic } = config;
+    let publisher = Publisher::connect(brokers, metadata.clone(), engine, snapshots, pipeline.downgrade()).await?;
+    work.spawn(publisher.run(stopping.clone()));
+    if let Some(topic) = lines_topic {
+        let lines = LinesConsumer::connect(brokers, topic, metadata, pipeline.clone()).await?;
+        work.spawn(lines.run(stopping.clone()));
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "kafka"))]
+async fn start_kafka(
+    _: &KafkaConfig,
+    _: &mut Work,
+    _: &Metadata,
+    _: &Engine,
+    _: &watch::Receiver<Arc<Snapshot>>,
+    _: &Pipeline,
+    _: &watch::Receiver<Stopping>,
+) -> Result<()> {
+    bail!("this argus was built without --kafka; build it with the cargo feature kafka")
+}
+
+/// Locks the data directory, and the directory of the store if it is another one.
+fn lock(data: &Path, storage: Option<&Storage>) -> Result<Vec<File>> {
+    let mut locks = vec![data_dir::lock(data)?];
+    if let Some(Directory { path, .. }) = storage.and_then(|storage| storage.directory.as_ref())
+        && path != data
+    {
+        data_dir::create(path, &[]).with_context(|| format!("cannot create the directory {}", path.display()))?;
+        locks.push(data_dir::lock(path)?);
+    }
+    Ok(locks)
 }
 
 /// A round waits for the metadata's thread several times, and a dedicated thread wakes up sooner than a task of the

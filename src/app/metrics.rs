@@ -1,9 +1,12 @@
 //! The metrics of the service.
 
-use metrics::{counter, describe_counter, describe_gauge};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
+
+use super::process;
 
 /// Describes the metrics, and exports counters as 0 from the start.
 pub(super) fn describe() {
+    process::describe();
     describe_counter!("argus_lines_total", "Lines counted.");
     describe_counter!("argus_bytes_total", "Bytes of text counted, after decompression.");
     describe_counter!("argus_occurrences_total", "Occurrences of error codes counted.");
@@ -11,9 +14,24 @@ pub(super) fn describe() {
     describe_counter!("argus_cache_requests_total", "Requests to the caches, by tier and outcome.");
     describe_gauge!("argus_epoch", "The last epoch that was accepted.");
     describe_gauge!("argus_committed_epoch", "The last epoch that is committed to the lake.");
+    describe_gauge!("argus_closed_epoch", "The last epoch that readers see.");
+    describe_histogram!(
+        "argus_round_duration_seconds",
+        Unit::Seconds,
+        "How long a round takes from its first request to its answers."
+    );
+    describe_histogram!("argus_commit_duration_seconds", Unit::Seconds, "How long a commit of the lake takes.");
+    describe_counter!("argus_commits_total", "Commits of the lake, by outcome.");
+    describe_counter!("argus_uploads_total", "Uploads and appends, by outcome.");
     describe_gauge!("argus_in_flight_bytes", "Bytes of text in the dataflow whose occurrences are not staged yet.");
     for name in ["argus_lines_total", "argus_bytes_total", "argus_occurrences_total"] {
         counter!(name).increment(0);
+    }
+    for outcome in ["committed", "failed"] {
+        counter!("argus_commits_total", "outcome" => outcome).increment(0);
+    }
+    for outcome in ["accepted", "failed"] {
+        counter!("argus_uploads_total", "outcome" => outcome).increment(0);
     }
     for kind in ["report", "fleet", "sql", "chart"] {
         counter!("argus_computed_total", "kind" => kind).increment(0);

@@ -10,11 +10,15 @@
 //! - `assemble`: opens the parts in order;
 //! - `progress`: metrics and notifications for each closed epoch;
 //! - [`work`]: the background tasks, and how they stop;
-//! - `metrics`: the metrics that `/metrics` describes.
+//! - `metrics`: the metrics that `/metrics` describes; [`process`]: those of the process;
+//! - `simulation`: random histories over stores in memory that fail and crash.
 
 mod assemble;
 mod metrics;
+pub mod process;
 mod progress;
+#[cfg(test)]
+mod simulation;
 pub mod work;
 
 use std::path::PathBuf;
@@ -33,17 +37,27 @@ use crate::ingest::Ingest;
 use crate::ingest::disk::DiskSpace;
 use crate::maintenance::Maintainer;
 use crate::maintenance::rescan::Rescan;
-use crate::metadata::Metadata;
+use crate::metadata::{Location, Metadata};
 use crate::pipeline::Pipeline;
 use crate::pipeline::failures::Failures;
 use crate::pipeline::followers::Followers;
 use crate::shutdown::Stopping;
+use crate::storage::Storage;
 
 /// The default of `--retention`: 7 days.
 const RETENTION_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The default of `--maintain-every`: 10 minutes.
 const MAINTAIN_EVERY_DEFAULT: Duration = Duration::from_secs(600);
+
+/// Where events are published, and lines are consumed from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaConfig {
+    /// HOST:PORT of some brokers, separated by commas.
+    pub brokers: String,
+    /// The topic to consume lines from.
+    pub lines_topic: Option<String>,
+}
 
 /// The configuration of the service.
 #[derive(Debug, Clone)]
@@ -62,6 +76,12 @@ pub struct ServiceConfig {
     pub retention: Duration,
     /// The interval of maintenance; zero means never.
     pub maintain_every: Duration,
+    /// Where the metadata is; `None` means in the data directory.
+    pub metadata: Option<Location>,
+    /// Where the raw files and the lake are; `None` means in the data directory.
+    pub storage: Option<Storage>,
+    /// The Kafka brokers, if any.
+    pub kafka: Option<KafkaConfig>,
     /// The Redis server that shares cached answers between processes, if any.
     pub redis: Option<String>,
 }
@@ -71,7 +91,20 @@ impl ServiceConfig {
     pub fn new(data: PathBuf, rules: RuleSet, workers: usize) -> ServiceConfig {
         let (block_bytes, lake) = (BLOCK_BYTES_DEFAULT, LakeConfig::default());
         let (retention, maintain_every) = (RETENTION_DEFAULT, MAINTAIN_EVERY_DEFAULT);
-        ServiceConfig { data, rules, workers, block_bytes, lake, retention, maintain_every, redis: None }
+        let (metadata, storage, kafka, redis) = (None, None, None, None);
+        ServiceConfig {
+            data,
+            rules,
+            workers,
+            block_bytes,
+            lake,
+            retention,
+            maintain_every,
+            metadata,
+            storage,
+            kafka,
+            redis,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use argus_dataflow::{ClosedEpoch, Row};
-use metrics::counter;
+use metrics::{counter, gauge};
 
 use crate::pipeline::failures::Failures;
 use crate::pipeline::followers::Followers;
@@ -33,6 +33,7 @@ impl Progress {
                 _ => {}
             }
         }
+        gauge!("argus_closed_epoch").set(closed.epoch as f64);
         self.followers.wake(batches);
     }
 }

@@ -20,8 +20,8 @@ pub struct Work {
     pub(super) stop: watch::Sender<Stopping>,
     pub(super) close_pipeline: oneshot::Sender<()>,
     pub(super) dataflow: Dataflow,
-    /// The lock of the data directory.
-    pub(super) _lock: File,
+    /// The locks of the directories.
+    pub(super) _locks: Vec<File>,
 }
 
 impl Work {

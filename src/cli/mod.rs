@@ -6,6 +6,7 @@
 //! (the reason is on standard error), 2 usage.
 
 pub mod analyze;
+pub mod check;
 pub mod config;
 pub mod explain;
 pub mod interval;
@@ -31,6 +32,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use url::Url;
 
 use crate::allocator;
+use crate::metadata::Location;
 
 /// Count error codes in a fleet's update logs, and query the results.
 #[derive(Debug, Parser)]
@@ -62,6 +64,11 @@ pub enum Command {
         after_help = "Examples:\n  argus sql --server http://127.0.0.1:8080 \"SHOW TABLES\"\n  argus sql --data ./argus-data \"SELECT code, sum(count) FROM error_counts GROUP BY code\""
     )]
     Sql(SqlArgs),
+    /// Try every configured server, and print what works; the flags are those of serve.
+    #[command(
+        after_help = "Examples:\n  argus check --metadata postgres://argus@db/argus --store s3://bucket/argus --kafka broker:9092\n  argus check --server http://127.0.0.1:8080"
+    )]
+    Check(CheckArgs),
     /// Compact the tables and erase deleted data, in a data directory that no server has open.
     #[command(after_help = "Examples:\n  argus maintain --data ./argus-data --retention 30d")]
     Maintain(MaintainArgs),
@@ -76,18 +83,27 @@ pub struct ServeArgs {
     /// The address to listen on; port 0 picks a free one.
     #[arg(long, env = "ARGUS_LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT", value_parser = address)]
     pub listen: String,
-    /// The data directory.
-    #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
-    pub data: PathBuf,
+    /// Where data is stored.
+    #[command(flatten)]
+    pub storage: StorageArgs,
     /// Also serve SQL over the PostgreSQL protocol, on this address; port 0 picks a free one.
     #[arg(long, env = "ARGUS_PG", value_name = "HOST:PORT", value_parser = address)]
     pub pg: Option<String>,
     /// Also serve SQL over Arrow Flight SQL, on this address; port 0 picks a free one.
     #[arg(long, env = "ARGUS_FLIGHT", value_name = "HOST:PORT", value_parser = address)]
     pub flight: Option<String>,
+    /// Publish the events of batches to these Kafka brokers, in the topic argus.events.
+    #[arg(long, env = "ARGUS_KAFKA", value_name = "HOST:PORT,…")]
+    pub kafka: Option<String>,
+    /// Also count the lines in this topic of Kafka.
+    #[arg(long, env = "ARGUS_LINES_TOPIC", value_name = "NAME", requires = "kafka")]
+    pub lines_topic: Option<String>,
     /// Also cache answers in this Redis server, for other processes and across restarts.
     #[arg(long, env = "ARGUS_REDIS", value_name = "URL")]
     pub redis: Option<String>,
+    /// The format of the log on standard error.
+    #[arg(long, env = "ARGUS_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
     /// The interval of maintenance (compaction, erasure of deleted data), for example 30s or 1h; 0 means never.
     #[arg(long, env = "ARGUS_MAINTAIN_EVERY", default_value = "10m", value_name = "DURATION", value_parser = interval::parse)]
     pub maintain_every: Duration,
@@ -99,12 +115,32 @@ pub struct ServeArgs {
     pub counting: CountingArgs,
 }
 
+/// Flags of `argus check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Only ask this running server whether it is ready.
+    #[arg(long, env = "ARGUS_SERVER", value_name = "URL")]
+    pub server: Option<Url>,
+    /// Where data is stored.
+    #[command(flatten)]
+    pub storage: StorageArgs,
+    /// The Kafka brokers.
+    #[arg(long, env = "ARGUS_KAFKA", value_name = "HOST:PORT,…")]
+    pub kafka: Option<String>,
+    /// The topic of lines, which must exist.
+    #[arg(long, env = "ARGUS_LINES_TOPIC", value_name = "NAME", requires = "kafka")]
+    pub lines_topic: Option<String>,
+    /// The Redis server.
+    #[arg(long, env = "ARGUS_REDIS", value_name = "URL")]
+    pub redis: Option<String>,
+}
+
 /// Flags of `argus maintain`.
 #[derive(Debug, Args)]
 pub struct MaintainArgs {
-    /// The data directory.
-    #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
-    pub data: PathBuf,
+    /// Where data is stored.
+    #[command(flatten)]
+    pub storage: StorageArgs,
     /// How long past epochs can be queried.
     #[command(flatten)]
     pub retention: RetentionArgs,
@@ -122,6 +158,22 @@ pub struct RecountArgs {
     /// How files are counted.
     #[command(flatten)]
     pub counting: CountingArgs,
+}
+
+/// Where the service stores its data.
+#[derive(Debug, Args)]
+pub struct StorageArgs {
+    /// The data directory.
+    #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// The database of the metadata: sqlite:PATH, or postgres://USER:PASSWORD@HOST:PORT/DATABASE; the default is a file in
+    /// the data directory.
+    #[arg(long, env = "ARGUS_METADATA", hide_env_values = true, value_name = "URL")]
+    pub metadata: Option<Location>,
+    /// Where the raw files and the tables are stored: a directory, or s3://BUCKET/PREFIX with the AWS_… variables; the
+    /// default is the data directory.
+    #[arg(long, env = "ARGUS_STORE", value_name = "URL")]
+    pub store: Option<String>,
 }
 
 /// How long past epochs can be queried.
@@ -207,6 +259,15 @@ impl CountingArgs {
     }
 }
 
+/// The format of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
 /// The format of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "the names are the meaning")]
@@ -242,6 +303,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Analyze(args) => analyze::run(&args),
         Command::Sql(args) => sql::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Maintain(args) => maintain::run(&args),
         Command::Recount(args) => recount::run(&args),
     };

@@ -9,32 +9,45 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::app::ServiceConfig;
-use crate::cli::{ServeArgs, interval, terminal};
-use crate::server::{Server, SqlAddresses};
+use crate::app::{KafkaConfig, ServiceConfig};
+use crate::cli::{LogFormat, ServeArgs, interval, terminal};
+use crate::server::Server;
+use crate::sql_servers::SqlAddresses;
+use crate::storage::Storage;
+
+/// The buckets of all histograms, in seconds: from a cached answer to a long query.
+const BUCKETS: [f64; 14] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0];
 
 /// Runs the service until SIGTERM or SIGINT.
 pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let wanted = std::env::var("ARGUS_LOG").unwrap_or_else(|_| "warn,argus=info".to_owned());
     let filter = EnvFilter::try_new(&wanted)
         .with_context(|| format!("ARGUS_LOG {wanted:?} is invalid; use for example debug or argus=debug"))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(terminal::has_colours(stderr().is_terminal()))
-        .with_writer(stderr)
-        .init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    match args.log_format {
+        LogFormat::Text => log.with_ansi(terminal::has_colours(stderr().is_terminal())).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
     let rules = args.counting.rules()?;
-    let mut config = ServiceConfig::new(args.data.clone(), rules, args.counting.workers());
+    let mut config = ServiceConfig::new(args.storage.data.clone(), rules, args.counting.workers());
     config.block_bytes = args.counting.block_bytes as usize;
     config.retention = args.retention.retention.into();
     config.maintain_every = interval::in_force(args.maintain_every);
+    config.metadata.clone_from(&args.storage.metadata);
+    let lines_topic = args.lines_topic.clone();
+    config.kafka = args.kafka.clone().map(|brokers| KafkaConfig { brokers, lines_topic });
     config.redis.clone_from(&args.redis);
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files; it limits the number of connections");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let sql_servers = SqlAddresses { pg: args.pg.clone(), flight: args.flight.clone() };
-    let done = runtime.block_on(serve(config, &args.listen, &sql_servers));
+    let done = runtime.block_on(async {
+        if let Some(store) = &args.storage.store {
+            config.storage = Some(Storage::open(store).await?);
+        }
+        serve(config, &args.listen, &sql_servers).await
+    });
     // Tasks that still wait for a client or a disk can be aborted without losing data.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done.map(|()| ExitCode::SUCCESS)
@@ -44,7 +57,10 @@ async fn serve(config: ServiceConfig, listen: &str, sql_servers: &SqlAddresses) 
     let data = config.data.clone();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let metrics = PrometheusBuilder::new().install_recorder().context("cannot install the metrics recorder")?;
+    let metrics = PrometheusBuilder::new()
+        .set_buckets(&BUCKETS)?
+        .install_recorder()
+        .context("cannot install the metrics recorder")?;
     let mut server = tokio::select! {
         server = Server::start(config, listen, sql_servers, metrics) => server?,
         _ = terminate.recv() => return Ok(()),

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context as _, Result};
 use axum::http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
@@ -28,6 +29,11 @@ const TIMEOUTS: Timeouts = Timeouts { head: Duration::from_secs(120), unread: Du
 
 /// The pause after an error of `accept`, such as too many open files.
 const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(100);
+
+/// Listens on an address; port 0 picks a free one.
+pub async fn bind(address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
 
 /// Serves connections on `listener` until the service stops. Returns when all open requests are answered.
 pub async fn serve(listener: TcpListener, fast_path: FastPath, mut stopping: watch::Receiver<Stopping>) {

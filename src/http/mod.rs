@@ -7,6 +7,7 @@ pub mod connections;
 pub mod error_responses;
 pub mod extract;
 pub mod fast_path;
+pub mod observe;
 pub mod problem;
 pub mod routes;
 pub mod waiting;
@@ -14,14 +15,16 @@ pub mod waiting;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+#[cfg(not(feature = "docs"))]
+use axum::Json;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::Redirect;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
-use utoipa::OpenApi;
+use utoipa::OpenApi as _;
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_swagger_ui::SwaggerUi;
 
 use crate::app::Service;
 use crate::http::cached::CachedAnswers;
@@ -29,7 +32,7 @@ use crate::http::problem::{Problem, ProblemBody};
 use crate::http::routes::{batches, chart, events, files, fleet, health, history, lines, query, report};
 
 /// The general part of the OpenAPI document.
-#[derive(OpenApi)]
+#[derive(utoipa::OpenApi)]
 #[openapi(
     info(
         title = "Argus",
@@ -65,11 +68,28 @@ pub fn router(service: &Service, metrics: PrometheusHandle, sql_servers: BTreeMa
         .merge(history::router(service))
         .merge(health::router(service, metrics, sql_servers))
         .split_for_parts();
+    observe::describe();
     router
-        .route("/", get(|| async { Redirect::to("/docs/") }))
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", description))
+        .merge(documentation(description))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(axum::middleware::from_fn(observe::observe))
+}
+
+/// The OpenAPI document, and the pages for trying the API.
+#[cfg(feature = "docs")]
+fn documentation(description: OpenApi) -> Router {
+    let pages = utoipa_swagger_ui::SwaggerUi::new("/docs").url("/openapi.json", description);
+    Router::new().route("/", get(|| async { Redirect::to("/docs/") })).merge(pages)
+}
+
+/// The OpenAPI document.
+#[cfg(not(feature = "docs"))]
+fn documentation(description: OpenApi) -> Router {
+    let document = Json(description);
+    Router::new()
+        .route("/", get(|| async { Redirect::to("/openapi.json") }))
+        .route("/openapi.json", get(|| async move { document }))
 }
 
 async fn no_such_path(uri: Uri) -> Problem {

@@ -152,13 +152,13 @@ impl From<PipelineError> for Problem {
             PipelineError::Refused(refused @ (Refused::NotPending { .. } | Refused::Transition(_))) => {
                 Problem::new(StatusCode::CONFLICT, "batch-not-pending", refused.to_string())
             }
-            PipelineError::Refused(refused @ Refused::AnsweredBefore(_)) => {
+            PipelineError::Refused(refused @ (Refused::AnsweredBefore(_) | Refused::RecordsDiffer { .. })) => {
                 Problem::new(StatusCode::CONFLICT, "answered-before", refused.to_string())
             }
             PipelineError::NotDurable(error) | PipelineError::Indeterminate(error) if is_disk_full(&*error) => {
                 Problem::disk_full()
             }
-            PipelineError::Busy => Problem::busy(error.to_string()),
+            PipelineError::Busy | PipelineError::NotLoaded(_) => Problem::busy(error.to_string()),
             PipelineError::NotDurable(_) => {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "not-durable", error.to_string())
             }

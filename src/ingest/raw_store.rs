@@ -16,8 +16,7 @@ use object_store::{MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, Put
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-/// A smaller object is put in one request, a larger one in parts of this size (1 MiB).
-const PART_BYTES: usize = 1 << 20;
+use crate::storage::Storage;
 
 /// The level at which plain bytes are compressed: the fastest.
 pub const ZSTD_LEVEL: i32 = 1;
@@ -27,12 +26,14 @@ pub const ZSTD_LEVEL: i32 = 1;
 pub struct RawStore {
     store: Arc<dyn ObjectStore>,
     folder: Path,
+    /// A smaller object is put in one request, a larger one in parts of this size.
+    part_bytes: usize,
 }
 
 impl RawStore {
-    /// The raw bytes below `folder` of a store.
-    pub fn new(store: Arc<dyn ObjectStore>, folder: Path) -> RawStore {
-        RawStore { store, folder }
+    /// The raw bytes of a storage.
+    pub fn new(storage: &Storage) -> RawStore {
+        RawStore { store: Arc::clone(&storage.store), folder: storage.raw.clone(), part_bytes: storage.part_bytes }
     }
 
     fn path(&self, batch_id: Uuid, version: VersionId) -> Path {
@@ -81,6 +82,7 @@ impl RawStore {
             store: Arc::clone(&self.store),
             path: self.path(batch_id, version),
             runtime: runtime.clone(),
+            part_bytes: self.part_bytes,
             part: Vec::new(),
             upload: None,
         }
@@ -130,6 +132,7 @@ pub struct RawWriter {
     store: Arc<dyn ObjectStore>,
     path: Path,
     runtime: Handle,
+    part_bytes: usize,
     part: Vec<u8>,
     upload: Option<Box<dyn MultipartUpload>>,
 }
@@ -163,7 +166,7 @@ impl RawWriter {
             Some(upload) => upload,
             none => none.insert(self.runtime.block_on(self.store.put_multipart(&self.path))?),
         };
-        let part = std::mem::replace(&mut self.part, Vec::with_capacity(PART_BYTES));
+        let part = std::mem::replace(&mut self.part, Vec::with_capacity(self.part_bytes));
         Ok(self.runtime.block_on(upload.put_part(PutPayload::from(part)))?)
     }
 }
@@ -171,7 +174,7 @@ impl RawWriter {
 impl Write for RawWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.part.extend_from_slice(bytes);
-        if self.part.len() >= PART_BYTES {
+        if self.part.len() >= self.part_bytes {
             self.put_part()?;
         }
         Ok(bytes.len())

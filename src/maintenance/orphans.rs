@@ -6,11 +6,10 @@
 //! before it wrote any file. So a wrong clock cannot delete a file that is in use.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use argus_sinks::store::durable::DurableFileSystem;
 use chrono::Utc;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
@@ -20,6 +19,7 @@ use tokio::time::Instant;
 use crate::ingest::Claims;
 use crate::ingest::raw_store::RawStore;
 use crate::metadata::Metadata;
+use crate::storage::Directory;
 
 /// The interval at which a server searches for orphans.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(3600);
@@ -29,8 +29,9 @@ const AGE_MIN: Duration = Duration::from_secs(3600);
 
 /// Finds and deletes orphans.
 pub struct Orphans {
-    pub(crate) store: DurableFileSystem,
-    pub(crate) data: PathBuf,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    /// If the store is on a local disk: may contain temporary files of interrupted writers.
+    pub(crate) directory: Option<Directory>,
     pub(crate) raw: RawStore,
     pub(crate) claims: Claims,
     pub(crate) metadata: Metadata,
@@ -48,9 +49,11 @@ impl Orphans {
             Some(looked) if looked.elapsed() >= SEARCH_INTERVAL => AGE_MIN,
             Some(_) => return Ok(0),
         };
-        let (store, folder) = (self.store.clone(), self.data.clone());
-        let unfinished = tokio::task::spawn_blocking(move || store.delete_unfinished(&folder, age)).await?;
-        let mut deleted = unfinished.context("could not delete unfinished files")?;
+        let mut deleted = 0;
+        if let Some(Directory { files, path }) = self.directory.clone() {
+            let unfinished = tokio::task::spawn_blocking(move || files.delete_unfinished(&path, age)).await?;
+            deleted += unfinished.context("could not delete unfinished files")?;
+        }
         let mut orphans = self.unnamed.clone();
         orphans.extend(self.raw_orphans(age).await?);
         deleted += orphans.len();

@@ -20,9 +20,7 @@ use argus_dataflow::text;
 use argus_dataflow::{
     BlockReader, Change, CodeLimits, Config, Dataflow, FileRow, LINE_BYTES_MAX, Origin, RuleSet, VersionId,
 };
-use argus_sinks::store::durable::DurableFileSystem;
 use argus_sinks::{Lake, LakeConfig};
-use object_store::ObjectStore;
 use tokio::runtime::Handle;
 use url::Url;
 use uuid::Uuid;
@@ -33,8 +31,9 @@ use crate::ingest::origin;
 use crate::ingest::raw_store::RawStore;
 use crate::ingest::stored_file::{self, StoredBytes};
 use crate::metadata::rows::batch_row;
-use crate::metadata::{Erased, Metadata, StoredFile};
+use crate::metadata::{Erased, Location, Metadata, StoredFile};
 use crate::pipeline::backlog::Backlog;
+use crate::storage::Storage;
 
 /// Batches per page when reading the metadata.
 const BATCHES_AT_ONCE: u32 = 1000;
@@ -56,15 +55,17 @@ const OLD: &str = "lake.old";
 
 /// Counts all stored files of a data directory, which must be locked, and replaces its lake.
 pub async fn recount(data: &Path, rules: RuleSet, workers: usize) -> Result<Recounted> {
-    let (metadata, mut writer) = Metadata::open(&metadata_path(data)).await.context("cannot open the metadata")?;
+    let location = Location::File(metadata_path(data));
+    let (metadata, mut writer) = Metadata::open(&location).await.context("cannot open the metadata")?;
     let last = metadata.last_epoch().await?;
     remove(&data.join(NEW))?;
-    let store: Arc<dyn ObjectStore> = Arc::new(DurableFileSystem::new());
-    let raw = RawStore::new(Arc::clone(&store), object_store::path::Path::from_absolute_path(data.join("raw"))?);
+    let storage = Storage::directory(data)?;
+    let raw = RawStore::new(&storage);
     let root = Url::from_directory_path(data.join(NEW))
         .map_err(|()| anyhow::anyhow!("{} cannot be converted to a URL; use another data directory", data.display()))?;
     std::fs::create_dir_all(data.join(NEW)).context("cannot create the new lake")?;
-    let lake = Lake::open(store, &root, LakeConfig::default(), None).await.context("cannot create the new lake")?;
+    let lake =
+        Lake::open(storage.store, &root, LakeConfig::default(), None).await.context("cannot create the new lake")?;
     let (dataflow, outputs) = Dataflow::start(Config {
         workers,
         rules,

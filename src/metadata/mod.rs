@@ -1,90 +1,39 @@
 //! The metadata of batches and files, and the journal of accepted changes.
 //!
-//! One SQLite file. One connection writes; a commit returns when its data is
-//! synced to disk. The other connections read. The journal contains every accepted
+//! In an SQLite file, or in a PostgreSQL server. One connection writes; a commit returns
+//! when its data is durable. The other connections read. The journal contains every accepted
 //! change until its epoch is committed to the lake, so that a restart can replay it.
 //!
+//! - [`dialect`]: what differs between the databases; [`schema`]: the tables; [`database`]: connections;
 //! - [`changes`]: change counters of batches;
 //! - [`reader`]: the queries that read;
 //! - [`round`]: changes that commit together, at one epoch;
-//! - [`writer`]: the write connection;
+//! - [`writer`]: the write connection, and the term of the process that has it;
 //! - [`rows`]: conversion between rows and values.
 
 mod changes;
+mod database;
+mod dialect;
 mod reader;
 mod round;
 pub(crate) mod rows;
+mod schema;
 mod writer;
 
-use std::path::Path;
-use std::time::Duration;
-
 use argus_dataflow::{Change, LINE_BYTES_MAX};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, SqliteConnection};
 use uuid::Uuid;
 
 use crate::domain::batch::{Accepted, Encoding};
-use crate::domain::digest::{self, Digest};
 use crate::domain::status::{BatchStatus, IllegalTransition};
 
 pub use changes::ChangeCounters;
+pub use database::{InvalidLocation, Location, try_out, vacuum};
 pub use reader::{BatchFilter, Metadata, StoredFile, Withdrawn};
-pub use round::{Committed, Erased, Round, UploadKey};
+pub use round::{Committed, Consumed, Erased, Round, UploadKey};
 pub use writer::MetadataWriter;
 
-/// Read connections.
-const READERS: u32 = 4;
-
-const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS batches (
-    id TEXT PRIMARY KEY, described TEXT NOT NULL, vehicle_id TEXT NOT NULL, vin TEXT NOT NULL, firmware TEXT,
-    status TEXT NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL,
-    epoch INTEGER NOT NULL, completed_epoch INTEGER
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS batches_by_status ON batches (status, id);
-CREATE INDEX IF NOT EXISTS batches_by_vin ON batches (vin, id);
-CREATE INDEX IF NOT EXISTS batches_by_vehicle ON batches (vehicle_id, id);
-CREATE INDEX IF NOT EXISTS batches_by_firmware ON batches (firmware, id);
-CREATE TABLE IF NOT EXISTS files (
-    batch_id TEXT NOT NULL, name TEXT NOT NULL, file_id TEXT NOT NULL, generation INTEGER NOT NULL,
-    version TEXT NOT NULL, bytes INTEGER NOT NULL, lines INTEGER NOT NULL, digest BLOB NOT NULL,
-    open_text BLOB NOT NULL, open_bytes INTEGER NOT NULL, open_version TEXT,
-    uploaded_at INTEGER NOT NULL, epoch INTEGER NOT NULL,
-    -- Encoding of its object in the raw store; NULL if it has none because all of the file was appended.
-    encoding TEXT,
-    -- Why the version could not be counted.
-    failure TEXT,
-    PRIMARY KEY (batch_id, name)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS files_by_digest ON files (digest);
--- Bytes that were appended to a version; NULL if they are in an object of the raw store.
-CREATE TABLE IF NOT EXISTS appended (
-    batch_id TEXT NOT NULL, version TEXT NOT NULL, start INTEGER NOT NULL, epoch INTEGER NOT NULL, bytes BLOB,
-    PRIMARY KEY (version, start)
-) STRICT;
-CREATE TABLE IF NOT EXISTS journal (
-    epoch INTEGER NOT NULL, position INTEGER NOT NULL, change TEXT NOT NULL,
-    encoding TEXT, text BLOB, lines_before INTEGER, bytes_before INTEGER,
-    PRIMARY KEY (epoch, position)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS idempotency (
-    key TEXT PRIMARY KEY, request TEXT NOT NULL, batch_id TEXT NOT NULL, answer TEXT, at INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS idempotency_by_time ON idempotency (at);
-CREATE TABLE IF NOT EXISTS events (
-    position INTEGER PRIMARY KEY AUTOINCREMENT, batch_id TEXT NOT NULL, event TEXT NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS events_by_batch ON events (batch_id, position);
-CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL) STRICT;
-INSERT OR IGNORE INTO clock VALUES (1, 0);
--- Shared by the processes of one deployment: its id, and the key that signs what they store in a shared cache.
-CREATE TABLE IF NOT EXISTS deployment (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, secret BLOB NOT NULL) STRICT;
--- When epochs were accepted, with a resolution of one second.
-CREATE TABLE IF NOT EXISTS epochs (epoch INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT;
--- The last commit of the lake: its epoch, and the version of each table as a JSON list.
-CREATE TABLE IF NOT EXISTS lake (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL, versions TEXT NOT NULL) STRICT;
-";
+use self::database::Database;
+use self::dialect::Dialect;
 
 /// Why metadata could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +41,20 @@ CREATE TABLE IF NOT EXISTS lake (one INTEGER PRIMARY KEY CHECK (one = 1), epoch 
 pub enum MetadataError {
     #[error("the metadata database could not be read or written")]
     Database(#[from] sqlx::Error),
+    #[error("cannot connect to the metadata database {database}")]
+    Unreachable { database: String, source: sqlx::Error },
+    #[error(
+        "the metadata database has the schema {stored}, and this version of argus knows schemas up to {known}; use a \
+         newer version"
+    )]
+    NewerSchema { stored: i64, known: i64 },
+    #[error(
+        "another argus writes to the metadata database: {holder}, seen {seconds:.1} s ago; stop it first, or use another \
+         database"
+    )]
+    AnotherWriter { holder: String, seconds: f64 },
+    #[error("another argus has taken over the metadata database: {holder}; this one can write nothing more")]
+    Fenced { holder: String },
     #[error("the metadata database contains a value that this version of argus cannot read: {0}; use a newer version")]
     Unreadable(String),
 }
@@ -113,6 +76,11 @@ pub enum Refused {
          appended; append the rest with its line feed, or upload the whole file"
     )]
     OpenLineTooLong { name: String },
+    #[error(
+        "the records of partition {partition} continue at offset {expected:?} and not at {actual:?}, so none was counted; \
+         seek to {expected:?}"
+    )]
+    RecordsDiffer { partition: i32, expected: Option<i64>, actual: Option<i64> },
     #[error("the idempotency key was used with another request or another body; use a new key")]
     KeyReused,
     #[error("a request with this idempotency key was answered before")]
@@ -161,58 +129,28 @@ pub struct Text {
 }
 
 impl Metadata {
-    /// Opens the database at `path`; creates it if it does not exist.
-    pub async fn open(path: &Path) -> Result<(Metadata, MetadataWriter), MetadataError> {
-        let options = options(path);
-        let mut connection = SqliteConnection::connect_with(&options).await?;
-        sqlx::raw_sql(SCHEMA).execute(&mut connection).await?;
-        migrate(&mut connection).await?;
+    /// Opens the metadata, and becomes their only writer; creates the database's tables if they do not exist.
+    pub async fn open(location: &Location) -> Result<(Metadata, MetadataWriter), MetadataError> {
+        let database = Database::new(location)?;
+        let dialect = database.dialect;
+        let mut connection = database.connect_when_started().await?;
+        schema::migrate(dialect, &mut connection).await?;
         let deployment = Deployment::new();
-        sqlx::query("INSERT OR IGNORE INTO deployment VALUES (1, ?, ?)")
-            .bind(deployment.id.to_string())
-            .bind(&deployment.secret[..])
-            .execute(&mut connection)
-            .await?;
-        // A connection to a file does not break, so it is not tested before each use.
-        let readers = SqlitePoolOptions::new().max_connections(READERS).test_before_acquire(false);
-        let readers = readers.connect_with(options.clone().read_only(true)).await?;
+        let insert = dialect.query("INSERT INTO deployment VALUES (1, ?, ?) ON CONFLICT DO NOTHING");
+        insert.bind(deployment.id.to_string()).bind(&deployment.secret[..]).execute(&mut connection).await?;
+        let readers = database.readers().await?;
         let changes = ChangeCounters::new();
-        Ok((Metadata { readers, changes: changes.clone() }, MetadataWriter { options, connection, changes }))
+        let writer = MetadataWriter::new(database, connection, changes.clone()).await?;
+        if dialect == Dialect::Postgres {
+            tokio::spawn(writer::show_that_it_runs(readers.clone(), writer.term() as i64));
+        }
+        Ok((Metadata { dialect, readers, changes }, writer))
     }
 
     /// Closes the read connections. Reads that are still running fail.
     pub async fn close(&self) {
         self.readers.close().await;
     }
-}
-
-/// Migrates a database of an earlier version.
-async fn migrate(connection: &mut SqliteConnection) -> Result<(), MetadataError> {
-    let columns: Vec<String> =
-        sqlx::query_scalar("SELECT name FROM pragma_table_info('files')").fetch_all(&mut *connection).await?;
-    for (column, add) in [
-        ("encoding", "ALTER TABLE files ADD COLUMN encoding TEXT"),
-        ("failure", "ALTER TABLE files ADD COLUMN failure TEXT"),
-    ] {
-        if !columns.iter().any(|name| name == column) {
-            sqlx::raw_sql(add).execute(&mut *connection).await?;
-        }
-    }
-    // Earlier versions stored the state of SHA-256 in another form, which is shorter.
-    let earlier: Vec<(String, Vec<u8>)> = sqlx::query_as("SELECT version, digest FROM files WHERE length(digest) < ?")
-        .bind(Digest::default().to_bytes().len() as i64)
-        .fetch_all(&mut *connection)
-        .await?;
-    for (version, digest) in earlier {
-        let Some(digest) = digest::from_earlier_version(&digest) else { continue };
-        let update = sqlx::query("UPDATE files SET digest = ? WHERE version = ?").bind(digest).bind(version);
-        update.execute(&mut *connection).await?;
-    }
-    // Completion is one durable change; earlier versions stored intermediate statuses.
-    sqlx::raw_sql("UPDATE batches SET status = 'completed' WHERE completed_epoch IS NOT NULL AND status <> 'failed'")
-        .execute(&mut *connection)
-        .await?;
-    Ok(())
 }
 
 /// Shared by the processes of one deployment.
@@ -232,24 +170,4 @@ impl Deployment {
         secret[16..].copy_from_slice(Uuid::new_v4().as_bytes());
         Deployment { id: Uuid::new_v4(), secret }
     }
-}
-
-/// Rewrites the database at `path` (`VACUUM`), so that no byte of deleted rows remains in it;
-/// `secure_delete` alone does not guarantee this. No process may have the database open.
-pub async fn vacuum(path: &Path) -> Result<(), MetadataError> {
-    let mut connection = SqliteConnection::connect_with(&options(path)).await?;
-    sqlx::raw_sql("VACUUM").execute(&mut connection).await?;
-    connection.close().await?;
-    Ok(())
-}
-
-fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        // Overwrites deleted rows with zeros.
-        .pragma("secure_delete", "ON")
-        .busy_timeout(Duration::from_secs(10))
 }

@@ -1,18 +1,20 @@
 //! Queries of the metadata.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use argus_dataflow::{Change, VersionId};
 use argus_sinks::LakeState;
 use futures::TryStreamExt;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqlitePool};
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::query::Query;
+use sqlx::{Any, AnyPool, AssertSqlSafe, Row};
 use uuid::Uuid;
 
 use crate::domain::batch::{Batch, FileTotals, NewBatch};
 use crate::domain::event::Event;
 use crate::domain::status::BatchStatus;
 use crate::metadata::changes::ChangeCounters;
+use crate::metadata::dialect::{Dialect, numbered};
 use crate::metadata::rows::{FileRecord, count, from_json, read_batch, read_entry, read_file, uuid};
 use crate::metadata::{Deployment, JournalEntry, MetadataError};
 
@@ -35,46 +37,65 @@ pub struct BatchFilter {
 
 impl BatchFilter {
     /// Builds the statement. It has conditions for the given filters only, so that an index can serve it.
-    fn query(&self, seen: u64) -> QueryBuilder<Sqlite> {
+    fn query(&self, dialect: Dialect, seen: u64) -> Query<'_, Any, AnyArguments> {
+        let mut text = "SELECT batches.*, count(files.batch_id) AS total_files, \
+             count(*) FILTER (WHERE files.epoch <= ?) AS parsed_files, \
+             CAST(coalesce(sum(files.bytes), 0) AS BIGINT) AS bytes_received, \
+             CAST(coalesce(sum(files.bytes) FILTER (WHERE files.epoch <= ?), 0) AS BIGINT) AS bytes_parsed, \
+             CAST(coalesce(sum(files.lines + CASE WHEN files.open_version IS NULL THEN 0 ELSE 1 END) \
+             FILTER (WHERE files.epoch <= ?), 0) AS BIGINT) AS lines FROM (SELECT * FROM batches WHERE TRUE"
+            .to_owned();
+        // A completed batch is gathering until readers see the epoch at which it was completed.
+        let status = self.status.map(|status| match status {
+            BatchStatus::Gathering => (BatchStatus::Completed, Some(" AND completed_epoch > ?")),
+            BatchStatus::Completed => (BatchStatus::Completed, Some(" AND completed_epoch <= ?")),
+            status => (status, None),
+        });
+        let before = self.before.map(|before| before.to_string());
+        let conditions = [
+            self.vin.is_some().then_some(" AND vin = ?"),
+            self.vehicle_id.is_some().then_some(" AND vehicle_id = ?"),
+            self.firmware.is_some().then_some(" AND firmware = ?"),
+            status.map(|_| " AND status = ?"),
+            status.and_then(|(_, when)| when),
+            before.as_ref().map(|_| " AND id < ?"),
+        ];
+        text.extend(conditions.into_iter().flatten());
+        text.push_str(" ORDER BY id DESC LIMIT ?) AS batches LEFT JOIN files ON files.batch_id = batches.id GROUP BY ");
+        text.push_str(match dialect {
+            Dialect::Sqlite => "batches.id",
+            Dialect::Postgres => {
+                "batches.id, batches.described, batches.vehicle_id, batches.vin, batches.firmware, batches.status, \
+                 batches.created_at, batches.updated_at, batches.epoch, batches.completed_epoch"
+            }
+        });
+        text.push_str(" ORDER BY batches.id DESC");
+        if dialect == Dialect::Postgres {
+            text = numbered(&text);
+        }
         let seen = seen as i64;
-        let mut query = QueryBuilder::new("SELECT batches.*, count(files.batch_id) AS total_files, ");
-        query.push("coalesce(sum(files.epoch <= ").push_bind(seen).push("), 0) AS parsed_files, ");
-        query.push("coalesce(sum(files.bytes), 0) AS bytes_received, ");
-        query.push("coalesce(sum(files.bytes * (files.epoch <= ").push_bind(seen).push(")), 0) AS bytes_parsed, ");
-        query.push("coalesce(sum((files.lines + (files.open_version IS NOT NULL)) * (files.epoch <= ").push_bind(seen);
-        query.push(")), 0) AS lines FROM (SELECT * FROM batches WHERE TRUE");
-        for (column, value) in [("vin", &self.vin), ("vehicle_id", &self.vehicle_id), ("firmware", &self.firmware)] {
-            if let Some(value) = value {
-                query.push(" AND ").push(column).push(" = ").push_bind(value.clone());
+        let mut query = sqlx::query(AssertSqlSafe(text)).bind(seen).bind(seen).bind(seen);
+        for value in [&self.vin, &self.vehicle_id, &self.firmware].into_iter().flatten() {
+            query = query.bind(value);
+        }
+        if let Some((status, when)) = status {
+            query = query.bind(status.as_str());
+            if when.is_some() {
+                query = query.bind(seen);
             }
         }
-        if let Some(status) = self.status {
-            // A completed batch is gathering until readers see the epoch at which it was completed.
-            let (stored, when) = match status {
-                BatchStatus::Gathering => (BatchStatus::Completed, " AND completed_epoch > "),
-                BatchStatus::Completed => (BatchStatus::Completed, " AND completed_epoch <= "),
-                status => (status, ""),
-            };
-            query.push(" AND status = ").push_bind(stored.as_str());
-            if !when.is_empty() {
-                query.push(when).push_bind(seen);
-            }
+        if let Some(before) = before {
+            query = query.bind(before);
         }
-        if let Some(before) = self.before {
-            query.push(" AND id < ").push_bind(before.to_string());
-        }
-        query.push(" ORDER BY id DESC LIMIT ").push_bind(self.limit);
-        query.push(
-            ") AS batches LEFT JOIN files ON files.batch_id = batches.id GROUP BY batches.id ORDER BY batches.id DESC",
-        );
-        query
+        query.bind(i64::from(self.limit))
     }
 }
 
 /// Reads metadata. Clones share connections.
 #[derive(Debug, Clone)]
 pub struct Metadata {
-    pub(super) readers: SqlitePool,
+    pub(super) dialect: Dialect,
+    pub(super) readers: AnyPool,
     pub(super) changes: ChangeCounters,
 }
 
@@ -86,7 +107,7 @@ impl Metadata {
 
     /// The id and secret of this deployment.
     pub async fn deployment(&self) -> Result<Deployment, MetadataError> {
-        let row = sqlx::query("SELECT id, secret FROM deployment").fetch_one(&self.readers).await?;
+        let row = self.dialect.query("SELECT id, secret FROM deployment").fetch_one(&self.readers).await?;
         let secret: &[u8] = row.try_get("secret")?;
         let secret = secret.try_into().map_err(|_| MetadataError::Unreadable("a secret of the wrong length".into()))?;
         Ok(Deployment { id: uuid(row.try_get("id")?)?, secret })
@@ -94,13 +115,13 @@ impl Metadata {
 
     /// A batch by its id.
     pub async fn batch(&self, id: Uuid) -> Result<Option<Batch>, MetadataError> {
-        let row = sqlx::query("SELECT * FROM batches WHERE id = ?").bind(id.to_string());
+        let row = self.dialect.query("SELECT * FROM batches WHERE id = ?").bind(id.to_string());
         row.fetch_optional(&self.readers).await?.as_ref().map(read_batch).transpose()
     }
 
     /// A batch by its id, and the number of its files.
     pub async fn batch_and_files(&self, id: Uuid) -> Result<Option<(Batch, u64)>, MetadataError> {
-        let row = sqlx::query(
+        let row = self.dialect.query(
             "SELECT *, (SELECT count(*) FROM files WHERE batch_id = batches.id) AS total_files \
              FROM batches WHERE id = ?",
         );
@@ -111,15 +132,14 @@ impl Metadata {
     /// Batches, newest first, each with its file totals at `seen`, the epoch that readers see. One statement, which an
     /// index serves with any filter.
     pub async fn batches(&self, filter: &BatchFilter, seen: u64) -> Result<Vec<(Batch, FileTotals)>, MetadataError> {
-        let mut query = filter.query(seen);
-        let rows = query.build().fetch_all(&self.readers).await?;
+        let rows = filter.query(self.dialect, seen).fetch_all(&self.readers).await?;
         rows.iter().map(|row| Ok((read_batch(row)?, read_totals(row)?))).collect()
     }
 
     /// The other batches of the vehicle that are aggregated in the same fleet cells as `batch`.
     pub async fn others_of_vehicle(&self, batch: &Batch) -> Result<Vec<(Uuid, i64)>, MetadataError> {
-        let rows = sqlx::query(
-            "SELECT id, described, created_at FROM batches WHERE vin = ?1 AND vehicle_id = ?2 AND firmware IS ?3 AND id <> ?4",
+        let rows = self.dialect.query(
+            "SELECT id, described, created_at FROM batches WHERE vin = ?1 AND vehicle_id = ?2 AND firmware IS NOT DISTINCT FROM ?3 AND id <> ?4",
         )
         .bind(&batch.described.vin)
         .bind(&batch.described.vehicle_id)
@@ -139,28 +159,29 @@ impl Metadata {
 
     /// A page of all batches, in order of their ids: those after `after`.
     pub async fn batches_after(&self, after: Uuid, limit: u32) -> Result<Vec<Batch>, MetadataError> {
-        let rows = sqlx::query("SELECT * FROM batches WHERE id > ? ORDER BY id LIMIT ?").bind(after.to_string());
-        rows.bind(limit).fetch_all(&self.readers).await?.iter().map(read_batch).collect()
+        let rows = self.dialect.query("SELECT * FROM batches WHERE id > ? ORDER BY id LIMIT ?").bind(after.to_string());
+        rows.bind(i64::from(limit)).fetch_all(&self.readers).await?.iter().map(read_batch).collect()
     }
 
     /// The names of a batch's files, each with the epoch of its last accepted change.
     pub async fn file_epochs(&self, batch_id: Uuid) -> Result<Vec<(String, u64)>, MetadataError> {
-        let rows = sqlx::query("SELECT name, epoch FROM files WHERE batch_id = ?").bind(batch_id.to_string());
+        let rows = self.dialect.query("SELECT name, epoch FROM files WHERE batch_id = ?").bind(batch_id.to_string());
         let rows = rows.fetch_all(&self.readers).await?;
         rows.iter().map(|row| Ok((row.try_get("name")?, count(row, "epoch")?))).collect()
     }
 
     /// The files of a batch, with where they are stored.
     pub async fn stored_files(&self, batch_id: Uuid) -> Result<Vec<StoredFile>, MetadataError> {
-        let rows = sqlx::query("SELECT * FROM files WHERE batch_id = ? ORDER BY name").bind(batch_id.to_string());
+        let rows =
+            self.dialect.query("SELECT * FROM files WHERE batch_id = ? ORDER BY name").bind(batch_id.to_string());
         let mut files = Vec::new();
         for row in rows.fetch_all(&self.readers).await? {
             let record = read_file(&row)?;
-            let parts = sqlx::query("SELECT start, bytes IS NULL FROM appended WHERE version = ? ORDER BY start")
+            let parts = self.dialect.query("SELECT start, CASE WHEN bytes IS NULL THEN 1 ELSE 0 END FROM appended WHERE version = ? ORDER BY start")
                 .bind(record.version.0.to_string());
             let parts = parts.fetch_all(&self.readers).await?;
             let parts: Result<Vec<_>, sqlx::Error> =
-                parts.iter().map(|row| Ok((count(row, "start")?, row.try_get(1)?))).collect();
+                parts.iter().map(|row| Ok((count(row, "start")?, row.try_get::<i64, _>(1)? != 0))).collect();
             files.push(StoredFile { record, parts: parts? });
         }
         Ok(files)
@@ -168,14 +189,15 @@ impl Metadata {
 
     /// The bytes that were appended to a version at an offset; empty if they are in the raw store.
     pub async fn appended(&self, version: VersionId, start: u64) -> Result<Vec<u8>, MetadataError> {
-        let row = sqlx::query("SELECT bytes FROM appended WHERE version = ? AND start = ?");
+        let row = self.dialect.query("SELECT bytes FROM appended WHERE version = ? AND start = ?");
         let row = row.bind(version.0.to_string()).bind(start as i64).fetch_one(&self.readers).await?;
         Ok(row.try_get::<Option<Vec<u8>>, _>(0)?.unwrap_or_default())
     }
 
     /// The last recorded commit of the lake; `None` before its first commit.
     pub async fn lake(&self) -> Result<Option<LakeState>, MetadataError> {
-        let Some(row) = sqlx::query("SELECT epoch, versions FROM lake").fetch_optional(&self.readers).await? else {
+        let Some(row) = self.dialect.query("SELECT epoch, versions FROM lake").fetch_optional(&self.readers).await?
+        else {
             return Ok(None);
         };
         Ok(Some(LakeState { epoch: count(&row, "epoch")?, versions: from_json(row.try_get("versions")?)? }))
@@ -183,14 +205,16 @@ impl Metadata {
 
     /// The versions withdrawn up to `epoch`, which the lake has committed: their bytes can be deleted.
     pub async fn withdrawn(&self, epoch: u64) -> Result<Vec<Withdrawn>, MetadataError> {
-        let rows = sqlx::query("SELECT * FROM journal WHERE epoch <= ? AND change LIKE '{\"Withdraw\"%'")
+        let rows = self
+            .dialect
+            .query("SELECT * FROM journal WHERE epoch <= ? AND change LIKE '{\"Withdraw\"%'")
             .bind(epoch as i64)
             .fetch_all(&self.readers)
             .await?;
         let mut withdrawn = Vec::new();
         for row in &rows {
             let JournalEntry { change: Change::Withdraw(file), .. } = read_entry(row)? else { continue };
-            let parts = sqlx::query("SELECT start FROM appended WHERE version = ? AND bytes IS NULL");
+            let parts = self.dialect.query("SELECT start FROM appended WHERE version = ? AND bytes IS NULL");
             let parts = parts.bind(file.version.0.to_string()).fetch_all(&self.readers).await?;
             let parts: Result<Vec<u64>, sqlx::Error> = parts.iter().map(|row| count(row, "start")).collect();
             let position = (count(row, "epoch")?, count(row, "position")?);
@@ -201,41 +225,68 @@ impl Metadata {
 
     /// The file totals of a batch at `epoch`, the epoch that readers see.
     pub async fn file_totals(&self, id: Uuid, epoch: u64) -> Result<FileTotals, MetadataError> {
-        let row = sqlx::query(
-            "SELECT count(*) AS total_files, coalesce(sum(epoch <= ?2), 0) AS parsed_files, \
-             coalesce(sum(bytes), 0) AS bytes_received, coalesce(sum(bytes * (epoch <= ?2)), 0) AS bytes_parsed, \
-             coalesce(sum((lines + (open_version IS NOT NULL)) * (epoch <= ?2)), 0) AS lines \
-             FROM files WHERE batch_id = ?1",
-        )
-        .bind(id.to_string())
-        .bind(epoch as i64)
-        .fetch_one(&self.readers)
-        .await?;
+        let row = self
+            .dialect
+            .query(
+                "SELECT count(*) AS total_files, count(*) FILTER (WHERE epoch <= ?2) AS parsed_files, \
+             CAST(coalesce(sum(bytes), 0) AS BIGINT) AS bytes_received, \
+             CAST(coalesce(sum(bytes) FILTER (WHERE epoch <= ?2), 0) AS BIGINT) AS bytes_parsed, \
+             CAST(coalesce(sum(lines + CASE WHEN open_version IS NULL THEN 0 ELSE 1 END) \
+             FILTER (WHERE epoch <= ?2), 0) AS BIGINT) AS lines FROM files WHERE batch_id = ?1",
+            )
+            .bind(id.to_string())
+            .bind(epoch as i64)
+            .fetch_one(&self.readers)
+            .await?;
         Ok(read_totals(&row)?)
     }
 
     /// The events of a batch after a position, in order, each with its position.
     pub async fn events(&self, id: Uuid, after: i64, limit: u32) -> Result<Vec<(i64, Event)>, MetadataError> {
-        let rows = sqlx::query(
-            "SELECT position, event FROM events WHERE batch_id = ? AND position > ? ORDER BY position LIMIT ?",
-        )
-        .bind(id.to_string())
-        .bind(after)
-        .bind(limit)
-        .fetch_all(&self.readers)
-        .await?;
+        let rows = self
+            .dialect
+            .query("SELECT position, event FROM events WHERE batch_id = ? AND position > ? ORDER BY position LIMIT ?")
+            .bind(id.to_string())
+            .bind(after)
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, from_json(row.try_get(1)?)?))).collect()
+    }
+
+    /// The events of all batches after a position, in order, each with its position.
+    pub async fn all_events(&self, after: i64, limit: u32) -> Result<Vec<(i64, Event)>, MetadataError> {
+        let rows =
+            self.dialect.query("SELECT position, event FROM events WHERE position > ? ORDER BY position LIMIT ?");
+        let rows = rows.bind(after).bind(i64::from(limit)).fetch_all(&self.readers).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, from_json(row.try_get(1)?)?))).collect()
+    }
+
+    /// The position of the last event that was published to Kafka; 0 if there is none.
+    pub async fn published(&self) -> Result<i64, MetadataError> {
+        let row = sqlx::query("SELECT position FROM published").fetch_optional(&self.readers).await?;
+        Ok(row.map(|row| row.try_get(0)).transpose()?.unwrap_or(0))
+    }
+
+    /// The next offset of each partition of a topic that lines were consumed from.
+    pub async fn offsets(&self, topic: &str) -> Result<HashMap<i32, i64>, MetadataError> {
+        let rows =
+            self.dialect.query("SELECT kafka_partition, next FROM offsets WHERE topic = ?").bind(topic.to_owned());
+        let rows = rows.fetch_all(&self.readers).await?;
+        rows.iter().map(|row| Ok((row.try_get::<i64, _>(0)? as i32, row.try_get(1)?))).collect()
     }
 
     /// The last accepted epoch.
     pub async fn last_epoch(&self) -> Result<u64, MetadataError> {
-        let row = sqlx::query("SELECT epoch FROM clock").fetch_one(&self.readers).await?;
+        let row = self.dialect.query("SELECT epoch FROM clock").fetch_one(&self.readers).await?;
         Ok(row.try_get::<i64, _>(0)?.max(0) as u64)
     }
 
     /// The changes accepted at an epoch, in order; empty once the lake has committed the epoch.
     pub async fn journal(&self, epoch: u64) -> Result<Vec<JournalEntry>, MetadataError> {
-        let rows = sqlx::query("SELECT * FROM journal WHERE epoch = ? ORDER BY position")
+        let rows = self
+            .dialect
+            .query("SELECT * FROM journal WHERE epoch = ? ORDER BY position")
             .bind(epoch as i64)
             .fetch_all(&self.readers)
             .await?;
@@ -244,17 +295,25 @@ impl Metadata {
 
     /// The last epoch accepted before a time (microseconds since 1970); 0 if there is none.
     pub async fn epoch_before(&self, time: i64) -> Result<u64, MetadataError> {
-        let row = sqlx::query("SELECT coalesce(max(epoch), 0) FROM epochs WHERE at < ?").bind(time);
+        let row = self.dialect.query("SELECT coalesce(max(epoch), 0) FROM epochs WHERE at < ?").bind(time);
         Ok(row.fetch_one(&self.readers).await?.try_get::<i64, _>(0)?.max(0) as u64)
     }
 
     /// The versions of a batch whose bytes are needed: those of its files, and those that a restart would replay.
     pub async fn versions(&self, batch_id: Uuid) -> Result<HashSet<VersionId>, MetadataError> {
-        let rows = sqlx::query(
-            "SELECT version FROM files WHERE batch_id = ?1 UNION \
-             SELECT coalesce(change ->> '$.Admit.version', change ->> '$.Withdraw.version') FROM journal \
-             WHERE coalesce(change ->> '$.Admit.batch_id', change ->> '$.Withdraw.batch_id') = ?1",
-        );
+        let rows = self.dialect.query(match self.dialect {
+            Dialect::Sqlite => {
+                "SELECT version FROM files WHERE batch_id = ?1 UNION \
+                 SELECT coalesce(change ->> '$.Admit.version', change ->> '$.Withdraw.version') FROM journal \
+                 WHERE coalesce(change ->> '$.Admit.batch_id', change ->> '$.Withdraw.batch_id') = ?1"
+            }
+            Dialect::Postgres => {
+                "SELECT version FROM files WHERE batch_id = ?1 UNION \
+                 SELECT coalesce(change -> 'Admit', change -> 'Withdraw') ->> 'version' \
+                 FROM (SELECT CAST(change AS JSONB) AS change FROM journal) AS journal \
+                 WHERE coalesce(change -> 'Admit', change -> 'Withdraw') ->> 'batch_id' = ?1"
+            }
+        });
         let rows = rows.bind(batch_id.to_string());
         rows.fetch_all(&self.readers).await?.iter().map(|row| Ok(VersionId(uuid(row.try_get(0)?)?))).collect()
     }
@@ -262,14 +321,16 @@ impl Metadata {
     /// Versions whose appended bytes should move to the raw store: those with at least `enough` bytes, and those of
     /// batches that are not pending.
     pub async fn versions_with_parts(&self, enough: u64) -> Result<Vec<(Uuid, VersionId)>, MetadataError> {
-        let rows = sqlx::query(
-            "SELECT a.batch_id, a.version FROM appended a LEFT JOIN batches b ON b.id = a.batch_id \
+        let rows = self
+            .dialect
+            .query(
+                "SELECT a.batch_id, a.version FROM appended a LEFT JOIN batches b ON b.id = a.batch_id \
              WHERE a.bytes IS NOT NULL GROUP BY a.batch_id, a.version \
              HAVING sum(length(a.bytes)) >= ? OR max(b.status) <> 'pending'",
-        )
-        .bind(enough as i64)
-        .fetch_all(&self.readers)
-        .await?;
+            )
+            .bind(enough as i64)
+            .fetch_all(&self.readers)
+            .await?;
         rows.iter().map(|row| Ok((uuid(row.try_get(0)?)?, VersionId(uuid(row.try_get(1)?)?)))).collect()
     }
 
@@ -281,7 +342,7 @@ impl Metadata {
         epoch: u64,
         enough: u64,
     ) -> Result<Option<AppendedParts>, MetadataError> {
-        let mut rows = sqlx::query(
+        let mut rows = self.dialect.query(
             "SELECT start, bytes FROM appended WHERE version = ? AND epoch <= ? AND bytes IS NOT NULL ORDER BY start",
         )
         .bind(version.0.to_string())
@@ -324,7 +385,7 @@ pub struct Withdrawn {
     pub parts: Vec<u64>,
 }
 
-fn read_totals(row: &SqliteRow) -> Result<FileTotals, sqlx::Error> {
+fn read_totals(row: &AnyRow) -> Result<FileTotals, sqlx::Error> {
     Ok(FileTotals {
         total_files: count(row, "total_files")?,
         parsed_files: count(row, "parsed_files")?,
@@ -347,20 +408,24 @@ pub struct AppendedParts {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::Execute;
+
     use super::*;
+    use crate::metadata::Location;
 
     /// The query plan of SQLite for a listing.
     async fn plan(metadata: &Metadata, filter: BatchFilter) -> String {
-        let query = filter.query(7);
+        let query = filter.query(Dialect::Sqlite, 7);
         let explained = format!("EXPLAIN QUERY PLAN {}", query.sql().as_str());
-        let rows = sqlx::query(sqlx::AssertSqlSafe(explained)).fetch_all(&metadata.readers).await.expect("is valid");
+        let rows = sqlx::query(AssertSqlSafe(explained)).fetch_all(&metadata.readers).await.expect("is valid");
         rows.iter().map(|row| row.get::<String, _>("detail")).collect::<Vec<_>>().join("; ")
     }
 
     #[tokio::test]
     async fn an_index_serves_every_listing_of_batches() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (metadata, _writer) = Metadata::open(&folder.path().join("a.db")).await.expect("a new database");
+        let (metadata, _writer) =
+            Metadata::open(&Location::File(folder.path().join("a.db"))).await.expect("a new database");
         let filter = |limit| BatchFilter { limit, ..BatchFilter::default() };
         let some = || Some("x".to_owned());
         for (filter, index) in [

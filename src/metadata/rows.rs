@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use argus_dataflow::{BatchRow, FileRow, VersionId};
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 use uuid::Uuid;
 
 use crate::domain::batch::{Accepted, Batch, Encoding, OpenLine, Receipt};
@@ -115,12 +115,12 @@ pub fn uuid(text: &str) -> Result<Uuid, MetadataError> {
 }
 
 /// The status of a batch.
-pub fn read_status(row: &SqliteRow) -> Result<BatchStatus, MetadataError> {
+pub fn read_status(row: &AnyRow) -> Result<BatchStatus, MetadataError> {
     let status: &str = row.try_get("status")?;
     status.parse().map_err(|_| MetadataError::Unreadable(format!("status {status:?}")))
 }
 
-pub fn read_batch(row: &SqliteRow) -> Result<Batch, MetadataError> {
+pub fn read_batch(row: &AnyRow) -> Result<Batch, MetadataError> {
     Ok(Batch {
         id: uuid(row.try_get("id")?)?,
         described: from_json(row.try_get("described")?)?,
@@ -133,18 +133,18 @@ pub fn read_batch(row: &SqliteRow) -> Result<Batch, MetadataError> {
 }
 
 /// A count from a column.
-pub fn count(row: &SqliteRow, column: &str) -> Result<u64, sqlx::Error> {
+pub fn count(row: &AnyRow, column: &str) -> Result<u64, sqlx::Error> {
     Ok(row.try_get::<i64, _>(column)?.max(0) as u64)
 }
 
-pub fn read_file(row: &SqliteRow) -> Result<FileRecord, MetadataError> {
+pub fn read_file(row: &AnyRow) -> Result<FileRecord, MetadataError> {
     let digest = Digest::from_bytes(row.try_get("digest")?);
     let open_version: Option<&str> = row.try_get("open_version")?;
     Ok(FileRecord {
         batch_id: uuid(row.try_get("batch_id")?)?,
         file_id: uuid(row.try_get("file_id")?)?,
         name: row.try_get("name")?,
-        generation: row.try_get("generation")?,
+        generation: u32::try_from(row.try_get::<i64, _>("generation")?).unwrap_or_default(),
         version: VersionId(uuid(row.try_get("version")?)?),
         bytes: count(row, "bytes")?,
         whole_lines: count(row, "lines")?,
@@ -158,7 +158,7 @@ pub fn read_file(row: &SqliteRow) -> Result<FileRecord, MetadataError> {
     })
 }
 
-pub fn read_entry(row: &SqliteRow) -> Result<JournalEntry, MetadataError> {
+pub fn read_entry(row: &AnyRow) -> Result<JournalEntry, MetadataError> {
     let encoding: Option<&str> = row.try_get("encoding")?;
     let text: Option<Vec<u8>> = row.try_get("text")?;
     let lines = match (encoding, text) {
@@ -173,7 +173,7 @@ pub fn read_entry(row: &SqliteRow) -> Result<JournalEntry, MetadataError> {
 }
 
 /// The stored answer to `request`; an error if the key was used with another request.
-pub fn read_answer(row: &SqliteRow, request: &str) -> Result<Accepted, Refused> {
+pub fn read_answer(row: &AnyRow, request: &str) -> Result<Accepted, Refused> {
     match row.try_get::<Option<&str>, _>("answer")? {
         Some(answer) if row.try_get::<&str, _>("request")? == request => Ok(from_json(answer)?),
         _ => Err(Refused::KeyReused),

@@ -1,31 +1,98 @@
-//! The write connection.
+//! The write connection, and the term of the process that has it.
+//!
+//! One process writes. With SQLite, the lock of the data directory ensures this. With
+//! PostgreSQL, a process takes a *term*, a number larger than those of all earlier
+//! writers, and each round checks in its transaction that the term is still current:
+//! a process that was paused while another took over can commit nothing. The
+//! connection also holds an advisory lock, which the server releases when the
+//! connection ends. So a new process sees at once that the previous one has died,
+//! and after a lost connection a process that gets the lock knows that its
+//! transaction has ended, one way or the other.
 
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Connection, Row, SqliteConnection};
+use std::time::Duration;
+
+use sqlx::{AnyConnection, AnyPool, Connection, Row};
+use tokio::time::Instant;
 
 use crate::metadata::MetadataError;
 use crate::metadata::changes::ChangeCounters;
+use crate::metadata::database::Database;
+use crate::metadata::dialect::Dialect;
 use crate::metadata::round::Round;
+
+/// Identifies the advisory lock of the writer, in the database of the metadata.
+const LOCK: (i32, i32) = (0x6172_6775, 1);
+
+/// How often a writer shows that it runs.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// A writer that has not shown for this long that it runs may be replaced, although its connection is open.
+const SILENCE_MAX_SECONDS: f64 = 10.0;
+
+/// How long a start waits for the lock: the server may need a moment to see that the previous process has died.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+
+/// How often it tries.
+const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 /// The only writer of metadata.
 #[derive(Debug)]
 pub struct MetadataWriter {
-    pub(super) options: SqliteConnectOptions,
-    pub(super) connection: SqliteConnection,
-    pub(super) changes: ChangeCounters,
+    database: Database,
+    connection: AnyConnection,
+    changes: ChangeCounters,
+    /// 0 with SQLite.
+    term: i64,
 }
 
 impl MetadataWriter {
+    /// Becomes the writer.
+    pub(super) async fn new(
+        database: Database,
+        mut connection: AnyConnection,
+        changes: ChangeCounters,
+    ) -> Result<MetadataWriter, MetadataError> {
+        let term = match database.dialect {
+            Dialect::Sqlite => 0,
+            Dialect::Postgres => {
+                lock(&mut connection, None).await?;
+                let holder = format!("process {} of {}", std::process::id(), host());
+                let take = "UPDATE writer SET term = term + 1, holder = $1, seen_at = now() RETURNING term";
+                sqlx::query(take).bind(holder).fetch_one(&mut connection).await?.try_get(0)?
+            }
+        };
+        Ok(MetadataWriter { database, connection, changes, term })
+    }
+
+    /// The number of this writer among all writers of the metadata; 0 if only one process can have them open.
+    pub fn term(&self) -> u64 {
+        self.term.max(0) as u64
+    }
+
     /// Begins a round of changes after `last_epoch`, the last accepted
     /// epoch. Readers see none of its changes before it commits.
     pub async fn begin(&mut self, last_epoch: u64) -> Result<Round<'_>, MetadataError> {
-        Ok(Round::new(self.connection.begin().await?, last_epoch + 1, &self.changes))
+        let (dialect, term) = (self.database.dialect, self.term);
+        let mut transaction = self.connection.begin().await?;
+        if dialect == Dialect::Postgres {
+            // Locks the row until the round ends: no other process can take over meanwhile.
+            let seen = "UPDATE writer SET seen_at = now() WHERE term = $1";
+            if sqlx::query(seen).bind(term).execute(&mut *transaction).await?.rows_affected() == 0 {
+                return Err(fenced(&mut transaction).await);
+            }
+        }
+        Ok(Round::new(transaction, dialect, last_epoch + 1, &self.changes))
     }
 
     /// Opens a new connection after an error. The old one may have an open transaction: later
     /// changes would become part of it, and would be acknowledged without being durable.
+    /// When this returns, the transaction of the old one has ended.
     pub async fn reopen(&mut self) -> Result<(), MetadataError> {
-        self.connection = SqliteConnection::connect_with(&self.options).await?;
+        let mut connection = self.database.connect().await?;
+        if self.database.dialect == Dialect::Postgres {
+            lock(&mut connection, Some(self.term)).await?;
+        }
+        self.connection = connection;
         Ok(())
     }
 
@@ -34,4 +101,66 @@ impl MetadataWriter {
         let row = sqlx::query("SELECT epoch FROM clock").fetch_one(&mut self.connection).await?;
         Ok(row.try_get::<i64, _>(0)?.max(0) as u64)
     }
+}
+
+/// Takes the writer's lock. It is refused while another process has it and shows that it runs. With a `term`, the
+/// lock belongs to an earlier connection of this process, unless another process has taken over.
+async fn lock(connection: &mut AnyConnection, term: Option<i64>) -> Result<(), MetadataError> {
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        let taken = sqlx::query("SELECT pg_try_advisory_lock($1, $2)").bind(LOCK.0).bind(LOCK.1);
+        let is_taken: bool = taken.fetch_one(&mut *connection).await?.try_get(0)?;
+        let silent =
+            "SELECT term, CAST(extract(epoch FROM now() - seen_at) AS DOUBLE PRECISION) AS seconds FROM writer";
+        let row = sqlx::query(silent).fetch_one(&mut *connection).await?;
+        let (current, seconds): (i64, f64) = (row.try_get("term")?, row.try_get("seconds")?);
+        if term.is_some_and(|term| term != current) {
+            return Err(fenced(connection).await);
+        }
+        if is_taken {
+            return Ok(());
+        }
+        if term.is_some() || seconds > SILENCE_MAX_SECONDS {
+            // The holder is paused, or this process has lost its connection and the server does not know it yet.
+            let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
+                 AND classid = CAST($1 AS BIGINT) AND objid = CAST($2 AS BIGINT) \
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+            sqlx::query(end).bind(i64::from(LOCK.0)).bind(i64::from(LOCK.1)).execute(&mut *connection).await?;
+        }
+        if Instant::now() >= until {
+            return Err(MetadataError::AnotherWriter { holder: holder(connection).await?, seconds });
+        }
+        tokio::time::sleep(LOCK_RETRY).await;
+    }
+}
+
+async fn holder(connection: &mut AnyConnection) -> Result<String, sqlx::Error> {
+    sqlx::query("SELECT holder FROM writer").fetch_one(connection).await?.try_get(0)
+}
+
+/// The error of a process that another one has replaced.
+async fn fenced(connection: &mut AnyConnection) -> MetadataError {
+    match holder(connection).await {
+        Ok(holder) => MetadataError::Fenced { holder },
+        Err(error) => error.into(),
+    }
+}
+
+/// Shows every [`HEARTBEAT`] that the writer runs, until the pool is closed or another process has taken over.
+pub(super) async fn show_that_it_runs(pool: AnyPool, term: i64) {
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        match sqlx::query("UPDATE writer SET seen_at = now() WHERE term = $1").bind(term).execute(&pool).await {
+            Ok(done) if done.rows_affected() > 0 => {}
+            // The next round finds it out too, and stops the process.
+            Ok(_) | Err(sqlx::Error::PoolClosed) => return,
+            Err(error) => tracing::warn!(%error, "cannot update the time at which this writer was last seen"),
+        }
+    }
+}
+
+/// The name of this machine, for errors of other processes.
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "an unknown machine".to_owned() } else { name.trim().to_owned() }
 }

@@ -41,6 +41,15 @@ pub(super) async fn apply(
             let result = round.append(&part, offset, key.as_ref()).await;
             Some(answer(reply, result)?)
         }
+        Request::Consume { parts, consumed, reply } => {
+            let result = round.consume(&parts, &consumed).await;
+            Some(answer(reply, result)?)
+        }
+        // A pending batch is loaded when its requests are applied.
+        Request::Load { batch_id, reply } => {
+            let result = round.pending(batch_id).await;
+            Some(answer(reply, result)?)
+        }
         Request::Complete { batch_id, reply } => {
             let result = round.complete(batch_id, now()).await;
             Some(answer(reply, result)?)
@@ -78,6 +87,10 @@ pub(super) async fn apply(
         Request::PartsAreStored { version, start, last_start, reply } => {
             let result = round.parts_are_stored(version, start, last_start).await;
             Some(answer(reply, result)?)
+        }
+        Request::EventsPublished { position, reply } => {
+            round.events_published(position).await?;
+            Some(answer(reply, Ok(()))?)
         }
         Request::ForgetBefore { keys, past, reply } => {
             let more = round.forget_before(keys, past).await?;

@@ -28,7 +28,7 @@ use self::request::{Reply, Request};
 pub use self::sequencer::{Downstream, Sequencer};
 use crate::domain::batch::{Accepted, Batch, NewBatch, Part, StoredUpload};
 use crate::ingest::Claim;
-use crate::metadata::{Erased, MetadataError, MetadataWriter, Refused, UploadKey};
+use crate::metadata::{Consumed, Erased, MetadataError, MetadataWriter, Refused, UploadKey};
 
 /// Requests that may be queued; at the limit, senders wait.
 const WAITING_MAX: usize = 1024;
@@ -45,6 +45,8 @@ pub enum PipelineError {
     Indeterminate(#[source] Arc<MetadataError>),
     #[error("the batch could not be loaded; retry later")]
     Busy,
+    #[error("batch {0} is not loaded")]
+    NotLoaded(Uuid),
     #[error("the server is stopping, and may or may not have accepted the change; send it again after the restart")]
     Stopping,
 }
@@ -77,6 +79,13 @@ impl WeakPipeline {
         self.send(Request::PartsAreStored { version, start, last_start, reply }).await;
         // Without an answer they may be needed.
         !matches!(answer.await, Ok(Ok(false)))
+    }
+
+    /// Records that the events up to a position are published to Kafka. Returns whether this is durable.
+    pub async fn events_published(&self, position: i64) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::EventsPublished { position, reply }).await;
+        matches!(answer.await, Ok(Ok(())))
     }
 
     /// Deletes idempotency keys from before `keys`, and events and epoch times from before `past` (microseconds since
@@ -155,6 +164,21 @@ impl Pipeline {
         key: Option<UploadKey>,
     ) -> Result<Accepted, PipelineError> {
         self.call(|reply| Request::Append { part, offset, key, reply }).await
+    }
+
+    /// Appends the lines of records, and records the offsets that they end at, in one transaction. Returns the batches
+    /// that cannot change, each with the reason; then nothing was consumed.
+    pub async fn consume(
+        &self,
+        parts: Vec<Part>,
+        consumed: Vec<Consumed>,
+    ) -> Result<Vec<(Uuid, Refused)>, PipelineError> {
+        self.call(|reply| Request::Consume { parts, consumed, reply }).await
+    }
+
+    /// Loads a pending batch, as [`Pipeline::consume`] needs it.
+    pub async fn load(&self, batch_id: Uuid) -> Result<(), PipelineError> {
+        self.call(|reply| Request::Load { batch_id, reply }).await
     }
 
     /// Reopens a completed batch.

@@ -8,7 +8,7 @@ use super::PipelineError;
 use crate::domain::batch::{Accepted, Batch, NewBatch, Part, StoredUpload};
 use crate::domain::status::BatchStatus;
 use crate::ingest::Claim;
-use crate::metadata::{Erased, UploadKey};
+use crate::metadata::{Consumed, Erased, Refused, UploadKey};
 
 /// Receives the answer.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, PipelineError>>;
@@ -39,6 +39,17 @@ pub(super) enum Request {
         offset: Option<u64>,
         key: Option<UploadKey>,
         reply: Reply<Accepted>,
+    },
+    /// Appends the lines of records, and advances the offsets of their partitions. All batches must be loaded.
+    Consume {
+        parts: Vec<Part>,
+        consumed: Vec<Consumed>,
+        reply: Reply<Vec<(Uuid, Refused)>>,
+    },
+    /// Loads a pending batch, so that it can change.
+    Load {
+        batch_id: Uuid,
+        reply: Reply<()>,
     },
     Complete {
         batch_id: Uuid,
@@ -78,6 +89,11 @@ pub(super) enum Request {
         last_start: u64,
         reply: Reply<bool>,
     },
+    /// The events up to this position are published to Kafka.
+    EventsPublished {
+        position: i64,
+        reply: Reply<()>,
+    },
     /// Deletes idempotency keys from before `keys`, and events and epoch times from before `past`. Answers whether
     /// there is more to delete.
     ForgetBefore {
@@ -97,6 +113,7 @@ impl Request {
             Request::AcceptFile { upload: StoredUpload { batch_id, .. }, .. }
             | Request::Append { part: Part { batch_id, .. }, .. }
             | Request::DeleteFile { batch_id, .. }
+            | Request::Load { batch_id, .. }
             | Request::Complete { batch_id, .. } => Some((*batch_id, |status| status == BatchStatus::Pending)),
             Request::Reopen { batch_id, .. } => Some((*batch_id, BatchStatus::is_at_rest)),
             Request::DeleteBatch { batch_id, .. }
@@ -124,6 +141,8 @@ impl Request {
             }
             Request::AcceptFile { reply, .. } | Request::Append { reply, .. } => drop(reply.send(Err(error))),
             Request::DeleteFile { reply, .. } | Request::DeleteBatch { reply, .. } => drop(reply.send(Err(error))),
+            Request::Consume { reply, .. } => drop(reply.send(Err(error))),
+            Request::EventsPublished { reply, .. } | Request::Load { reply, .. } => drop(reply.send(Err(error))),
             Request::PartsAreStored { reply, .. }
             | Request::ForgetBefore { reply, .. }
             | Request::RecountFile { reply, .. } => drop(reply.send(Err(error))),

@@ -7,8 +7,9 @@ use argus_dataflow::{Dataflow, LoadedBatch};
 use argus_query::Engine;
 use argus_sinks::{Snapshot, crash};
 use imbl::HashSet;
-use metrics::gauge;
+use metrics::{gauge, histogram};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::PipelineError;
@@ -29,8 +30,9 @@ const ROUND_MAX: usize = 256;
 /// How long the pipeline waits after a round that could not be made durable.
 const RETRY_WAIT: Duration = Duration::from_millis(500);
 
-/// How often the pipeline tries to reopen the metadata database before it gives up.
-const REOPEN_TRIES: u32 = 20;
+/// For how long the pipeline tries to reopen the metadata database before it gives up: a server may be restarted
+/// meanwhile.
+const REOPEN_WAIT: Duration = Duration::from_secs(120);
 
 /// Groups requests into rounds, commits them, and passes their changes to the dataflow.
 pub struct Sequencer {
@@ -157,14 +159,25 @@ impl Sequencer {
             bytes += match &request {
                 Request::AcceptFile { upload, .. } => weight_of_text(upload.bytes),
                 Request::Append { part, .. } => weight_of_text(part.bytes.len() as u64),
+                Request::Consume { parts, .. } => {
+                    parts.iter().map(|part| weight_of_text(part.bytes.len() as u64)).sum()
+                }
                 _ => 0,
             };
             let is_first = gathered.requests.is_empty();
             let changes = request.changes();
-            let waits = changes.is_some_and(|(batch_id, _)| completed.contains(&batch_id));
+            let waits = changes.is_some_and(|(batch_id, _)| completed.contains(&batch_id))
+                || matches!(&request, Request::Consume { parts, .. } if parts.iter().any(|part| completed.contains(&part.batch_id)));
             if waits || !self.later.is_empty() || !(is_first || Backlog::fits_one_round(bytes)) {
                 // Requests stay in order: a deferred one defers all after it.
                 self.later.push(request);
+                continue;
+            }
+            if let Request::Consume { parts, .. } = &request
+                && let Some(part) = parts.iter().find(|part| !self.held.contains(&part.batch_id))
+            {
+                let not_loaded = PipelineError::NotLoaded(part.batch_id);
+                request.refuse(not_loaded);
                 continue;
             }
             match changes {
@@ -187,6 +200,7 @@ impl Sequencer {
 
     async fn round(&mut self, gathered: Gathered) -> Result<(), PipelineError> {
         self.backlog.wait_for_room(&mut self.downstream.snapshots).await.map_err(|_| PipelineError::Stopping)?;
+        let began = Instant::now();
         let Gathered { loaded_batches, requests } = gathered;
         let internal: Vec<Request> = requests.iter().filter_map(Request::copy_if_internal).collect();
         let loaded_vehicles: Vec<(Uuid, String)> =
@@ -233,6 +247,7 @@ impl Sequencer {
         }
         self.downstream.followers.wake(changed);
         answers.into_iter().for_each(|answer| answer(Ok(())));
+        histogram!("argus_round_duration_seconds").record(began.elapsed().as_secs_f64());
         crash::point("acknowledged");
         Ok(())
     }
@@ -268,15 +283,15 @@ impl Sequencer {
 
     /// Reopens the metadata database after an error. Returns its last epoch.
     async fn reopen(&mut self) -> Result<u64, MetadataError> {
-        let mut tries = REOPEN_TRIES;
+        let until = Instant::now() + REOPEN_WAIT;
         loop {
             let reopened = match self.writer.reopen().await {
                 Ok(()) => self.writer.last_epoch().await,
                 Err(error) => Err(error),
             };
-            tries -= 1;
             match reopened {
-                Err(_) if tries > 0 => tokio::time::sleep(RETRY_WAIT).await,
+                Err(MetadataError::Fenced { .. }) => return reopened,
+                Err(_) if Instant::now() < until => tokio::time::sleep(RETRY_WAIT).await,
                 reopened => return reopened,
             }
         }

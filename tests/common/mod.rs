@@ -2,12 +2,15 @@
 
 #![allow(dead_code, reason = "each test file uses its part of the harness")]
 
+pub mod kafka_server;
+pub mod postgres_server;
 pub mod python;
 pub mod redis;
+pub mod s3_server;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, Method, Response, StatusCode};
@@ -213,6 +216,17 @@ impl Server {
         self.child.wait().expect("argus ends").success()
     }
 
+    /// Sends a signal, such as `-STOP`.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().expect("kill runs");
+        assert!(status.success());
+    }
+
+    /// Waits until the process ends by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("argus ends")
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().expect("argus is there");
@@ -230,8 +244,14 @@ impl Drop for Server {
 
 /// Runs the binary with some standard input.
 pub fn argus(arguments: &[&str], input: &[u8]) -> Output {
+    argus_with(arguments, &[], input)
+}
+
+/// The same with more variables.
+pub fn argus_with(arguments: &[&str], variables: &[(&str, String)], input: &[u8]) -> Output {
     let mut child = Command::new(ARGUS)
         .args(arguments)
+        .envs(variables.iter().map(|(name, value)| (*name, value.as_str())))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

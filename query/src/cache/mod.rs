@@ -17,6 +17,6 @@ pub mod redis;
 pub mod signing;
 pub mod single_flight;
 
-pub use redis::{Redis, RedisError};
+pub use redis::{Redis, RedisError, try_out};
 pub use signing::SigningKey;
 pub use single_flight::{ComputationAborted, Found, SingleFlight};

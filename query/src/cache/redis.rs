@@ -41,6 +41,30 @@ const UNLOCK: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis
 #[error("the Redis URL is invalid; use the form redis://127.0.0.1:6379")]
 pub struct RedisError;
 
+/// Redis could not be used.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what each variant means")]
+pub enum RedisCheckError {
+    #[error(transparent)]
+    Url(#[from] RedisError),
+    #[error("Redis did not answer; check the URL, and whether it needs a password")]
+    NoAnswer(#[from] ::redis::RedisError),
+    #[error("Redis answered with another value than was written")]
+    WrongAnswer,
+}
+
+/// Writes an entry that expires at once, and reads it.
+pub async fn try_out(url: &str) -> Result<(), RedisCheckError> {
+    let client = Client::open(url).map_err(|_| RedisError)?;
+    let mut connection = client.get_multiplexed_async_connection().await?;
+    let (key, value) = (format!("argus:check:{}", Uuid::new_v4()), "check");
+    let mut write = ::redis::cmd("SET");
+    write.arg(&key).arg(value).arg("PX").arg(10_000);
+    write.query_async::<()>(&mut connection).await?;
+    let read: Option<String> = ::redis::cmd("GET").arg(&key).query_async(&mut connection).await?;
+    if read.as_deref() == Some(value) { Ok(()) } else { Err(RedisCheckError::WrongAnswer) }
+}
+
 /// Answers in Redis. Clones share the connection.
 #[derive(Clone)]
 pub struct Redis {

@@ -1,4 +1,6 @@
-//! SQL over protocols other than HTTP: [`postgres`] and [`flight_sql`].
+//! SQL over protocols other than HTTP: `postgres` and `flight_sql`.
 
+#[cfg(feature = "flight")]
 pub mod flight_sql;
+#[cfg(feature = "pg")]
 pub mod postgres;

@@ -5,8 +5,9 @@
 //! another chart.
 //!
 //! - [`svg`]: draws a report as SVG;
-//! - [`png`]: renders the SVG as PNG.
+//! - `png`: renders the SVG as PNG.
 
+#[cfg(feature = "png")]
 pub mod png;
 pub mod svg;
 
@@ -33,6 +34,7 @@ pub enum ChartFormat {
     /// Vector graphics.
     Svg,
     /// Pixels.
+    #[cfg(feature = "png")]
     Png,
 }
 
@@ -40,6 +42,7 @@ impl ChartFormat {
     fn content_type(self) -> &'static str {
         match self {
             ChartFormat::Svg => "image/svg+xml",
+            #[cfg(feature = "png")]
             ChartFormat::Png => "image/png",
         }
     }
@@ -107,6 +110,7 @@ fn draw(report: &Answer, top: usize, format: ChartFormat) -> Result<Vec<u8>, Ans
     let svg = svg::draw(&report, top);
     match format {
         ChartFormat::Svg => Ok(svg.into_bytes()),
+        #[cfg(feature = "png")]
         ChartFormat::Png => png::draw(&svg).map_err(AnswerError::write),
     }
 }

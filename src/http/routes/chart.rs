@@ -42,7 +42,10 @@ pub fn router(service: &Service) -> OpenApiRouter {
         reports: service.reports.clone(),
         charts: Charts::new(service.redis.clone()),
     };
-    OpenApiRouter::new().routes(routes!(svg)).routes(routes!(png)).with_state(Arc::new(context))
+    let router = OpenApiRouter::new().routes(routes!(svg));
+    #[cfg(feature = "png")]
+    let router = router.routes(routes!(png));
+    router.with_state(Arc::new(context))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -104,6 +107,7 @@ async fn svg(
 }
 
 /// The report as a chart in PNG.
+#[cfg(feature = "png")]
 #[utoipa::path(
     get,
     path = "/api/v1/batches/{id}/chart.png",

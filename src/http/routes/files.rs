@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::put;
 use futures::{Stream, StreamExt};
+use metrics::counter;
 use tokio::sync::{mpsc, watch};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -359,9 +360,12 @@ impl FilesContext {
 
     /// Has the pipeline accept a stored upload.
     async fn accept(&self, stored: StoredUpload, claim: Claim, key: Option<UploadKey>) -> Result<Accepted, Problem> {
-        match self.pipeline.accept_file(stored, claim, key).await {
+        let accepted = match self.pipeline.accept_file(stored, claim, key).await {
             Err(PipelineError::Refused(Refused::AnsweredBefore(answer))) => Ok(*answer),
-            accepted => Ok(accepted?),
-        }
+            accepted => accepted,
+        };
+        let outcome = if accepted.is_ok() { "accepted" } else { "failed" };
+        counter!("argus_uploads_total", "outcome" => outcome).increment(1);
+        Ok(accepted?)
     }
 }

@@ -17,7 +17,7 @@ use argus_dataflow::Dataflow;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::app::Service;
+use crate::app::{Service, process};
 use crate::http::error_responses::Unavailable;
 use crate::http::problem::Problem;
 use crate::ingest::disk::{DiskSpace, Space};
@@ -137,6 +137,7 @@ async fn ready(State(context): State<HealthContext>) -> Result<Json<ReadyBody>, 
     ),
 )]
 async fn prometheus_metrics(State(context): State<HealthContext>) -> Response {
+    process::measure();
     gauge!("argus_in_flight_bytes").set(context.dataflow.in_flight_bytes() as f64);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], context.metrics.render()).into_response()
 }

@@ -9,6 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode};
 use futures::{Stream, StreamExt};
+use metrics::counter;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
@@ -114,7 +115,11 @@ async fn append(
     let part = Part { batch_id, name, bytes, uploaded_at: now() };
     let accepted = match context.pipeline.append(part, offset, key).await {
         Err(PipelineError::Refused(Refused::AnsweredBefore(answer))) => *answer,
-        accepted => accepted?,
+        accepted => {
+            let outcome = if accepted.is_ok() { "accepted" } else { "failed" };
+            counter!("argus_uploads_total", "outcome" => outcome).increment(1);
+            accepted?
+        }
     };
     let receipt = accepted.receipt();
     visible(&context.snapshots, receipt.epoch, COUNTED_WAIT_MS).await?;

@@ -16,7 +16,7 @@ impl Round<'_> {
     pub async fn create_batch(&mut self, described: NewBatch, key: Option<&str>, now: i64) -> Result<Batch, Refused> {
         let request = json(&described)?;
         if let Some(key) = key {
-            let before = sqlx::query("SELECT request, batch_id FROM idempotency WHERE key = ?").bind(key);
+            let before = self.dialect.query("SELECT request, batch_id FROM idempotency WHERE key = ?").bind(key);
             if let Some(row) = before.fetch_optional(&mut *self.transaction).await? {
                 if row.try_get::<String, _>(0)? != request {
                     return Err(Refused::KeyReused);
@@ -33,22 +33,24 @@ impl Round<'_> {
             epoch: self.epoch,
             completed_epoch: None,
         };
-        sqlx::query(
-            "INSERT INTO batches (id, described, vehicle_id, vin, firmware, status, created_at, updated_at, epoch) \
+        self.dialect
+            .query(
+                "INSERT INTO batches (id, described, vehicle_id, vin, firmware, status, created_at, updated_at, epoch) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8)",
-        )
-        .bind(batch.id.to_string())
-        .bind(&request)
-        .bind(&batch.described.vehicle_id)
-        .bind(&batch.described.vin)
-        .bind(batch.described.firmware.as_deref())
-        .bind(batch.status.as_str())
-        .bind(now)
-        .bind(self.epoch as i64)
-        .execute(&mut *self.transaction)
-        .await?;
+            )
+            .bind(batch.id.to_string())
+            .bind(&request)
+            .bind(&batch.described.vehicle_id)
+            .bind(&batch.described.vin)
+            .bind(batch.described.firmware.as_deref())
+            .bind(batch.status.as_str())
+            .bind(now)
+            .bind(self.epoch as i64)
+            .execute(&mut *self.transaction)
+            .await?;
         if let Some(key) = key {
-            sqlx::query("INSERT INTO idempotency VALUES (?, ?, ?, NULL, ?)")
+            self.dialect
+                .query("INSERT INTO idempotency VALUES (?, ?, ?, NULL, ?)")
                 .bind(key)
                 .bind(request)
                 .bind(batch.id.to_string())
@@ -64,7 +66,9 @@ impl Round<'_> {
     /// Deletes a batch with its files, events and idempotency keys.
     pub async fn delete_batch(&mut self, id: Uuid) -> Result<(), Refused> {
         let batch = self.batch(id).await?;
-        let files = sqlx::query("DELETE FROM files WHERE batch_id = ? RETURNING *")
+        let files = self
+            .dialect
+            .query("DELETE FROM files WHERE batch_id = ? RETURNING *")
             .bind(id.to_string())
             .fetch_all(&mut *self.transaction)
             .await?;
@@ -76,7 +80,7 @@ impl Round<'_> {
             "DELETE FROM events WHERE batch_id = ?",
             "DELETE FROM idempotency WHERE batch_id = ?",
         ] {
-            sqlx::query(delete).bind(id.to_string()).execute(&mut *self.transaction).await?;
+            self.dialect.query(delete).bind(id.to_string()).execute(&mut *self.transaction).await?;
         }
         self.events.retain(|event| event.batch_id != id);
         self.changed.insert(id);
@@ -93,7 +97,8 @@ impl Round<'_> {
             return Ok(batch);
         }
         self.touch(id, now).await?;
-        sqlx::query("UPDATE batches SET status = ?, completed_epoch = NULL WHERE id = ?")
+        self.dialect
+            .query("UPDATE batches SET status = ?, completed_epoch = NULL WHERE id = ?")
             .bind(status.as_str())
             .bind(id.to_string())
             .execute(&mut *self.transaction)
@@ -114,14 +119,17 @@ impl Round<'_> {
         if status == batch.status {
             return Ok(batch);
         }
-        sqlx::query("UPDATE batches SET status = ?, completed_epoch = ? WHERE id = ?")
+        self.dialect
+            .query("UPDATE batches SET status = ?, completed_epoch = ? WHERE id = ?")
             .bind(BatchStatus::Completed.as_str())
             .bind(self.epoch as i64)
             .bind(id.to_string())
             .execute(&mut *self.transaction)
             .await?;
         // Nothing more can be appended, so the open lines are counted.
-        let waiting = sqlx::query("SELECT * FROM files WHERE batch_id = ? AND open_bytes > 0 AND open_version IS NULL")
+        let waiting = self
+            .dialect
+            .query("SELECT * FROM files WHERE batch_id = ? AND open_bytes > 0 AND open_version IS NULL")
             .bind(id.to_string())
             .fetch_all(&mut *self.transaction)
             .await?;

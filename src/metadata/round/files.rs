@@ -2,8 +2,7 @@
 
 use argus_dataflow::text::looks_binary;
 use argus_dataflow::{Change, FileRow, LINE_BYTES_MAX, VersionId};
-use sqlx::sqlite::SqliteArguments;
-use sqlx::{Row, Sqlite};
+use sqlx::Row;
 use uuid::Uuid;
 
 use super::Round;
@@ -12,6 +11,7 @@ use crate::domain::clock::now;
 use crate::domain::digest::Digest;
 use crate::domain::event::EventKind;
 use crate::domain::status::BatchStatus;
+use crate::metadata::dialect::Statements;
 use crate::metadata::rows::{FileRecord, batch_row, json, read_answer, read_batch, read_file, read_status, uuid};
 use crate::metadata::{Lines, MetadataError, Refused, Text};
 
@@ -24,16 +24,11 @@ pub struct UploadKey {
     pub request: String,
 }
 
-type SqliteQuery<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
-
-/// Saves a file, and marks its batch as changed.
-const SAVE_FILE: &str = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL); \
-    UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?";
-
-/// Saves an appended part too, in one call of the connection.
-const SAVE_APPENDED: &str = "INSERT INTO appended VALUES (?, ?, ?, ?, ?); \
-    INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL); \
-    UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?";
+const SAVE_FILE: &str = "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL) \
+    ON CONFLICT (batch_id, name) DO UPDATE SET file_id = excluded.file_id, generation = excluded.generation, \
+    version = excluded.version, bytes = excluded.bytes, lines = excluded.lines, digest = excluded.digest, \
+    open_text = excluded.open_text, open_bytes = excluded.open_bytes, open_version = excluded.open_version, \
+    uploaded_at = excluded.uploaded_at, epoch = excluded.epoch, encoding = excluded.encoding, failure = NULL";
 
 impl Round<'_> {
     /// Accepts an upload into a pending batch. It replaces the previous generation,
@@ -144,7 +139,7 @@ impl Round<'_> {
         if upload.bytes == 0 {
             return Ok(None);
         }
-        let same = sqlx::query(
+        let same = self.dialect.query(
             "SELECT batch_id, name FROM files WHERE digest = ? AND NOT (batch_id = ? AND name = ?) ORDER BY batch_id LIMIT 1",
         )
         .bind(upload.digest.to_bytes())
@@ -236,7 +231,9 @@ impl Round<'_> {
     /// Deletes a file of a pending batch.
     pub async fn delete_file(&mut self, batch_id: Uuid, name: &str, now: i64) -> Result<(), Refused> {
         self.pending(batch_id).await?;
-        let row = sqlx::query("DELETE FROM files WHERE batch_id = ? AND name = ? RETURNING *")
+        let row = self
+            .dialect
+            .query("DELETE FROM files WHERE batch_id = ? AND name = ? RETURNING *")
             .bind(batch_id.to_string())
             .bind(name)
             .fetch_optional(&mut *self.transaction)
@@ -252,7 +249,8 @@ impl Round<'_> {
 
     /// Records that a version of a file could not be counted.
     pub async fn file_failed(&mut self, version: VersionId, failure: &str) -> Result<(), MetadataError> {
-        sqlx::query("UPDATE files SET failure = ? WHERE version = ?")
+        self.dialect
+            .query("UPDATE files SET failure = ? WHERE version = ?")
             .bind(failure)
             .bind(version.0.to_string())
             .execute(&mut *self.transaction)
@@ -263,18 +261,23 @@ impl Round<'_> {
     /// Records that the raw store contains the parts of a version from `start` to the one at
     /// `last_start`. Returns whether the version still exists.
     pub async fn parts_are_stored(&mut self, version: VersionId, start: u64, last_start: u64) -> Result<bool, Refused> {
-        let stored = sqlx::query("DELETE FROM appended WHERE version = ?1 AND start > ?2 AND start <= ?3")
+        let stored = self
+            .dialect
+            .query("DELETE FROM appended WHERE version = ?1 AND start > ?2 AND start <= ?3")
             .bind(version.0.to_string())
             .bind(start as i64)
             .bind(last_start as i64);
         stored.execute(&mut *self.transaction).await?;
-        let first = sqlx::query("UPDATE appended SET bytes = NULL WHERE version = ? AND start = ?")
+        let first = self
+            .dialect
+            .query("UPDATE appended SET bytes = NULL WHERE version = ? AND start = ?")
             .bind(version.0.to_string())
             .bind(start as i64);
         Ok(first.execute(&mut *self.transaction).await?.rows_affected() > 0)
     }
 
-    async fn pending(&mut self, id: Uuid) -> Result<(), Refused> {
+    /// Fails if there is no such batch, or if it is not pending.
+    pub async fn pending(&mut self, id: Uuid) -> Result<(), Refused> {
         match self.batch(id).await?.status {
             BatchStatus::Pending => Ok(()),
             status => Err(Refused::NotPending { batch: id, status }),
@@ -283,15 +286,17 @@ impl Round<'_> {
 
     /// The file with this name in a pending batch, if there is one.
     async fn file_of_pending(&mut self, batch_id: Uuid, name: &str) -> Result<Option<FileRecord>, Refused> {
-        let row = sqlx::query(
-            "SELECT batches.status, files.* FROM batches \
+        let row = self
+            .dialect
+            .query(
+                "SELECT batches.status, files.* FROM batches \
              LEFT JOIN files ON files.batch_id = batches.id AND files.name = ? WHERE batches.id = ?",
-        )
-        .bind(name)
-        .bind(batch_id.to_string())
-        .fetch_optional(&mut *self.transaction)
-        .await?
-        .ok_or(Refused::BatchNotFound(batch_id))?;
+            )
+            .bind(name)
+            .bind(batch_id.to_string())
+            .fetch_optional(&mut *self.transaction)
+            .await?
+            .ok_or(Refused::BatchNotFound(batch_id))?;
         match read_status(&row)? {
             BatchStatus::Pending => {}
             status => return Err(Refused::NotPending { batch: batch_id, status }),
@@ -303,9 +308,9 @@ impl Round<'_> {
     /// A file and its batch, whatever the status of the batch.
     async fn batch_and_file(&mut self, batch_id: Uuid, name: &str) -> Result<Option<(Batch, FileRecord)>, Refused> {
         let id = batch_id.to_string();
-        let batch = sqlx::query("SELECT * FROM batches WHERE id = ?").bind(&id);
+        let batch = self.dialect.query("SELECT * FROM batches WHERE id = ?").bind(&id);
         let Some(batch) = batch.fetch_optional(&mut *self.transaction).await? else { return Ok(None) };
-        let file = sqlx::query("SELECT * FROM files WHERE batch_id = ? AND name = ?").bind(&id).bind(name);
+        let file = self.dialect.query("SELECT * FROM files WHERE batch_id = ? AND name = ?").bind(&id).bind(name);
         let file = file.fetch_optional(&mut *self.transaction).await?;
         let batch = read_batch(&batch)?;
         Ok(file.map(|file| read_file(&file)).transpose()?.map(|file| (batch, file)))
@@ -313,49 +318,47 @@ impl Round<'_> {
 
     /// Saves a file, and marks its batch as changed.
     pub(super) async fn save_file(&mut self, record: &FileRecord) -> Result<(), sqlx::Error> {
-        self.save_with(sqlx::query(SAVE_FILE), record).await
+        let statements = Statements::new(self.dialect);
+        self.save_with(statements, record).await
     }
 
     /// Saves a file, and the bytes that were appended to it at `start`.
     async fn save_appended(&mut self, record: &FileRecord, start: u64, bytes: &[u8]) -> Result<(), sqlx::Error> {
-        let appended = sqlx::query(SAVE_APPENDED)
+        let mut statements = Statements::new(self.dialect);
+        statements
+            .add("INSERT INTO appended VALUES (?, ?, ?, ?, ?)")
             .bind(record.batch_id.to_string())
             .bind(record.version.0.to_string())
             .bind(start as i64)
             .bind(record.epoch as i64)
-            .bind(bytes);
-        self.save_with(appended, record).await
+            .bind(bytes.to_vec());
+        self.save_with(statements, record).await
     }
 
-    async fn save_with<'q>(&mut self, query: SqliteQuery<'q>, record: &'q FileRecord) -> Result<(), sqlx::Error> {
+    async fn save_with(&mut self, mut statements: Statements, record: &FileRecord) -> Result<(), sqlx::Error> {
         self.changed.insert(record.batch_id);
-        query
+        let encoding = record.encoding.map(|encoding| json(&encoding)).transpose();
+        statements
+            .add(SAVE_FILE)
             .bind(record.batch_id.to_string())
-            .bind(&record.name)
+            .bind(record.name.clone())
             .bind(record.file_id.to_string())
-            .bind(record.generation)
+            .bind(i64::from(record.generation))
             .bind(record.version.0.to_string())
             .bind(record.bytes as i64)
             .bind(record.whole_lines as i64)
             .bind(record.digest.to_bytes())
-            .bind(&record.open_line.text)
+            .bind(record.open_line.text.clone())
             .bind(record.open_line.bytes as i64)
             .bind(record.open_version.map(|version| version.0.to_string()))
             .bind(record.uploaded_at)
             .bind(record.epoch as i64)
-            .bind(
-                record
-                    .encoding
-                    .map(|encoding| json(&encoding))
-                    .transpose()
-                    .map_err(|e| sqlx::Error::Encode(e.into()))?,
-            )
+            .bind(encoding.map_err(|error| sqlx::Error::Encode(error.into()))?)
+            .add("UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?")
             .bind(record.uploaded_at)
             .bind(self.epoch as i64)
-            .bind(record.batch_id.to_string())
-            .execute(&mut *self.transaction)
-            .await?;
-        Ok(())
+            .bind(record.batch_id.to_string());
+        statements.run(&mut self.transaction).await
     }
 
     /// Withdraws the versions of a file.
@@ -394,16 +397,22 @@ impl Round<'_> {
     /// rejected. If the file was deleted since, the request counts as new.
     async fn check_key(&mut self, key: Option<&UploadKey>, digest: Option<&Digest>) -> Result<(), Refused> {
         let Some(UploadKey { key, request }) = key else { return Ok(()) };
-        let row = sqlx::query("SELECT batch_id, request, answer FROM idempotency WHERE key = ?").bind(key);
+        let row = self.dialect.query("SELECT batch_id, request, answer FROM idempotency WHERE key = ?").bind(key);
         let Some(row) = row.fetch_optional(&mut *self.transaction).await? else { return Ok(()) };
         let answer = read_answer(&row, request)?;
         let Receipt { file_id, name, sha256, .. } = answer.receipt();
-        let file = sqlx::query("SELECT 1 FROM files WHERE batch_id = ? AND name = ? AND file_id = ?")
+        let file = self
+            .dialect
+            .query("SELECT 1 FROM files WHERE batch_id = ? AND name = ? AND file_id = ?")
             .bind(row.try_get::<&str, _>("batch_id")?)
             .bind(name)
             .bind(file_id.to_string());
         if file.fetch_optional(&mut *self.transaction).await?.is_none() {
-            sqlx::query("DELETE FROM idempotency WHERE key = ?").bind(key).execute(&mut *self.transaction).await?;
+            self.dialect
+                .query("DELETE FROM idempotency WHERE key = ?")
+                .bind(key)
+                .execute(&mut *self.transaction)
+                .await?;
             return Ok(());
         }
         match digest {
@@ -420,7 +429,8 @@ impl Round<'_> {
         now: i64,
     ) -> Result<(), MetadataError> {
         let Some(UploadKey { key, request }) = key else { return Ok(()) };
-        sqlx::query("INSERT INTO idempotency VALUES (?, ?, ?, ?, ?)")
+        self.dialect
+            .query("INSERT INTO idempotency VALUES (?, ?, ?, ?, ?)")
             .bind(key)
             .bind(request)
             .bind(batch_id.to_string())

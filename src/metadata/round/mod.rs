@@ -2,39 +2,39 @@
 
 mod batches;
 mod files;
+mod records;
 
 use std::collections::HashSet;
 
 use argus_dataflow::{Change, FileRow, LoadedBatch, VersionId};
 use argus_sinks::LakeState;
 use chrono::{DateTime, SecondsFormat, Utc};
-use sqlx::{Sqlite, Transaction};
+use sqlx::{Any, Transaction};
 use uuid::Uuid;
 
 pub use self::files::UploadKey;
+pub use self::records::Consumed;
 use crate::domain::batch::Batch;
 use crate::domain::event::{Event, EventKind};
 use crate::metadata::changes::ChangeCounters;
-use crate::metadata::rows::{json, read_batch};
+use crate::metadata::dialect::{Dialect, Statements};
+use crate::metadata::rows::{count, json, read_batch};
 use crate::metadata::{JournalEntry, Lines, MetadataError, Refused, Text};
-
-// Each call is a round trip to the thread of the connection, so statements that belong together are sent as one.
 
 const JOURNAL: &str = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?)";
 
-/// Inserts the last entry and the epoch. One row per second is enough for earlier epochs, so the newest of them is
-/// deleted if it is less than 1 s after the one before it.
-const JOURNAL_END: &str = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?); \
-    DELETE FROM epochs WHERE epoch = (SELECT max(epoch) FROM epochs) \
-    AND at < (SELECT at FROM epochs ORDER BY epoch DESC LIMIT 1 OFFSET 1) + 1000000; \
-    INSERT INTO epochs VALUES (?, ?); UPDATE clock SET epoch = ?";
+/// One row per second is enough for earlier epochs: deletes the newest of them if it is less than 1 s after the one
+/// before it.
+const DELETE_EPOCH: &str = "DELETE FROM epochs WHERE epoch = (SELECT max(epoch) FROM epochs) \
+    AND at < (SELECT at FROM epochs ORDER BY epoch DESC LIMIT 1 OFFSET 1) + 1000000";
 
 /// The maximum number of events that one round deletes.
 const EVENTS_DELETED_MAX: u32 = 10_000;
 
 /// Changes that commit in one transaction, at one epoch.
 pub struct Round<'c> {
-    transaction: Transaction<'c, Sqlite>,
+    transaction: Transaction<'c, Any>,
+    dialect: Dialect,
     epoch: u64,
     entries: Vec<JournalEntry>,
     /// Indexes of the entries whose lines are not yet inserted into the dataflow.
@@ -67,9 +67,14 @@ pub struct Committed {
 }
 
 impl<'c> Round<'c> {
-    pub(super) fn new(transaction: Transaction<'c, Sqlite>, epoch: u64, changes: &'c ChangeCounters) -> Round<'c> {
+    pub(super) fn new(
+        transaction: Transaction<'c, Any>,
+        dialect: Dialect,
+        epoch: u64,
+        changes: &'c ChangeCounters,
+    ) -> Round<'c> {
         let (entries, not_inserted, events) = (Vec::new(), Vec::new(), Vec::new());
-        Round { transaction, epoch, entries, not_inserted, events, changes, changed: HashSet::new() }
+        Round { transaction, dialect, epoch, entries, not_inserted, events, changes, changed: HashSet::new() }
     }
 
     /// The epoch of the changes in this round.
@@ -90,42 +95,71 @@ impl<'c> Round<'c> {
     /// Deletes idempotency keys from before `keys`, and events and epoch times from before `past` (microseconds since
     /// 1970). Returns whether there are more events to delete.
     pub async fn forget_before(&mut self, keys: i64, past: i64) -> Result<bool, MetadataError> {
-        sqlx::query("DELETE FROM idempotency WHERE at < ?").bind(keys).execute(&mut *self.transaction).await?;
+        self.dialect.query("DELETE FROM idempotency WHERE at < ?").bind(keys).execute(&mut *self.transaction).await?;
         // Events are in order of time, so only the oldest need to be checked.
         let before = DateTime::<Utc>::from_timestamp_micros(past).unwrap_or_default();
-        let deleted = sqlx::query(
-            "DELETE FROM events WHERE position IN (SELECT position FROM events ORDER BY position LIMIT ?) \
-             AND json_extract(event, '$.occurred_at') < ?",
-        )
-        .bind(EVENTS_DELETED_MAX)
-        .bind(before.to_rfc3339_opts(SecondsFormat::Micros, true))
-        .execute(&mut *self.transaction)
-        .await?;
+        let delete = match self.dialect {
+            Dialect::Sqlite => {
+                "DELETE FROM events WHERE position IN (SELECT position FROM events ORDER BY position LIMIT ?) \
+                 AND json_extract(event, '$.occurred_at') < ?"
+            }
+            Dialect::Postgres => {
+                "DELETE FROM events WHERE position IN (SELECT position FROM events ORDER BY position LIMIT ?) \
+                 AND CAST(event AS JSONB) ->> 'occurred_at' < ?"
+            }
+        };
+        let deleted = self
+            .dialect
+            .query(delete)
+            .bind(i64::from(EVENTS_DELETED_MAX))
+            .bind(before.to_rfc3339_opts(SecondsFormat::Micros, true))
+            .execute(&mut *self.transaction)
+            .await?;
         // The last epoch before the time stays: it is the `since` of the tables.
-        sqlx::query("DELETE FROM epochs WHERE epoch < (SELECT max(epoch) FROM epochs WHERE at < ?)")
+        self.dialect
+            .query("DELETE FROM epochs WHERE epoch < (SELECT max(epoch) FROM epochs WHERE at < ?)")
             .bind(past)
             .execute(&mut *self.transaction)
             .await?;
         Ok(deleted.rows_affected() == u64::from(EVENTS_DELETED_MAX))
     }
 
+    /// Records the position of the last event that was published to Kafka.
+    pub async fn events_published(&mut self, position: i64) -> Result<(), MetadataError> {
+        let save = "INSERT INTO published VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET position = excluded.position";
+        self.dialect.query(save).bind(position).execute(&mut *self.transaction).await?;
+        Ok(())
+    }
+
     /// Records a commit of the lake. Deletes the journal up to its epoch, except entries whose bytes are pending.
     pub async fn lake_committed(&mut self, erased: &Erased) -> Result<(), MetadataError> {
         for version in &erased.versions {
-            sqlx::query("DELETE FROM appended WHERE version = ?")
+            self.dialect
+                .query("DELETE FROM appended WHERE version = ?")
                 .bind(version.0.to_string())
                 .execute(&mut *self.transaction)
                 .await?;
         }
-        sqlx::query(
-            "DELETE FROM journal WHERE epoch <= ?1 AND (epoch, position) NOT IN \
-             (SELECT pending.value ->> 0, pending.value ->> 1 FROM json_each(?2) AS pending)",
-        )
-        .bind(erased.lake.epoch as i64)
-        .bind(json(&erased.pending)?)
-        .execute(&mut *self.transaction)
-        .await?;
-        sqlx::query("INSERT OR REPLACE INTO lake VALUES (1, ?, ?)")
+        let committed = erased.lake.epoch as i64;
+        // Only those of withdrawals can be pending.
+        let (delete, withdrawals) = (
+            "DELETE FROM journal WHERE epoch <= ? AND change NOT LIKE '{\"Withdraw\"%'",
+            "SELECT epoch, position FROM journal WHERE epoch <= ?",
+        );
+        let delete = if erased.pending.is_empty() { "DELETE FROM journal WHERE epoch <= ?" } else { delete };
+        self.dialect.query(delete).bind(committed).execute(&mut *self.transaction).await?;
+        if !erased.pending.is_empty() {
+            let withdrawals = self.dialect.query(withdrawals).bind(committed).fetch_all(&mut *self.transaction).await?;
+            for row in &withdrawals {
+                let position = (count(row, "epoch")?, count(row, "position")?);
+                if !erased.pending.contains(&position) {
+                    let delete = self.dialect.query("DELETE FROM journal WHERE epoch = ? AND position = ?");
+                    let delete = delete.bind(position.0 as i64).bind(position.1 as i64);
+                    delete.execute(&mut *self.transaction).await?;
+                }
+            }
+        }
+        self.dialect.query("INSERT INTO lake VALUES (1, ?, ?) ON CONFLICT (one) DO UPDATE SET epoch = excluded.epoch, versions = excluded.versions")
             .bind(erased.lake.epoch as i64)
             .bind(json(&erased.lake.versions)?)
             .execute(&mut *self.transaction)
@@ -136,7 +170,8 @@ impl<'c> Round<'c> {
     /// Commits the round; it is durable when this returns.
     pub async fn commit(mut self) -> Result<Committed, MetadataError> {
         for event in &self.events {
-            sqlx::query("INSERT INTO events (batch_id, event) VALUES (?, ?)")
+            self.dialect
+                .query("INSERT INTO events (batch_id, event) VALUES (?, ?)")
                 .bind(event.batch_id.to_string())
                 .bind(json(event)?)
                 .execute(&mut *self.transaction)
@@ -148,19 +183,26 @@ impl<'c> Round<'c> {
                 Lines::Stored(encoding) => (Some(json(encoding)?), None),
                 Lines::Inline(text) => (None, Some(text)),
             };
-            let is_last = position + 1 == self.entries.len();
-            let mut query = sqlx::query(if is_last { JOURNAL_END } else { JOURNAL })
+            let mut statements = Statements::new(self.dialect);
+            statements
+                .add(JOURNAL)
                 .bind(self.epoch as i64)
                 .bind(position as i64)
                 .bind(json(&entry.change)?)
                 .bind(encoding)
-                .bind(text.map(|text| &text.text[..]))
+                .bind(text.map(|text| text.text.clone()))
                 .bind(text.map(|text| text.lines_before as i64))
                 .bind(text.map(|text| text.bytes_before as i64));
-            if is_last {
-                query = query.bind(self.epoch as i64).bind(Utc::now().timestamp_micros()).bind(self.epoch as i64);
+            if position + 1 == self.entries.len() {
+                statements
+                    .add(DELETE_EPOCH)
+                    .add("INSERT INTO epochs VALUES (?, ?)")
+                    .bind(self.epoch as i64)
+                    .bind(Utc::now().timestamp_micros())
+                    .add("UPDATE clock SET epoch = ?")
+                    .bind(self.epoch as i64);
             }
-            query.execute(&mut *self.transaction).await?;
+            statements.run(&mut self.transaction).await?;
         }
         let committed = self.transaction.commit().await;
         // Also after an error: the commit may have happened.
@@ -183,7 +225,7 @@ impl<'c> Round<'c> {
     }
 
     async fn batch(&mut self, id: Uuid) -> Result<Batch, Refused> {
-        let row = sqlx::query("SELECT * FROM batches WHERE id = ?").bind(id.to_string());
+        let row = self.dialect.query("SELECT * FROM batches WHERE id = ?").bind(id.to_string());
         let row = row.fetch_optional(&mut *self.transaction).await?.ok_or(Refused::BatchNotFound(id))?;
         Ok(read_batch(&row)?)
     }
@@ -194,7 +236,8 @@ impl<'c> Round<'c> {
 
     async fn touch(&mut self, id: Uuid, now: i64) -> Result<(), sqlx::Error> {
         self.changed.insert(id);
-        sqlx::query("UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?")
+        self.dialect
+            .query("UPDATE batches SET updated_at = ?, epoch = ? WHERE id = ?")
             .bind(now)
             .bind(self.epoch as i64)
             .bind(id.to_string())

@@ -1,0 +1,101 @@
+//! SQL over the protocols of PostgreSQL (`--pg`) and Arrow Flight SQL (`--flight`). Each is a cargo feature of the
+//! flag's name: they are a large part of a build, and the HTTP API does not need them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use anyhow::{Result, bail};
+#[cfg(any(feature = "pg", feature = "flight"))]
+use argus_query::Limits;
+use tokio::net::TcpListener;
+#[cfg(any(feature = "pg", feature = "flight"))]
+use tokio::sync::watch;
+
+use crate::app::Service;
+use crate::http::connections::bind;
+#[cfg(any(feature = "pg", feature = "flight"))]
+use crate::shutdown::Stopping;
+
+/// The limits of a query.
+#[cfg(any(feature = "pg", feature = "flight"))]
+const LIMITS: Limits = Limits { rows: 10_000_000, time: std::time::Duration::from_secs(600) };
+
+/// The addresses of the SQL servers; `None` disables one.
+#[derive(Debug, Clone, Default)]
+pub struct SqlAddresses {
+    /// The PostgreSQL protocol.
+    pub pg: Option<String>,
+    /// Arrow Flight SQL.
+    pub flight: Option<String>,
+}
+
+/// The bound listeners of the SQL servers.
+pub(crate) struct SqlServers {
+    pg: Option<TcpListener>,
+    flight: Option<TcpListener>,
+}
+
+impl SqlServers {
+    /// Binds the addresses. Fails if this build lacks a server that is asked for.
+    pub(crate) async fn bind(addresses: &SqlAddresses) -> Result<SqlServers> {
+        let (pg, flight) = (addresses.pg.as_deref(), addresses.flight.as_deref());
+        let asked_for =
+            [("pg", pg.is_some(), cfg!(feature = "pg")), ("flight", flight.is_some(), cfg!(feature = "flight"))];
+        for (feature, is_asked_for, is_built_in) in asked_for {
+            if is_asked_for && !is_built_in {
+                bail!("this argus was built without --{feature}; build it with the cargo feature {feature}");
+            }
+        }
+        Ok(SqlServers { pg: bind_optional(pg).await?, flight: bind_optional(flight).await? })
+    }
+
+    /// The bound addresses, by protocol.
+    pub(crate) fn addresses(&self) -> BTreeMap<&'static str, SocketAddr> {
+        let listeners = [("postgres", &self.pg), ("flight", &self.flight)];
+        let bound = |listener: &Option<TcpListener>| listener.as_ref()?.local_addr().ok();
+        listeners.into_iter().filter_map(|(name, listener)| Some((name, bound(listener)?))).collect()
+    }
+
+    /// Serves until the server stops.
+    #[cfg_attr(
+        not(any(feature = "pg", feature = "flight")),
+        expect(unused_variables, reason = "no server is built in")
+    )]
+    pub(crate) fn spawn(self, service: &mut Service) -> Result<()> {
+        for (protocol, address) in self.addresses() {
+            tracing::info!(protocol, %address, "SQL server listening");
+            if !address.ip().is_loopback() {
+                tracing::warn!(
+                    protocol,
+                    %address,
+                    "no authentication: any client of this address can read all tables; bind to a trusted network only"
+                );
+            }
+        }
+        #[cfg(feature = "pg")]
+        if let Some(listener) = self.pg {
+            let (engine, snapshots) = (service.engine.clone(), service.snapshots.clone());
+            let stopped = stopped(service.stopping.clone());
+            service.work.spawn(argus_query::servers::postgres::serve(listener, engine, snapshots, LIMITS, stopped)?);
+        }
+        #[cfg(feature = "flight")]
+        if let Some(listener) = self.flight {
+            let (engine, snapshots) = (service.engine.clone(), service.snapshots.clone());
+            let stopped = stopped(service.stopping.clone());
+            service.work.spawn(argus_query::servers::flight_sql::serve(listener, engine, snapshots, LIMITS, stopped));
+        }
+        Ok(())
+    }
+}
+
+async fn bind_optional(address: Option<&str>) -> Result<Option<TcpListener>> {
+    match address {
+        Some(address) => bind(address).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+#[cfg(any(feature = "pg", feature = "flight"))]
+async fn stopped(mut stopping: watch::Receiver<Stopping>) {
+    drop(stopping.wait_for(|stopping| *stopping != Stopping::No).await);
+}
