@@ -50,6 +50,9 @@ cargo_test() {
 }
 
 need cc gcc
+# For librdkafka.
+need make make
+need g++ g++
 case "${1:-all}" in
     all)
         tools_of_tests

@@ -82,6 +82,11 @@ async fn postgres_and_s3_keep_everything_through_crashes() {
     server.complete(&batch).await;
     server.committed().await;
 
+    let sql = "SELECT sum(count) AS n FROM error_counts";
+    let read =
+        argus_with(&["sql", "--store", "s3://argus/fleet", "--format", "csv", sql], &deployment.s3.variables(), b"");
+    assert_eq!(String::from_utf8_lossy(&read.stdout).trim(), "n\n1005", "{}", String::from_utf8_lossy(&read.stderr));
+
     // Each server crashes; the process goes on without help.
     deployment.postgres.crash();
     let second = again(&server).await;

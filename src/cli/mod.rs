@@ -215,6 +215,9 @@ pub struct SqlArgs {
     /// The data directory to read if --server is not given; it is never changed.
     #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
     pub data: PathBuf,
+    /// The store to read instead of --data, for example s3://BUCKET/PREFIX with the AWS_… variables; it is never changed.
+    #[arg(long, env = "ARGUS_STORE", value_name = "URL", conflicts_with = "server")]
+    pub store: Option<String>,
     /// Query the tables as they were at this epoch.
     #[arg(long, env = "ARGUS_AS_OF", value_name = "EPOCH")]
     pub as_of: Option<u64>,

@@ -31,6 +31,7 @@ use crate::cli::render;
 use crate::cli::terminal;
 use crate::cli::{RowsFormat, SqlArgs};
 use crate::data_dir::lake_url;
+use crate::storage::Storage;
 
 /// The header or trailer that is `true` if there were more rows than the limit.
 const TRUNCATED: &str = "argus-truncated";
@@ -73,11 +74,16 @@ impl Target {
             let query_url = server.join("/api/v1/query").context("invalid --server URL")?;
             return Ok(Target::Server { client: reqwest::Client::new(), query_url, as_of: args.as_of });
         }
-        if !args.data.join("lake").is_dir() {
-            bail!("{} is not a data directory: it has no folder `lake`", args.data.display());
-        }
-        let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
-        let root = lake_url(&args.data)?;
+        let (store, root) = match &args.store {
+            Some(store) => {
+                let storage = Storage::open_read_only(store)?;
+                (storage.store, storage.lake)
+            }
+            None if !args.data.join("lake").is_dir() => {
+                bail!("{} is not a data directory: it has no folder `lake`", args.data.display());
+            }
+            None => (Arc::new(LocalFileSystem::new()) as Arc<dyn ObjectStore>, lake_url(&args.data)?),
+        };
         let mut snapshot = Lake::read(Arc::clone(&store), &root).await.context("cannot read the lake")?;
         if let Some(epoch) = args.as_of {
             snapshot = snapshot.as_of(epoch)?;

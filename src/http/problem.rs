@@ -75,6 +75,15 @@ impl Problem {
         )
     }
 
+    /// The metadata could not be read.
+    fn of_metadata(error: &MetadataError) -> Problem {
+        if !error.is_temporary() {
+            return Problem::internal(error);
+        }
+        tracing::warn!(error = error as &dyn std::error::Error, "the metadata database does not answer");
+        Problem::busy("the metadata database does not answer; retry later")
+    }
+
     /// The disk has no space for the upload.
     pub fn disk_full() -> Problem {
         Problem::new(StatusCode::INSUFFICIENT_STORAGE, "disk-full", IngestError::DiskFull.to_string())
@@ -125,7 +134,7 @@ impl From<Invalid> for Problem {
 
 impl From<MetadataError> for Problem {
     fn from(error: MetadataError) -> Problem {
-        Problem::internal(&error)
+        Problem::of_metadata(&error)
     }
 }
 
@@ -136,7 +145,7 @@ impl From<PipelineError> for Problem {
             PipelineError::Refused(refused @ Refused::FileNotFound { .. }) => {
                 Problem::new(StatusCode::NOT_FOUND, "file-not-found", refused.to_string())
             }
-            PipelineError::Refused(Refused::Metadata(error)) => Problem::internal(&error),
+            PipelineError::Refused(Refused::Metadata(error)) => error.into(),
             PipelineError::Refused(Refused::KeyReused) => Problem::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "idempotency-key-reused",
@@ -159,8 +168,12 @@ impl From<PipelineError> for Problem {
                 Problem::disk_full()
             }
             PipelineError::Busy | PipelineError::NotLoaded(_) => Problem::busy(error.to_string()),
-            PipelineError::NotDurable(_) => {
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "not-durable", error.to_string())
+            PipelineError::NotDurable(ref cause) => {
+                let status = match cause.is_temporary() {
+                    true => StatusCode::SERVICE_UNAVAILABLE,
+                    false => StatusCode::INTERNAL_SERVER_ERROR,
+                };
+                Problem::new(status, "not-durable", error.to_string())
             }
             PipelineError::Indeterminate(_) => {
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "maybe-durable", error.to_string())
@@ -219,7 +232,7 @@ impl From<AnswerError> for Problem {
             AnswerError::NoBatch(id) => Problem::no_batch(id),
             AnswerError::Starting => Problem::busy(error.to_string()),
             AnswerError::Query(error) => Problem::of_query(error),
-            AnswerError::Metadata(error) => Problem::internal(&**error),
+            AnswerError::Metadata(error) => Problem::of_metadata(error),
             AnswerError::Write(_) | AnswerError::Aborted(_) => Problem::internal(&error),
         }
     }

@@ -59,6 +59,23 @@ pub enum MetadataError {
     Unreadable(String),
 }
 
+impl MetadataError {
+    /// Whether the database cannot be reached at the moment.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            MetadataError::Unreachable { .. } => true,
+            MetadataError::Database(error) => {
+                matches!(error, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed)
+                    // Class 57: the server is shutting down or starting; class 08: the connection is lost.
+                    || error.as_database_error().and_then(|error| error.code()).is_some_and(|code| {
+                        code.starts_with("57P") || code.starts_with("08")
+                    })
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Why a change was rejected. A rejected change has no effect.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what each variant means")]

@@ -7,6 +7,7 @@ mod s3;
 
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use argus_sinks::store::durable::DurableFileSystem;
@@ -67,7 +68,20 @@ impl Storage {
     /// The folders `raw` and `lake` at a location: a directory, `file:` and a directory, or `s3://BUCKET/PREFIX`.
     /// Tries out a bucket.
     pub async fn open(location: &str) -> Result<Storage> {
-        let url = match Url::parse(location) {
+        let storage = Storage::at(location, s3::RETRY_TIME)?;
+        if storage.directory.is_none() {
+            Storage::at(location, s3::START_RETRY_TIME)?.try_out().await?;
+        }
+        Ok(storage)
+    }
+
+    /// The same, to read only: nothing is written, and nothing is tried.
+    pub fn open_read_only(location: &str) -> Result<Storage> {
+        Storage::at(location, s3::START_RETRY_TIME)
+    }
+
+    fn at(location: &str, retry_time: Duration) -> Result<Storage> {
+        let mut url = match Url::parse(location) {
             Ok(url) if url.scheme() == "s3" => url,
             Ok(url) if url.scheme() == "file" => {
                 let path = url.to_file_path();
@@ -80,14 +94,11 @@ impl Storage {
             // A path, also one like `a:b`.
             _ => return Storage::directory(FsPath::new(location)),
         };
-        let first = Arc::new(s3::open(&url, s3::START_RETRY_TIME)?);
-        let store: Arc<dyn ObjectStore> = Arc::new(s3::open(&url, s3::RETRY_TIME)?);
+        let store = Arc::new(s3::open(&url, retry_time)?);
         let folder = Path::from_url_path(url.path()).with_context(|| format!("{location} has an invalid path"))?;
-        let mut lake = url;
         let raw = folder.clone().join("raw");
-        lake.set_path(&format!("/{}", folder.join("lake")));
-        s3::try_out(&*first, &lake, &raw).await?;
-        Ok(Storage { store, lake, raw, part_bytes: s3::PART_BYTES, directory: None })
+        url.set_path(&format!("/{}", folder.join("lake")));
+        Ok(Storage { store, lake: url, raw, part_bytes: s3::PART_BYTES, directory: None })
     }
 
     /// Tries everything that Argus needs. Each failure names its cause.
