@@ -18,10 +18,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+#[cfg(feature = "kafka")]
+use super::KafkaConfig;
 use super::metrics::describe;
 use super::progress::Progress;
 use super::work::Work;
-use super::{KafkaConfig, Service, ServiceConfig};
+use super::{Service, ServiceConfig};
 use crate::answers::reports::Reports;
 use crate::data_dir;
 use crate::ingest::disk::DiskSpace;
@@ -170,10 +172,11 @@ impl Service {
     pub async fn open(config: ServiceConfig) -> Result<Service> {
         let data = std::path::absolute(&config.data)?;
         data_dir::create(&data, &[]).with_context(|| format!("cannot create the data directory {}", data.display()))?;
-        let locks = lock(&data, config.storage.as_ref())?;
+        let locks = lock(&data, &config)?;
         let stores = Stores::open(&data, &config).await?;
         let (engine, redis) = (stores.engine(&config)?, stores.redis(&config).await?);
         let Stores { storage, metadata, writer, lake, raw } = stores;
+        let term = writer.term();
         describe();
 
         let fingerprint = Arc::clone(config.rules.fingerprint());
@@ -183,7 +186,7 @@ impl Service {
             running.maintenance.unreferenced_files(&*storage.store).await.context("cannot list the lake's files")?;
         let unnamed = unnamed.into_iter().map(|file| file.location).collect();
         let (claims, reclaimer) = Claims::new();
-        let disk = DiskSpace::of(&data);
+        let disk = DiskSpace::of(storage.directory.as_ref().map_or(&data, |directory| &directory.path));
         let (block_bytes, dataflow) = (config.block_bytes, running.dataflow.clone());
         let ingest =
             Ingest::new(dataflow.clone(), raw.clone(), claims.clone(), disk.clone(), block_bytes, FILE_BYTES_MAX);
@@ -220,6 +223,7 @@ impl Service {
                 raw: raw.clone(),
                 claims: claims.clone(),
                 metadata: metadata.clone(),
+                term,
                 unnamed,
                 looked: None,
             },
@@ -228,6 +232,7 @@ impl Service {
         };
         let (close_pipeline, closing) = oneshot::channel();
         let (stop, stopping) = watch::channel(Stopping::No);
+        #[cfg_attr(not(feature = "kafka"), expect(unused_mut, reason = "only Kafka adds tasks"))]
         let mut work = Work {
             sequencer: run_on_its_own_thread(sequencer, closing),
             lake,
@@ -239,6 +244,11 @@ impl Service {
             dataflow: dataflow.clone(),
             _locks: locks,
         };
+        #[cfg(not(feature = "kafka"))]
+        if config.kafka.is_some() {
+            bail!("this argus was built without --kafka; build it with the cargo feature kafka");
+        }
+        #[cfg(feature = "kafka")]
         if let Some(kafka) = &config.kafka {
             start_kafka(kafka, &mut work, &metadata, &engine, &snapshots, &pipeline, &stopping).await?;
         }
@@ -284,23 +294,13 @@ async fn start_kafka(
     Ok(())
 }
 
-#[cfg(not(feature = "kafka"))]
-async fn start_kafka(
-    _: &KafkaConfig,
-    _: &mut Work,
-    _: &Metadata,
-    _: &Engine,
-    _: &watch::Receiver<Arc<Snapshot>>,
-    _: &Pipeline,
-    _: &watch::Receiver<Stopping>,
-) -> Result<()> {
-    bail!("this argus was built without --kafka; build it with the cargo feature kafka")
-}
-
-/// Locks the data directory, and the directory of the store if it is another one.
-fn lock(data: &Path, storage: Option<&Storage>) -> Result<Vec<File>> {
+/// Locks the data directory, and the directory of the store and the file of the metadata if they are elsewhere.
+fn lock(data: &Path, config: &ServiceConfig) -> Result<Vec<File>> {
     let mut locks = vec![data_dir::lock(data)?];
-    if let Some(Directory { path, .. }) = storage.and_then(|storage| storage.directory.as_ref())
+    if let Some(Location::File(path)) = &config.metadata {
+        locks.push(data_dir::lock_file(&path.with_added_extension("lock"))?);
+    }
+    if let Some(Directory { path, .. }) = config.storage.as_ref().and_then(|storage| storage.directory.as_ref())
         && path != data
     {
         data_dir::create(path, &[]).with_context(|| format!("cannot create the directory {}", path.display()))?;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use argus_query::cache;
 
-use crate::cli::{CheckArgs, StorageArgs, terminal};
+use crate::cli::{CheckArgs, ServersArgs, StorageArgs, terminal};
 use crate::data_dir::metadata_path;
-use crate::metadata::{self, Location};
+use crate::metadata::{self, Location, without_password};
 use crate::storage::Storage;
 
 /// The time limit of each check.
@@ -32,8 +32,8 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode> {
 
 /// Tries everything that `argus serve` would use with the same flags. Returns whether all of it works.
 async fn servers(args: &CheckArgs) -> Result<bool> {
-    let StorageArgs { data, metadata: location, store } = &args.storage;
-    let location = location.clone().unwrap_or_else(|| Location::File(metadata_path(data)));
+    let StorageArgs { data, store, .. } = &args.storage;
+    let location = args.storage.location()?.unwrap_or_else(|| Location::File(metadata_path(data)));
     let mut works = true;
     let tried = async {
         std::fs::create_dir_all(data).context("cannot create the data directory")?;
@@ -48,12 +48,13 @@ async fn servers(args: &CheckArgs) -> Result<bool> {
     };
     let tried = limited(tried).await;
     works &= row("store", &store, tried.map(|()| "write, conditional write, read, list, delete".to_owned()));
-    if let Some(brokers) = &args.kafka {
-        works &= row("kafka", brokers, limited(kafka(brokers, args.lines_topic.as_deref())).await);
+    let ServersArgs { kafka: brokers, lines_topic, redis } = &args.servers;
+    if let Some(brokers) = brokers {
+        works &= row("kafka", brokers, limited(kafka(brokers, lines_topic.as_deref())).await);
     }
-    if let Some(url) = &args.redis {
+    if let Some(url) = redis {
         let tried = limited(async { Ok(cache::try_out(url).await?) }).await;
-        works &= row("redis", url, tried.map(|()| "write, read".to_owned()));
+        works &= row("redis", &without_password(url), tried.map(|()| "write, read".to_owned()));
     }
     Ok(works)
 }

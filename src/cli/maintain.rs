@@ -14,7 +14,8 @@ use crate::storage::Storage;
 
 /// Runs `argus maintain`.
 pub fn run(args: &MaintainArgs) -> Result<ExitCode> {
-    let StorageArgs { data, metadata: location, store } = &args.storage;
+    let StorageArgs { data, store, .. } = &args.storage;
+    let location = args.storage.location()?;
     if store.is_none() && !data.join("lake").is_dir() {
         bail!("{} is not a data directory: it has no folder `lake`", data.display());
     }
@@ -22,7 +23,7 @@ pub fn run(args: &MaintainArgs) -> Result<ExitCode> {
     let done = runtime.block_on(async {
         let mut config = ServiceConfig::new(data.clone(), args.counting.rules()?, args.counting.workers());
         config.retention = args.retention.retention.into();
-        config.metadata.clone_from(location);
+        config.metadata.clone_from(&location);
         if let Some(store) = store {
             config.storage = Some(Storage::open(store).await?);
         }
@@ -32,7 +33,7 @@ pub fn run(args: &MaintainArgs) -> Result<ExitCode> {
         drop(pipeline);
         work.finish().await?;
         metadata.close().await;
-        match location.clone().unwrap_or_else(|| Location::File(metadata_path(data))) {
+        match location.unwrap_or_else(|| Location::File(metadata_path(data))) {
             Location::File(path) => {
                 done.note("the metadata could not be compacted", metadata::vacuum(&path).await);
             }

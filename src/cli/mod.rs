@@ -19,7 +19,7 @@ pub mod sql;
 pub mod terminal;
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, Write, stderr};
+use std::io::{Write, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::available_parallelism;
@@ -28,11 +28,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use argus_dataflow::RuleSet;
 use argus_dataflow::rules::DEFAULT_RULES;
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use url::Url;
 
 use crate::allocator;
-use crate::metadata::Location;
+use crate::metadata::{InvalidLocation, Location};
 
 /// Count error codes in a fleet's update logs, and query the results.
 #[derive(Debug, Parser)]
@@ -92,15 +93,9 @@ pub struct ServeArgs {
     /// Also serve SQL over Arrow Flight SQL, on this address; port 0 picks a free one.
     #[arg(long, env = "ARGUS_FLIGHT", value_name = "HOST:PORT", value_parser = address)]
     pub flight: Option<String>,
-    /// Publish the events of batches to these Kafka brokers, in the topic argus.events.
-    #[arg(long, env = "ARGUS_KAFKA", value_name = "HOST:PORT,…")]
-    pub kafka: Option<String>,
-    /// Also count the lines in this topic of Kafka.
-    #[arg(long, env = "ARGUS_LINES_TOPIC", value_name = "NAME", requires = "kafka")]
-    pub lines_topic: Option<String>,
-    /// Also cache answers in this Redis server, for other processes and across restarts.
-    #[arg(long, env = "ARGUS_REDIS", value_name = "URL")]
-    pub redis: Option<String>,
+    /// The other servers.
+    #[command(flatten)]
+    pub servers: ServersArgs,
     /// The format of the log on standard error.
     #[arg(long, env = "ARGUS_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -124,15 +119,9 @@ pub struct CheckArgs {
     /// Where data is stored.
     #[command(flatten)]
     pub storage: StorageArgs,
-    /// The Kafka brokers.
-    #[arg(long, env = "ARGUS_KAFKA", value_name = "HOST:PORT,…")]
-    pub kafka: Option<String>,
-    /// The topic of lines, which must exist.
-    #[arg(long, env = "ARGUS_LINES_TOPIC", value_name = "NAME", requires = "kafka")]
-    pub lines_topic: Option<String>,
-    /// The Redis server.
-    #[arg(long, env = "ARGUS_REDIS", value_name = "URL")]
-    pub redis: Option<String>,
+    /// The other servers.
+    #[command(flatten)]
+    pub servers: ServersArgs,
 }
 
 /// Flags of `argus maintain`.
@@ -152,9 +141,9 @@ pub struct MaintainArgs {
 /// Flags of `argus recount`.
 #[derive(Debug, Args)]
 pub struct RecountArgs {
-    /// The data directory.
-    #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
-    pub data: PathBuf,
+    /// The data directory, which must have the metadata and the files too.
+    #[command(flatten)]
+    pub storage: StorageArgs,
     /// How files are counted.
     #[command(flatten)]
     pub counting: CountingArgs,
@@ -169,11 +158,33 @@ pub struct StorageArgs {
     /// The database of the metadata: sqlite:PATH, or postgres://USER:PASSWORD@HOST:PORT/DATABASE; the default is a file in
     /// the data directory.
     #[arg(long, env = "ARGUS_METADATA", hide_env_values = true, value_name = "URL")]
-    pub metadata: Option<Location>,
+    pub metadata: Option<String>,
     /// Where the raw files and the tables are stored: a directory, or s3://BUCKET/PREFIX with the AWS_… variables; the
     /// default is the data directory.
     #[arg(long, env = "ARGUS_STORE", value_name = "URL")]
     pub store: Option<String>,
+}
+
+impl StorageArgs {
+    /// The database of the metadata, if it is not in the data directory. The command line parser would print a URL that
+    /// is invalid, with its password.
+    pub fn location(&self) -> Result<Option<Location>, InvalidLocation> {
+        self.metadata.as_deref().map(str::parse).transpose()
+    }
+}
+
+/// Servers beside the storage.
+#[derive(Debug, Args)]
+pub struct ServersArgs {
+    /// Publish the events of batches to these Kafka brokers, in the topic argus.events.
+    #[arg(long, env = "ARGUS_KAFKA", value_name = "HOST:PORT,…")]
+    pub kafka: Option<String>,
+    /// Also count the lines in this topic of Kafka.
+    #[arg(long, env = "ARGUS_LINES_TOPIC", value_name = "NAME", requires = "kafka")]
+    pub lines_topic: Option<String>,
+    /// Also cache answers in this Redis server, for other processes and across restarts.
+    #[arg(long, env = "ARGUS_REDIS", hide_env_values = true, value_name = "URL")]
+    pub redis: Option<String>,
 }
 
 /// How long past epochs can be queried.
@@ -332,14 +343,25 @@ fn print(error: &clap::Error) -> std::io::Result<()> {
 /// Parses arguments, with the defaults of the config file if there is one.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let command = config::with_defaults(Cli::command(), &arguments)?;
-    Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    let mut command = config::with_defaults(Cli::command(), &arguments)?;
+    let cli = Cli::from_arg_matches(&command.try_get_matches_from_mut(arguments)?)?;
+    let storage = match &cli.command {
+        Command::Serve(ServeArgs { storage, .. })
+        | Command::Check(CheckArgs { storage, .. })
+        | Command::Recount(RecountArgs { storage, .. })
+        | Command::Maintain(MaintainArgs { storage, .. }) => Some(storage),
+        Command::Analyze(_) | Command::Sql(_) => None,
+    };
+    match storage.map_or(Ok(None), StorageArgs::location) {
+        Ok(_) => Ok(cli),
+        Err(error) => Err(command.error(ErrorKind::ValueValidation, format!("--metadata: {error}"))),
+    }
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == ErrorKind::BrokenPipe))
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    })
 }
 
 /// Parses `HOST:PORT`. Only the port is checked here; the host is resolved later.

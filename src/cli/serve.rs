@@ -33,10 +33,10 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     config.block_bytes = args.counting.block_bytes as usize;
     config.retention = args.retention.retention.into();
     config.maintain_every = interval::in_force(args.maintain_every);
-    config.metadata.clone_from(&args.storage.metadata);
-    let lines_topic = args.lines_topic.clone();
-    config.kafka = args.kafka.clone().map(|brokers| KafkaConfig { brokers, lines_topic });
-    config.redis.clone_from(&args.redis);
+    config.metadata = args.storage.location()?;
+    let lines_topic = args.servers.lines_topic.clone();
+    config.kafka = args.servers.kafka.clone().map(|brokers| KafkaConfig { brokers, lines_topic });
+    config.redis.clone_from(&args.servers.redis);
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files; it limits the number of connections");
     }

@@ -9,14 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use argus_dataflow::VersionId;
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use crate::storage::Storage;
+
+/// Objects are read in ranges of this size (4 MiB), so that a slow reader does not keep one request open.
+const RANGE_BYTES: u64 = 4 << 20;
 
 /// The level at which plain bytes are compressed: the fastest.
 pub const ZSTD_LEVEL: i32 = 1;
@@ -45,17 +47,20 @@ impl RawStore {
         self.folder.clone().join(batch_id.to_string()).join(format!("{}.{start:016}", version.0))
     }
 
-    /// Stores bytes that were appended to a version, compressed with zstd. They are durable when this returns.
+    /// Stores bytes that were appended to a version, compressed with zstd. They are durable when this returns. With
+    /// `PutMode::Create`, fails if there are such bytes already.
     pub async fn put_part(
         &self,
         batch_id: Uuid,
         version: VersionId,
         start: u64,
         bytes: &[u8],
+        mode: PutMode,
     ) -> object_store::Result<()> {
         let failed = |source| object_store::Error::Generic { store: "zstd", source: Box::new(source) };
         let compressed = zstd::encode_all(bytes, ZSTD_LEVEL).map_err(failed)?;
-        self.store.put(&self.part_path(batch_id, version, start), compressed.into()).await.map(drop)
+        let options = PutOptions { mode, ..PutOptions::default() };
+        self.store.put_opts(&self.part_path(batch_id, version, start), compressed.into(), options).await.map(drop)
     }
 
     /// Deletes bytes that were appended to a version; no error if they do not exist.
@@ -105,13 +110,9 @@ impl RawStore {
     }
 
     fn read(&self, runtime: &Handle, path: Path) -> io::Result<RawReader> {
-        let got = runtime.block_on(self.store.get(&path))?;
-        Ok(RawReader {
-            runtime: runtime.clone(),
-            stream: got.into_stream(),
-            chunk: Bytes::new(),
-            failed: Arc::default(),
-        })
+        let end = runtime.block_on(self.store.head(&path))?.size;
+        let (store, runtime) = (Arc::clone(&self.store), runtime.clone());
+        Ok(RawReader { store, path, runtime, start: 0, end, chunk: Bytes::new(), failed: Arc::default() })
     }
 
     /// Deletes the bytes of a version; no error if they do not exist.
@@ -147,17 +148,16 @@ impl RawWriter {
 
     fn put_rest(mut self) -> io::Result<()> {
         let rest = PutPayload::from(std::mem::take(&mut self.part));
-        let (store, path) = (Arc::clone(&self.store), self.path.clone());
-        let upload = self.upload.take();
-        self.runtime.block_on(async move {
-            match upload {
-                None => store.put(&path, rest).await.map(drop),
-                Some(mut upload) => {
-                    upload.put_part(rest).await?;
-                    upload.complete().await.map(drop)
-                }
-            }
+        let Some(upload) = &mut self.upload else {
+            self.runtime.block_on(self.store.put(&self.path, rest))?;
+            return Ok(());
+        };
+        self.runtime.block_on(async {
+            upload.put_part(rest).await?;
+            upload.complete().await
         })?;
+        // Until here, a failure aborts it.
+        self.upload = None;
         Ok(())
     }
 
@@ -197,8 +197,12 @@ impl Drop for RawWriter {
 
 /// Reads one object.
 pub struct RawReader {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
     runtime: Handle,
-    stream: futures::stream::BoxStream<'static, object_store::Result<Bytes>>,
+    /// The bytes that are not read yet.
+    start: u64,
+    end: u64,
     chunk: Bytes,
     failed: Arc<AtomicBool>,
 }
@@ -212,15 +216,11 @@ impl RawReader {
 
 impl io::Read for RawReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
-            match self.runtime.block_on(self.stream.next()) {
-                Some(Ok(chunk)) => self.chunk = chunk,
-                Some(Err(error)) => {
-                    self.failed.store(true, Ordering::Relaxed);
-                    return Err(error.into());
-                }
-                None => return Ok(0),
-            }
+        if self.chunk.is_empty() && self.start < self.end {
+            let range = self.start..self.end.min(self.start + RANGE_BYTES);
+            self.start = range.end;
+            let read = self.runtime.block_on(self.store.get_range(&self.path, range));
+            self.chunk = read.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
         }
         let count = buffer.len().min(self.chunk.len());
         buffer[..count].copy_from_slice(&self.chunk.split_to(count));

@@ -24,7 +24,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use argus_sinks::{LakeMaintenance, LakeState, Snapshot};
 use chrono::{DateTime, Utc};
-use object_store::ObjectStore;
+use object_store::{ObjectStore, PutMode};
 use tokio::sync::watch;
 
 use crate::ingest::raw_store::RawStore;
@@ -167,9 +167,22 @@ impl Maintainer {
     async fn gather_parts(&self, committed: u64) -> Result<()> {
         let mut first_failure = Ok(());
         for (batch_id, version) in self.metadata.versions_with_parts(PART_OBJECT_BYTES).await? {
-            let Some(parts) = self.metadata.parts(version, committed, PART_OBJECT_BYTES).await? else { continue };
+            let parts = self.metadata.parts(version, committed, PART_OBJECT_BYTES).await?;
+            let Some(mut parts) = parts else { continue };
             let moved = async {
-                self.raw.put_part(batch_id, version, parts.start, &parts.bytes).await?;
+                let put = self.raw.put_part(batch_id, version, parts.start, &parts.bytes, PutMode::Create).await;
+                if let Err(object_store::Error::AlreadyExists { .. }) = put {
+                    // A crash left it, or another process that has taken over has just written it: then the metadata
+                    // does not have the bytes any more.
+                    match self.metadata.parts(version, committed, PART_OBJECT_BYTES).await? {
+                        Some(again) if again.start == parts.start => parts = again,
+                        _ => return Ok(()),
+                    }
+                    let overwrite = PutMode::Overwrite;
+                    self.raw.put_part(batch_id, version, parts.start, &parts.bytes, overwrite).await?;
+                } else {
+                    put?;
+                }
                 if !self.pipeline.parts_are_stored(version, parts.start, parts.last_start).await {
                     // The file was deleted or replaced meanwhile.
                     self.raw.delete_part(batch_id, version, parts.start).await?;

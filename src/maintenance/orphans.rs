@@ -4,12 +4,16 @@
 //! in use if the metadata reference its version, or an upload has a claim on it. A file
 //! of the lake is an orphan if no table referenced it when this process opened the lake,
 //! before it wrote any file. So a wrong clock cannot delete a file that is in use.
+//!
+//! Where another process can take over, it has uploads of which this process knows
+//! nothing. There, an object of the raw store must be old, and this process must still
+//! be the writer after it has found the orphans: those that it found then were nobody's.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use chrono::Utc;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
@@ -24,7 +28,7 @@ use crate::storage::Directory;
 /// The interval at which a server searches for orphans.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Unused files that this process may have written itself must also have this age.
+/// Unused files that this process or another may be writing must also have this age.
 const AGE_MIN: Duration = Duration::from_secs(3600);
 
 /// Finds and deletes orphans.
@@ -35,6 +39,8 @@ pub struct Orphans {
     pub(crate) raw: RawStore,
     pub(crate) claims: Claims,
     pub(crate) metadata: Metadata,
+    /// The writer's term; 0 if no other process can take over.
+    pub(crate) term: u64,
     /// Files of the lake that no table referenced when it was opened.
     pub(crate) unnamed: Vec<Path>,
     pub(crate) looked: Option<Instant>,
@@ -42,10 +48,11 @@ pub struct Orphans {
 
 impl Orphans {
     /// Deletes orphans, and returns their number. In the first search none can be from this process, so their age does
-    /// not matter. Later searches run once an hour.
+    /// not matter if there is no other. Later searches run once an hour.
     pub async fn delete_when_due(&mut self) -> Result<usize> {
         let age = match self.looked {
-            None => Duration::ZERO,
+            None if self.term == 0 => Duration::ZERO,
+            None => AGE_MIN,
             Some(looked) if looked.elapsed() >= SEARCH_INTERVAL => AGE_MIN,
             Some(_) => return Ok(0),
         };
@@ -56,6 +63,9 @@ impl Orphans {
         }
         let mut orphans = self.unnamed.clone();
         orphans.extend(self.raw_orphans(age).await?);
+        if self.term > 0 && self.metadata.term().await? != self.term {
+            bail!("another process has taken over the metadata database");
+        }
         deleted += orphans.len();
         let paths = futures::stream::iter(orphans.into_iter().map(Ok)).boxed();
         let results = self.store.delete_stream(paths).filter(|deleted| {

@@ -74,15 +74,16 @@ impl FromStr for Location {
     }
 }
 
-/// A URL as an error may show it.
-fn without_password(text: &str) -> String {
-    match Url::parse(text) {
-        Ok(mut url) if url.password().is_some() => {
-            // Fails only for URLs that cannot have a password.
-            let _ = url.set_password(Some("***"));
-            url.into()
+/// A URL as an error may show it: without what may be a password, also if it is not a valid URL.
+pub fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let rest = rest.split_once('?').map_or(rest, |(rest, _)| rest);
+    match rest.rsplit_once('@') {
+        Some((user, host)) => {
+            let user = user.split_once(':').map_or_else(|| user.to_owned(), |(user, _)| format!("{user}:***"));
+            format!("{scheme}://{user}@{host}")
         }
-        _ => text.to_owned(),
+        None => format!("{scheme}://{rest}"),
     }
 }
 
@@ -129,8 +130,8 @@ impl Database {
         let until = Instant::now() + START_WAIT;
         loop {
             match self.connect().await {
-                Err(MetadataError::Unreachable { source: sqlx::Error::Io(error), .. }) if Instant::now() < until => {
-                    tracing::info!(database = self.name, %error, "waiting for the metadata database");
+                Err(MetadataError::Unreachable { source, .. }) if is_starting(&source) && Instant::now() < until => {
+                    tracing::info!(database = self.name, error = %source, "waiting for the metadata database");
                     tokio::time::sleep(START_RETRY).await;
                 }
                 connected => return connected,
@@ -159,9 +160,27 @@ impl Database {
     }
 }
 
+/// Whether a server may answer soon: it does not listen, is starting, or has too many clients (SQLSTATE, appendix A of
+/// PostgreSQL's documentation).
+fn is_starting(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        error => error
+            .as_database_error()
+            .and_then(|error| error.code())
+            .is_some_and(|code| matches!(&*code, "57P03" | "53300")),
+    }
+}
+
 /// Tries everything that Argus needs of a database, in a transaction that is rolled back. Returns the version of the
 /// database.
 pub async fn try_out(location: &Location) -> Result<String, MetadataError> {
+    // The first start creates it.
+    if let Location::File(path) = location
+        && !path.exists()
+    {
+        return Ok("SQLite: a new file".to_owned());
+    }
     let database = Database::new(location)?;
     let mut connection = database.connect_when_started().await?;
     let version = match database.dialect {
@@ -210,7 +229,9 @@ mod tests {
             let error = wrong.parse::<Location>().expect_err(wrong);
             assert!(error.to_string().contains("postgres://USER"), "{error}");
         }
-        let error = "postgres://u:secret@host".parse::<Location>().expect_err("no database").to_string();
-        assert!(!error.contains("secret"), "{error}");
+        for url in ["postgres://u:secret@host", "postgres://u:se/secret#@host/", "postgres://host?password=secret"] {
+            let error = url.parse::<Location>().expect_err("no database").to_string();
+            assert!(error.contains("host") && !error.contains("secret"), "{error}");
+        }
     }
 }

@@ -2,9 +2,16 @@
 //!
 //! Statements are written once, with `?` (or `?1`) for parameters, in the SQL that both databases know.
 
+use std::time::Duration;
+
 use sqlx::any::AnyArguments;
 use sqlx::query::Query;
 use sqlx::{Any, AnyConnection, Arguments, AssertSqlSafe, Encode, SqlSafeStr, SqlStr, Type};
+
+use crate::metadata::MetadataError;
+
+/// How long a server may take for a round, or to be connected to.
+pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
 /// A database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +28,17 @@ impl Dialect {
         match self {
             Dialect::Sqlite => statement.into_sql_str(),
             Dialect::Postgres => AssertSqlSafe(numbered(statement)).into_sql_str(),
+        }
+    }
+
+    /// Does work with the database. A server must answer within a time; a file always does, sooner or later.
+    pub async fn limited<T>(self, work: impl Future<Output = Result<T, MetadataError>>) -> Result<T, MetadataError> {
+        match self {
+            Dialect::Sqlite => work.await,
+            Dialect::Postgres => {
+                let timed_out = |_| MetadataError::TimedOut { seconds: ANSWER_WAIT.as_secs() };
+                tokio::time::timeout(ANSWER_WAIT, work).await.map_err(timed_out)?
+            }
         }
     }
 

@@ -27,13 +27,13 @@ use crate::domain::batch::{Accepted, Encoding};
 use crate::domain::status::{BatchStatus, IllegalTransition};
 
 pub use changes::ChangeCounters;
-pub use database::{InvalidLocation, Location, try_out, vacuum};
+pub use database::{InvalidLocation, Location, try_out, vacuum, without_password};
+pub use dialect::Dialect;
 pub use reader::{BatchFilter, Metadata, StoredFile, Withdrawn};
-pub use round::{Committed, Consumed, Erased, Round, UploadKey};
+pub use round::{Committed, Consumed, Erased, RefusedPart, Round, UploadKey};
 pub use writer::MetadataWriter;
 
 use self::database::Database;
-use self::dialect::Dialect;
 
 /// Why metadata could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +55,8 @@ pub enum MetadataError {
     AnotherWriter { holder: String, seconds: f64 },
     #[error("another argus has taken over the metadata database: {holder}; this one can write nothing more")]
     Fenced { holder: String },
+    #[error("the metadata database did not answer within {seconds} s")]
+    TimedOut { seconds: u64 },
     #[error("the metadata database contains a value that this version of argus cannot read: {0}; use a newer version")]
     Unreadable(String),
 }
@@ -63,7 +65,7 @@ impl MetadataError {
     /// Whether the database cannot be reached at the moment.
     pub fn is_temporary(&self) -> bool {
         match self {
-            MetadataError::Unreachable { .. } => true,
+            MetadataError::Unreachable { .. } | MetadataError::TimedOut { .. } => true,
             MetadataError::Database(error) => {
                 matches!(error, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed)
                     // Class 57: the server is shutting down or starting; class 08: the connection is lost.

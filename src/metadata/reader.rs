@@ -262,6 +262,12 @@ impl Metadata {
         rows.iter().map(|row| Ok((row.try_get(0)?, from_json(row.try_get(1)?)?))).collect()
     }
 
+    /// The term of the current writer, in PostgreSQL.
+    pub async fn term(&self) -> Result<u64, MetadataError> {
+        let row = sqlx::query("SELECT term FROM writer").fetch_one(&self.readers).await?;
+        Ok(count(&row, "term")?)
+    }
+
     /// The position of the last event that was published to Kafka; 0 if there is none.
     pub async fn published(&self) -> Result<i64, MetadataError> {
         let row = sqlx::query("SELECT position FROM published").fetch_optional(&self.readers).await?;

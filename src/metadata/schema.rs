@@ -135,12 +135,17 @@ pub(super) async fn migrate(dialect: Dialect, connection: &mut AnyConnection) ->
 }
 
 async fn migrate_postgres(connection: &mut AnyConnection) -> Result<(), MetadataError> {
+    // Creating what exists already takes locks that a running writer would wait for.
+    let version = "SELECT to_regclass('argus.version') IS NOT NULL";
+    let exists: bool = sqlx::query(version).fetch_one(&mut *connection).await?.try_get(0)?;
+    if exists && stored_version(connection).await? == Some(VERSION) {
+        return Ok(());
+    }
     let mut transaction = connection.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut *transaction).await?;
     sqlx::raw_sql("CREATE SCHEMA IF NOT EXISTS argus").execute(&mut *transaction).await?;
     sqlx::raw_sql(POSTGRES).execute(&mut *transaction).await?;
-    let stored = sqlx::query("SELECT version FROM version").fetch_optional(&mut *transaction).await?;
-    match stored.map(|row| row.try_get::<i64, _>(0)).transpose()? {
+    match stored_version(&mut transaction).await? {
         Some(stored) if stored > VERSION => return Err(MetadataError::NewerSchema { stored, known: VERSION }),
         Some(_) => {}
         None => {
@@ -149,6 +154,11 @@ async fn migrate_postgres(connection: &mut AnyConnection) -> Result<(), Metadata
     }
     transaction.commit().await?;
     Ok(())
+}
+
+async fn stored_version(connection: &mut AnyConnection) -> Result<Option<i64>, sqlx::Error> {
+    let stored = sqlx::query("SELECT version FROM version").fetch_optional(connection).await?;
+    stored.map(|row| row.try_get(0)).transpose()
 }
 
 async fn migrate_sqlite(connection: &mut AnyConnection) -> Result<(), MetadataError> {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::metadata::MetadataError;
 use crate::metadata::changes::ChangeCounters;
 use crate::metadata::database::Database;
-use crate::metadata::dialect::Dialect;
+use crate::metadata::dialect::{ANSWER_WAIT, Dialect};
 use crate::metadata::round::Round;
 
 /// Identifies the advisory lock of the writer, in the database of the metadata.
@@ -67,6 +67,11 @@ impl MetadataWriter {
     /// The number of this writer among all writers of the metadata; 0 if only one process can have them open.
     pub fn term(&self) -> u64 {
         self.term.max(0) as u64
+    }
+
+    /// The database.
+    pub fn dialect(&self) -> Dialect {
+        self.database.dialect
     }
 
     /// Begins a round of changes after `last_epoch`, the last accepted
@@ -150,7 +155,9 @@ async fn fenced(connection: &mut AnyConnection) -> MetadataError {
 pub(super) async fn show_that_it_runs(pool: AnyPool, term: i64) {
     loop {
         tokio::time::sleep(HEARTBEAT).await;
-        match sqlx::query("UPDATE writer SET seen_at = now() WHERE term = $1").bind(term).execute(&pool).await {
+        let seen = sqlx::query("UPDATE writer SET seen_at = now() WHERE term = $1").bind(term);
+        let Ok(seen) = tokio::time::timeout(ANSWER_WAIT, seen.execute(&pool)).await else { continue };
+        match seen {
             Ok(done) if done.rows_affected() > 0 => {}
             // The next round finds it out too, and stops the process.
             Ok(_) | Err(sqlx::Error::PoolClosed) => return,

@@ -28,7 +28,7 @@ use self::request::{Reply, Request};
 pub use self::sequencer::{Downstream, Sequencer};
 use crate::domain::batch::{Accepted, Batch, NewBatch, Part, StoredUpload};
 use crate::ingest::Claim;
-use crate::metadata::{Consumed, Erased, MetadataError, MetadataWriter, Refused, UploadKey};
+use crate::metadata::{Consumed, Erased, MetadataError, MetadataWriter, Refused, RefusedPart, UploadKey};
 
 /// Requests that may be queued; at the limit, senders wait.
 const WAITING_MAX: usize = 1024;
@@ -45,8 +45,8 @@ pub enum PipelineError {
     Indeterminate(#[source] Arc<MetadataError>),
     #[error("the batch could not be loaded; retry later")]
     Busy,
-    #[error("batch {0} is not loaded")]
-    NotLoaded(Uuid),
+    #[error("batches are not loaded: {0:?}")]
+    NotLoaded(Vec<Uuid>),
     #[error("the server is stopping, and may or may not have accepted the change; send it again after the restart")]
     Stopping,
 }
@@ -166,13 +166,13 @@ impl Pipeline {
         self.call(|reply| Request::Append { part, offset, key, reply }).await
     }
 
-    /// Appends the lines of records, and records the offsets that they end at, in one transaction. Returns the batches
-    /// that cannot change, each with the reason; then nothing was consumed.
+    /// Appends the lines of records, and records the offsets that they end at, in one transaction. If a part is refused,
+    /// returns it, and nothing was consumed.
     pub async fn consume(
         &self,
         parts: Vec<Part>,
         consumed: Vec<Consumed>,
-    ) -> Result<Vec<(Uuid, Refused)>, PipelineError> {
+    ) -> Result<Option<RefusedPart>, PipelineError> {
         self.call(|reply| Request::Consume { parts, consumed, reply }).await
     }
 

@@ -8,7 +8,7 @@ use super::PipelineError;
 use crate::domain::batch::{Accepted, Batch, NewBatch, Part, StoredUpload};
 use crate::domain::status::BatchStatus;
 use crate::ingest::Claim;
-use crate::metadata::{Consumed, Erased, Refused, UploadKey};
+use crate::metadata::{Consumed, Erased, RefusedPart, UploadKey};
 
 /// Receives the answer.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, PipelineError>>;
@@ -44,7 +44,7 @@ pub(super) enum Request {
     Consume {
         parts: Vec<Part>,
         consumed: Vec<Consumed>,
-        reply: Reply<Vec<(Uuid, Refused)>>,
+        reply: Reply<Option<RefusedPart>>,
     },
     /// Loads a pending batch, so that it can change.
     Load {

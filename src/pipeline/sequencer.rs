@@ -1,5 +1,6 @@
 //! The sequencer groups requests into rounds, commits them, and passes their changes to the dataflow.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -173,12 +174,13 @@ impl Sequencer {
                 self.later.push(request);
                 continue;
             }
-            if let Request::Consume { parts, .. } = &request
-                && let Some(part) = parts.iter().find(|part| !self.held.contains(&part.batch_id))
-            {
-                let not_loaded = PipelineError::NotLoaded(part.batch_id);
-                request.refuse(not_loaded);
-                continue;
+            if let Request::Consume { parts, .. } = &request {
+                let missing: BTreeSet<Uuid> =
+                    parts.iter().map(|part| part.batch_id).filter(|batch_id| !self.held.contains(batch_id)).collect();
+                if !missing.is_empty() {
+                    request.refuse(PipelineError::NotLoaded(missing.into_iter().collect()));
+                    continue;
+                }
             }
             match changes {
                 Some((batch_id, possible)) if !self.held.contains(&batch_id) => {
@@ -206,6 +208,7 @@ impl Sequencer {
         let loaded_vehicles: Vec<(Uuid, String)> =
             loaded_batches.iter().map(|loaded| (loaded.batch.batch_id, loaded.batch.vin.clone())).collect();
         let (mut answers, mut claims) = (Vec::new(), Vec::new());
+        let dialect = self.writer.dialect();
         let written = async {
             let mut round = self.writer.begin(self.last_epoch).await?;
             loaded_batches.into_iter().for_each(|loaded| round.load_batch(loaded));
@@ -215,7 +218,7 @@ impl Sequencer {
             let epoch = round.epoch();
             Ok::<_, MetadataError>((epoch, round.commit().await?))
         };
-        let (epoch, committed) = match written.await {
+        let (epoch, committed) = match dialect.limited(written).await {
             Ok(written) => written,
             Err(error) => {
                 for (batch_id, vin) in &loaded_vehicles {
@@ -285,10 +288,12 @@ impl Sequencer {
     async fn reopen(&mut self) -> Result<u64, MetadataError> {
         let until = Instant::now() + REOPEN_WAIT;
         loop {
-            let reopened = match self.writer.reopen().await {
-                Ok(()) => self.writer.last_epoch().await,
-                Err(error) => Err(error),
+            let dialect = self.writer.dialect();
+            let reopen = async {
+                self.writer.reopen().await?;
+                self.writer.last_epoch().await
             };
+            let reopened = dialect.limited(reopen).await;
             match reopened {
                 Err(MetadataError::Fenced { .. }) => return reopened,
                 Err(_) if Instant::now() < until => tokio::time::sleep(RETRY_WAIT).await,

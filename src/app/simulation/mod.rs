@@ -4,10 +4,11 @@
 //! loop over the files.
 //!
 //! The seed decides requests, faults and crashes. Threads interleave as they like, so a seed reproduces a failure in
-//! most runs, not in all. Nothing waits for a clock: the lake commits at once, or only when it is told to.
+//! most runs, not in all. No test waits for time to pass: the lake commits at once, or only on request.
 //!
 //! `ARGUS_SIMULATIONS=5000 cargo test --lib simulation` runs more histories; `ARGUS_SIMULATION_SEED=7` runs one.
 
+mod client;
 mod model;
 mod random;
 mod store;
@@ -24,7 +25,6 @@ use argus_query::{FleetRequest, GroupBy, Limits};
 use argus_sinks::Snapshot;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
-use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::join_all;
 use object_store::ObjectStore;
@@ -35,17 +35,15 @@ use tokio::runtime::Runtime;
 use url::Url;
 use uuid::Uuid;
 
-use self::model::{FIRMWARES, Lines, ModelBatch, NAMES, VINS, fleet, lines, text};
+use self::client::{Operation, Outcome, outcome, request};
+use self::model::{FIRMWARES, ModelBatch, VINS, fleet};
 use self::random::Random;
 use self::store::{Faults, FaultyStore};
 use super::{Service, ServiceConfig};
 use crate::answers::answer::AnswerError;
 use crate::data_dir;
-use crate::domain::batch::{Batch, Encoding, NewBatch, Part};
-use crate::domain::clock::now;
-use crate::ingest::BodyPart;
+use crate::domain::batch::{Batch, NewBatch};
 use crate::ingest::raw_store::RawStore;
-use crate::ingest::slots::Interrupted;
 use crate::maintenance::Thoroughness;
 use crate::pipeline::PipelineError;
 use crate::storage::Storage;
@@ -67,107 +65,6 @@ const STARTS_MAX: usize = 3;
 
 /// A crash happens at most after this many turns of the event loop.
 const TURNS_MAX: usize = 1500;
-
-/// A request for a batch.
-#[derive(Debug, Clone)]
-enum Operation {
-    Put(&'static str, Lines),
-    /// An upload that the client interrupts.
-    Interrupt(&'static str, Lines),
-    Append(&'static str, Lines),
-    DeleteFile(&'static str),
-    Complete,
-    Reopen,
-    Delete,
-}
-
-/// What a client knows after a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// It happened, at this epoch.
-    Done(u64),
-    /// It was refused: it is not possible in the batch's state.
-    Refused,
-    /// It failed and did not happen.
-    Failed,
-    /// It may or may not have happened.
-    Unknown,
-}
-
-impl Operation {
-    fn random(random: &mut Random) -> Operation {
-        let name = random.pick(&NAMES);
-        match random.below(14) {
-            0..=4 => Operation::Put(name, lines(random)),
-            5 => Operation::Interrupt(name, lines(random)),
-            6..=8 => Operation::Append(name, lines(random)),
-            9 => Operation::DeleteFile(name),
-            10 | 11 => Operation::Complete,
-            12 => Operation::Reopen,
-            _ => Operation::Delete,
-        }
-    }
-
-    /// The state after the request, `None` for a deleted batch; an error if the request is not possible.
-    fn effect(&self, batch: &ModelBatch) -> Result<Option<ModelBatch>, ()> {
-        let mut after = batch.clone();
-        match self {
-            Operation::Complete => after.is_completed = true,
-            Operation::Reopen => after.is_completed = false,
-            Operation::Delete => return Ok(None),
-            _ if batch.is_completed => return Err(()),
-            Operation::Put(name, lines) => drop(after.files.insert(name, lines.clone())),
-            Operation::Interrupt(..) => {}
-            Operation::Append(name, lines) => after.files.entry(name).or_default().extend(lines),
-            Operation::DeleteFile(name) => drop(after.files.remove(name).ok_or(())?),
-        }
-        Ok(Some(after))
-    }
-}
-
-fn outcome(result: Result<u64, PipelineError>) -> Outcome {
-    match result {
-        Ok(epoch) => Outcome::Done(epoch),
-        Err(PipelineError::Refused(_)) => Outcome::Refused,
-        Err(PipelineError::NotDurable(_) | PipelineError::Busy | PipelineError::NotLoaded(_)) => Outcome::Failed,
-        Err(PipelineError::Indeterminate(_) | PipelineError::Stopping) => Outcome::Unknown,
-    }
-}
-
-async fn request(service: &Service, batch_id: Uuid, operation: &Operation) -> Outcome {
-    let pipeline = &service.pipeline;
-    match operation {
-        Operation::Put(name, lines) | Operation::Interrupt(name, lines) => {
-            let (body, stored) = service.ingest.begin(batch_id, (*name).to_owned(), Encoding::Identity, now());
-            let text = Bytes::from(text(lines));
-            let end = match operation {
-                Operation::Interrupt(..) => BodyPart::Interrupted(Interrupted::Stopping),
-                _ => BodyPart::End,
-            };
-            // If the store fails, the channel is closed, and `stored` has the reason.
-            let _ = body.send(BodyPart::Bytes(text)).await;
-            let _ = body.send(end).await;
-            drop(body);
-            match stored.await {
-                Err(_) => Outcome::Failed,
-                Ok((upload, claim)) => {
-                    let accepted = pipeline.accept_file(upload, claim, None).await;
-                    outcome(accepted.map(|accepted| accepted.receipt().epoch))
-                }
-            }
-        }
-        Operation::Append(name, lines) => {
-            let bytes = text(lines).into();
-            let part = Part { batch_id, name: (*name).to_owned(), bytes, uploaded_at: now() };
-            let accepted = pipeline.append(part, None, None).await;
-            outcome(accepted.map(|accepted| accepted.receipt().epoch))
-        }
-        Operation::DeleteFile(name) => outcome(pipeline.delete_file(batch_id, (*name).to_owned()).await),
-        Operation::Complete => outcome(pipeline.complete(batch_id).await.map(|batch| batch.epoch)),
-        Operation::Reopen => outcome(pipeline.reopen(batch_id).await.map(|batch| batch.epoch)),
-        Operation::Delete => outcome(pipeline.delete_batch(batch_id).await),
-    }
-}
 
 /// A running service.
 struct Process {

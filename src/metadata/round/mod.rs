@@ -13,7 +13,7 @@ use sqlx::{Any, Transaction};
 use uuid::Uuid;
 
 pub use self::files::UploadKey;
-pub use self::records::Consumed;
+pub use self::records::{Consumed, RefusedPart};
 use crate::domain::batch::Batch;
 use crate::domain::event::{Event, EventKind};
 use crate::metadata::changes::ChangeCounters;

@@ -20,35 +20,45 @@ pub struct Consumed {
     pub next: i64,
 }
 
+/// A part that cannot be appended: nothing of its records was consumed.
+#[derive(Debug)]
+pub struct RefusedPart {
+    /// The batch.
+    pub batch_id: Uuid,
+    /// The file.
+    pub file: String,
+    /// Why.
+    pub reason: Refused,
+}
+
 impl Round<'_> {
-    /// Appends the lines of records, and advances the offsets of their partitions. Returns the batches that cannot
-    /// change, each with the reason; nothing is consumed then. Records that were consumed before are refused, so each
-    /// counts once, whatever is delivered twice.
-    pub async fn consume(&mut self, parts: &[Part], consumed: &[Consumed]) -> Result<Vec<(Uuid, Refused)>, Refused> {
-        for Consumed { topic, partition, from, .. } in consumed {
+    /// Appends the lines of records, and advances the offsets of their partitions; or does nothing, and returns the first
+    /// part that is refused. Records that were consumed before are refused, so each counts once, whatever is delivered
+    /// twice.
+    pub async fn consume(&mut self, parts: &[Part], consumed: &[Consumed]) -> Result<Option<RefusedPart>, Refused> {
+        for Consumed { topic, partition, from, next } in consumed {
             let stored = self.dialect.query("SELECT next FROM offsets WHERE topic = ? AND kafka_partition = ?");
             let stored = stored.bind(topic).bind(i64::from(*partition)).fetch_optional(&mut *self.transaction).await?;
             let expected: Option<i64> = stored.map(|row| row.try_get(0)).transpose()?;
-            if expected != *from {
+            if expected != *from || Some(*next) <= expected {
                 return Err(Refused::RecordsDiffer { partition: *partition, expected, actual: *from });
             }
         }
-        let mut refused: Vec<(Uuid, Refused)> = Vec::new();
-        let mut batches: Vec<Uuid> = parts.iter().map(|part| part.batch_id).collect();
-        batches.sort_unstable();
-        batches.dedup();
-        for batch_id in batches {
-            match self.pending(batch_id).await {
-                Ok(()) => {}
-                Err(Refused::Metadata(error)) => return Err(error.into()),
-                Err(reason) => refused.push((batch_id, reason)),
-            }
-        }
-        if !refused.is_empty() {
-            return Ok(refused);
-        }
+        // A later part may be refused when earlier ones are appended already.
+        let before = (self.entries.len(), self.not_inserted.len(), self.events.len());
+        sqlx::raw_sql("SAVEPOINT records").execute(&mut *self.transaction).await?;
         for part in parts {
-            self.append(part, None, None).await?;
+            match self.append(part, None, None).await {
+                Ok(_) => {}
+                Err(Refused::Metadata(error)) => return Err(error.into()),
+                Err(reason) => {
+                    sqlx::raw_sql("ROLLBACK TO SAVEPOINT records").execute(&mut *self.transaction).await?;
+                    self.entries.truncate(before.0);
+                    self.not_inserted.truncate(before.1);
+                    self.events.truncate(before.2);
+                    return Ok(Some(RefusedPart { batch_id: part.batch_id, file: part.name.clone(), reason }));
+                }
+            }
         }
         for Consumed { topic, partition, next, .. } in consumed {
             self.dialect
@@ -62,6 +72,6 @@ impl Round<'_> {
                 .execute(&mut *self.transaction)
                 .await?;
         }
-        Ok(Vec::new())
+        Ok(None)
     }
 }
