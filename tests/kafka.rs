@@ -194,6 +194,66 @@ async fn a_record_that_cannot_be_counted_is_rejected_and_stops_no_other() {
     server.stop();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_refuses_lines_does_not_count_the_others_again() {
+    let kafka = KafkaServer::start();
+    kafka.create_topic("lines", 1).await;
+    let data = TempDir::new().expect("a folder");
+    let brokers = kafka.brokers();
+    let producer = kafka.producer();
+    let server = Server::start_with(data.path(), &["--kafka", &brokers]);
+    let batch = server.new_batch().await;
+    // Its last line is open, and too long to be continued.
+    server.put(&batch, "long.log", "x".repeat(argus_dataflow::LINE_BYTES_MAX + 1)).await;
+    server.stop();
+    // All records are there before the server is, so that they are in one round.
+    for file in ["a.log", "long.log", "b.log"] {
+        producer.send("lines", 0, &[("batch_id", &batch), ("file", file)], b"E_FAIL\n").await;
+    }
+    let server = Server::start_with(data.path(), &["--kafka", &brokers, "--lines-topic", "lines"]);
+    let rejected = kafka.records("argus.rejected", 1);
+    assert_eq!((rejected.len(), header(&rejected[0], "file").as_str()), (1, "long.log"), "its own headers are kept");
+    assert!(header(&rejected[0], "reason").contains("longer than"), "{}", header(&rejected[0], "reason"));
+    // What comes later shows that the records before were counted once.
+    producer.send("lines", 0, &[("batch_id", &batch), ("file", "c.log")], b"E_FAIL\n").await;
+    let deadline = Deadline::new("the last record");
+    loop {
+        deadline.check();
+        let report = server.get(&format!("/batches/{batch}/report")).await;
+        let names: Vec<&str> =
+            report["files"].as_array().expect("files").iter().filter_map(|file| file["name"].as_str()).collect();
+        if names.contains(&"c.log") {
+            assert_eq!((names, &report["total_errors"]), (vec!["a.log", "b.log", "c.log", "long.log"], &json!(3)));
+            break;
+        }
+    }
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_created_anew_is_not_counted_again() {
+    let kafka = KafkaServer::start();
+    kafka.create_topic("lines", 1).await;
+    let data = TempDir::new().expect("a folder");
+    let brokers = kafka.brokers();
+    let flags = ["--kafka", &brokers, "--lines-topic", "lines"];
+    let server = Server::start_with(data.path(), &flags);
+    kafka.producer().send("lines", 0, &[("vehicle_id", "veh"), ("vin", VIN)], b"E_FAIL\n").await;
+    wait_for(&server, "the line", &BTreeMap::from([(VIN.to_owned(), 1)])).await;
+    server.stop();
+    // The same name on another broker, which keeps nothing.
+    drop(kafka);
+    let kafka = KafkaServer::start();
+    kafka.create_topic("lines", 1).await;
+    let folder = data.path().to_str().expect("text");
+    let brokers = kafka.brokers();
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--data", folder, "--kafka", &brokers, "--lines-topic", "lines"];
+    let output = argus(&serve, b"");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("partition 0 ends at offset 0, before the offset 1"), "{error}");
+}
+
 #[test]
 fn a_broker_that_does_not_answer_is_named_at_the_start() {
     let data = TempDir::new().expect("a folder");

@@ -76,8 +76,16 @@ async fn postgres_and_s3_keep_everything_through_crashes() {
     let mut server = deployment.start();
     let batch = upload(&server).await;
     check(&server, &batch, 1).await;
+    // A file in several parts, which the next start reads again.
+    let large = server.new_batch().await;
+    let text: String = (0..300_000).map(|_| format!("{}\n", uuid::Uuid::new_v4())).collect();
+    server.put(&large, "large.log", text).await;
     server.kill();
     server = deployment.start();
+    let report = server.get(&format!("/batches/{large}/report")).await;
+    assert_eq!((&report["total_lines"], &report["status"]), (&json!(300_000), &json!("pending")), "{report}");
+    let deleted = server.send(Method::DELETE, &format!("/batches/{large}"), "").await;
+    assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
     check(&server, &batch, 1).await;
     server.complete(&batch).await;
     server.committed().await;
@@ -197,13 +205,14 @@ async fn what_is_wrong_with_a_server_is_said_at_the_start() {
         }
         variables
     };
-    let cases: [Case; 6] = [
+    let cases: [Case; 7] = [
         (&["--store", "s3://argus/x"], with(&[("AWS_SECRET_ACCESS_KEY", "wrong")]), 1, &["keys are wrong"]),
         (&["--store", "s3://argus/x"], with(&[("AWS_ENDPOINT_URL", "http://127.0.0.1:1")]), 1, &["AWS_ENDPOINT_URL"]),
         (&["--store", "gs://argus/x"], with(&[]), 1, &["no store for gs"]),
         (&["--metadata", "mysql://host/db"], with(&[]), 2, &["postgres://USER"]),
         (&["--metadata", "postgres://postgres@127.0.0.1:1/db"], with(&[]), 1, &["metadata", "127.0.0.1:1"]),
         (&["--metadata", "sqlite:"], with(&[]), 2, &["sqlite:PATH"]),
+        (&["--metadata", "postgres://u:secret@host"], with(&[]), 2, &["u:***@host"]),
     ];
     for (flags, variables, code, words) in cases {
         let output =
@@ -211,5 +220,6 @@ async fn what_is_wrong_with_a_server_is_said_at_the_start() {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{flags:?}: {error}");
         assert!(words.iter().all(|word| error.contains(word)), "{flags:?}: {error}");
+        assert!(!error.contains("secret"), "{error}");
     }
 }

@@ -422,6 +422,7 @@ fn folder_url(lake: &Url, table: Table) -> Url {
 mod tests {
     use deltalake_core::kernel::StructType;
     use object_store::local::LocalFileSystem;
+    use object_store::memory::InMemory;
 
     use super::*;
 
@@ -444,5 +445,24 @@ mod tests {
         assert_eq!(opened.missing_column().expect("has a schema"), Some("failure"));
         let complete = LakeTable::open(store, &root, Table::Batches).await.expect("the table is created");
         assert_eq!(complete.missing_column().expect("has a schema"), None);
+    }
+
+    #[tokio::test]
+    async fn a_replaced_writer_can_commit_nothing() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let root = Url::parse("memory:///lake/").expect("a URL");
+        let open = async || LakeTable::open(Arc::clone(&store), &root, Table::Files).await.expect("opens");
+        let mut first = open().await;
+        first.claim(1).await.expect("is the writer");
+        first.commit(1, &[], Vec::new()).await.expect("commits");
+        let mut second = open().await;
+        second.claim(2).await.expect("takes over");
+        let since = first.advance_since(1).await;
+        assert!(since.is_err_and(|error| error.to_string().contains("writer 2")));
+        assert!(first.commit(2, &[], Vec::new()).await.is_err() && first.is_fenced());
+        assert!(first.replace(&HashSet::new(), Vec::new()).await.is_err());
+        assert!(first.claim(1).await.is_err());
+        second.commit(2, &[], Vec::new()).await.expect("commits");
+        assert_eq!((second.committed_epoch(), second.is_fenced()), (2, false));
     }
 }
