@@ -43,15 +43,15 @@ pub fn create(data: &Path, folders: &[&str]) -> std::io::Result<()> {
 
 /// Locks a data directory, or the directory of a store. The lock lasts as long as the file is open.
 pub fn lock(data: &Path) -> Result<File> {
-    lock_file(&data.join("argus.lock"))
+    lock_file(&data.join("argus.lock"), data)
 }
 
-/// Locks a file, which is created. The lock lasts as long as the file is open.
-pub fn lock_file(path: &Path) -> Result<File> {
+/// Locks what is at `locked`, by a file that is created. The lock lasts as long as that file is open.
+pub fn lock_file(path: &Path, locked: &Path) -> Result<File> {
     let lock = File::create(path).with_context(|| format!("cannot create the lock {}", path.display()))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => bail!("another argus holds the lock {}; stop it first", path.display()),
+        Err(TryLockError::WouldBlock) => bail!("another argus has {} open; stop it first", locked.display()),
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }

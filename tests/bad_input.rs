@@ -258,3 +258,18 @@ async fn a_second_server_on_the_same_data_is_refused() {
     let errors = String::from_utf8_lossy(&second.stderr);
     assert!(errors.contains("another argus has"), "{errors}");
 }
+
+#[tokio::test]
+async fn a_second_server_on_the_same_metadata_file_is_refused() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let metadata = format!("sqlite:{}", data.path().join("shared.db").display());
+    let _first = Server::start_with(&data.path().join("one"), &["--metadata", &metadata]);
+    let path = data.path().join("two");
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--data", path.to_str().expect("text"), "--metadata", &metadata];
+    let second = common::argus(&serve, b"");
+    assert_eq!(second.status.code(), Some(1));
+    let errors = String::from_utf8_lossy(&second.stderr);
+    assert!(errors.contains("shared.db open; stop it first"), "{errors}");
+    let recount = common::argus(&["recount", "--data", path.to_str().expect("text"), "--metadata", &metadata], b"");
+    assert_eq!(recount.status.code(), Some(1), "recount would build an empty lake");
+}

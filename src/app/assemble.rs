@@ -298,7 +298,7 @@ async fn start_kafka(
 fn lock(data: &Path, config: &ServiceConfig) -> Result<Vec<File>> {
     let mut locks = vec![data_dir::lock(data)?];
     if let Some(Location::File(path)) = &config.metadata {
-        locks.push(data_dir::lock_file(&path.with_added_extension("lock"))?);
+        locks.push(data_dir::lock_file(&path.with_added_extension("lock"), path)?);
     }
     if let Some(Directory { path, .. }) = config.storage.as_ref().and_then(|storage| storage.directory.as_ref())
         && path != data

@@ -394,7 +394,7 @@ impl LinesConsumer {
         reason: &Refused,
     ) -> Result<(), ConsumeError> {
         let has_ended = matches!(reason, Refused::NotPending { .. } | Refused::BatchNotFound(_));
-        let streams = std::mem::take(&mut self.streams);
+        let streams = &self.streams;
         let is_of_batch = |target: &Target| match target {
             Target::Batch(id) => *id == batch_id,
             Target::Stream { vehicle_id, vin } => {
@@ -411,7 +411,6 @@ impl LinesConsumer {
             }
         }
         *records = kept;
-        self.streams = streams;
         if has_ended {
             self.streams.retain(|_, id| *id != batch_id);
         }
