@@ -7,6 +7,7 @@
 #   ./check.sh test [NAME]  every test, or one test file
 #   ./check.sh simulate     random histories with faults and crashes; ARGUS_SIMULATIONS=5000 for longer
 #   ./check.sh fuzz         the scan against its reference loop; ARGUS_FUZZ_RUNS=1000000 for longer
+#   ./check.sh faults       crashes, pauses and lost connections of all servers; ARGUS_FAULT_ROUNDS=100 for longer
 #   ./check.sh crash        kill -9 at each named point, ARGUS_CRASHES=100 times
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -71,12 +72,17 @@ case "${1:-all}" in
     fuzz)
         ARGUS_FUZZ_RUNS="${ARGUS_FUZZ_RUNS:-50000}" cargo_test --test fuzz -- --nocapture
         ;;
+    faults)
+        tools_of_tests
+        ARGUS_FAULT_ROUNDS="${ARGUS_FAULT_ROUNDS:-10}" ARGUS_FAULT_SECONDS="${ARGUS_FAULT_SECONDS:-20}" \
+            cargo_test --test faults -- --nocapture
+        ;;
     crash)
         tools_of_tests
         ARGUS_CRASHES="${ARGUS_CRASHES:-100}" cargo_test --test crash -- --nocapture
         ;;
     *)
-        echo "usage: ./check.sh [all | fast | test [NAME] | simulate | fuzz | crash]" >&2
+        echo "usage: ./check.sh [all | fast | test [NAME] | simulate | fuzz | faults | crash]" >&2
         exit 2
         ;;
 esac

@@ -14,7 +14,7 @@
 //! - [`answers`]: cached reports and charts;
 //! - [`app`]: opens and connects all parts;
 //! - [`http`]: the service over HTTP; [`sql_servers`]: SQL over PostgreSQL and Arrow Flight SQL;
-//! - [`server`]: HTTP and the SQL servers together;
+//! - [`server`]: HTTP and the SQL servers together; [`telemetry`]: the log and traces;
 //! - [`cli`]: the command line.
 
 pub mod allocator;
@@ -34,3 +34,4 @@ pub mod server;
 pub mod shutdown;
 pub mod sql_servers;
 pub mod storage;
+pub mod telemetry;

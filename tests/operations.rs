@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -55,7 +56,9 @@ fn every_variable_and_flag_of_the_deployment_files_exists() {
     for path in files(&docker()) {
         let text = read(&path);
         let is_name = |c: char| c.is_ascii_uppercase() || c == '_';
+        // The settings of docker/local itself have a prefix of their own.
         let variables = text.split(|c| !is_name(c)).filter(|word| word.starts_with("ARGUS_"));
+        let variables = variables.filter(|word| !word.starts_with("ARGUS_LOCAL_"));
         for variable in variables.collect::<BTreeSet<_>>() {
             // Values that may hold a password are not shown.
             let listed = ["=", "]"].iter().any(|end| help.contains(&format!("[env: {variable}{end}")));
@@ -70,6 +73,74 @@ fn every_variable_and_flag_of_the_deployment_files_exists() {
         }
     }
     assert!(checked > 10, "the files are found");
+}
+
+/// A collector of traces, which has the path and the body of each request that it got.
+async fn collector() -> (u16, tokio::sync::mpsc::UnboundedReceiver<(String, Vec<u8>)>) {
+    let (to, requests) = tokio::sync::mpsc::unbounded_channel();
+    let collect = async move |uri: axum::http::Uri, body: axum::body::Bytes| {
+        // The test may have ended.
+        let _ = to.send((uri.path().to_owned(), body.to_vec()));
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    let router = axum::Router::new().fallback(collect);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (port, requests)
+}
+
+// The collector answers while the test waits for the end of the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_reach_a_collector_and_continue_those_of_clients() {
+    let (port, mut requests) = collector().await;
+    let data = TempDir::new().expect("a folder");
+    let server = Server::start_with(data.path(), &["--otlp", &format!("http://127.0.0.1:{port}")]);
+    let trace = uuid::Uuid::new_v4().simple().to_string();
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let batch = server.new_batch().await;
+    let path = format!("/batches/{batch}/files/a.log");
+    let put = server.send_with(reqwest::Method::PUT, &path, &[("traceparent", &parent)], b"E_FAIL\n".to_vec()).await;
+    assert!(put.status().is_success());
+    server.sql("SELECT count(*) FROM errors").await;
+    // The last spans are sent when the server stops.
+    server.stop();
+    let mut all = Vec::new();
+    while let Ok((path, body)) = requests.try_recv() {
+        assert_eq!(path, "/v1/traces");
+        all.extend(body);
+    }
+    let contains = |part: &[u8]| all.windows(part.len()).any(|window| window == part);
+    for name in ["argus", "request", "round", "commit", "query"] {
+        assert!(contains(name.as_bytes()), "{name}");
+    }
+    let trace = uuid::Uuid::parse_str(&trace).expect("an id");
+    assert!(contains(trace.as_bytes()), "the trace of the client goes on");
+}
+
+#[test]
+fn the_local_topology_runs_argus_with_all_servers_and_stops_them() {
+    let data = TempDir::new().expect("a folder");
+    // PostgreSQL runs as another user.
+    std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let tools = common::python::servers();
+    // Argus finds the servers by the variables alone; the second start finds the data of the first.
+    for _ in 0..2 {
+        let output = Command::new(docker().join("local"))
+            .arg(data.path())
+            .args([common::ARGUS, "check"])
+            .env("ARGUS_LOCAL_TOOLS", tools)
+            .output()
+            .expect("it runs");
+        let (text, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{text}{error}");
+        for server in ["metadata", "store", "kafka", "redis"] {
+            let row = format!("ok      {server}");
+            assert!(text.lines().any(|line| line.starts_with(&row)), "{text}");
+        }
+    }
+    let folder = data.path().to_str().expect("text");
+    let left = Command::new("pgrep").args(["-f", folder]).output().expect("pgrep runs");
+    assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
 }
 
 /// A Prometheus that scrapes one Argus every second; killed when dropped.

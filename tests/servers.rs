@@ -128,6 +128,40 @@ async fn postgres_and_s3_keep_everything_through_crashes() {
     server.kill();
 }
 
+#[tokio::test]
+async fn a_multipart_upload_that_a_crash_left_unfinished_is_aborted() {
+    let s3 = S3Server::start();
+    let data = TempDir::new().expect("a folder");
+    let variables = s3.variables();
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let start = || Server::try_start(data.path(), &["--store", "s3://argus/fleet"], &variables).expect("argus listens");
+    let server = start();
+    let batch = server.new_batch().await;
+    // Several parts, which do not compress, and then nothing more.
+    let text: String = (0..400_000).map(|_| format!("{}\n", uuid::Uuid::new_v4())).collect();
+    let (part, rest) = futures::channel::mpsc::unbounded::<Result<Vec<u8>, std::io::Error>>();
+    part.unbounded_send(Ok(text.into_bytes())).expect("it is open");
+    let url = server.url(&format!("/batches/{batch}/files/a.log"));
+    let upload = tokio::spawn(reqwest::Client::new().put(url).body(reqwest::Body::wrap_stream(rest)).send());
+    let deadline = Deadline::new("a multipart upload");
+    while s3.unfinished_uploads() == 0 {
+        deadline.check();
+        tokio::task::yield_now().await;
+    }
+    server.kill();
+    drop(part);
+    assert!(upload.await.expect("no panic").is_err());
+    assert_eq!(s3.unfinished_uploads(), 1);
+    let server = start();
+    let deadline = Deadline::new("the abort of the unfinished upload");
+    while s3.unfinished_uploads() > 0 {
+        deadline.check();
+        tokio::task::yield_now().await;
+    }
+    server.put(&batch, "a.log", "E_FAIL\n").await;
+    server.stop();
+}
+
 /// Uploads a batch, as a client does that repeats what failed.
 async fn again(server: &Server) -> String {
     let deadline = Deadline::new("an upload after the crash of a server");

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 /// The folders and files of `src`, from the bottom up: each may use those before it.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "allocator",
     "data_dir",
     "shutdown",
+    "telemetry",
     "storage",
     "domain",
     "metadata",

@@ -13,6 +13,7 @@
 //! - [`sql`]: SQL queries over a fleet;
 //! - [`fleet`]: the cost of the fleet view as batches close;
 //! - [`memory`]: peak memory for a large file;
+//! - [`servers`]: freshness, ingest and reports on PostgreSQL, S3, Kafka and Redis; `kafka`: lines from a topic;
 //! - [`soak`]: hours of mixed load with kills, checked against a model.
 //!
 //! Shared parts: the scan as a separate process ([`alone`]), [`generate`]d logs with a known [`truth`], a [`server`]
@@ -29,6 +30,8 @@ mod fresh;
 mod generate;
 mod hot;
 mod ingest;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod latency;
 mod load;
 mod lookup;
@@ -43,6 +46,7 @@ mod report;
 mod results;
 mod scan;
 mod server;
+mod servers;
 mod simple;
 mod soak;
 mod sql;
@@ -101,6 +105,11 @@ enum Command {
     Fleet(fleet::Args),
     /// The peak memory of `argus analyze` and of an upload for one large file.
     Memory(memory::Args),
+    /// Freshness, ingest and reports on PostgreSQL, S3, Kafka and Redis, compared with the embedded stores.
+    Servers(servers::Args),
+    /// Lines from a topic of Kafka: the rate at which they are counted.
+    #[cfg(feature = "kafka")]
+    Kafka(kafka::Args),
     /// Mixed load for minutes or hours, with kills: compare every count with a model and resource usage with bounds.
     Soak(soak::Args),
 }
@@ -125,6 +134,9 @@ fn main() -> Result<ExitCode> {
         Command::Sql(args) => output.of(|run| sql::measure(run, &args)),
         Command::Fleet(args) => output.of(|run| runtime.block_on(fleet::measure(run, &args))),
         Command::Memory(args) => output.of(|run| memory::measure(run, &args)),
+        Command::Servers(args) => output.of(|run| servers::measure(run, &args)),
+        #[cfg(feature = "kafka")]
+        Command::Kafka(args) => output.of(|run| runtime.block_on(kafka::measure(run, &args))),
         Command::Soak(args) => output.of(|run| runtime.block_on(soak::measure(run, &args))),
     }
 }

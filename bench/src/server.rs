@@ -27,18 +27,28 @@ pub struct Server {
 impl Server {
     /// Starts on a data directory; returns when it listens. Default for `workers`: one per core.
     pub fn start(data: &Path, workers: Option<u16>) -> Result<Server> {
-        Server::spawn(Command::new(argus_binary()?), data, workers)
+        Server::spawn(Command::new(argus_binary()?), data, workers, &[])
+    }
+
+    /// Starts with further arguments, and on the embedded stores even if the environment names servers.
+    #[cfg(feature = "kafka")]
+    pub fn start_embedded(data: &Path, workers: Option<u16>, arguments: &[&str]) -> Result<Server> {
+        let mut command = Command::new(argus_binary()?);
+        for name in crate::servers::SERVERS {
+            command.env_remove(name);
+        }
+        Server::spawn(command, data, workers, arguments)
     }
 
     /// Starts pinned to one core; its defaults are those of a one-core machine.
     pub fn start_on_core(data: &Path, core: usize) -> Result<Server> {
         let mut command = Command::new("taskset");
         command.args(["-c", &core.to_string()]).arg(argus_binary()?);
-        Server::spawn(command, data, None)
+        Server::spawn(command, data, None, &[])
     }
 
-    fn spawn(mut command: Command, data: &Path, workers: Option<u16>) -> Result<Server> {
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+    fn spawn(mut command: Command, data: &Path, workers: Option<u16>, arguments: &[&str]) -> Result<Server> {
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data).args(arguments);
         if let Some(workers) = workers {
             command.args(["--workers", &workers.to_string()]);
         }

@@ -13,14 +13,15 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::ScalarValue;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::StreamExt;
-use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Instrument;
 
 use crate::engine::admission::Permit;
 use crate::engine::background::AbortOnDrop;
 use crate::engine::{Engine, run};
 use crate::error::QueryError;
+use crate::outcome::Outcome;
 use crate::sql::joins::{Deadline, Wanted};
 use crate::sql::statement::{check_statement, is_repeatable};
 
@@ -55,6 +56,7 @@ pub struct Rows {
     end: Arc<End>,
     until: Instant,
     time: Duration,
+    outcome: Outcome,
     /// When dropped, joins in the query see that the client is gone.
     _wanted: Wanted,
     _query: AbortOnDrop,
@@ -72,6 +74,14 @@ struct End {
 impl Rows {
     /// The next rows; `None` after the last.
     pub async fn next(&mut self) -> Option<Result<RecordBatch, QueryError>> {
+        let next = self.receive().await.transpose();
+        if !matches!(next, Ok(Some(_))) {
+            self.outcome.ended(&next);
+        }
+        next.transpose()
+    }
+
+    async fn receive(&mut self) -> Option<Result<RecordBatch, QueryError>> {
         // The query checks its time limit too, when it can.
         let Ok(next) = timeout_at(self.until + TIMEOUT_GRACE, self.rows.recv()).await else {
             self.end.reached.store(true, Ordering::Release);
@@ -111,7 +121,7 @@ impl Engine {
         check_statement(sql)?;
         let until = Instant::now() + limits.time;
         let permit = timeout_at(until, self.permit()).await.map_err(|_| QueryError::Busy)??;
-        counter!("argus_computed_total", "kind" => "sql").increment(1);
+        let mut outcome = Outcome::begin();
         let (planned, plan) = oneshot::channel();
         let (to, rows) = mpsc::channel(WAITING_MAX);
         let end = Arc::new(End::default());
@@ -129,15 +139,21 @@ impl Engine {
                 Err(error) => drop(planned.send(Err(error))),
             }
         };
+        let query = query.instrument(tracing::info_span!("query"));
         let query = AbortOnDrop(self.background.handle().spawn(query).abort_handle());
         // Planning does not yield, so the time limit is checked here.
-        let (schema, repeatable) = match timeout_at(until, plan).await {
-            Ok(Ok(planned)) => planned?,
-            Ok(Err(_)) => return Err(QueryError::Aborted),
-            Err(_) => return Err(QueryError::TimedOut(limits.time)),
+        let planned = match timeout_at(until, plan).await {
+            Ok(Ok(planned)) => planned,
+            Ok(Err(_)) => Err(QueryError::Aborted),
+            Err(_) => Err(QueryError::TimedOut(limits.time)),
         };
+        // Until its rows have ended, a planned query counts as cancelled.
+        if planned.is_err() {
+            outcome.ended(&planned);
+        }
+        let (schema, repeatable) = planned?;
         let (epoch, time) = (snapshot.epoch, limits.time);
-        Ok(Rows { schema, epoch, repeatable, rows, end, until, time, _wanted: wanted, _query: query })
+        Ok(Rows { schema, epoch, repeatable, rows, end, until, time, outcome, _wanted: wanted, _query: query })
     }
 }
 

@@ -8,7 +8,7 @@
 //! - [`tables`]: the tables that SQL sees;
 //! - [`engine`]: sessions and their limits: memory, admission control, threads;
 //! - [`sql`]: which statements run, and how they are rewritten;
-//! - [`execute`]: a user's query and its rows; [`results`]: those rows in a client's format;
+//! - [`execute`]: a user's query and its rows; `outcome`: how it ended; [`results`]: those rows in a client's format;
 //! - [`reads`]: the reads that have an endpoint of their own;
 //! - [`cache`]: cached answers;
 //! - [`servers`]: SQL over the protocols of PostgreSQL and Arrow Flight;
@@ -18,6 +18,7 @@ pub mod cache;
 pub mod engine;
 pub mod error;
 pub mod execute;
+mod outcome;
 pub mod reads;
 pub mod results;
 pub mod servers;

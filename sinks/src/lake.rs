@@ -31,6 +31,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::Instrument;
 use url::Url;
 
 use crate::crash;
@@ -359,14 +360,15 @@ impl Lake {
         }
         let group = Arc::clone(self.frozen.as_ref()?);
         let mut tables = self.tables.take()?;
-        Some(tokio::spawn(async move {
+        let commit = async move {
             let began = Instant::now();
             let result = tables.commit(&group).await;
             histogram!("argus_commit_duration_seconds").record(began.elapsed().as_secs_f64());
             let outcome = if result.is_ok() { "committed" } else { "failed" };
             counter!("argus_commits_total", "outcome" => outcome).increment(1);
             (tables, TaskResult::Commit(result))
-        }))
+        };
+        Some(tokio::spawn(commit.instrument(tracing::info_span!("commit"))))
     }
 
     /// Starts a maintenance operation.

@@ -39,7 +39,7 @@ pub use lake::{Lake, LakeConfig, LakeState};
 pub use maintenance::{FileWriter, LakeMaintenance, LakeMaintenanceError};
 pub use schema::Table;
 pub use snapshot::{DataFile, PastError, Snapshot, TableSnapshot};
-pub use store::parquet_file::ParquetFile;
+pub use store::parquet_file::{ParquetFile, Prefetched};
 pub use table::NewFile;
 pub use views::fleet_view::FleetView;
 pub use views::last_changes::LastChanges;

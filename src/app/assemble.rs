@@ -38,6 +38,7 @@ use crate::maintenance::{Leftovers, Maintainer, recount};
 use crate::metadata::{Deployment, Location, Metadata, MetadataWriter};
 use crate::pipeline::failures::{Failures, NotedFailures};
 use crate::pipeline::followers::Followers;
+use crate::pipeline::frontier_lag::FrontierLag;
 use crate::pipeline::{Downstream, Pipeline, Sequencer, discard, recovery};
 use crate::shutdown::Stopping;
 use crate::storage::{Directory, Storage};
@@ -79,6 +80,7 @@ impl Stores {
         let engine_config = EngineConfig {
             query_threads: config.workers,
             catalog: CatalogRow::of_rules(&config.rules),
+            is_remote: self.storage.directory.is_none(),
             ..EngineConfig::default()
         };
         Ok(Engine::new(Arc::clone(&self.storage.store), &self.storage.lake, &engine_config)?)
@@ -185,6 +187,10 @@ impl Service {
         let unnamed =
             running.maintenance.unreferenced_files(&*storage.store).await.context("cannot list the lake's files")?;
         let unnamed = unnamed.into_iter().map(|file| file.location).collect();
+        let unfinished = match &storage.unfinished {
+            Some(uploads) => uploads.list().await.context("cannot list the unfinished uploads of the bucket")?,
+            None => Vec::new(),
+        };
         let (claims, reclaimer) = Claims::new();
         let disk = DiskSpace::of(storage.directory.as_ref().map_or(&data, |directory| &directory.path));
         let (block_bytes, dataflow) = (config.block_bytes, running.dataflow.clone());
@@ -194,6 +200,7 @@ impl Service {
         let Running { lake, maintenance, snapshots, committed, followers, failures, noted_failures, .. } = running;
 
         metrics::gauge!("argus_epoch").set(accepted as f64);
+        let frontier_lag = FrontierLag::default();
         let downstream = Downstream {
             dataflow: dataflow.clone(),
             ingest: ingest.clone(),
@@ -201,6 +208,7 @@ impl Service {
             metadata: metadata.clone(),
             snapshots: snapshots.clone(),
             followers: followers.clone(),
+            frontier_lag: frontier_lag.clone(),
         };
         let (pipeline, sequencer) = Pipeline::new(writer, accepted, held, downstream);
         let reclaimer = discard::start(reclaimer, pipeline.downgrade(), raw.clone());
@@ -225,6 +233,8 @@ impl Service {
                 metadata: metadata.clone(),
                 term,
                 unnamed,
+                uploads: storage.unfinished,
+                unfinished,
                 looked: None,
             },
             leftovers: Leftovers::default(),
@@ -262,6 +272,7 @@ impl Service {
             redis,
             snapshots,
             followers,
+            frontier_lag,
             failures,
             disk,
             stopping,

@@ -41,6 +41,7 @@ use crate::metadata::{Location, Metadata};
 use crate::pipeline::Pipeline;
 use crate::pipeline::failures::Failures;
 use crate::pipeline::followers::Followers;
+use crate::pipeline::frontier_lag::FrontierLag;
 use crate::shutdown::Stopping;
 use crate::storage::Storage;
 
@@ -126,6 +127,8 @@ pub struct Service {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The followers of the events of batches.
     pub followers: Followers,
+    /// How long epochs wait for the frontier, for the metrics.
+    pub frontier_lag: FrontierLag,
     /// Files that could not be counted.
     pub failures: Failures,
     /// The free space of the disk.

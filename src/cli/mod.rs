@@ -34,6 +34,7 @@ use url::Url;
 
 use crate::allocator;
 use crate::metadata::{InvalidLocation, Location};
+use crate::telemetry::LogFormat;
 
 /// Count error codes in a fleet's update logs, and query the results.
 #[derive(Debug, Parser)]
@@ -99,6 +100,9 @@ pub struct ServeArgs {
     /// The format of the log on standard error.
     #[arg(long, env = "ARGUS_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+    /// Send traces to this OpenTelemetry collector, by OTLP over HTTP, for example http://127.0.0.1:4318.
+    #[arg(long, env = "ARGUS_OTLP", value_name = "URL")]
+    pub otlp: Option<Url>,
     /// The interval of maintenance (compaction, erasure of deleted data), for example 30s or 1h; 0 means never.
     #[arg(long, env = "ARGUS_MAINTAIN_EVERY", default_value = "10m", value_name = "DURATION", value_parser = interval::parse)]
     pub maintain_every: Duration,
@@ -271,15 +275,6 @@ impl CountingArgs {
         let files = if before_built_in { vec![rules.as_str(), DEFAULT_RULES] } else { vec![rules.as_str()] };
         RuleSet::parse(&files).with_context(|| format!("rules file {}", file.display()))
     }
-}
-
-/// The format of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// One JSON object per line.
-    Json,
 }
 
 /// The format of a report.

@@ -7,27 +7,21 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::app::{KafkaConfig, ServiceConfig};
-use crate::cli::{LogFormat, ServeArgs, interval, terminal};
+use crate::cli::{ServeArgs, interval, terminal};
 use crate::server::Server;
 use crate::sql_servers::SqlAddresses;
 use crate::storage::Storage;
+use crate::telemetry::Telemetry;
 
 /// The buckets of all histograms, in seconds: from a cached answer to a long query.
 const BUCKETS: [f64; 14] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0];
 
 /// Runs the service until SIGTERM or SIGINT.
 pub fn run(args: &ServeArgs) -> Result<ExitCode> {
-    let wanted = std::env::var("ARGUS_LOG").unwrap_or_else(|_| "warn,argus=info".to_owned());
-    let filter = EnvFilter::try_new(&wanted)
-        .with_context(|| format!("ARGUS_LOG {wanted:?} is invalid; use for example debug or argus=debug"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
-    match args.log_format {
-        LogFormat::Text => log.with_ansi(terminal::has_colours(stderr().is_terminal())).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+    let colours = terminal::has_colours(stderr().is_terminal());
+    let _telemetry = Telemetry::start(args.log_format, colours, args.otlp.as_ref())?;
     let rules = args.counting.rules()?;
     let mut config = ServiceConfig::new(args.storage.data.clone(), rules, args.counting.workers());
     config.block_bytes = args.counting.block_bytes as usize;

@@ -13,6 +13,8 @@ use metrics::{Counter, counter, describe_counter, describe_histogram, histogram}
 use tracing::Instrument;
 use uuid::Uuid;
 
+use crate::telemetry;
+
 /// The header of a request id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -52,6 +54,7 @@ pub async fn observe(request: Request, next: Next) -> Response {
     // The route, not the path: ids in a label would be one time series each.
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
+    telemetry::continue_trace(&span, request.headers());
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(REQUEST_ID, id);
     requests(&method, &route, response.status()).increment(1);

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use metrics::{Gauge, gauge};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -64,6 +65,8 @@ pub enum Interrupted {
 /// Limits the number of concurrent bodies. Clones share the limit.
 #[derive(Debug, Clone)]
 pub struct Slots {
+    /// The name of the queue in the metrics.
+    queue: &'static str,
     permits: Arc<Semaphore>,
     arriving: Arc<AtomicUsize>,
     taken: Arc<Mutex<Vec<Arc<Holder>>>>,
@@ -122,22 +125,41 @@ pub struct FirstBytes {
 
 /// Counts a body without a slot while it exists.
 #[derive(Debug)]
-struct Arriving(Arc<AtomicUsize>);
+struct Arriving {
+    bodies: Arc<AtomicUsize>,
+    queue_length: Gauge,
+}
+
+impl Arriving {
+    /// Adds a body, unless there are too many.
+    fn begin(slots: &Slots) -> Result<Arriving, Interrupted> {
+        let bodies = Arc::clone(&slots.arriving);
+        let queue_length = gauge!("argus_queue_length", "queue" => slots.queue);
+        queue_length.increment(1.0);
+        let arriving = Arriving { bodies, queue_length };
+        match slots.arriving.fetch_add(1, Ordering::Relaxed) < ARRIVING_MAX {
+            true => Ok(arriving),
+            false => Err(Interrupted::Busy),
+        }
+    }
+}
 
 impl Drop for Arriving {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.bodies.fetch_sub(1, Ordering::Relaxed);
+        self.queue_length.decrement(1.0);
     }
 }
 
 impl Slots {
-    /// Allows `slots` concurrent bodies.
-    pub fn new(slots: usize) -> Slots {
-        Slots::with(slots, TIMEOUTS)
+    /// Allows `slots` concurrent bodies. `queue` names in the metrics the queue of those that have no slot yet.
+    pub fn new(queue: &'static str, slots: usize) -> Slots {
+        Slots::with(queue, slots, TIMEOUTS)
     }
 
-    fn with(slots: usize, timeouts: Timeouts) -> Slots {
-        Slots { permits: Arc::new(Semaphore::new(slots)), arriving: Arc::default(), taken: Arc::default(), timeouts }
+    fn with(queue: &'static str, slots: usize, timeouts: Timeouts) -> Slots {
+        let (permits, arriving) = (Arc::new(Semaphore::new(slots)), Arc::default());
+        Slots { queue, permits, arriving, taken: Arc::default(), timeouts }
     }
 
     /// Reads the first bytes of a body.
@@ -145,10 +167,7 @@ impl Slots {
     where
         S: Stream<Item = Result<Bytes, String>> + Unpin,
     {
-        let arriving = Arriving(Arc::clone(&self.arriving));
-        if self.arriving.fetch_add(1, Ordering::Relaxed) >= ARRIVING_MAX {
-            return Err(Interrupted::Busy);
-        }
+        let arriving = Arriving::begin(self)?;
         let mut first = FirstBytes { chunks: Vec::new(), is_all: false, _arriving: arriving };
         let (mut bytes, mut pace) = (0, Pace::new());
         while bytes < FIRST_BYTES && !first.is_all {
@@ -281,7 +300,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     fn slots(count: usize, timeouts: Timeouts) -> Slots {
-        Slots::with(count, timeouts)
+        Slots::with("test", count, timeouts)
     }
 
     #[tokio::test]

@@ -24,8 +24,10 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use argus_sinks::{LakeMaintenance, LakeState, Snapshot};
 use chrono::{DateTime, Utc};
+use metrics::{counter, histogram};
 use object_store::{ObjectStore, PutMode};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::ingest::raw_store::RawStore;
 use crate::maintenance::erasure::Erasure;
@@ -84,6 +86,17 @@ pub struct Maintainer {
 }
 
 impl Done {
+    /// Adds a run to the metrics.
+    fn count(&self) {
+        let outcome = if self.failures.is_empty() { "ok" } else { "failed" };
+        counter!("argus_maintenance_runs_total", "outcome" => outcome).increment(1);
+        let files =
+            [("replaced", self.files_replaced), ("deleted", self.files_deleted), ("skipped", self.files_skipped)];
+        for (action, files) in files {
+            counter!("argus_maintenance_files_total", "action" => action).increment(files as u64);
+        }
+    }
+
     /// Returns the result of a step; logs and records a failure.
     pub fn note<T, E: Into<anyhow::Error>>(&mut self, failure: &str, result: Result<T, E>) -> Option<T> {
         match result {
@@ -113,12 +126,15 @@ impl Maintainer {
                 () = tokio::time::sleep(self.every) => {}
                 _ = stopping.wait_for(|stopping| *stopping != Stopping::No) => return,
             }
+            let began = Instant::now();
             let done = tokio::select! {
                 done = self.run(Thoroughness::Scheduled) => done,
                 // The next start deletes partly written files.
                 _ = stopping.wait_for(|stopping| *stopping != Stopping::No) => return,
             };
             tracing::debug!(?done, "maintenance run finished");
+            done.count();
+            histogram!("argus_maintenance_duration_seconds").record(began.elapsed().as_secs_f64());
         }
     }
 

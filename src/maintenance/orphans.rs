@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::ingest::Claims;
 use crate::ingest::raw_store::RawStore;
 use crate::metadata::Metadata;
-use crate::storage::Directory;
+use crate::storage::{Directory, UnfinishedUpload, UnfinishedUploads};
 
 /// The interval at which a server searches for orphans.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(3600);
@@ -43,6 +43,10 @@ pub struct Orphans {
     pub(crate) term: u64,
     /// Files of the lake that no table referenced when it was opened.
     pub(crate) unnamed: Vec<Path>,
+    /// The multipart uploads of a bucket.
+    pub(crate) uploads: Option<UnfinishedUploads>,
+    /// Those that were unfinished before this process wrote: the processes that began them have ended or were replaced.
+    pub(crate) unfinished: Vec<UnfinishedUpload>,
     pub(crate) looked: Option<Instant>,
 }
 
@@ -74,6 +78,13 @@ impl Orphans {
         });
         results.try_for_each(|_| std::future::ready(Ok(()))).await?;
         self.unnamed.clear();
+        if let Some(uploads) = &self.uploads {
+            while let Some(upload) = self.unfinished.last() {
+                uploads.abort(upload).await.context("could not abort an unfinished multipart upload")?;
+                self.unfinished.pop();
+                deleted += 1;
+            }
+        }
         self.looked = Some(Instant::now());
         Ok(deleted)
     }

@@ -12,6 +12,7 @@ pub mod backlog;
 pub mod discard;
 pub mod failures;
 pub mod followers;
+pub mod frontier_lag;
 mod loading;
 pub mod recovery;
 mod request;
@@ -199,6 +200,11 @@ impl Pipeline {
     /// Completes a batch.
     pub async fn complete(&self, batch_id: Uuid) -> Result<Batch, PipelineError> {
         self.call(|reply| Request::Complete { batch_id, reply }).await
+    }
+
+    /// The number of queued requests.
+    pub fn queue_length(&self) -> usize {
+        self.requests.max_capacity() - self.requests.capacity()
     }
 
     /// A handle that does not keep the pipeline running.

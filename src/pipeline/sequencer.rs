@@ -23,6 +23,7 @@ use crate::ingest::{Claim, Ingest, origin};
 use crate::metadata::{Committed, Metadata, MetadataError, MetadataWriter};
 use crate::pipeline::append_gate::AppendGate;
 use crate::pipeline::followers::Followers;
+use crate::pipeline::frontier_lag::FrontierLag;
 use crate::pipeline::recovery::follow_held;
 
 /// The maximum number of requests in one round.
@@ -66,6 +67,8 @@ pub struct Downstream {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Are woken when their batch changes.
     pub followers: Followers,
+    /// Notes when epochs were accepted.
+    pub frontier_lag: FrontierLag,
 }
 
 /// The content of a round.
@@ -200,6 +203,7 @@ impl Sequencer {
         gathered
     }
 
+    #[tracing::instrument(skip_all, fields(requests = gathered.requests.len()))]
     async fn round(&mut self, gathered: Gathered) -> Result<(), PipelineError> {
         self.backlog.wait_for_room(&mut self.downstream.snapshots).await.map_err(|_| PipelineError::Stopping)?;
         let began = Instant::now();
@@ -243,6 +247,7 @@ impl Sequencer {
             self.loading.follow(&changes);
             self.append_gate.admitted(epoch, &changes, self.downstream.snapshots.borrow().epoch);
             self.backlog.add(epoch, &changes);
+            self.downstream.frontier_lag.accepted(epoch, self.downstream.snapshots.borrow().epoch);
             self.downstream.dataflow.advance(epoch, changes).map_err(|_| PipelineError::Stopping)?;
             crash::point("fed");
             self.last_epoch = epoch;

@@ -1,9 +1,11 @@
 //! Where the raw files and the lake are: an object store, and the places in it.
 //!
-//! - [`s3`]: a bucket;
+//! - [`s3`]: a bucket; [`counted`]: metrics of the requests to it; [`unfinished`]: multipart uploads left in it;
 //! - `argus_sinks::store::durable`: a directory on a local disk.
 
+pub mod counted;
 mod s3;
+mod unfinished;
 
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
@@ -15,6 +17,8 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use url::Url;
 
+use self::counted::CountedStore;
+pub use self::unfinished::{UnfinishedUpload, UnfinishedUploads};
 use crate::data_dir::{self, lake_url};
 
 /// The parts in which a directory stores a large object (1 MiB).
@@ -33,6 +37,8 @@ pub struct Storage {
     pub part_bytes: usize,
     /// The directory on a local disk that contains both, if they are on one.
     pub directory: Option<Directory>,
+    /// The unfinished multipart uploads, if the store is a bucket.
+    pub unfinished: Option<UnfinishedUploads>,
 }
 
 /// A directory on a local disk. Writers that were interrupted leave temporary files in it.
@@ -62,6 +68,7 @@ impl Storage {
             raw: Path::from_absolute_path(path.join("raw"))?,
             part_bytes: PART_BYTES,
             directory: Some(Directory { files, path }),
+            unfinished: None,
         })
     }
 
@@ -94,11 +101,14 @@ impl Storage {
             // A path, also one like `a:b`.
             _ => return Storage::directory(FsPath::new(location)),
         };
-        let store = Arc::new(s3::open(&url, retry_time)?);
+        let (bucket, region) = s3::open(&url, retry_time)?;
+        let bucket = Arc::new(bucket);
+        let store = Arc::new(CountedStore(Arc::clone(&bucket) as Arc<dyn ObjectStore>));
         let folder = Path::from_url_path(url.path()).with_context(|| format!("{location} has an invalid path"))?;
         let raw = folder.clone().join("raw");
-        url.set_path(&format!("/{}", folder.join("lake")));
-        Ok(Storage { store, lake: url, raw, part_bytes: s3::PART_BYTES, directory: None })
+        url.set_path(&format!("/{}", folder.clone().join("lake")));
+        let unfinished = Some(UnfinishedUploads { bucket, region, folder });
+        Ok(Storage { store, lake: url, raw, part_bytes: s3::PART_BYTES, directory: None, unfinished })
     }
 
     /// Tries everything that Argus needs. Each failure names its cause.

@@ -20,7 +20,7 @@ use uuid::Uuid;
 pub(super) const PART_BYTES: usize = 5 << 20;
 
 /// The time limit of one request.
-const REQUEST_TIME: Duration = Duration::from_secs(30);
+pub(super) const REQUEST_TIME: Duration = Duration::from_secs(30);
 
 /// For how long a request is repeated.
 pub(super) const RETRY_TIME: Duration = Duration::from_secs(60);
@@ -31,8 +31,11 @@ pub(super) const START_RETRY_TIME: Duration = Duration::from_secs(10);
 /// How often a request is repeated, if the time allows it.
 const RETRIES: usize = 100;
 
-/// Opens the bucket of a URL. Nothing is requested yet.
-pub(super) fn open(url: &Url, retry_time: Duration) -> Result<AmazonS3> {
+/// The region if none is configured.
+const REGION_DEFAULT: &str = "us-east-1";
+
+/// Opens the bucket of a URL, and returns its region too. Nothing is requested yet.
+pub(super) fn open(url: &Url, retry_time: Duration) -> Result<(AmazonS3, String)> {
     let bucket = url.host_str().filter(|bucket| !bucket.is_empty());
     let bucket = bucket.with_context(|| format!("{url} names no bucket; write s3://BUCKET/PREFIX"))?;
     let backoff =
@@ -53,7 +56,10 @@ pub(super) fn open(url: &Url, retry_time: Duration) -> Result<AmazonS3> {
     builder = builder
         .with_client_options(ClientOptions::new().with_timeout(REQUEST_TIME).with_allow_http(is_http))
         .with_conditional_put(S3ConditionalPut::ETagMatch);
-    builder.build().with_context(|| format!("the settings for {url} are incomplete; set the AWS_… variables"))
+    let region = builder.get_config_value(&AmazonS3ConfigKey::Region).unwrap_or_else(|| REGION_DEFAULT.to_owned());
+    let bucket = builder.build();
+    let bucket = bucket.with_context(|| format!("the settings for {url} are incomplete; set the AWS_… variables"))?;
+    Ok((bucket, region))
 }
 
 /// The keys of the profile `default` in a credentials file of the AWS command line.

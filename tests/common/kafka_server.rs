@@ -23,13 +23,22 @@ pub struct KafkaServer {
 impl KafkaServer {
     /// Starts on a free port; returns when it answers.
     pub fn start() -> KafkaServer {
+        let port = KafkaServer::free_port();
+        KafkaServer::start_behind(port, port)
+    }
+
+    /// A free port.
+    pub fn free_port() -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
-        drop(listener);
-        let url = format!("tcp://127.0.0.1:{port}");
+        listener.local_addr().expect("an address").port()
+    }
+
+    /// Starts on a port, and tells clients to connect to another one, which is that of a proxy.
+    pub fn start_behind(port: u16, advertised: u16) -> KafkaServer {
+        let url = |port: u16| format!("tcp://127.0.0.1:{port}");
         let child = Command::new(python::tansu())
             .args(["broker", "--silent", "--storage-engine", "memory://tansu/"])
-            .args(["--listener-url", &url, "--advertised-listener-url", &url])
+            .args(["--listener-url", &url(port), "--advertised-listener-url", &url(advertised)])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

@@ -4,6 +4,7 @@
 
 pub mod kafka_server;
 pub mod postgres_server;
+pub mod proxy;
 pub mod python;
 pub mod redis;
 pub mod s3_server;

@@ -49,7 +49,8 @@ pub fn tansu() -> PathBuf {
     tansu_in(servers()).expect("tansu is installed")
 }
 
-fn servers() -> &'static Path {
+/// The Python environment with the servers.
+pub fn servers() -> &'static Path {
     static SERVERS_FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let is_ready = |folder: &Path| folder.join("bin/weed").exists() && tansu_in(folder).is_some();
     SERVERS_FOLDER.get_or_init(|| environment("python-servers", &SERVERS, is_ready))

@@ -27,6 +27,11 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Kills it and starts it again, empty.
     pub fn restart(&mut self) {
         self.child.kill().expect("it is there");

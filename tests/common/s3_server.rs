@@ -49,10 +49,20 @@ impl S3Server {
             .expect("weed starts")
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.ports[3]
+    }
+
     /// The variables with which a client finds it.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
+        self.variables_at(self.port())
+    }
+
+    /// The same through a proxy.
+    pub fn variables_at(&self, port: u16) -> Vec<(&'static str, String)> {
         vec![
-            ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.ports[3])),
+            ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}")),
             ("AWS_REGION", "us-east-1".to_owned()),
             ("AWS_ACCESS_KEY_ID", KEYS.0.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", KEYS.1.to_owned()),
@@ -65,6 +75,15 @@ impl S3Server {
         self.child.wait().expect("it ends");
         self.child = S3Server::spawn(&self.folder, self.ports);
         self.wait();
+    }
+
+    /// The number of its unfinished multipart uploads, which its filer has as folders.
+    pub fn unfinished_uploads(&self) -> usize {
+        let url = format!("http://127.0.0.1:{}/buckets/argus/.uploads/", self.ports[2]);
+        let answer = Command::new("curl").args(["-s", "-H", "Accept: application/json", &url]).output();
+        let answer = answer.expect("curl runs").stdout;
+        let listed: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+        listed["Entries"].as_array().map_or(0, Vec::len)
     }
 
     /// Suspends (`-STOP`) or resumes (`-CONT`) it.

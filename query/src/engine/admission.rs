@@ -26,6 +26,11 @@ impl Admission {
         Admission { running: Arc::new(Semaphore::new(running_max)), waiting: Arc::default(), waiting_max, wait }
     }
 
+    /// The number of requests that wait for a permit.
+    pub fn queue_length(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Waits for a permit; `Busy` when too many requests wait already, or after the waiting time.
     pub async fn take(&self) -> Result<Permit, QueryError> {
         if let Ok(permit) = Arc::clone(&self.running).try_acquire_owned() {

@@ -91,6 +91,8 @@ pub struct EngineConfig {
     pub large_queries_max: usize,
     /// How long a query may wait for its permit.
     pub permit_wait: Duration,
+    /// Whether a request to the store takes long, so that a look-up reads more bytes in fewer requests.
+    pub is_remote: bool,
     /// The rows of the table `catalog`.
     pub catalog: Vec<CatalogRow>,
 }
@@ -109,6 +111,7 @@ impl Default for EngineConfig {
             large_query_bytes: 128 << 20,
             large_queries_max: 2,
             permit_wait: Duration::from_secs(10),
+            is_remote: false,
             catalog: Vec::new(),
         }
     }
@@ -190,7 +193,7 @@ impl Engine {
         let large_max = config.large_queries_max.max(1);
         let large_each = config.large_query_bytes / large_max;
         let large_queries = internal(config.large_query_bytes, large_each, large_max)?;
-        let lookup = Lookup::new(store);
+        let lookup = Lookup::new(store, config.is_remote);
         // Some queries occupy their threads until their time limit; a few threads are left for others.
         let threads = config.query_threads * (config.queries_max + 1);
         let background = Background::start(threads).map_err(DataFusionError::IoError)?;
@@ -214,6 +217,11 @@ impl Engine {
         let session = self.session_of(&self.queries, snapshot, Visibility::Lake, None).map_err(QueryError::of)?;
         let (_, rows) = run(&session, sql, Vec::new()).await?;
         Ok(rows)
+    }
+
+    /// The number of users' queries that wait for a permit.
+    pub fn queue_length(&self) -> usize {
+        self.queries.admission.queue_length()
     }
 
     /// Waits for a permit to run a user's query.

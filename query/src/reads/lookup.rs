@@ -2,14 +2,16 @@
 //!
 //! Files are sorted by batch, and batch ids are ordered by creation time. So a batch's rows are in
 //! one or two files: those whose range of ids contains it. A file's footer is cached in memory. Its
-//! statistics select the row groups, its page index selects the pages, and only those pages are read.
+//! statistics select the row groups, its page index selects the pages, and only those pages are read:
+//! first the ids, then the other columns of the rows that match. In a remote store, one request reads
+//! all columns of the pages.
 
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use argus_dataflow::VersionId;
-use argus_sinks::{DataFile, ParquetFile, RecentBatch, Snapshot, Table, TableSnapshot, decode};
+use argus_sinks::{DataFile, ParquetFile, Prefetched, RecentBatch, Snapshot, Table, TableSnapshot, decode};
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, StringArray, UInt64Array};
 use arrow::compute::filter_record_batch;
 use arrow::compute::kernels::cmp;
@@ -33,6 +35,10 @@ use crate::error::QueryError;
 /// Memory for cached footers, approximately (32 MiB); the least recently used are evicted first.
 const FOOTER_BYTES_MAX: u64 = 32 << 20;
 
+/// The longest range of a remote file that is read at once (8 MiB): about the bytes that a server sends in the time that a
+/// request takes.
+const REMOTE_SPAN_MAX: u64 = 8 << 20;
+
 /// The column that all tables looked up here are sorted by.
 const KEY: &str = "batch_id";
 
@@ -41,15 +47,17 @@ const KEY: &str = "batch_id";
 pub struct Lookup {
     store: Arc<dyn ObjectStore>,
     footers: Cache<Path, ArrowReaderMetadata>,
+    /// The maximum length of a range that is read in one request with all columns.
+    span_max: u64,
 }
 
 impl Lookup {
-    /// Looks up in the files of a store.
-    pub fn new(store: Arc<dyn ObjectStore>) -> Lookup {
+    /// Looks up in the files of a store; `is_remote` if requests to it take long.
+    pub fn new(store: Arc<dyn ObjectStore>, is_remote: bool) -> Lookup {
         let weight =
             |_: &Path, footer: &ArrowReaderMetadata| u32::try_from(footer.metadata().memory_size()).unwrap_or(u32::MAX);
         let footers = Cache::builder().max_capacity(FOOTER_BYTES_MAX).weigher(weight).build();
-        Lookup { store, footers }
+        Lookup { store, footers, span_max: if is_remote { REMOTE_SPAN_MAX } else { 0 } }
     }
 
     /// The files and counts of a batch at the snapshot's epoch; empty if there is no such batch.
@@ -99,7 +107,12 @@ impl Lookup {
         if row_groups.is_empty() {
             return Ok(Vec::new());
         }
-        let reader = ParquetFile::new(Arc::clone(&self.store), file);
+        let file = ParquetFile::new(Arc::clone(&self.store), file);
+        let span = span(footer.metadata(), &row_groups, &pages);
+        let reader = match span.filter(|span| span.end - span.start <= self.span_max) {
+            Some(span) => Prefetched::range(file, span).await?,
+            None => Prefetched::nothing(file),
+        };
         let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, footer);
         let key = ProjectionMask::columns(builder.parquet_schema(), [KEY]);
         let wanted = wanted.clone();
@@ -198,6 +211,28 @@ fn selection(footer: &ArrowReaderMetadata, wanted: &BatchIds) -> Result<(Vec<usi
         start += rows_of(group);
     }
     Ok((groups, RowSelection::from_consecutive_ranges(ranges.into_iter(), total)))
+}
+
+/// The bytes from the first to the last selected page, with the dictionaries of all columns; `None` without a page index.
+fn span(metadata: &ParquetMetaData, groups: &[usize], pages: &RowSelection) -> Option<Range<u64>> {
+    let offsets = metadata.offset_index()?;
+    let mut selected = pages.clone();
+    let mut span: Option<Range<u64>> = None;
+    for &group in groups {
+        let rows = usize::try_from(metadata.row_group(group).num_rows()).ok()?;
+        let of_group = selected.split_off(rows);
+        for (column, index) in metadata.row_group(group).columns().iter().zip(offsets.get(group)?) {
+            let mut ranges = of_group.scan_ranges(index.page_locations());
+            if let (Some(dictionary), false) = (column.dictionary_page_offset(), ranges.is_empty()) {
+                let start = u64::try_from(dictionary).ok()?;
+                ranges.push(start..u64::try_from(column.data_page_offset()).ok()?);
+            }
+            for range in ranges {
+                span = Some(span.map_or(range.clone(), |span| span.start.min(range.start)..span.end.max(range.end)));
+            }
+        }
+    }
+    span
 }
 
 /// The least and greatest keys of a row group's pages, and their row counts; `None` without a page index.

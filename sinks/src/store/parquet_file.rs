@@ -55,3 +55,54 @@ impl AsyncFileReader for ParquetFile {
         .boxed()
     }
 }
+
+/// A file of which one range is in memory.
+#[derive(Debug, Clone)]
+pub struct Prefetched {
+    file: ParquetFile,
+    start: u64,
+    bytes: Bytes,
+}
+
+impl Prefetched {
+    /// A file of which nothing is in memory.
+    pub fn nothing(file: ParquetFile) -> Prefetched {
+        Prefetched { file, start: 0, bytes: Bytes::new() }
+    }
+
+    /// Reads a range in one request.
+    pub async fn range(mut file: ParquetFile, range: Range<u64>) -> Result<Prefetched, ParquetError> {
+        let bytes = file.get_bytes(range.clone()).await?;
+        Ok(Prefetched { file, start: range.start, bytes })
+    }
+
+    /// The bytes of a range, if all of it is in memory.
+    fn in_memory(&self, range: &Range<u64>) -> Option<Bytes> {
+        let start = usize::try_from(range.start.checked_sub(self.start)?).ok()?;
+        let end = usize::try_from(range.end.checked_sub(self.start)?).ok()?;
+        (start <= end && end <= self.bytes.len()).then(|| self.bytes.slice(start..end))
+    }
+}
+
+impl AsyncFileReader for Prefetched {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
+        match self.in_memory(&range) {
+            Some(bytes) => futures::future::ready(Ok(bytes)).boxed(),
+            None => self.file.get_bytes(range),
+        }
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
+        match ranges.iter().map(|range| self.in_memory(range)).collect() {
+            Some(all) => futures::future::ready(Ok(all)).boxed(),
+            None => self.file.get_byte_ranges(ranges),
+        }
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
+        self.file.get_metadata(options)
+    }
+}

@@ -82,7 +82,7 @@ impl Process {
 
 fn storage(store: Arc<dyn ObjectStore>) -> Storage {
     let lake = Url::parse("memory:///history/lake/").expect("a URL");
-    Storage { store, lake, raw: Path::from("history/raw"), part_bytes: 1 << 10, directory: None }
+    Storage { store, lake, raw: Path::from("history/raw"), part_bytes: 1 << 10, directory: None, unfinished: None }
 }
 
 /// One history: the stores, which survive crashes, and what must be in them.

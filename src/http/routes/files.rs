@@ -64,7 +64,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
         pipeline: service.pipeline.clone(),
         metadata: service.metadata.clone(),
         snapshots: service.snapshots.clone(),
-        slots: Slots::new(UPLOADS_MAX),
+        slots: Slots::new("uploads", UPLOADS_MAX),
         stopping: service.stopping.clone(),
     };
     OpenApiRouter::new()

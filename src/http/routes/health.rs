@@ -14,6 +14,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use argus_dataflow::Dataflow;
+use argus_query::Engine;
+use argus_sinks::Snapshot;
+use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -22,7 +25,9 @@ use crate::http::error_responses::Unavailable;
 use crate::http::problem::Problem;
 use crate::ingest::disk::{DiskSpace, Space};
 use crate::metadata::Metadata;
+use crate::pipeline::Pipeline;
 use crate::pipeline::failures::{FailedFile, Failures};
+use crate::pipeline::frontier_lag::FrontierLag;
 
 #[derive(Clone)]
 struct HealthContext {
@@ -30,6 +35,10 @@ struct HealthContext {
     dataflow: Dataflow,
     disk: DiskSpace,
     failures: Failures,
+    pipeline: Pipeline,
+    engine: Engine,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    frontier_lag: FrontierLag,
     metrics: PrometheusHandle,
     /// The addresses of the SQL servers, by protocol.
     sql_servers: Arc<BTreeMap<&'static str, SocketAddr>>,
@@ -46,6 +55,10 @@ pub fn router(
         dataflow: service.dataflow.clone(),
         disk: service.disk.clone(),
         failures: service.failures.clone(),
+        pipeline: service.pipeline.clone(),
+        engine: service.engine.clone(),
+        snapshots: service.snapshots.clone(),
+        frontier_lag: service.frontier_lag.clone(),
         metrics,
         sql_servers: Arc::new(sql_servers),
     };
@@ -139,5 +152,10 @@ async fn ready(State(context): State<HealthContext>) -> Result<Json<ReadyBody>, 
 async fn prometheus_metrics(State(context): State<HealthContext>) -> Response {
     process::measure();
     gauge!("argus_in_flight_bytes").set(context.dataflow.in_flight_bytes() as f64);
+    let closed = context.snapshots.borrow().epoch;
+    gauge!("argus_frontier_lag_seconds").set(context.frontier_lag.since(closed).as_secs_f64());
+    for (queue, length) in [("rounds", context.pipeline.queue_length()), ("queries", context.engine.queue_length())] {
+        gauge!("argus_queue_length", "queue" => queue).set(length as f64);
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], context.metrics.render()).into_response()
 }

@@ -53,7 +53,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
         pipeline: service.pipeline.clone(),
         snapshots: service.snapshots.clone(),
         ingest: service.ingest.clone(),
-        slots: Slots::new(PARTS_MAX),
+        slots: Slots::new("parts", PARTS_MAX),
     };
     OpenApiRouter::new().routes(routes!(append)).layer(DefaultBodyLimit::disable()).with_state(context)
 }

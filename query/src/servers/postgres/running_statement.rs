@@ -7,7 +7,6 @@ use datafusion_postgres::pgwire::error::PgWireResult;
 use datafusion_postgres::pgwire::messages::data::DataRow;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use metrics::counter;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -18,6 +17,7 @@ use crate::engine::admission::Permit;
 use crate::engine::background::AbortOnDrop;
 use crate::error::QueryError;
 use crate::execute::{Limits, ResultSender, TIMEOUT_GRACE};
+use crate::outcome::Outcome;
 use crate::sql::joins::Wanted;
 
 /// Rows that wait for the client.
@@ -53,10 +53,10 @@ impl RunningStatement {
     /// Enforces the limits on an answer's rows.
     pub(super) fn bound(self: &Arc<RunningStatement>, response: Response) -> Response {
         let Response::Query(mut answer) = response else { return response };
-        counter!("argus_computed_total", "kind" => "sql").increment(1);
         let fields = answer.row_schema();
         let source = std::mem::replace(answer.data_rows(), stream::empty().boxed());
-        let rows = Rows { source: Some(source), computed: None, count: 0, running: Arc::clone(self) };
+        let (running, outcome) = (Arc::clone(self), Outcome::begin());
+        let rows = Rows { source: Some(source), computed: None, count: 0, running, outcome };
         let bounded = stream::unfold((rows, false), |(mut rows, ended)| async move {
             if ended {
                 return None;
@@ -83,10 +83,19 @@ struct Rows {
     computed: Option<(mpsc::Receiver<Option<PgWireResult<DataRow>>>, AbortOnDrop)>,
     count: usize,
     running: Arc<RunningStatement>,
+    outcome: Outcome,
 }
 
 impl Rows {
     async fn next(&mut self) -> PgWireResult<Option<DataRow>> {
+        let next = self.receive().await;
+        if !matches!(next, Ok(Some(_))) {
+            self.outcome.ended(&next);
+        }
+        next
+    }
+
+    async fn receive(&mut self) -> PgWireResult<Option<DataRow>> {
         let RunningStatement { limits, until, .. } = *self.running;
         if let Some(source) = self.source.take() {
             self.computed = Some(compute(source, &self.running));
