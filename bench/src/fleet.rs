@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use argus_dataflow::{
     BatchRow, Change, CodeLimits, Config, Dataflow, FileRow, Origin, Output, Row, RuleSet, TextBlock, VersionId,
 };
-use argus_query::{Engine, EngineConfig, FleetRequest, GroupBy};
+use argus_query::{Engine, EngineConfig, FleetFilter, FleetRequest, GroupBy};
 use argus_sinks::{FleetView, LastChanges, RecentView, Snapshot};
 use tokio::sync::mpsc::UnboundedReceiver;
 use url::Url;
@@ -190,7 +190,7 @@ impl Fleet {
             RecentView::default(),
             LastChanges::default(),
         ));
-        let request = FleetRequest { group_by: GroupBy::Firmware, since: None, until: None, limit: 20 };
+        let request = FleetRequest { group_by: GroupBy::Firmware, filter: FleetFilter::default(), limit: 20 };
         let begun = Instant::now();
         request.read(engine, &snapshot).await?;
         let taken = begun.elapsed();

@@ -1,5 +1,7 @@
-//! Cached answers: [`reports`] of batches and their [`charts`]. [`answer`] is a single answer, ready to be sent.
+//! Cached answers: [`reports`] of batches and their [`charts`]. [`answer`] is a single answer, ready to be sent. The
+//! [`texts`] of files are read as they are stored.
 
 pub mod answer;
 pub mod charts;
 pub mod reports;
+pub mod texts;

@@ -25,6 +25,7 @@ use super::progress::Progress;
 use super::work::Work;
 use super::{Service, ServiceConfig};
 use crate::answers::reports::Reports;
+use crate::answers::texts::Texts;
 use crate::data_dir;
 use crate::ingest::disk::DiskSpace;
 use crate::ingest::raw_store::RawStore;
@@ -263,6 +264,7 @@ impl Service {
             start_kafka(kafka, &mut work, &metadata, &engine, &snapshots, &pipeline, &stopping).await?;
         }
         Ok(Service {
+            texts: Texts::new(metadata.clone(), raw.clone()),
             reports: Reports::new(metadata.clone(), engine.clone(), snapshots.clone(), redis.clone()),
             rescan: Rescan::new(ingest.clone(), pipeline.clone(), metadata.clone(), raw),
             ingest,

@@ -32,6 +32,7 @@ use argus_sinks::{LakeConfig, Snapshot};
 use tokio::sync::watch;
 
 use crate::answers::reports::Reports;
+use crate::answers::texts::Texts;
 use crate::app::work::Work;
 use crate::ingest::Ingest;
 use crate::ingest::disk::DiskSpace;
@@ -119,6 +120,8 @@ pub struct Service {
     pub metadata: Metadata,
     /// Runs queries.
     pub engine: Engine,
+    /// Reads the texts of files.
+    pub texts: Texts,
     /// Computes and caches reports.
     pub reports: Reports,
     /// The cache that is shared between processes.

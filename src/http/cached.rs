@@ -23,8 +23,7 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// The response to a request with these headers.
 pub fn respond(answer: &Answer, found: Found, request: &HeaderMap) -> Response {
-    let is_current = request.get_all(header::IF_NONE_MATCH).iter().any(|tags| matches(answer.tag(), tags));
-    let mut response = match is_current {
+    let mut response = match is_current(answer.tag(), request) {
         true => {
             let mut response = HttpResponse::new(Body::empty());
             *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -46,6 +45,11 @@ pub fn respond(answer: &Answer, found: Found, request: &HeaderMap) -> Response {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(CACHE_STATUS, status(found));
     response
+}
+
+/// Whether the client's copy has this tag.
+pub fn is_current(tag: &str, request: &HeaderMap) -> bool {
+    request.get_all(header::IF_NONE_MATCH).iter().any(|tags| matches(tag, tags))
 }
 
 /// Whether a tag matches `If-None-Match`, by weak comparison (RFC 9110, 13.1.2).

@@ -75,6 +75,15 @@ pub struct UnknownEncoding(ProblemBody);
 #[response(status = 422, description = "The request is invalid", content_type = "application/problem+json")]
 pub struct Invalid(ProblemBody);
 
+/// 416: the range begins after the end of the text.
+#[derive(IntoResponses)]
+#[response(
+    status = 416,
+    description = "The range begins after the end of the text",
+    content_type = "application/problem+json"
+)]
+pub struct RangeNotSatisfiable(ProblemBody);
+
 /// 429: too many requests at once; retry later.
 #[derive(IntoResponses)]
 #[response(

@@ -1,11 +1,13 @@
 //! Extractors of request data; invalid data is a [`Problem`] with a readable detail.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use chrono::DateTime;
 use futures::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
 
@@ -131,6 +133,38 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
     }
 }
 
+/// The query parameters, and apart from them the labels that are named by `label.NAME=VALUE`.
+pub struct WithLabels<T>(pub T, pub BTreeMap<String, String>);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for WithLabels<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let (labels, others) = split_labels(parts.uri.query().unwrap_or_default());
+        // Serialised pairs are a valid query.
+        let uri = format!("/?{others}").parse::<Uri>().map_err(|error| Problem::internal(&error))?;
+        let mut without_labels = Request::new(()).into_parts().0;
+        without_labels.uri = uri;
+        let Parameters(parameters) = Parameters::from_request_parts(&mut without_labels, state).await?;
+        Ok(WithLabels(parameters, labels))
+    }
+}
+
+/// The labels of a query, and the query without them.
+fn split_labels(query: &str) -> (BTreeMap<String, String>, String) {
+    let mut labels = BTreeMap::new();
+    let mut others = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match name.strip_prefix("label.") {
+            Some(label) => drop(labels.insert(label.to_owned(), value.into_owned())),
+            None => {
+                others.append_pair(&name, &value);
+            }
+        }
+    }
+    (labels, others.finish())
+}
+
 /// A readable error about a parameter: `Failed to deserialize query string: top: invalid digit found in string` becomes
 /// `top must be a whole number of at least 0`.
 fn parameter_error(text: &str) -> String {
@@ -151,6 +185,20 @@ fn parameter_error(text: &str) -> String {
             reason.replace("missing field", "the parameter").replace('`', "") + " is missing"
         }
         _ => format!("{name}: {reason}"),
+    }
+}
+
+/// A time parameter in RFC 3339, as microseconds since 1970.
+pub fn time(name: &str, text: Option<&str>) -> Result<Option<i64>, Problem> {
+    let parsed = text.map(|text| DateTime::parse_from_rfc3339(text).map(|time| time.timestamp_micros())).transpose();
+    parsed.map_err(|_| Problem::invalid(format!("{name} must be a time in RFC 3339, for example 2026-03-01T10:15:30Z")))
+}
+
+/// The name of a severity.
+pub fn severity(word: String) -> Result<String, Problem> {
+    match word.as_str() {
+        "critical" | "error" | "warning" | "info" => Ok(word),
+        _ => Err(Problem::invalid(format!("severity is {word:?}, but must be critical, error, warning or info"))),
     }
 }
 

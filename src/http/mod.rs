@@ -7,6 +7,7 @@ pub mod connections;
 pub mod error_responses;
 pub mod extract;
 pub mod fast_path;
+pub mod list;
 pub mod observe;
 pub mod problem;
 pub mod routes;
@@ -29,7 +30,9 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::app::Service;
 use crate::http::cached::CachedAnswers;
 use crate::http::problem::{Problem, ProblemBody};
-use crate::http::routes::{batches, chart, events, files, fleet, health, history, lines, query, report};
+use crate::http::routes::{
+    batches, chart, contents, events, files, fleet, fleet_events, health, lines, query, report, vehicles,
+};
 
 /// The general part of the OpenAPI document.
 #[derive(utoipa::OpenApi)]
@@ -58,14 +61,16 @@ pub fn router(service: &Service, metrics: PrometheusHandle, sql_servers: BTreeMa
     // Handlers have full paths: nested routers would copy the URI of every request.
     let (router, description) = OpenApiRouter::with_openapi(ApiDescription::openapi())
         .merge(batches::router(service))
+        .merge(contents::router(service))
         .merge(events::router(service))
         .merge(files::router(service))
+        .merge(fleet_events::router(service))
         .merge(fleet::router(service, CachedAnswers::new(service.redis.clone())))
         .merge(lines::router(service))
         .merge(report::router(service))
         .merge(chart::router(service))
         .merge(query::router(service))
-        .merge(history::router(service))
+        .merge(vehicles::router(service))
         .merge(health::router(service, metrics, sql_servers))
         .split_for_parts();
     observe::describe();

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::answers::answer::AnswerError;
+use crate::answers::texts::TextError;
 use crate::domain::batch::Invalid;
 use crate::ingest::IngestError;
 use crate::ingest::disk::is_disk_full;
@@ -31,6 +32,8 @@ pub struct Problem {
     detail: String,
     /// The offset at which the client should continue.
     upload_offset: Option<u64>,
+    /// The length of a text of which the client wanted a range.
+    length: Option<u64>,
 }
 
 /// An error (RFC 9457).
@@ -52,12 +55,19 @@ pub struct ProblemBody {
 impl Problem {
     /// A problem of a type, with a detail that tells the client what to do.
     pub fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Problem {
-        Problem { status, kind, detail: detail.into(), upload_offset: None }
+        Problem { status, kind, detail: detail.into(), upload_offset: None, length: None }
     }
 
     /// The request is invalid.
     pub fn invalid(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail)
+    }
+
+    /// A range begins after the end of a text with this many bytes.
+    pub fn range_not_satisfiable(length: u64) -> Problem {
+        let detail = format!("the text has {length} bytes; the range must begin before its end");
+        let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "range-not-satisfiable", detail);
+        Problem { length: Some(length), ..problem }
     }
 
     /// There is no such batch.
@@ -118,6 +128,9 @@ impl IntoResponse for Problem {
         if let Some(offset) = self.upload_offset {
             headers.insert("upload-offset", offset.into());
         }
+        if let Some(Ok(range)) = self.length.map(|length| HeaderValue::try_from(format!("bytes */{length}"))) {
+            headers.insert(header::CONTENT_RANGE, range);
+        }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
@@ -129,6 +142,17 @@ impl IntoResponse for Problem {
 impl From<Invalid> for Problem {
     fn from(invalid: Invalid) -> Problem {
         Problem::invalid(invalid.to_string())
+    }
+}
+
+impl From<TextError> for Problem {
+    fn from(error: TextError) -> Problem {
+        match error {
+            TextError::Metadata(error) => error.into(),
+            TextError::Busy(error) => error.into(),
+            TextError::Gone => Problem::busy(error.to_string()),
+            TextError::Store(_) => Problem::internal(&error),
+        }
     }
 }
 

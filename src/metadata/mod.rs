@@ -31,6 +31,7 @@ pub use database::{InvalidLocation, Location, try_out, vacuum, without_password}
 pub use dialect::Dialect;
 pub use reader::{BatchFilter, Metadata, StoredFile, Withdrawn};
 pub use round::{Committed, Consumed, Erased, RefusedPart, Round, UploadKey};
+pub use rows::FileRecord;
 pub use writer::MetadataWriter;
 
 use self::database::Database;

@@ -176,15 +176,41 @@ impl Metadata {
             self.dialect.query("SELECT * FROM files WHERE batch_id = ? ORDER BY name").bind(batch_id.to_string());
         let mut files = Vec::new();
         for row in rows.fetch_all(&self.readers).await? {
-            let record = read_file(&row)?;
-            let parts = self.dialect.query("SELECT start, CASE WHEN bytes IS NULL THEN 1 ELSE 0 END FROM appended WHERE version = ? ORDER BY start")
-                .bind(record.version.0.to_string());
-            let parts = parts.fetch_all(&self.readers).await?;
-            let parts: Result<Vec<_>, sqlx::Error> =
-                parts.iter().map(|row| Ok((count(row, "start")?, row.try_get::<i64, _>(1)? != 0))).collect();
-            files.push(StoredFile { record, parts: parts? });
+            files.push(self.with_parts(read_file(&row)?).await?);
         }
         Ok(files)
+    }
+
+    /// A file of a batch, with where it is stored.
+    pub async fn stored_file(&self, batch_id: Uuid, name: &str) -> Result<Option<StoredFile>, MetadataError> {
+        let row = self.dialect.query("SELECT * FROM files WHERE batch_id = ? AND name = ?").bind(batch_id.to_string());
+        match row.bind(name).fetch_optional(&self.readers).await? {
+            Some(row) => Ok(Some(self.with_parts(read_file(&row)?).await?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn with_parts(&self, record: FileRecord) -> Result<StoredFile, MetadataError> {
+        let parts = self.dialect.query(
+            "SELECT start, CASE WHEN bytes IS NULL THEN 1 ELSE 0 END FROM appended WHERE version = ? ORDER BY start",
+        );
+        let parts = parts.bind(record.version.0.to_string()).fetch_all(&self.readers).await?;
+        let parts: Result<Vec<_>, sqlx::Error> =
+            parts.iter().map(|row| Ok((count(row, "start")?, row.try_get::<i64, _>(1)? != 0))).collect();
+        Ok(StoredFile { record, parts: parts? })
+    }
+
+    /// A page of a batch's files, in order of their names: those after `after`.
+    pub async fn files_after(
+        &self,
+        batch_id: Uuid,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<FileRecord>, MetadataError> {
+        let rows = self.dialect.query("SELECT * FROM files WHERE batch_id = ? AND name > ? ORDER BY name LIMIT ?");
+        // A name is never empty.
+        let rows = rows.bind(batch_id.to_string()).bind(after.unwrap_or_default()).bind(i64::from(limit));
+        rows.fetch_all(&self.readers).await?.iter().map(read_file).collect()
     }
 
     /// The bytes that were appended to a version at an offset; empty if they are in the raw store.
@@ -260,6 +286,12 @@ impl Metadata {
             self.dialect.query("SELECT position, event FROM events WHERE position > ? ORDER BY position LIMIT ?");
         let rows = rows.bind(after).bind(i64::from(limit)).fetch_all(&self.readers).await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, from_json(row.try_get(1)?)?))).collect()
+    }
+
+    /// The position of the last event; 0 if there is none.
+    pub async fn last_event(&self) -> Result<i64, MetadataError> {
+        let row = self.dialect.query("SELECT coalesce(max(position), 0) FROM events");
+        Ok(row.fetch_one(&self.readers).await?.try_get(0)?)
     }
 
     /// The term of the current writer, in PostgreSQL.

@@ -16,9 +16,13 @@ use crate::metadata::{JournalEntry, Lines, MetadataError, Refused, Text};
 /// The current generation of a file.
 #[derive(Debug, Clone)]
 pub struct FileRecord {
+    /// Its batch.
     pub batch_id: Uuid,
+    /// The same in all generations.
     pub file_id: Uuid,
+    /// Its name.
     pub name: String,
+    /// Of its content.
     pub generation: u32,
     /// The version of its whole lines.
     pub version: VersionId,
@@ -26,11 +30,15 @@ pub struct FileRecord {
     pub bytes: u64,
     /// Its lines, without the open line.
     pub whole_lines: u64,
+    /// The digest of its bytes as they were uploaded.
     pub digest: Digest,
+    /// Its last line, if that has no line feed.
     pub open_line: OpenLine,
     /// The version of the open line, if that is counted.
     pub open_version: Option<VersionId>,
+    /// When it was uploaded, in microseconds since 1970.
     pub uploaded_at: i64,
+    /// The epoch of its last change.
     pub epoch: u64,
     /// The encoding of its object in the raw store, if it has one.
     pub encoding: Option<Encoding>,

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::results::json::rfc3339;
-use crate::tables::views::literal;
+use crate::tables::views::{literal, time_literal};
 
 /// A request for a page of lines.
 #[derive(Debug, Clone)]
@@ -24,6 +24,16 @@ pub struct ErrorsRequest {
     pub code: Option<String>,
     /// Only this file.
     pub file: Option<String>,
+    /// Only lines with this level.
+    pub level: Option<String>,
+    /// Only lines of this component.
+    pub component: Option<String>,
+    /// Only codes with this severity.
+    pub severity: Option<String>,
+    /// Only lines with a plausible time at or after this, in microseconds since 1970.
+    pub since: Option<i64>,
+    /// Only lines with a plausible time before this.
+    pub until: Option<i64>,
     /// The maximum number of lines on the page.
     pub limit: usize,
     /// Where the previous page ended: file, line and code of its last line.
@@ -50,6 +60,8 @@ pub struct ErrorLine {
     pub component: Option<String>,
     /// The code.
     pub code: String,
+    /// Its severity: `critical`, `error`, `warning` or `info`.
+    pub severity: String,
     /// The line, at most 1,024 bytes.
     pub text: String,
 }
@@ -86,9 +98,21 @@ impl ErrorsPage {
         request: &ErrorsRequest,
     ) -> Result<ErrorsPage, QueryError> {
         let mut wanted = format!("batch_id = '{}'", request.batch_id);
-        for (column, value) in [("code", &request.code), ("file", &request.file)] {
+        let equal = [
+            ("code", &request.code),
+            ("file", &request.file),
+            ("level", &request.level),
+            ("component", &request.component),
+            ("severity", &request.severity),
+        ];
+        for (column, value) in equal {
             if let Some(value) = value {
                 wanted += &format!(" AND {column} = {}", literal(value));
+            }
+        }
+        for (comparison, time) in [(">=", request.since), ("<", request.until)] {
+            if let Some(time) = time {
+                wanted += &format!(" AND ts_plausible AND ts {comparison} {}", time_literal(time));
             }
         }
         if let Some((file, line, code)) = &request.after {
@@ -98,7 +122,7 @@ impl ErrorsPage {
             );
         }
         let sql = format!(
-            "SELECT file, line, \"offset\", ts, level, component, code, text, ts_plausible FROM errors WHERE {wanted} \
+            "SELECT file, line, \"offset\", ts, level, component, code, text, ts_plausible, severity FROM errors WHERE {wanted} \
              ORDER BY file, line, code LIMIT {}",
             request.limit + 1
         );
@@ -119,6 +143,7 @@ impl ErrorsPage {
                     level: optional(text(4), row),
                     component: optional(text(5), row),
                     code: text(6).value(row).to_owned(),
+                    severity: text(9).value(row).to_owned(),
                     text: text(7).value(row).to_owned(),
                 });
             }

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use crate::engine::{Engine, with_timeout};
 use crate::error::QueryError;
+use crate::reads::filter::FleetFilter;
 use crate::tables::views::batches_sql;
 
 /// Lines with codes that are grouped by one query: about ten megabytes.
@@ -84,10 +85,8 @@ impl GroupBy {
 pub struct FleetRequest {
     /// The dimension.
     pub group_by: GroupBy,
-    /// Only lines with a plausible timestamp at or after this, microseconds since 1970.
-    pub since: Option<i64>,
-    /// Only lines with a plausible timestamp before this.
-    pub until: Option<i64>,
+    /// Which batches and lines.
+    pub filter: FleetFilter,
     /// The maximum number of codes.
     pub limit: usize,
 }
@@ -137,12 +136,12 @@ pub struct FleetCodes {
 }
 
 impl FleetRequest {
-    /// The most frequent codes of the groups. Without a time range they come from the fleet totals in memory; with
-    /// one, the lines with a timestamp in the range are counted.
+    /// The most frequent codes of the groups. Without a filter they come from the fleet totals in memory; with one, the
+    /// lines that it selects are counted.
     pub async fn read(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<FleetCodes, QueryError> {
-        let is_range = self.since.is_some() || self.until.is_some();
+        let is_range = self.filter.has_times();
         let (mut codes, without_time) = match &snapshot.fleet {
-            Some(fleet) if !is_range => (self.read_totals(fleet), 0),
+            Some(fleet) if self.filter.is_all() => (self.read_totals(fleet), 0),
             _ => self.count(engine, snapshot).await?,
         };
         let more = codes.len() > self.limit;
@@ -179,7 +178,7 @@ impl FleetRequest {
         with_timeout(async {
             let mut counted: HashMap<CodeKey, CodeCounts> = HashMap::new();
             let mut without_time = 0;
-            for some in parts_of(batches(engine, snapshot).await?) {
+            for some in parts_of(batches(engine, snapshot, &self.filter).await?) {
                 without_time += self.count_some(engine, snapshot, &some, &mut counted).await?;
             }
             let mut codes: Vec<FleetCode> =
@@ -200,24 +199,31 @@ impl FleetRequest {
         counted: &mut HashMap<CodeKey, CodeCounts>,
     ) -> Result<u64, QueryError> {
         let ([first, ..], [.., last]) = (batches, batches) else { return Ok(0) };
-        let time = |micros: i64| format!("arrow_cast({micros}, 'Timestamp(Microsecond, Some(\"UTC\"))')");
-        let mut within = vec!["ts_plausible".to_owned()];
-        within.extend(self.since.map(|since| format!("ts >= {}", time(since))));
-        within.extend(self.until.map(|until| format!("ts < {}", time(until))));
-        // Lines without a plausible timestamp form one row per batch.
-        let timed = |column: &str| format!("CASE WHEN ts_plausible THEN {column} END");
+        let is_range = self.filter.has_times();
+        let within = match is_range {
+            true => format!(" AND (ts_plausible IS NOT TRUE OR ({}))", self.filter.of_times("ts")),
+            false => String::new(),
+        };
+        // The ids of other batches may be between those of the selected ones.
+        let selected = match self.filter.of_batches() {
+            none if none.is_empty() => none,
+            some => format!(" AND batch_id IN (SELECT b.batch_id FROM batches b WHERE TRUE{some})"),
+        };
+        let plausible = |column: &str| format!("CASE WHEN ts_plausible THEN {column} END");
+        // With a time range, lines without a plausible timestamp form one row per batch.
+        let timed = |column: &str| if is_range { plausible(column) } else { column.to_owned() };
         // Only grouping by component needs the column, and it multiplies the rows.
         let component = if self.group_by == GroupBy::Component { "component" } else { "CAST(NULL AS VARCHAR)" };
         let sql = format!(
             "SELECT batch_id, {code} AS code, {component} AS component, count(*) AS n, \
              sum(CASE WHEN active THEN 0 ELSE 1 END) AS inactive, min({ts}), max({ts}) FROM errors \
-             WHERE batch_id >= '{}' AND batch_id <= '{}' AND (ts_plausible IS NOT TRUE OR ({})) GROUP BY 1, 2, 3",
+             WHERE batch_id >= '{}' AND batch_id <= '{}'{selected}{within}{} GROUP BY 1, 2, 3",
             first.id,
             last.id,
-            within.join(" AND "),
+            self.filter.of_lines(),
             code = timed("code"),
             component = timed(component),
-            ts = timed("ts"),
+            ts = plausible("ts"),
         );
         let mut without_time = 0;
         let by_id: HashMap<&str, &CountedBatch> = batches.iter().map(|batch| (batch.id.as_str(), batch)).collect();
@@ -305,13 +311,18 @@ impl CodeCounts {
     }
 }
 
-/// All batches, sorted by id.
-async fn batches(engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Vec<CountedBatch>, QueryError> {
+/// The selected batches, sorted by id.
+async fn batches(
+    engine: &Engine,
+    snapshot: &Arc<Snapshot>,
+    filter: &FleetFilter,
+) -> Result<Vec<CountedBatch>, QueryError> {
     let sql = format!(
         "SELECT b.batch_id, b.firmware, b.platform, b.vehicle_id, b.vin, f.occurrences FROM ({}) b \
          JOIN (SELECT batch_id, sum(errors) AS occurrences FROM files GROUP BY batch_id) f ON f.batch_id = b.batch_id \
-         ORDER BY b.batch_id",
-        batches_sql(snapshot.epoch, snapshot.is_past)
+         WHERE TRUE{} ORDER BY b.batch_id",
+        batches_sql(snapshot.epoch, snapshot.is_past),
+        filter.of_batches(),
     );
     let mut batches = Vec::new();
     let mut vins: HashSet<Arc<str>> = HashSet::new();

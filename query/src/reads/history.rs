@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::reads::fleet_codes::as_rfc3339;
-use crate::tables::views::literal;
+use crate::tables::views::{literal, time_literal};
 
 /// A code of a vehicle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -61,7 +61,7 @@ pub async fn batches_of_vehicle(
     limit: usize,
 ) -> Result<Vec<RecordedBatch>, QueryError> {
     let after = after.map_or_else(String::new, |(first, id)| {
-        let first = format!("arrow_cast({first}, 'Timestamp(Microsecond, Some(\"UTC\"))')");
+        let first = time_literal(first);
         format!(" AND (recorded_first < {first} OR (recorded_first = {first} AND batch_id < '{id}'))")
     });
     let sql = format!(

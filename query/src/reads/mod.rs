@@ -2,15 +2,20 @@
 //!
 //! - [`lookup`]: the rows of a batch, without a query;
 //! - [`report`]: the report of a batch; [`error_lines`]: its lines with codes, page by page;
-//! - [`fleet_codes`]: codes over the fleet, by one dimension; [`compare`]: two firmwares, by the exact test in `fisher`;
-//!   [`history`]: the batches and codes of a vehicle;
+//! - [`fleet_codes`]: codes over the fleet, by one dimension; [`timeline`]: counts over time; [`filter`]: which batches and
+//!   lines they cover;
+//! - [`compare`]: two firmwares, by the exact test in `fisher`; [`vehicles`]: the list of vehicles; [`history`]: the batches
+//!   and codes of one;
 //! - [`cells`]: past state that the dataflow loads.
 
 pub mod cells;
 pub mod compare;
 pub mod error_lines;
+pub mod filter;
 pub(crate) mod fisher;
 pub mod fleet_codes;
 pub mod history;
 pub mod lookup;
 pub mod report;
+pub mod timeline;
+pub mod vehicles;

@@ -180,6 +180,11 @@ pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// A time in microseconds since 1970 as an SQL literal.
+pub fn time_literal(micros: i64) -> String {
+    format!("arrow_cast({micros}, 'Timestamp(Microsecond, Some(\"UTC\"))')")
+}
+
 impl View {
     /// The view of that name.
     pub fn named(name: &str) -> Option<View> {

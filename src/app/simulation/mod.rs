@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use argus_dataflow::RuleSet;
-use argus_query::{FleetRequest, GroupBy, Limits};
+use argus_query::{FleetFilter, FleetRequest, GroupBy, Limits};
 use argus_sinks::Snapshot;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
@@ -332,7 +332,7 @@ impl History {
         for batch in &self.batches {
             assert_eq!(actual(service, batch.id).await, Some(expected(batch)), "the report of {batch:?}");
         }
-        let request = FleetRequest { group_by: GroupBy::Firmware, since: None, until: None, limit: 1000 };
+        let request = FleetRequest { group_by: GroupBy::Firmware, filter: FleetFilter::default(), limit: 1000 };
         let codes = request.read(&service.engine, &snapshot).await.expect("reads").codes;
         let codes: BTreeMap<_, _> = codes
             .into_iter()

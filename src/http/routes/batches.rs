@@ -21,6 +21,7 @@ use crate::app::Service;
 use crate::domain::batch::{Batch, FileTotals, NewBatch};
 use crate::http::error_responses::{Conflict, GatewayTimeout, Invalid, NotFound, TimedOut, TooLong, Unavailable};
 use crate::http::extract::{JsonBody, Parameters, Segments, idempotency_key};
+use crate::http::list::{List, limit_within};
 use crate::http::problem::{Problem, batch_id};
 use crate::http::waiting::{WAIT_MS_DEFAULT, visible};
 use crate::maintenance::rescan::Rescan;
@@ -136,8 +137,26 @@ async fn create(
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response())
 }
 
+/// The columns of the list as CSV.
+const COLUMNS: [&str; 13] = [
+    "id",
+    "vehicle_id",
+    "vin",
+    "platform",
+    "firmware",
+    "labels",
+    "status",
+    "expected_files",
+    "total_files",
+    "parsed_files",
+    "created_at",
+    "updated_at",
+    "epoch",
+];
+
 /// A page of batches.
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
 struct BatchList {
     batches: Vec<BatchBody>,
     next_cursor: Option<Uuid>,
@@ -168,18 +187,16 @@ struct ListParameters {
     tag = "batches",
     params(ListParameters),
     responses(
-        (status = 200, description = "batches, newest first", body = BatchList),
+        (status = 200, description = "batches, newest first", content((BatchList = "application/json"), (String = "text/csv"))),
         Invalid,
     ),
 )]
 async fn list(
     State(context): State<BatchesContext>,
     Parameters(parameters): Parameters<ListParameters>,
-) -> Result<Json<BatchList>, Problem> {
-    let limit = parameters.limit.unwrap_or(LIMIT_DEFAULT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(Problem::invalid(format!("limit must be from 1 to {LIMIT_MAX}")));
-    }
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let limit = limit_within(parameters.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let before = parameters.cursor.as_deref().map(Uuid::parse_str).transpose();
     let filter = BatchFilter {
         status: parameters
@@ -197,9 +214,9 @@ async fn list(
     let mut batches = context.metadata.batches(&filter, seen).await?;
     let more = batches.len() > limit as usize;
     batches.truncate(limit as usize);
-    let next_cursor = batches.last().filter(|_| more).map(|(last, _)| last.id);
-    let batches = batches.into_iter().map(|(batch, totals)| BatchBody::new(batch, totals, seen)).collect();
-    Ok(Json(BatchList { batches, next_cursor }))
+    let next_cursor = batches.last().filter(|_| more).map(|(last, _)| last.id.to_string());
+    let batches = batches.into_iter().map(|(batch, totals)| BatchBody::new(batch, totals, seen));
+    List::new("batches", &COLUMNS, batches, next_cursor)?.respond(&headers)
 }
 
 /// Shows a batch.

@@ -36,9 +36,9 @@ use crate::pipeline::followers::{Follower, Followers};
 use crate::shutdown::Stopping;
 
 /// The keep-alive interval: a comment is sent if there was no event for this long.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Events read at once.
-const PAGE: u32 = 100;
+pub(super) const PAGE: u32 = 100;
 
 #[derive(Clone)]
 struct EventsContext {
@@ -129,7 +129,7 @@ async fn follow(
 
 /// Why events could not be read.
 #[derive(Debug, thiserror::Error)]
-enum FollowError {
+pub(super) enum FollowError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     #[error(transparent)]
@@ -239,7 +239,7 @@ impl EventReader {
 }
 
 /// The name and data of the server-sent event for `event`, if it has one.
-fn sse_event(event: &Event) -> Option<(&'static str, Value)> {
+pub(super) fn sse_event(event: &Event) -> Option<(&'static str, Value)> {
     let name = match &event.kind {
         EventKind::BatchStatusChanged { to, .. } => {
             let mut data = json!(event);

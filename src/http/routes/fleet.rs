@@ -1,13 +1,16 @@
 //! The fleet: its codes, and the comparison of two firmwares.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use argus_query::{Comparison, Engine, FleetCode, FleetCodes, FleetRequest, GroupBy};
+use argus_query::{
+    Bucket, Comparison, Counted, Engine, FleetCode, FleetCodes, FleetFilter, FleetRequest, GroupBy, Timeline,
+    TimelineGroup, TimelineRequest,
+};
 use argus_sinks::{FleetView, Snapshot};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use chrono::DateTime;
 use metrics::counter;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,16 +18,22 @@ use tokio::sync::watch;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use uuid::Uuid;
 
 use crate::app::Service;
 use crate::http::cached::{CachedAnswers, respond};
 use crate::http::error_responses::{GatewayTimeout, Invalid, NotFound, TooManyRequests, Unavailable};
-use crate::http::extract::Parameters;
+use crate::http::extract::{Parameters, WithLabels, severity, time};
+use crate::http::list::{accepts_csv, csv_of, limit_within};
 use crate::http::problem::Problem;
 use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
 
-const LIMIT_DEFAULT: usize = 100;
-const LIMIT_MAX: usize = 10_000;
+const LIMIT_DEFAULT: u32 = 100;
+const LIMIT_MAX: u32 = 10_000;
+const TIMELINE_LIMIT_DEFAULT: u32 = 1000;
+
+/// The longest bucket: 366 days.
+const BUCKET_S_MAX: u64 = 366 * 24 * 3600;
 
 #[derive(Clone)]
 struct FleetContext {
@@ -36,7 +45,7 @@ struct FleetContext {
 /// `/fleet`.
 pub fn router(service: &Service, answers: CachedAnswers) -> OpenApiRouter {
     let context = FleetContext { engine: service.engine.clone(), answers, snapshots: service.snapshots.clone() };
-    OpenApiRouter::new().routes(routes!(codes)).routes(routes!(compare)).with_state(context)
+    OpenApiRouter::new().routes(routes!(codes)).routes(routes!(compare)).routes(routes!(timeline)).with_state(context)
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -45,17 +54,29 @@ pub fn router(service: &Service, answers: CachedAnswers) -> OpenApiRouter {
 struct CodesParameters {
     /// `firmware` (default), `platform`, `vehicle` or `component`.
     group_by: Option<String>,
+    /// Only batches of this platform. Labels are filters too: `label.NAME=VALUE`.
+    platform: Option<String>,
+    /// Only batches with this firmware.
+    firmware: Option<String>,
+    /// Only occurrences on lines of this component.
+    component: Option<String>,
+    /// Only codes of this severity: `critical`, `error`, `warning` or `info`.
+    severity: Option<String>,
     /// Only occurrences on lines with a plausible time at or after this, RFC 3339.
     since: Option<String>,
     /// Only occurrences on lines with a plausible time before this, RFC 3339.
     until: Option<String>,
     /// The maximum number of rows, 1 to 10000; default 100.
-    limit: Option<usize>,
+    limit: Option<u32>,
     /// Wait until the answer covers this epoch, for example the epoch of a receipt.
     min_epoch: Option<u64>,
     /// How long to wait for `min_epoch` before 504, in milliseconds; default 5000, at most 60000.
     timeout_ms: Option<u64>,
 }
+
+/// The columns of the codes as CSV.
+const CODE_COLUMNS: [&str; 9] =
+    ["code", "group", "vin", "count", "inactive", "batches", "vehicles", "first_seen", "last_seen"];
 
 /// The codes of the fleet, grouped by one dimension.
 #[derive(ToSchema)]
@@ -79,39 +100,46 @@ struct CodesBody {
     tag = "fleet",
     params(CodesParameters, ("If-None-Match" = Option<String>, Header, description = "the ETag of the client's copy")),
     responses(
-        (status = 200, description = "codes by group, most frequent first", body = CodesBody),
+        (status = 200, description = "codes by group, most frequent first", content((CodesBody = "application/json"), (String = "text/csv"))),
         (status = 304, description = "the client's copy is current"),
         Invalid, TooManyRequests, Unavailable, GatewayTimeout,
     ),
 )]
 async fn codes(
     State(context): State<FleetContext>,
-    Parameters(parameters): Parameters<CodesParameters>,
+    WithLabels(parameters, labels): WithLabels<CodesParameters>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let limit = parameters.limit.unwrap_or(LIMIT_DEFAULT);
-    if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(Problem::invalid(format!("limit must be from 1 to {LIMIT_MAX}")));
-    }
+    let limit = limit_within(parameters.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let group_by = parameters.group_by.as_deref().map_or(Ok(GroupBy::Firmware), str::parse);
     let request = FleetRequest {
         group_by: group_by.map_err(|error| Problem::invalid(error.to_string()))?,
-        since: parameters.since.as_deref().map(|text| time("since", text)).transpose()?,
-        until: parameters.until.as_deref().map(|text| time("until", text)).transpose()?,
-        limit,
+        filter: FleetFilter {
+            platform: parameters.platform,
+            firmware: parameters.firmware,
+            labels,
+            component: parameters.component,
+            severity: parameters.severity.map(severity).transpose()?,
+            since: time("since", parameters.since.as_deref())?,
+            until: time("until", parameters.until.as_deref())?,
+        },
+        limit: limit as usize,
     };
     let timeout_ms = parameters.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
     let snapshot = snapshot_at_least(&context.snapshots, parameters.min_epoch, timeout_ms).await?;
     let engine = context.engine.clone();
     let epoch = snapshot.epoch;
-    // A time filter reads the lines, which may change when the fleet's counts do not.
-    let changed = if request.since.is_some() || request.until.is_some() { epoch } else { fleet_changed(&snapshot) };
+    // A filter reads the lines, which may change when the fleet's counts do not.
+    let changed = if request.filter.is_all() { fleet_changed(&snapshot) } else { epoch };
     let compute = || {
         let request = request.clone();
         async move { codes_body(&engine, &snapshot, &request).await }
     };
     let (answer, found) = context.answers.get(format!("fleet/codes {request:?}"), changed, epoch, compute).await?;
-    Ok(respond(&answer, found, &headers))
+    match accepts_csv(&headers) {
+        true => csv_of(&answer, "codes", &CODE_COLUMNS),
+        false => Ok(respond(&answer, found, &headers)),
+    }
 }
 
 async fn codes_body(engine: &Engine, snapshot: &Arc<Snapshot>, request: &FleetRequest) -> Result<Value, Problem> {
@@ -149,6 +177,23 @@ struct CompareParameters {
     timeout_ms: Option<u64>,
 }
 
+/// The columns of the compared codes as CSV.
+const COMPARED_COLUMNS: [&str; 13] = [
+    "code",
+    "change",
+    "vehicles",
+    "share",
+    "count",
+    "rate",
+    "against.vehicles",
+    "against.share",
+    "against.count",
+    "against.rate",
+    "test",
+    "p_value",
+    "q_value",
+];
+
 /// Compares two firmwares: for each code, the share of vehicles that have it.
 #[utoipa::path(
     get,
@@ -159,7 +204,7 @@ struct CompareParameters {
         ("If-None-Match" = Option<String>, Header, description = "the ETag of the client's copy"),
     ),
     responses(
-        (status = 200, description = "the codes of both firmwares, the largest difference first", body = Comparison),
+        (status = 200, description = "the codes of both firmwares, the largest difference first", content((Comparison = "application/json"), (String = "text/csv"))),
         (status = 304, description = "the client's copy is current"),
         NotFound, Invalid, TooManyRequests, Unavailable, GatewayTimeout,
     ),
@@ -182,7 +227,10 @@ async fn compare(
         Ok(json!(compared))
     };
     let (answer, found) = context.answers.get(request, changed, epoch, compute).await?;
-    Ok(respond(&answer, found, &headers))
+    match accepts_csv(&headers) {
+        true => csv_of(&answer, "codes", &COMPARED_COLUMNS),
+        false => Ok(respond(&answer, found, &headers)),
+    }
 }
 
 /// The last epoch that changed the fleet's counts.
@@ -190,7 +238,125 @@ fn fleet_changed(snapshot: &Snapshot) -> u64 {
     snapshot.fleet.as_ref().map_or(snapshot.epoch, FleetView::changed)
 }
 
-fn time(name: &str, text: &str) -> Result<i64, Problem> {
-    let time = DateTime::parse_from_rfc3339(text).map(|time| time.timestamp_micros());
-    time.map_err(|_| Problem::invalid(format!("{name} must be a time in RFC 3339, for example 2026-03-01T10:15:30Z")))
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct TimelineParameters {
+    /// `occurrences` (default) or `batches`.
+    of: Option<String>,
+    /// Only occurrences of this code.
+    code: Option<String>,
+    /// Only this batch.
+    batch_id: Option<Uuid>,
+    /// `firmware`, `platform` or `vehicle`; for occurrences also `component`, `severity` or `code`; default all together.
+    group_by: Option<String>,
+    /// The length of a bucket, for example 15m or 1d; default 1h.
+    bucket: Option<String>,
+    /// Only batches of this platform. Labels are filters too: `label.NAME=VALUE`.
+    platform: Option<String>,
+    /// Only batches with this firmware.
+    firmware: Option<String>,
+    /// Only occurrences on lines of this component.
+    component: Option<String>,
+    /// Only codes of this severity: `critical`, `error`, `warning` or `info`.
+    severity: Option<String>,
+    /// Only plausible times at or after this, RFC 3339.
+    since: Option<String>,
+    /// Only plausible times before this, RFC 3339.
+    until: Option<String>,
+    /// The maximum number of rows, 1 to 10000; default 1000.
+    limit: Option<u32>,
+    /// Wait until the answer covers this epoch, for example the epoch of a receipt.
+    min_epoch: Option<u64>,
+    /// How long to wait for `min_epoch` before 504, in milliseconds; default 5000, at most 60000.
+    timeout_ms: Option<u64>,
+}
+
+impl TimelineParameters {
+    fn request(self, labels: BTreeMap<String, String>) -> Result<TimelineRequest, Problem> {
+        let counted = match self.of.as_deref() {
+            None | Some("occurrences") => Counted::Occurrences,
+            Some("batches") => Counted::Batches,
+            Some(of) => return Err(Problem::invalid(format!("of is {of:?}, but must be occurrences or batches"))),
+        };
+        let group_by = self.group_by.as_deref().map(str::parse::<TimelineGroup>).transpose();
+        let group_by = group_by.map_err(|error| Problem::invalid(error.to_string()))?;
+        let is_of_lines = self.code.is_some() || self.component.is_some() || self.severity.is_some();
+        if counted == Counted::Batches && (is_of_lines || group_by.is_some_and(TimelineGroup::is_of_lines)) {
+            let detail = "batches have no code, component or severity; count occurrences, or omit these";
+            return Err(Problem::invalid(detail));
+        }
+        let bucket = self.bucket.as_deref().unwrap_or("1h");
+        let bucket_s = humantime::parse_duration(bucket).ok().map(|bucket| bucket.as_secs());
+        let bucket_s = bucket_s.filter(|seconds| (1..=BUCKET_S_MAX).contains(seconds));
+        let bucket_s = bucket_s.ok_or_else(|| {
+            Problem::invalid(format!("bucket is {bucket:?}, but must be from 1s to 366d, for example 15m or 1d"))
+        })?;
+        Ok(TimelineRequest {
+            counted,
+            code: self.code,
+            batch_id: self.batch_id,
+            group_by,
+            bucket_s,
+            filter: FleetFilter {
+                platform: self.platform,
+                firmware: self.firmware,
+                labels,
+                component: self.component,
+                severity: self.severity.map(severity).transpose()?,
+                since: time("since", self.since.as_deref())?,
+                until: time("until", self.until.as_deref())?,
+            },
+            limit: limit_within(self.limit, TIMELINE_LIMIT_DEFAULT, LIMIT_MAX)? as usize,
+        })
+    }
+}
+
+/// Counts over time.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct TimelineBody {
+    /// The buckets that have any, by time and group.
+    buckets: Vec<Bucket>,
+    bucket_seconds: u64,
+    epoch: u64,
+    /// Whether there are more rows than the limit.
+    truncated: bool,
+}
+
+/// Occurrences or batches over time.
+#[utoipa::path(
+    get,
+    path = "/api/v1/fleet/timeline",
+    tag = "fleet",
+    params(
+        TimelineParameters,
+        ("If-None-Match" = Option<String>, Header, description = "the ETag of the client's copy"),
+    ),
+    responses(
+        (status = 200, description = "counts by time and group", content((TimelineBody = "application/json"), (String = "text/csv"))),
+        (status = 304, description = "the client's copy is current"),
+        Invalid, TooManyRequests, Unavailable, GatewayTimeout,
+    ),
+)]
+async fn timeline(
+    State(context): State<FleetContext>,
+    WithLabels(parameters, labels): WithLabels<TimelineParameters>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (min_epoch, timeout_ms) = (parameters.min_epoch, parameters.timeout_ms.unwrap_or(WAIT_MS_DEFAULT));
+    let request = parameters.request(labels)?;
+    let snapshot = snapshot_at_least(&context.snapshots, min_epoch, timeout_ms).await?;
+    let (engine, epoch) = (context.engine.clone(), snapshot.epoch);
+    let key = format!("fleet/timeline {request:?}");
+    let compute = || async move {
+        counter!("argus_computed_total", "kind" => "fleet").increment(1);
+        let Timeline { buckets, more } = request.read(&engine, &snapshot).await?;
+        Ok(json!({"buckets": buckets, "bucket_seconds": request.bucket_s, "truncated": more}))
+    };
+    let (answer, found) = context.answers.get(key, epoch, epoch, compute).await?;
+    match accepts_csv(&headers) {
+        true => csv_of(&answer, "buckets", &["at", "group", "count", "batches", "vehicles"]),
+        false => Ok(respond(&answer, found, &headers)),
+    }
 }

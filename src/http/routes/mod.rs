@@ -2,12 +2,14 @@
 
 pub mod batches;
 pub mod chart;
+pub mod contents;
 pub mod events;
 pub mod files;
 pub mod fleet;
+pub mod fleet_events;
 mod form;
 pub mod health;
-pub mod history;
 pub mod lines;
 pub mod query;
 pub mod report;
+pub mod vehicles;

@@ -1,7 +1,9 @@
 //! The results of a batch: report, progress, lines with codes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use argus_dataflow::Level;
 use argus_query::cache::Found;
 use argus_query::{Engine, ErrorLine, ErrorsPage, ErrorsRequest, Report};
 use argus_sinks::Snapshot;
@@ -20,23 +22,29 @@ use uuid::Uuid;
 
 use crate::answers::answer::Answer;
 use crate::answers::reports::Reports;
+use crate::answers::texts::{Surroundings, Texts};
 use crate::app::Service;
 use crate::domain::batch::{Batch, FileTotals};
 use crate::domain::status::BatchStatus;
 use crate::http::cached::respond;
 use crate::http::error_responses::{GatewayTimeout, Gone, Invalid, NotFound, TooManyRequests, Unavailable};
-use crate::http::extract::{Parameters, Segments};
+use crate::http::extract::{Parameters, Segments, severity, time};
+use crate::http::list::{List, limit_within};
 use crate::http::problem::{Problem, batch_id};
 use crate::http::waiting::{WAIT_MS_DEFAULT, batch_at_least, check_as_of};
 use crate::metadata::Metadata;
 
-const ERRORS_LIMIT_DEFAULT: usize = 100;
-const ERRORS_LIMIT_MAX: usize = 10_000;
+const ERRORS_LIMIT_DEFAULT: u32 = 100;
+const ERRORS_LIMIT_MAX: u32 = 10_000;
+
+/// Lines that are shown before and after a line.
+const CONTEXT_MAX: usize = 50;
 
 struct ReportContext {
     metadata: Metadata,
     engine: Engine,
     reports: Reports,
+    texts: Texts,
     snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
@@ -46,6 +54,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
         metadata: service.metadata.clone(),
         engine: service.engine.clone(),
         reports: service.reports.clone(),
+        texts: service.texts.clone(),
         snapshots: service.snapshots.clone(),
     };
     OpenApiRouter::new()
@@ -200,11 +209,29 @@ impl ProgressBody {
 }
 
 /// A page of lines with codes.
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
 struct ErrorsBody {
-    errors: Vec<ErrorLine>,
+    errors: Vec<ErrorBody>,
     next_cursor: Option<String>,
 }
+
+/// A code in a line, and with `context` the lines around it.
+#[derive(Serialize, ToSchema)]
+struct ErrorBody {
+    #[serde(flatten)]
+    line: ErrorLine,
+    /// The lines before it, each at most 1,024 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<Vec<String>>,
+    /// The lines after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<Vec<String>>,
+}
+
+/// The columns of the lines as CSV.
+const ERROR_COLUMNS: [&str; 10] =
+    ["file", "line", "offset", "ts", "ts_plausible", "level", "component", "code", "severity", "text"];
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -214,10 +241,26 @@ struct ErrorsParameters {
     code: Option<String>,
     /// Only this file.
     file: Option<String>,
+    /// Only lines with this level, as logs name it: `warn` and `WARNING` are the same.
+    level: Option<String>,
+    /// Only lines of this component.
+    component: Option<String>,
+    /// Only codes of this severity: `critical`, `error`, `warning` or `info`.
+    severity: Option<String>,
+    /// Only lines with a plausible time at or after this, RFC 3339.
+    since: Option<String>,
+    /// Only lines with a plausible time before this, RFC 3339.
+    until: Option<String>,
+    /// Show this many lines before and after each, at most 50; then at most 10,000 lines are shown in all.
+    context: Option<usize>,
     /// The maximum number of rows, 1 to 10000; default 100.
-    limit: Option<usize>,
+    limit: Option<u32>,
     /// The `next_cursor` of the previous page.
     cursor: Option<String>,
+    /// Wait until the answer covers this epoch, for example the epoch of a receipt.
+    min_epoch: Option<u64>,
+    /// How long to wait for `min_epoch` before 504, in milliseconds; default 5000, at most 60000.
+    timeout_ms: Option<u64>,
 }
 
 /// The lines with codes of a batch.
@@ -227,26 +270,87 @@ struct ErrorsParameters {
     tag = "reports",
     params(("id" = Uuid, Path, description = "the batch"), ErrorsParameters),
     responses(
-        (status = 200, description = "the lines with codes, in order of file and line", body = ErrorsBody),
-        NotFound, Invalid, TooManyRequests, Unavailable,
+        (
+            status = 200,
+            description = "the lines with codes, in order of file and line",
+            content((ErrorsBody = "application/json"), (String = "text/csv"))
+        ),
+        NotFound, Invalid, TooManyRequests, Unavailable, GatewayTimeout,
     ),
 )]
 async fn errors(
     State(context): State<Arc<ReportContext>>,
     Segments(id): Segments<String>,
     Parameters(parameters): Parameters<ErrorsParameters>,
-) -> Result<Json<ErrorsBody>, Problem> {
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let Batch { id: batch_id, .. } = context.batch(&id).await?;
-    let limit = parameters.limit.unwrap_or(ERRORS_LIMIT_DEFAULT);
-    if !(1..=ERRORS_LIMIT_MAX).contains(&limit) {
-        return Err(Problem::invalid(format!("limit must be from 1 to {ERRORS_LIMIT_MAX}")));
+    let timeout_ms = parameters.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
+    batch_at_least(&context.metadata, &context.snapshots, batch_id, parameters.min_epoch, timeout_ms).await?;
+    let neighbours = parameters.context.unwrap_or(0);
+    if neighbours > CONTEXT_MAX {
+        return Err(Problem::invalid(format!("context is {neighbours}, but must be at most {CONTEXT_MAX}")));
     }
-    let after = parameters.cursor.as_deref().map(read_cursor).transpose()?;
-    let request = ErrorsRequest { batch_id, code: parameters.code, file: parameters.file, limit, after };
+    let max = ERRORS_LIMIT_MAX / (2 * neighbours as u32 + 1);
+    let limit = limit_within(parameters.limit, ERRORS_LIMIT_DEFAULT.min(max), max)? as usize;
+    let request = ErrorsRequest {
+        batch_id,
+        code: parameters.code,
+        file: parameters.file,
+        level: parameters.level.map(level).transpose()?,
+        component: parameters.component,
+        severity: parameters.severity.map(severity).transpose()?,
+        since: time("since", parameters.since.as_deref())?,
+        until: time("until", parameters.until.as_deref())?,
+        limit,
+        after: parameters.cursor.as_deref().map(read_cursor).transpose()?,
+    };
     let page = ErrorsPage::read(&context.engine, &context.snapshot(), &request).await?;
     let next_cursor =
         page.errors.last().filter(|_| page.more).map(|last| write_cursor(&last.file, last.line, &last.code));
-    Ok(Json(ErrorsBody { errors: page.errors, next_cursor }))
+    let errors = context.with_neighbours(batch_id, page.errors, neighbours).await?;
+    List::new("errors", &ERROR_COLUMNS, errors, next_cursor)?.respond(&headers)
+}
+
+/// The name of a level in the tables.
+fn level(word: String) -> Result<String, Problem> {
+    let level = Level::parse(word.as_bytes()).map(|level| level.as_str().to_owned());
+    level.ok_or_else(|| {
+        let detail = format!("level is {word:?}, but must be trace, debug, info, notice, warning, error or critical");
+        Problem::invalid(detail)
+    })
+}
+
+impl ReportContext {
+    /// Adds the lines around each line.
+    async fn with_neighbours(
+        &self,
+        batch_id: Uuid,
+        lines: Vec<ErrorLine>,
+        neighbours: usize,
+    ) -> Result<Vec<ErrorBody>, Problem> {
+        if neighbours == 0 {
+            return Ok(lines.into_iter().map(|line| ErrorBody { line, before: None, after: None }).collect());
+        }
+        let mut bodies = Vec::with_capacity(lines.len());
+        // Lines are sorted by file.
+        for of_file in lines.chunk_by(|one, next| one.file == next.file) {
+            let around = match self.metadata.stored_file(batch_id, &of_file[0].file).await? {
+                Some(file) => {
+                    let numbers = of_file.iter().map(|line| line.line).collect();
+                    self.texts.around(file, numbers, neighbours).await?
+                }
+                // It was deleted after the lines were read.
+                None => HashMap::new(),
+            };
+            for line in of_file {
+                let Surroundings { before, after } = around.get(&line.line).cloned().unwrap_or_default();
+                let texts = |lines: Vec<Arc<str>>| Some(lines.iter().map(|line| line.to_string()).collect());
+                bodies.push(ErrorBody { line: line.clone(), before: texts(before), after: texts(after) });
+            }
+        }
+        Ok(bodies)
+    }
 }
 
 /// A cursor is the position of the last line, in hexadecimal so that it needs no escaping.

@@ -61,7 +61,7 @@ impl Level {
     }
 
     /// The level of a name in any case, or of a logcat letter.
-    fn parse(word: &[u8]) -> Option<Level> {
+    pub fn parse(word: &[u8]) -> Option<Level> {
         const WORD_BYTES_MAX: usize = 13;
         if word.len() > WORD_BYTES_MAX {
             return None;

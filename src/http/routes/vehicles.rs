@@ -1,14 +1,15 @@
-//! The history of a vehicle.
+//! Vehicles: the list, one with its codes, and its history.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use argus_query::results::json::rfc3339;
-use argus_query::{Engine, RecordedBatch, Report, VehicleCode, batches_of_vehicle};
+use argus_query::{Engine, RecordedBatch, Report, VehicleCode, VehicleRow, VehiclesRequest, batches_of_vehicle};
 use argus_sinks::Snapshot;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -20,15 +21,18 @@ use uuid::Uuid;
 use crate::app::Service;
 use crate::http::error_responses::{GatewayTimeout, Invalid, NotFound, TooManyRequests, Unavailable};
 use crate::http::extract::{Parameters, Segments};
+use crate::http::list::{List, limit_within};
 use crate::http::problem::Problem;
 use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
 use crate::metadata::Metadata;
 
+const LIST_LIMIT_DEFAULT: u32 = 100;
+const LIST_LIMIT_MAX: u32 = 1000;
 const LIMIT_DEFAULT: usize = 20;
 const LIMIT_MAX: usize = 100;
 
 #[derive(Clone)]
-struct HistoryContext {
+struct VehiclesContext {
     engine: Engine,
     metadata: Metadata,
     snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -36,12 +40,126 @@ struct HistoryContext {
 
 /// `/vehicles`.
 pub fn router(service: &Service) -> OpenApiRouter {
-    let context = HistoryContext {
+    let context = VehiclesContext {
         engine: service.engine.clone(),
         metadata: service.metadata.clone(),
         snapshots: service.snapshots.clone(),
     };
-    OpenApiRouter::new().routes(routes!(history)).with_state(context)
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(show)).routes(routes!(history)).with_state(context)
+}
+
+/// The columns of the list as CSV.
+const COLUMNS: [&str; 7] = ["vin", "vehicle_id", "platform", "firmware", "batches", "first_seen", "last_seen"];
+
+/// A page of vehicles.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct VehiclesBody {
+    vehicles: Vec<VehicleRow>,
+    next_cursor: Option<String>,
+    epoch: u64,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ListParameters {
+    /// Only vehicles with this id.
+    vehicle_id: Option<String>,
+    /// Only vehicles of this platform.
+    platform: Option<String>,
+    /// Only vehicles with this firmware.
+    firmware: Option<String>,
+    /// The maximum number of vehicles, 1 to 1000; default 100.
+    limit: Option<u32>,
+    /// The `next_cursor` of the previous page.
+    cursor: Option<String>,
+    /// Wait until the answer covers this epoch, for example the epoch of a receipt.
+    min_epoch: Option<u64>,
+    /// How long to wait for `min_epoch` before 504, in milliseconds; default 5000, at most 60000.
+    timeout_ms: Option<u64>,
+}
+
+/// Lists the vehicles, by VIN, as their latest batches describe them.
+#[utoipa::path(
+    get,
+    path = "/api/v1/vehicles",
+    tag = "fleet",
+    params(ListParameters),
+    responses(
+        (status = 200, description = "the vehicles, by VIN", content((VehiclesBody = "application/json"), (String = "text/csv"))),
+        Invalid, TooManyRequests, Unavailable, GatewayTimeout,
+    ),
+)]
+async fn list(
+    State(context): State<VehiclesContext>,
+    Parameters(parameters): Parameters<ListParameters>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let request = VehiclesRequest {
+        vin: None,
+        vehicle_id: parameters.vehicle_id,
+        platform: parameters.platform,
+        firmware: parameters.firmware,
+        // The cursor is the last VIN.
+        after: parameters.cursor,
+        limit: limit_within(parameters.limit, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX)? as usize,
+    };
+    let timeout_ms = parameters.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
+    let snapshot = snapshot_at_least(&context.snapshots, parameters.min_epoch, timeout_ms).await?;
+    let (vehicles, more) = request.read(&context.engine, &snapshot).await?;
+    let next_cursor = vehicles.last().filter(|_| more).map(|last| last.vin.clone());
+    List::new("vehicles", &COLUMNS, vehicles, next_cursor)?.with("epoch", snapshot.epoch).respond(&headers)
+}
+
+/// A vehicle.
+#[derive(Serialize, ToSchema)]
+struct VehicleBody {
+    #[serde(flatten)]
+    vehicle: VehicleRow,
+    /// The codes of all its batches, most frequent first.
+    codes: Vec<VehicleCode>,
+    epoch: u64,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ShowParameters {
+    /// Wait until the answer covers this epoch, for example the epoch of a receipt.
+    min_epoch: Option<u64>,
+    /// How long to wait for `min_epoch` before 504, in milliseconds; default 5000, at most 60000.
+    timeout_ms: Option<u64>,
+}
+
+/// Shows a vehicle, as its latest batch describes it, and its codes.
+#[utoipa::path(
+    get,
+    path = "/api/v1/vehicles/{vin}",
+    tag = "fleet",
+    params(("vin" = String, Path, description = "the vehicle identification number"), ShowParameters),
+    responses(
+        (status = 200, description = "the vehicle", body = VehicleBody),
+        NotFound, Invalid, TooManyRequests, Unavailable, GatewayTimeout,
+    ),
+)]
+async fn show(
+    State(context): State<VehiclesContext>,
+    Segments(vin): Segments<String>,
+    Parameters(parameters): Parameters<ShowParameters>,
+) -> Result<Json<VehicleBody>, Problem> {
+    let timeout_ms = parameters.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
+    let snapshot = snapshot_at_least(&context.snapshots, parameters.min_epoch, timeout_ms).await?;
+    let request = VehiclesRequest { vin: Some(vin.clone()), limit: 1, ..VehiclesRequest::default() };
+    let (vehicles, _) = request.read(&context.engine, &snapshot).await?;
+    let vehicle = vehicles.into_iter().next().ok_or_else(|| no_vehicle(&vin))?;
+    let codes = snapshot.fleet.as_ref().map_or_else(Vec::new, |fleet| VehicleCode::all(fleet, &vin));
+    Ok(Json(VehicleBody { vehicle, codes, epoch: snapshot.epoch }))
+}
+
+fn no_vehicle(vin: &str) -> Problem {
+    let detail = format!("there is no batch of vehicle {}", vin.escape_default());
+    Problem::new(StatusCode::NOT_FOUND, "vehicle-not-found", detail)
 }
 
 /// The history of a vehicle.
@@ -107,7 +225,7 @@ struct HistoryParameters {
     ),
 )]
 async fn history(
-    State(context): State<HistoryContext>,
+    State(context): State<VehiclesContext>,
     Segments(vin): Segments<String>,
     Parameters(parameters): Parameters<HistoryParameters>,
 ) -> Result<Json<HistoryBody>, Problem> {
@@ -126,8 +244,7 @@ async fn history(
     let snapshot = snapshot_at_least(&context.snapshots, parameters.min_epoch, timeout_ms).await?;
     let mut batches = batches_of_vehicle(&context.engine, &snapshot, &vin, after, limit + 1).await?;
     if batches.is_empty() && after.is_none() {
-        let detail = format!("there is no batch of vehicle {}", vin.escape_default());
-        return Err(Problem::new(StatusCode::NOT_FOUND, "vehicle-not-found", detail));
+        return Err(no_vehicle(&vin));
     }
     let more = batches.len() > limit;
     batches.truncate(limit);

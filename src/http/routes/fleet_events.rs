@@ -1,0 +1,248 @@
+//! The events of the whole fleet, as server-sent events.
+//!
+//! One task reads the event log and passes each event to all followers. A follower
+//! that resumes reads the log by itself up to there. One that is too slow for the
+//! queue gets a `resync` event and the end of its stream: it can resume by the id
+//! of its last event.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use argus_query::{Engine, Report};
+use argus_sinks::Snapshot;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Sse;
+use axum::response::sse::{Event as SseEvent, KeepAlive};
+use futures::Stream;
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Mutex, broadcast, watch};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::Service;
+use crate::domain::event::{Event, EventKind};
+use crate::http::error_responses::{Invalid, Unavailable};
+use crate::http::problem::Problem;
+use crate::http::routes::events::{FollowError, KEEP_ALIVE, PAGE, sse_event};
+use crate::metadata::Metadata;
+use crate::shutdown::Stopping;
+
+/// Events that wait for a slow follower.
+const QUEUE_MAX: usize = 4096;
+
+/// An event with its position in the log, as it is sent.
+#[derive(Debug, Clone)]
+struct Sent {
+    position: i64,
+    name: &'static str,
+    data: Arc<str>,
+}
+
+impl Sent {
+    fn into_event(self) -> SseEvent {
+        SseEvent::default().event(self.name).id(self.position.to_string()).data(&*self.data)
+    }
+}
+
+/// Reads the log of events.
+#[derive(Clone)]
+struct Log {
+    metadata: Metadata,
+    engine: Engine,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Log {
+    /// A page of the events after a position that the frontier has passed.
+    async fn after(&self, position: i64) -> Result<Vec<Sent>, FollowError> {
+        // The snapshot first: the metadata is never behind it.
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let mut sent = Vec::new();
+        for (position, mut event) in self.metadata.all_events(position, PAGE).await? {
+            if event.kind.waits_for_frontier() && event.epoch > snapshot.epoch {
+                break;
+            }
+            if let EventKind::AllFilesGathered { total_lines, error_codes } = &mut event.kind {
+                (*total_lines, *error_codes) = Report::totals(&self.engine, &snapshot, event.batch_id).await?;
+            }
+            let (name, data) = named(&event);
+            sent.push(Sent { position, name, data: data.to_string().into() });
+        }
+        Ok(sent)
+    }
+}
+
+/// The name and the data of an event. Those that a batch's own stream does not have are named `event`.
+fn named(event: &Event) -> (&'static str, Value) {
+    sse_event(event).unwrap_or_else(|| ("event", json!(event)))
+}
+
+#[derive(Clone)]
+struct FleetEventsContext {
+    log: Log,
+    events: broadcast::Sender<Sent>,
+    /// The position up to which the events were passed on. Followers are added under this lock, so that none misses an
+    /// event after the position that it begins at.
+    position: Arc<Mutex<i64>>,
+    stopping: watch::Receiver<Stopping>,
+}
+
+/// `/events`.
+pub fn router(service: &Service) -> OpenApiRouter {
+    let log = Log {
+        metadata: service.metadata.clone(),
+        engine: service.engine.clone(),
+        snapshots: service.snapshots.clone(),
+    };
+    let (events, _) = broadcast::channel(QUEUE_MAX);
+    let context = FleetEventsContext { log, events, position: Arc::default(), stopping: service.stopping.clone() };
+    tokio::spawn(context.clone().pass_on());
+    OpenApiRouter::new().routes(routes!(follow)).with_state(context)
+}
+
+impl FleetEventsContext {
+    /// Passes on the events of each epoch until the server stops.
+    async fn pass_on(mut self) {
+        let mut snapshots = self.log.snapshots.clone();
+        loop {
+            tokio::select! {
+                changed = snapshots.changed() => if changed.is_err() {
+                    return;
+                },
+                _ = self.stopping.wait_for(|stopping| *stopping != Stopping::No) => return,
+            }
+            if let Err(error) = self.pass_on_new().await {
+                // The next epoch tries again.
+                tracing::warn!(error = &error as &dyn std::error::Error, "could not read the events of the fleet");
+            }
+        }
+    }
+
+    async fn pass_on_new(&self) -> Result<(), FollowError> {
+        let mut position = self.position.lock().await;
+        if self.events.receiver_count() == 0 {
+            // Nobody waits for what is in the log already.
+            *position = self.log.metadata.last_event().await?;
+            return Ok(());
+        }
+        loop {
+            let page = self.log.after(*position).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            *position = last.position;
+            for sent in page {
+                // Without followers, it is dropped.
+                let _ = self.events.send(sent);
+            }
+        }
+    }
+}
+
+/// Follows the events of all batches.
+///
+/// A new stream begins with the next event; one with `Last-Event-ID` continues after that event.
+#[utoipa::path(
+    get,
+    path = "/api/v1/events",
+    tag = "batches",
+    params(
+        (
+            "Last-Event-ID" = Option<String>,
+            Header,
+            description = "the id of the last event received; the stream continues after it"
+        ),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "a stream of events: `status`, `report`, `diagnosis`, `event` (all others, see `event_type`), \
+                           and `resync` if the client reads too slowly",
+            body = String,
+            content_type = "text/event-stream"
+        ),
+        Invalid, Unavailable,
+    ),
+)]
+async fn follow(
+    State(context): State<FleetEventsContext>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
+    let last_id = headers.get("last-event-id").map(|value| value.to_str().ok()?.parse::<i64>().ok());
+    let (events, position) = {
+        let _position = context.position.lock().await;
+        (context.events.subscribe(), context.log.metadata.last_event().await?)
+    };
+    let position = match last_id {
+        None => position,
+        Some(Some(last)) => last,
+        Some(None) => {
+            return Err(Problem::invalid("the Last-Event-ID is invalid; omit it to begin with the next event"));
+        }
+    };
+    let is_behind = last_id.is_some();
+    let follower = Follower { context, events, position, is_behind, read: Vec::new(), ended: false };
+    let stream = futures::stream::unfold(follower, |mut follower| async move {
+        let event = follower.next().await?;
+        Some((Ok(event), follower))
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// Reads the events for one client.
+struct Follower {
+    context: FleetEventsContext,
+    events: broadcast::Receiver<Sent>,
+    /// The position of the last event that was sent.
+    position: i64,
+    /// Whether it reads the log before the queue.
+    is_behind: bool,
+    /// Events read from the log, the last first.
+    read: Vec<Sent>,
+    ended: bool,
+}
+
+impl Follower {
+    /// The next event; `None` when the server stops, or after `resync`.
+    async fn next(&mut self) -> Option<SseEvent> {
+        while !self.ended {
+            if let Some(sent) = self.read.pop() {
+                self.position = sent.position;
+                return Some(sent.into_event());
+            }
+            if self.is_behind {
+                match self.context.log.after(self.position).await {
+                    Ok(page) => {
+                        self.is_behind = !page.is_empty();
+                        self.read = page;
+                        self.read.reverse();
+                        continue;
+                    }
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::error!(error, "an event stream was aborted: its events could not be read");
+                        return None;
+                    }
+                }
+            }
+            let received = tokio::select! {
+                received = self.events.recv() => received,
+                _ = self.context.stopping.wait_for(|stopping| *stopping != Stopping::No) => return None,
+            };
+            match received {
+                Ok(sent) if sent.position <= self.position => {}
+                Ok(sent) => {
+                    self.position = sent.position;
+                    return Some(sent.into_event());
+                }
+                Err(RecvError::Lagged(missed)) => {
+                    self.ended = true;
+                    let data = json!({"missed": missed, "detail": "connect again with the id of the last event"});
+                    return Some(SseEvent::default().event("resync").data(data.to_string()));
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+        None
+    }
+}
