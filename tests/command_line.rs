@@ -231,3 +231,93 @@ async fn sql_reads_the_data_directory_of_a_stopped_server() {
         "argus: /nowhere is not a data directory: it has no folder `lake`\n"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_uploaded_and_its_report_asked_for() {
+    let (data, logs) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    std::fs::create_dir(logs.path().join("sub")).expect("makes a folder");
+    std::fs::write(logs.path().join("ota.log"), "ERROR ota: E_FAIL\n".repeat(1000)).expect("writes");
+    std::fs::write(logs.path().join("sub/bms.log"), gzip(b"ERROR bms: DTC P0A1F-87 stored\n")).expect("writes");
+    let server = Server::start(data.path());
+    let url = server.root_url("");
+    let ask = |arguments: &[&str]| {
+        let arguments = [arguments, &["--server", &url]].concat();
+        let output = argus(&arguments, b"");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let folder = text(logs.path());
+    let vehicle = ["--vehicle", "veh-1", "--vin", common::VIN, "--firmware", "7.2.1", "--label", "site=a=b"];
+    let (code, report, error) = ask(&[&["upload", folder], &vehicle[..]].concat());
+    assert_eq!(code, Some(0), "{error}");
+    let report: Value = serde_json::from_str(&report).expect("a report");
+    assert_eq!((&report["final"], counts(&report)), (&json!(true), json!({"E_FAIL": 1000, "P0A1F-87": 1})));
+    let batch = report["batch_id"].as_str().expect("an id");
+    let files = server.get(&format!("/batches/{batch}/files")).await;
+    let names: Vec<&str> =
+        files["files"].as_array().expect("files").iter().filter_map(|file| file["name"].as_str()).collect();
+    assert_eq!(names, ["ota.log", "sub_bms.log"]);
+    assert_eq!(server.get(&format!("/batches/{batch}")).await["labels"], json!({"site": "a=b"}));
+
+    // The same again changes nothing; a completed batch takes no other files.
+    let (code, again, error) = ask(&["upload", folder, "--batch", batch]);
+    assert_eq!((code, counts(&serde_json::from_str(&again).expect("a report"))), (Some(0), counts(&report)), "{error}");
+    std::fs::write(logs.path().join("late.log"), "E_ABORT\n").expect("writes");
+    let (code, _, error) = ask(&["upload", folder, "--batch", batch]);
+    assert!(code == Some(1) && error.contains("late.log") && error.contains("completed"), "{code:?} {error}");
+    std::fs::remove_file(logs.path().join("late.log")).expect("removes");
+    // Another batch fails on a severity.
+    let open =
+        server.new_batch_of(json!({"vehicle_id": "veh-2", "vin": "WVWZZZ1JZXW000002", "firmware": "7.2.0"})).await;
+    server.put(&open, "ota.log", "ERROR ota: E_FAIL\n".repeat(1000)).await;
+    let (code, table, _) = ask(&["upload", folder, "--batch", &open, "--fail-on", "error", "--format", "table"]);
+    assert_eq!(code, Some(3), "{table}");
+    assert!(table.contains("2 codes, 1001 occurrences, in 1001 lines of 2 files; completed"), "{table}");
+    let (code, _, _) = ask(&["upload", folder, "--batch", &open, "--fail-on", "critical"]);
+    assert_eq!(code, Some(0), "no code is critical");
+    // What the server had was not sent again.
+    let files = server.get(&format!("/batches/{open}/files")).await;
+    assert_eq!(files["files"][0]["generation"], json!(1));
+
+    let (code, again, _) = ask(&["report", batch, "--top", "1", "--format", "csv"]);
+    assert_eq!(code, Some(0));
+    assert!(again.starts_with("code,rule,severity,count,") && again.contains("\r\nE_FAIL,"), "{again}");
+    let (_, codes, _) = ask(&["codes", "--firmware", "7.2.1", "--format", "table"]);
+    assert!(codes.starts_with("CODE ") && codes.contains("P0A1F-87") && !codes.contains("7.2.0"), "{codes}");
+    let (_, compared, _) = ask(&["compare", "7.2.1", "7.2.0"]);
+    let compared: Value = serde_json::from_str(&compared).expect("JSON");
+    assert_eq!(compared["codes"].as_array().map(Vec::len), Some(2));
+    for (arguments, words) in [
+        (&["report", "01997c3e-8c1a-7c3e-8c1a-7c3e8c1a7c3e"][..], "there is no batch"),
+        (&["compare", "9", "7.2.0"], "no vehicle has sent lines"),
+        (&["upload", "/nowhere.log", "--vehicle", "v", "--vin", common::VIN], "/nowhere.log"),
+        (&["upload", folder, "--vehicle", "v", "--vin", "short"], "17 characters"),
+    ] {
+        let (code, _, error) = ask(arguments);
+        assert!(code == Some(1) && error.contains(words) && error.lines().count() <= 2, "{code:?} {error}");
+    }
+    assert_eq!(argus(&["report", "no-id"], b"").status.code(), Some(2));
+    assert_eq!(argus(&["upload", folder], b"").status.code(), Some(2));
+    server.stop();
+}
+
+#[test]
+fn shells_and_man_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = argus(&["completions", shell], b"");
+        let script = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success() && ["serve", "upload", "compare"].iter().all(|name| script.contains(name)),
+            "{shell}"
+        );
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    assert!(argus(&["man", text(&folder.path().join("man1"))], b"").status.success());
+    for page in ["argus.1", "argus-serve.1", "argus-upload.1"] {
+        let page = std::fs::read_to_string(folder.path().join("man1").join(page)).expect(page);
+        assert!(page.contains(".TH argus"), "{page}");
+    }
+}

@@ -6,17 +6,20 @@
 //! (the reason is on standard error), 2 usage.
 
 pub mod analyze;
+pub mod ask;
 pub mod check;
 pub mod config;
 pub mod explain;
 pub mod interval;
 pub mod maintain;
+pub mod manual;
 mod prompt;
 pub mod recount;
 pub mod render;
 pub mod serve;
 pub mod sql;
 pub mod terminal;
+pub mod upload;
 
 use std::ffi::OsString;
 use std::io::{Write, stderr};
@@ -31,8 +34,10 @@ use argus_dataflow::rules::DEFAULT_RULES;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use url::Url;
+use uuid::Uuid;
 
 use crate::allocator;
+use crate::cli::upload::FailOn;
 use crate::metadata::{InvalidLocation, Location};
 use crate::telemetry::LogFormat;
 
@@ -66,6 +71,24 @@ pub enum Command {
         after_help = "Examples:\n  argus sql --server http://127.0.0.1:8080 \"SHOW TABLES\"\n  argus sql --data ./argus-data \"SELECT code, sum(count) FROM error_counts GROUP BY code\""
     )]
     Sql(SqlArgs),
+    /// Upload files to a server as one batch, and print its report.
+    #[command(
+        after_help = "Examples:\n  argus upload --vehicle veh-1 --vin WVWZZZ1JZXW000001 --firmware 7.2.1 logs/\n  argus upload --batch 01997c3e-8c1a-7c3e-8c1a-7c3e8c1a7c3e logs/ --fail-on critical\n\nExit codes: 0 done, 1 failed, 2 usage, 3 a code has the severity of --fail-on or a higher one."
+    )]
+    Upload(UploadArgs),
+    /// Print the report of a batch.
+    #[command(
+        after_help = "Examples:\n  argus report 01997c3e-8c1a-7c3e-8c1a-7c3e8c1a7c3e\n  argus report BATCH --top 10 --format csv"
+    )]
+    Report(ReportArgs),
+    /// Print the codes of the fleet.
+    #[command(
+        after_help = "Examples:\n  argus codes --group-by platform\n  argus codes --firmware 7.2.1 --since 2026-03-01T00:00:00Z"
+    )]
+    Codes(CodesArgs),
+    /// Compare the codes of two firmwares.
+    #[command(after_help = "Examples:\n  argus compare 7.2.1 7.2.0\n  argus compare 7.2.1 7.2.0 --format csv")]
+    Compare(CompareArgs),
     /// Try every configured server, and print what works; the flags are those of serve.
     #[command(
         after_help = "Examples:\n  argus check --metadata postgres://argus@db/argus --store s3://bucket/argus --kafka broker:9092\n  argus check --server http://127.0.0.1:8080"
@@ -77,6 +100,14 @@ pub enum Command {
     /// Count all stored files again with the current rules and rebuild the tables, in a data directory that no server
     /// has open.
     Recount(RecountArgs),
+    /// Print the completions of a shell.
+    #[command(
+        after_help = "Examples:\n  argus completions bash > /etc/bash_completion.d/argus\n  argus completions zsh > ~/.zfunc/_argus"
+    )]
+    Completions(CompletionsArgs),
+    /// Write the manual pages of all commands into a folder.
+    #[command(after_help = "Examples:\n  argus man /usr/local/share/man/man1")]
+    Man(ManArgs),
 }
 
 /// Flags of `argus serve`.
@@ -219,6 +250,121 @@ pub struct AnalyzeArgs {
     pub counting: CountingArgs,
 }
 
+/// Flags of the commands that ask a server.
+#[derive(Debug, Args)]
+pub struct AskArgs {
+    /// The URL of the server.
+    #[arg(long, env = "ARGUS_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub server: Url,
+    /// The format of the answer; the default is table on a terminal, otherwise json.
+    #[arg(long, env = "ARGUS_FORMAT")]
+    pub format: Option<ReportFormat>,
+}
+
+/// Flags of `argus upload`.
+#[derive(Debug, Args)]
+pub struct UploadArgs {
+    /// Files and folders.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// The URL of the server.
+    #[arg(long, env = "ARGUS_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub server: Url,
+    /// Add the files to this open batch, in place of a new one. Files that it has already are skipped.
+    #[arg(long, env = "ARGUS_BATCH", value_name = "ID")]
+    pub batch: Option<Uuid>,
+    /// The id of the vehicle.
+    #[arg(long, env = "ARGUS_VEHICLE", value_name = "ID", required_unless_present = "batch")]
+    pub vehicle: Option<String>,
+    /// The vehicle identification number.
+    #[arg(long, env = "ARGUS_VIN", required_unless_present = "batch")]
+    pub vin: Option<String>,
+    /// The hardware platform of the vehicle.
+    #[arg(long, env = "ARGUS_PLATFORM")]
+    pub platform: Option<String>,
+    /// The firmware that was rolled out.
+    #[arg(long, env = "ARGUS_FIRMWARE")]
+    pub firmware: Option<String>,
+    /// A label of the batch; may be repeated.
+    #[arg(long = "label", env = "ARGUS_LABEL", value_name = "NAME=VALUE", value_parser = upload::label)]
+    pub labels: Vec<(String, String)>,
+    /// Exit with 3 if a code has this severity or a higher one.
+    #[arg(long, env = "ARGUS_FAIL_ON", value_name = "SEVERITY")]
+    pub fail_on: Option<FailOn>,
+    /// The format of the report; the default is table on a terminal, otherwise json.
+    #[arg(long, env = "ARGUS_FORMAT")]
+    pub format: Option<ReportFormat>,
+}
+
+/// Flags of `argus report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// The id of the batch.
+    pub batch: Uuid,
+    /// The maximum number of codes; the default is all.
+    #[arg(long, env = "ARGUS_TOP")]
+    pub top: Option<u32>,
+    /// The server, and the format.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Flags of `argus codes`.
+#[derive(Debug, Args)]
+pub struct CodesArgs {
+    /// firmware, platform, vehicle or component; the default is firmware.
+    #[arg(long, env = "ARGUS_GROUP_BY")]
+    pub group_by: Option<String>,
+    /// Only batches of this platform.
+    #[arg(long, env = "ARGUS_PLATFORM")]
+    pub platform: Option<String>,
+    /// Only batches with this firmware.
+    #[arg(long, env = "ARGUS_FIRMWARE")]
+    pub firmware: Option<String>,
+    /// Only codes of this severity: critical, error, warning or info.
+    #[arg(long, env = "ARGUS_SEVERITY")]
+    pub severity: Option<String>,
+    /// Only lines with a plausible time at or after this, in RFC 3339.
+    #[arg(long, env = "ARGUS_SINCE", value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only lines with a plausible time before this, in RFC 3339.
+    #[arg(long, env = "ARGUS_UNTIL", value_name = "TIME")]
+    pub until: Option<String>,
+    /// The maximum number of rows.
+    #[arg(long, env = "ARGUS_LIMIT", default_value_t = 20)]
+    pub limit: u32,
+    /// The server, and the format.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Flags of `argus compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// The firmware to examine.
+    pub firmware: String,
+    /// The firmware to compare it with.
+    pub against: String,
+    /// The server, and the format.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Flags of `argus completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// Flags of `argus man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The folder, which is created when it is missing.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+}
+
 /// Flags of `argus sql`.
 #[derive(Debug, Args)]
 pub struct SqlArgs {
@@ -312,6 +458,12 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Analyze(args) => analyze::run(&args),
         Command::Sql(args) => sql::run(&args),
+        Command::Upload(args) => upload::run(&args),
+        Command::Report(args) => ask::report(&args),
+        Command::Codes(args) => ask::codes(&args),
+        Command::Compare(args) => ask::compare(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
         Command::Check(args) => check::run(&args),
         Command::Maintain(args) => maintain::run(&args),
         Command::Recount(args) => recount::run(&args),
@@ -345,7 +497,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap:
         | Command::Check(CheckArgs { storage, .. })
         | Command::Recount(RecountArgs { storage, .. })
         | Command::Maintain(MaintainArgs { storage, .. }) => Some(storage),
-        Command::Analyze(_) | Command::Sql(_) => None,
+        _ => None,
     };
     match storage.map_or(Ok(None), StorageArgs::location) {
         Ok(_) => Ok(cli),

@@ -175,6 +175,30 @@ fn without_time(line: &str) -> &str {
     rest
 }
 
+/// Prints some fields of JSON objects as a table that fits the terminal: the last column is cut.
+pub fn values(out: &mut dyn Write, columns: &[&str], rows: &[Value]) -> io::Result<()> {
+    let field = |row: &Value, column: &str| match column.split('.').try_fold(row, |object, name| object.get(name)) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => terminal::line(text).into_owned(),
+        Some(Value::Number(number)) if number.is_f64() => format!("{:.4}", number.as_f64().unwrap_or_default()),
+        Some(other) => other.to_string(),
+    };
+    let header = columns.iter().map(|column| column.replace(['.', '_'], " ").to_uppercase()).collect();
+    let mut lines: Vec<Vec<String>> = vec![header];
+    lines.extend(rows.iter().map(|row| columns.iter().map(|column| field(row, column)).collect()));
+    let widths: Vec<usize> = (0..columns.len())
+        .map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let width = terminal::columns().unwrap_or(WIDTH_DEFAULT).max(WIDTH_MIN);
+    for line in &lines {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let text = cells.collect::<Vec<_>>().join("  ");
+        let cut: String = text.trim_end().chars().take(width).collect();
+        writeln!(out, "{}", cut.trim_end())?;
+    }
+    Ok(())
+}
+
 /// Prints rows as a table, each on one line.
 pub fn table(out: &mut dyn Write, batches: &[RecordBatch]) -> Result<()> {
     let shown: Vec<RecordBatch> = batches.iter().map(shown).collect::<Result<_>>()?;

@@ -12,6 +12,27 @@ use crate::http::problem::Problem;
 /// The cursor of the next page of a list in CSV, which has no other place for it.
 const NEXT_CURSOR: HeaderName = HeaderName::from_static("argus-next-cursor");
 
+/// The columns of the codes of the fleet as CSV.
+pub const CODE_COLUMNS: [&str; 9] =
+    ["code", "group", "vin", "count", "inactive", "batches", "vehicles", "first_seen", "last_seen"];
+
+/// The columns of the compared codes as CSV.
+pub const COMPARED_COLUMNS: [&str; 13] = [
+    "code",
+    "change",
+    "vehicles",
+    "share",
+    "count",
+    "rate",
+    "against.vehicles",
+    "against.share",
+    "against.count",
+    "against.rate",
+    "test",
+    "p_value",
+    "q_value",
+];
+
 /// The content type of CSV.
 const CSV: &str = "text/csv; charset=utf-8";
 

@@ -24,7 +24,7 @@ use crate::app::Service;
 use crate::http::cached::{CachedAnswers, respond};
 use crate::http::error_responses::{GatewayTimeout, Invalid, NotFound, TooManyRequests, Unavailable};
 use crate::http::extract::{Parameters, WithLabels, severity, time};
-use crate::http::list::{accepts_csv, csv_of, limit_within};
+use crate::http::list::{CODE_COLUMNS, COMPARED_COLUMNS, accepts_csv, csv_of, limit_within};
 use crate::http::problem::Problem;
 use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
 
@@ -73,10 +73,6 @@ struct CodesParameters {
     /// How long to wait for `min_epoch` before 504, in milliseconds; default 5000, at most 60000.
     timeout_ms: Option<u64>,
 }
-
-/// The columns of the codes as CSV.
-const CODE_COLUMNS: [&str; 9] =
-    ["code", "group", "vin", "count", "inactive", "batches", "vehicles", "first_seen", "last_seen"];
 
 /// The codes of the fleet, grouped by one dimension.
 #[derive(ToSchema)]
@@ -176,23 +172,6 @@ struct CompareParameters {
     /// How long to wait for `min_epoch` before 504, in milliseconds; default 5000, at most 60000.
     timeout_ms: Option<u64>,
 }
-
-/// The columns of the compared codes as CSV.
-const COMPARED_COLUMNS: [&str; 13] = [
-    "code",
-    "change",
-    "vehicles",
-    "share",
-    "count",
-    "rate",
-    "against.vehicles",
-    "against.share",
-    "against.count",
-    "against.rate",
-    "test",
-    "p_value",
-    "q_value",
-];
 
 /// Compares two firmwares: for each code, the share of vehicles that have it.
 #[utoipa::path(

@@ -1,0 +1,128 @@
+//! Questions to a running server: `argus report`, `argus codes`, `argus compare`.
+
+use std::io::{IsTerminal, Write, stdout};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use url::Url;
+
+use crate::cli::render;
+use crate::cli::terminal;
+use crate::cli::{AskArgs, CodesArgs, CompareArgs, ReportArgs, ReportFormat};
+use crate::http::list;
+
+/// The columns of a report, in CSV and as a table.
+const REPORT_COLUMNS: [&str; 11] = [
+    "code",
+    "rule",
+    "severity",
+    "count",
+    "inactive",
+    "files",
+    "first_seen",
+    "last_seen",
+    "new_for_vehicle",
+    "fleet_ratio",
+    "example.text",
+];
+const REPORT_TABLE: [&str; 5] = ["count", "severity", "code", "new_for_vehicle", "example.text"];
+const CODES_TABLE: [&str; 7] = ["code", "group", "count", "vehicles", "batches", "first_seen", "last_seen"];
+const COMPARE_TABLE: [&str; 8] =
+    ["code", "change", "vehicles", "share", "against.vehicles", "against.share", "p_value", "q_value"];
+
+/// Runs `argus report`.
+pub fn report(args: &ReportArgs) -> Result<ExitCode> {
+    let mut path = format!("batches/{}/report", args.batch);
+    if let Some(top) = args.top {
+        path += &format!("?top={top}");
+    }
+    print_report(args.ask.format, &get(&args.ask, &path)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the report of a batch.
+pub fn print_report(format: Option<ReportFormat>, report: &Value) -> Result<()> {
+    print(format, report, &REPORT_TABLE, &REPORT_COLUMNS)?;
+    if or_default(format) == ReportFormat::Table {
+        let number = |name: &str| report[name].as_u64().unwrap_or(0);
+        writeln!(
+            stdout(),
+            "\n{}, {}, in {} of {}; {}",
+            render::counted(report["codes"].as_array().map_or(0, Vec::len) as u64, "code"),
+            render::counted(number("total_errors"), "occurrence"),
+            render::counted(number("total_lines"), "line"),
+            render::counted(number("total_files"), "file"),
+            report["status"].as_str().unwrap_or_default(),
+        )?;
+    }
+    Ok(())
+}
+
+/// Runs `argus codes`.
+pub fn codes(args: &CodesArgs) -> Result<ExitCode> {
+    let parameters = [
+        ("group_by", args.group_by.clone()),
+        ("platform", args.platform.clone()),
+        ("firmware", args.firmware.clone()),
+        ("severity", args.severity.clone()),
+        ("since", args.since.clone()),
+        ("until", args.until.clone()),
+        ("limit", Some(args.limit.to_string())),
+    ];
+    let codes = get(&args.ask, &with_parameters("fleet/codes", parameters))?;
+    print(args.ask.format, &codes, &CODES_TABLE, &list::CODE_COLUMNS)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `argus compare`.
+pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
+    let parameters = [("firmware", Some(args.firmware.clone())), ("against", Some(args.against.clone()))];
+    let compared = get(&args.ask, &with_parameters("fleet/compare", parameters))?;
+    print(args.ask.format, &compared, &COMPARE_TABLE, &list::COMPARED_COLUMNS)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn with_parameters<const N: usize>(path: &str, parameters: [(&str, Option<String>); N]) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(format!("{path}?"));
+    query.extend_pairs(parameters.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    query.finish()
+}
+
+/// The JSON at a path of the API.
+fn get(args: &AskArgs, path: &str) -> Result<Value> {
+    let url: Url = args.server.join(&format!("/api/v1/{path}")).context("the --server URL is invalid")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let response = reqwest::get(url.clone()).await.with_context(|| format!("cannot reach {}", args.server))?;
+        let status = response.status();
+        let bytes = response.bytes().await.context("the response was interrupted; repeat the command")?;
+        let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        match status.is_success() {
+            true => Ok(body),
+            false => bail!("{}", body["detail"].as_str().unwrap_or(status.as_str())),
+        }
+    })
+}
+
+/// The format; a table on a terminal if none is given.
+fn or_default(format: Option<ReportFormat>) -> ReportFormat {
+    format.unwrap_or(if stdout().is_terminal() { ReportFormat::Table } else { ReportFormat::Json })
+}
+
+/// Prints an answer whose rows are in `codes`.
+fn print(format: Option<ReportFormat>, answer: &Value, table: &[&str], columns: &[&str]) -> Result<()> {
+    let format = or_default(format);
+    let mut out = terminal::stdout(format == ReportFormat::Json);
+    let rows = answer["codes"].as_array().map_or(&[][..], Vec::as_slice);
+    match format {
+        ReportFormat::Json => {
+            serde_json::to_writer_pretty(&mut out, answer)?;
+            writeln!(out)?;
+        }
+        ReportFormat::Csv => out.write_all(list::csv(columns, rows)?.as_bytes())?,
+        ReportFormat::Table => render::values(&mut out, table, rows)?,
+    }
+    out.flush()?;
+    Ok(())
+}

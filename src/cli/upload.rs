@@ -1,0 +1,383 @@
+//! `argus upload`: sends files to a server as one batch, and prints its report.
+//!
+//! Several files are sent at once, compressed with zstd on the way. A request that a broken link or a restart of the
+//! server interrupts is repeated, with growing waits. A later run with `--batch` skips the files that the server has.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write, stderr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use argus_dataflow::Severity;
+use argus_dataflow::text::Compression;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use url::Url;
+use uuid::Uuid;
+
+use crate::cli::UploadArgs;
+use crate::cli::ask::print_report;
+use crate::cli::terminal;
+use crate::domain::digest::Digest;
+
+/// Files that are sent at once.
+const UPLOADS_MAX: usize = 4;
+
+/// For how long a request is repeated.
+const RETRY_TIME: Duration = Duration::from_secs(600);
+
+/// The waits between two attempts grow up to this.
+const WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// How long the server may take to count the batch.
+const FINAL_WAIT: Duration = Duration::from_secs(3600);
+
+/// How long one request for the report waits for its epoch, in milliseconds.
+const REPORT_WAIT_MS: u32 = 30_000;
+
+/// The length of the chunks that are sent.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// The exit code when a code reaches the severity of `--fail-on`.
+const SEVERE: u8 = 3;
+
+/// A file, and its name in the batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Source {
+    name: String,
+    path: PathBuf,
+}
+
+/// Uploads, completes the batch, and prints its report.
+pub fn run(args: &UploadArgs) -> Result<ExitCode> {
+    let sources = sources(&args.paths)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let report = runtime.block_on(upload(args, sources))?;
+    print_report(args.format, &report)?;
+    let is_severe = args.fail_on.is_some_and(|limit| {
+        let codes = report["codes"].as_array().into_iter().flatten();
+        codes.filter_map(|code| code["severity"].as_str()).any(|severity| rank(severity) >= limit.rank())
+    });
+    Ok(if is_severe { ExitCode::from(SEVERE) } else { ExitCode::SUCCESS })
+}
+
+/// A severity of `--fail-on`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[expect(missing_docs, reason = "the names are the meaning")]
+pub enum FailOn {
+    Info,
+    Warning,
+    Error,
+    Critical,
+}
+
+impl FailOn {
+    fn rank(self) -> usize {
+        self as usize
+    }
+}
+
+/// The rank of a severity by its name, as in [`FailOn`].
+fn rank(name: &str) -> usize {
+    [Severity::Info, Severity::Warning, Severity::Error, Severity::Critical]
+        .iter()
+        .position(|severity| severity.as_str() == name)
+        .unwrap_or(0)
+}
+
+/// The files of the paths. A file in a folder is named by its path below the folder, with `_` for `/`.
+fn sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for path in paths {
+        match path.is_dir() {
+            true => walk(path, path, &mut sources)?,
+            false => {
+                let name = path.file_name().with_context(|| format!("{} is not a file", path.display()))?;
+                sources.push(Source { name: name.to_string_lossy().into_owned(), path: path.clone() });
+            }
+        }
+    }
+    let mut names = HashMap::new();
+    for Source { name, path } in &sources {
+        if let Some(other) = names.insert(name, path) {
+            bail!(
+                "{} and {} have the same name in the batch; upload them in two batches",
+                other.display(),
+                path.display()
+            );
+        }
+    }
+    Ok(sources)
+}
+
+fn walk(root: &Path, folder: &Path, sources: &mut Vec<Source>) -> Result<()> {
+    let read = || std::fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>();
+    let mut entries = read().with_context(|| format!("cannot read {}", folder.display()))?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        // A link to a folder is not followed: it may form a cycle.
+        if entry.file_type()?.is_dir() {
+            walk(root, &path, sources)?;
+        } else if path.is_file() {
+            let below = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().replace('/', "_");
+            sources.push(Source { name: below, path });
+        }
+    }
+    Ok(())
+}
+
+/// Returns the final report.
+async fn upload(args: &UploadArgs, sources: Vec<Source>) -> Result<Value> {
+    let server = Server { client: Client::new(), base: args.server.clone() };
+    let batch = match args.batch {
+        Some(batch) => batch,
+        None => server.create(args).await?,
+    };
+    let path = format!("batches/{batch}");
+    let known = if args.batch.is_some() { server.files(&path).await? } else { HashMap::new() };
+    let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+    let uploads = stream::iter(sources).map(|source| {
+        let (server, known, bars, path) = (&server, &known, &bars, &path);
+        async move { server.send(path, &source, known, bars).await }
+    });
+    let sent: Result<Vec<()>> = uploads.buffer_unordered(UPLOADS_MAX).try_collect().await;
+    let hint = || format!("continue with: argus upload --server {} --batch {batch} …", args.server);
+    sent.with_context(hint)?;
+    let completed = server.call(Method::POST, &format!("{path}/complete"), None, None).await.with_context(hint)?;
+    server.final_report(&path, completed["epoch"].as_u64().unwrap_or(0)).await
+}
+
+/// The server, and how it is asked.
+struct Server {
+    client: Client,
+    base: Url,
+}
+
+impl Server {
+    fn url(&self, path: &str) -> Result<Url> {
+        self.base.join(&format!("/api/v1/{path}")).context("the --server URL is invalid")
+    }
+
+    async fn create(&self, args: &UploadArgs) -> Result<Uuid> {
+        let labels: HashMap<&str, &str> =
+            args.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let described = json!({
+            "vehicle_id": args.vehicle, "vin": args.vin, "platform": args.platform, "firmware": args.firmware,
+            "labels": labels,
+        });
+        // A repeated request gets the same batch.
+        let key = Uuid::new_v4().to_string();
+        let batch = self.call(Method::POST, "batches", Some(&described), Some(&key)).await?;
+        let id = batch["id"].as_str().and_then(|id| id.parse().ok()).context("the created batch has no id")?;
+        writeln!(stderr(), "batch {id}")?;
+        Ok(id)
+    }
+
+    /// The hashes of the files that the server has, by name.
+    async fn files(&self, path: &str) -> Result<HashMap<String, String>> {
+        let (mut files, mut cursor) = (HashMap::new(), String::new());
+        loop {
+            let page = self.call(Method::GET, &format!("{path}/files?limit=1000{cursor}"), None, None).await?;
+            for file in page["files"].as_array().into_iter().flatten() {
+                let text = |name: &str| file[name].as_str().unwrap_or_default().to_owned();
+                files.insert(text("name"), text("sha256"));
+            }
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Ok(files),
+            }
+        }
+    }
+
+    /// Uploads a file, unless the server has it.
+    async fn send(
+        &self,
+        batch: &str,
+        source: &Source,
+        known: &HashMap<String, String>,
+        bars: &MultiProgress,
+    ) -> Result<()> {
+        let unreadable = || format!("cannot read {}", source.path.display());
+        let length = source.path.metadata().with_context(unreadable)?.len();
+        let bar = bars
+            .add(ProgressBar::new(length).with_style(style()).with_message(terminal::line(&source.name).into_owned()));
+        if let Some(hash) = known.get(&source.name)
+            && *hash == hash_of(&source.path).await.with_context(unreadable)?
+        {
+            bar.finish();
+            return Ok(());
+        }
+        let mut url = self.url(&format!("{batch}/files/"))?;
+        url.path_segments_mut().map_err(|()| anyhow!("the --server URL is invalid"))?.pop_if_empty().push(&source.name);
+        self.repeat(|| {
+            bar.set_position(0);
+            let request = self.client.put(url.clone());
+            let bar = bar.clone();
+            async move {
+                let body = open(&source.path, bar).map_err(Attempt::Local)?;
+                let request = match body.encoding {
+                    Some(encoding) => request.header("content-encoding", encoding),
+                    None => request,
+                };
+                answer(request.body(reqwest::Body::wrap_stream(body.chunks))).await
+            }
+        })
+        .await
+        .with_context(|| format!("cannot upload {}", source.path.display()))?;
+        bar.finish();
+        Ok(())
+    }
+
+    async fn final_report(&self, path: &str, epoch: u64) -> Result<Value> {
+        let until = Instant::now() + FINAL_WAIT;
+        loop {
+            let path = format!("{path}/report?min_epoch={epoch}&timeout_ms={REPORT_WAIT_MS}");
+            let report = self.call(Method::GET, &path, None, None).await?;
+            if report["final"] == true {
+                return Ok(report);
+            }
+            if Instant::now() > until {
+                bail!("the batch is not counted after {} minutes; see argus report", FINAL_WAIT.as_secs() / 60);
+            }
+            // The status follows the counts within a round.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Option<&Value>, key: Option<&str>) -> Result<Value> {
+        let url = self.url(path)?;
+        self.repeat(|| {
+            let mut request = self.client.request(method.clone(), url.clone());
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            if let Some(key) = key {
+                request = request.header("Idempotency-Key", key);
+            }
+            answer(request)
+        })
+        .await
+    }
+
+    /// Repeats a request until it is answered.
+    async fn repeat<F>(&self, attempt: impl Fn() -> F) -> Result<Value>
+    where
+        F: Future<Output = Result<Value, Attempt>>,
+    {
+        let until = Instant::now() + RETRY_TIME;
+        let mut wait = Duration::from_millis(250);
+        loop {
+            match attempt().await {
+                Ok(answer) => return Ok(answer),
+                Err(Attempt::Local(error)) => return Err(error),
+                Err(Attempt::Interrupted(error)) if Instant::now() + wait > until => {
+                    return Err(error.context(format!("the server did not answer for {} s", RETRY_TIME.as_secs())));
+                }
+                Err(Attempt::Interrupted(_)) => tokio::time::sleep(wait).await,
+            }
+            wait = (wait * 2).min(WAIT_MAX);
+        }
+    }
+}
+
+/// Why an attempt failed.
+enum Attempt {
+    /// Another attempt may succeed.
+    Interrupted(anyhow::Error),
+    /// Another attempt would fail too.
+    Local(anyhow::Error),
+}
+
+/// Sends a request. A busy or failing server is asked again.
+async fn answer(request: reqwest::RequestBuilder) -> Result<Value, Attempt> {
+    let interrupted = |error: reqwest::Error| Attempt::Interrupted(error.into());
+    let response = request.send().await.map_err(interrupted)?;
+    let status = response.status();
+    let body = response.bytes().await.map_err(interrupted)?;
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if status.is_success() {
+        return Ok(body);
+    }
+    let detail = body["detail"].as_str().unwrap_or(status.as_str()).to_owned();
+    match status {
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(Attempt::Interrupted(anyhow!(detail))),
+        status if status.is_server_error() => Err(Attempt::Interrupted(anyhow!(detail))),
+        _ => Err(Attempt::Local(anyhow!(detail))),
+    }
+}
+
+/// A body that is read and compressed on a thread while it is sent.
+struct FileBody {
+    encoding: Option<&'static str>,
+    chunks: stream::BoxStream<'static, io::Result<Bytes>>,
+}
+
+/// Opens a file. Content that is not compressed is compressed with zstd.
+fn open(path: &Path, bar: ProgressBar) -> Result<FileBody> {
+    let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut first = Vec::with_capacity(Compression::SNIFF_BYTES);
+    Read::by_ref(&mut file).take(Compression::SNIFF_BYTES as u64).read_to_end(&mut first)?;
+    let is_plain = Compression::sniff(&first) == Compression::Identity;
+    let whole = BufReader::with_capacity(CHUNK_BYTES, bar.wrap_read(io::Cursor::new(first).chain(file)));
+    let (to, chunks) = mpsc::channel(4);
+    tokio::task::spawn_blocking(move || {
+        let compressed: io::Result<Box<dyn Read>> = match is_plain {
+            true => {
+                zstd::stream::read::Encoder::with_buffer(whole, 0).map(|encoder| Box::new(encoder) as Box<dyn Read>)
+            }
+            false => Ok(Box::new(whole)),
+        };
+        let sent = compressed.and_then(|mut body| {
+            loop {
+                let mut chunk = vec![0; CHUNK_BYTES];
+                let length = body.read(&mut chunk)?;
+                chunk.truncate(length);
+                // The request may have ended.
+                if length == 0 || to.blocking_send(Ok(Bytes::from(chunk))).is_err() {
+                    return Ok(());
+                }
+            }
+        });
+        if let Err(error) = sent {
+            let _ = to.blocking_send(Err(error));
+        }
+    });
+    let chunks = stream::unfold(chunks, |mut chunks| async move { Some((chunks.recv().await?, chunks)) });
+    Ok(FileBody { encoding: is_plain.then_some("zstd"), chunks: chunks.boxed() })
+}
+
+/// The SHA-256 of a file.
+async fn hash_of(path: &Path) -> Result<String> {
+    let path = path.to_owned();
+    let hash = tokio::task::spawn_blocking(move || {
+        let mut file = File::open(path)?;
+        let (mut digest, mut chunk) = (Digest::default(), vec![0; CHUNK_BYTES]);
+        loop {
+            match file.read(&mut chunk)? {
+                0 => return Ok::<_, io::Error>(digest.hex()),
+                length => digest.update(&chunk[..length]),
+            }
+        }
+    });
+    Ok(hash.await??)
+}
+
+fn style() -> ProgressStyle {
+    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}");
+    style.unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// `NAME=VALUE`.
+pub fn label(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    parts.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| "must be NAME=VALUE".to_owned())
+}
