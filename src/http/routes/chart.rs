@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 use crate::answers::charts::{ChartFormat, Charts};
 use crate::answers::reports::Reports;
 use crate::app::Service;
+#[cfg(feature = "png")]
 use crate::http::binary::Binary;
 use crate::http::cached::respond;
 use crate::http::error_responses::{GatewayTimeout, Invalid, NotFound, TooManyRequests, Unavailable};
