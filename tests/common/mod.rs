@@ -223,6 +223,11 @@ impl Server {
         assert!(status.success());
     }
 
+    /// Whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it can be waited for").is_some()
+    }
+
     /// Waits until the process ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("argus ends")
