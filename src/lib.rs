@@ -4,6 +4,7 @@
 //! stores, `argus_query` reads. A module uses only modules above it in this list:
 //!
 //! - [`allocator`]: the allocator of the process; [`data_dir`]: the data directory and its lock; [`shutdown`]: whether the server is stopping;
+//!   [`telemetry`]: the log and traces;
 //! - [`storage`]: the object store of the raw files and the lake;
 //! - [`domain`]: batches, files, their status and their events;
 //! - [`metadata`]: batches and files in SQLite, and the journal of accepted changes;
@@ -14,7 +15,7 @@
 //! - [`answers`]: cached reports and charts;
 //! - [`app`]: opens and connects all parts;
 //! - [`http`]: the service over HTTP; [`sql_servers`]: SQL over PostgreSQL and Arrow Flight SQL;
-//! - [`server`]: HTTP and the SQL servers together; [`telemetry`]: the log and traces;
+//! - [`server`]: HTTP and the SQL servers together;
 //! - [`cli`]: the command line.
 
 pub mod allocator;

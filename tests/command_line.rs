@@ -1,11 +1,12 @@
-//! `argus analyze` and `argus sql`, as someone at a terminal uses them.
+//! The commands, as someone at a terminal uses them.
 
 mod common;
 
 use std::path::Path;
 use std::process::Command;
 
-use common::{RealLogs, Server, analyze, argus, counts, gzip};
+use common::proxy::{Fault, Proxy};
+use common::{Deadline, RealLogs, Server, analyze, argus, counts, gzip};
 use serde_json::{Value, json};
 
 fn text(path: &Path) -> &str {
@@ -301,6 +302,41 @@ async fn a_folder_is_uploaded_and_its_report_asked_for() {
     }
     assert_eq!(argus(&["report", "no-id"], b"").status.code(), Some(2));
     assert_eq!(argus(&["upload", folder], b"").status.code(), Some(2));
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_survives_a_broken_link_and_counts_once() {
+    let (data, logs) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let log = logs.path().join("ota.log");
+    std::fs::write(&log, "ERROR ota: E_FAIL\n".repeat(100_000)).expect("writes");
+    let server = Server::start(data.path());
+    let port = server.root_url("").rsplit_once(':').expect("a port").1.parse().expect("a number");
+    let proxy = Proxy::start(port).await;
+    let url = format!("http://127.0.0.1:{}", proxy.port());
+    let batch = server.new_batch().await;
+    // Connections are closed at once, then before the answer, when the server may have the whole file.
+    proxy.set(Fault::Drop);
+    let arguments = [text(&log).to_owned(), batch.clone(), url];
+    let upload = tokio::task::spawn_blocking(move || {
+        let [log, batch, url] = &arguments;
+        argus(&["upload", log, "--batch", batch, "--server", url], b"")
+    });
+    for fault in [Fault::Drop, Fault::Truncate(0), Fault::Truncate(20), Fault::None] {
+        proxy.set(fault);
+        let before = proxy.connections();
+        let deadline = Deadline::new(format!("another attempt with {fault:?}"));
+        while proxy.connections() < before + 2 && !upload.is_finished() {
+            deadline.check();
+            tokio::task::yield_now().await;
+        }
+        assert!(fault == Fault::None || !upload.is_finished(), "{fault:?} breaks the link");
+    }
+    let output = upload.await.expect("no panic");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+    assert_eq!((counts(&report), &report["status"]), (json!({"E_FAIL": 100_000}), &json!("completed")));
+    assert_eq!(server.get(&format!("/batches/{batch}/files")).await["files"][0]["generation"], json!(1));
     server.stop();
 }
 

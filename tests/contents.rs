@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Deadline, Server, VIN, gzip};
+use common::{Deadline, Server, VIN, argus, gzip};
 use futures::StreamExt;
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -94,6 +94,35 @@ async fn a_file_is_read_by_bytes_and_by_lines() {
         assert_eq!(answer.status(), status, "{query}");
         assert_eq!(answer.headers()["content-type"], "application/problem+json", "{query}");
     }
+    server.stop();
+}
+
+#[tokio::test]
+async fn appended_lines_are_read_wherever_they_are_stored() {
+    let (data, server, batch) = start().await;
+    let path = format!("/batches/{batch}/files/a.log");
+    server.put(&batch, "a.log", "zero\n").await;
+    let parts: Vec<String> = (1..50).map(|part| format!("line {part}\n")).collect();
+    for part in &parts {
+        let appended = server.send(Method::POST, &format!("{path}/lines"), part.clone()).await;
+        assert_eq!(appended.status(), StatusCode::OK);
+    }
+    let whole = format!("zero\n{}", parts.concat());
+    assert_eq!(text(&server, &path).await, whole);
+    assert_eq!(text(&server, &format!("{path}?from_line=41&lines=2")).await, "line 40\nline 41\n");
+    let ranged = request(&server, &path, &[("Range", "bytes=-8")]).await;
+    assert_eq!(ranged.text().await.expect("text"), "line 49\n");
+    // Maintenance moves the parts of a completed batch to the raw store.
+    server.complete(&batch).await;
+    server.stop();
+    assert!(argus(&["maintain", "--data", data.path().to_str().expect("text")], b"").status.success());
+    let server = Server::start(data.path());
+    assert_eq!(text(&server, &path).await, whole);
+    // One part stays in the metadata, after those in the raw store.
+    assert!(server.send(Method::POST, &format!("/batches/{batch}/reopen"), "").await.status().is_success());
+    let appended = server.send(Method::POST, &format!("{path}/lines"), "last\n").await;
+    assert_eq!(appended.status(), StatusCode::OK);
+    assert_eq!(text(&server, &format!("{path}?from_line=50")).await, "line 49\nlast\n");
     server.stop();
 }
 

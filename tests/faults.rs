@@ -14,11 +14,12 @@ use common::postgres_server::PostgresServer;
 use common::proxy::{Fault, Proxy};
 use common::redis::RedisServer;
 use common::s3_server::S3Server;
-use common::{Deadline, Server, VIN, argus_with};
+use common::{Deadline, Server, argus_with};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
+use tokio::task::block_in_place;
 
 const TOPIC: &str = "argus.lines";
 
@@ -29,7 +30,7 @@ const TEXT: &str = "2026-03-01 10:15:30 ERROR ota: E_FAIL\nfine\n2026-03-01 10:1
 const RECORD: &[u8] = b"2026-03-01 10:15:30 ERROR ota: E_TIMEOUT\nfine\n";
 
 /// The VIN of the records.
-const STREAM_VIN: &str = "WVWZZZ1JZXW000009";
+const STREAM_VIN: &str = "WVWZZZ1JZXW999999";
 
 /// A setting of the test.
 fn setting(name: &str, default: u64) -> u64 {
@@ -84,8 +85,8 @@ struct Load {
     stop: AtomicBool,
 }
 
-/// Uploads batches, repeating what fails, and reads the report of each.
-async fn upload(load: Arc<Load>, servers: watch::Receiver<String>) {
+/// Uploads a batch of each vehicle, repeating what fails, reads its report, and completes it.
+async fn upload(load: Arc<Load>, servers: watch::Receiver<String>, uploader: u32) {
     let client = Client::builder().timeout(Duration::from_secs(60)).build().expect("a client");
     let url = |path: &str| format!("{}/api/v1{path}", *servers.borrow());
     let repeat = async |method: Method, path: String, key: Option<String>, body: String| {
@@ -113,7 +114,8 @@ async fn upload(load: Arc<Load>, servers: watch::Receiver<String>) {
     let mut vehicle = 0;
     while !load.stop.load(Ordering::SeqCst) {
         vehicle += 1;
-        let described = json!({"vehicle_id": format!("veh-{vehicle}"), "vin": VIN, "firmware": "7.2.1"}).to_string();
+        let vin = format!("WVWZZZ1JZX{uploader}{vehicle:06}");
+        let described = json!({"vehicle_id": format!("veh-{vin}"), "vin": vin, "firmware": "7.2.1"}).to_string();
         let key = Some(uuid::Uuid::new_v4().to_string());
         let batch = repeat(Method::POST, "/batches".to_owned(), key, described).await;
         let path = format!("/batches/{}", batch["id"].as_str().expect("an id"));
@@ -121,6 +123,8 @@ async fn upload(load: Arc<Load>, servers: watch::Receiver<String>) {
         let read = format!("{path}/report?min_epoch={}&timeout_ms=30000", receipt["epoch"]);
         let report = repeat(Method::GET, read, None, String::new()).await;
         assert_eq!((&report["total_errors"], &report["total_lines"]), (&json!(2), &json!(3)), "{report}");
+        let done = repeat(Method::POST, format!("{path}/complete"), None, String::new()).await;
+        assert_ne!(done["status"], "pending", "{done}");
         load.batches.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -137,7 +141,7 @@ async fn produce(load: Arc<Load>, producer: common::kafka_server::Producer) {
     }
 }
 
-/// The faults, one after the other.
+/// The faults, one after the other. What blocks a thread meanwhile must not hold up the proxies: `block_in_place`.
 const FAULTS: [&str; 14] = [
     "postgres crashes",
     "s3 crashes",
@@ -159,7 +163,7 @@ const FAULTS: [&str; 14] = [
 fn restart(servers: &Servers, argus: &mut Option<Server>, bases: &watch::Sender<String>) {
     // Killed when dropped.
     drop(argus.take());
-    let started = argus.insert(servers.argus());
+    let started = argus.insert(block_in_place(|| servers.argus()));
     bases.send_replace(started.root_url(""));
 }
 
@@ -168,17 +172,19 @@ async fn fault(name: &str, servers: &mut Servers, argus: &mut Option<Server>, ba
     let lasts = Duration::from_secs(setting("ARGUS_FAULT_SECONDS", 2));
     let proxies = [&servers.to_postgres, &servers.to_s3, &servers.to_redis, &servers.to_kafka];
     match name {
-        "postgres crashes" => servers.postgres.crash(),
-        "s3 crashes" => servers.s3.crash(),
-        "redis crashes" => servers.redis.restart(),
+        "postgres crashes" => block_in_place(|| servers.postgres.crash()),
+        "s3 crashes" => block_in_place(|| servers.s3.crash()),
+        "redis crashes" => block_in_place(|| servers.redis.restart()),
         "argus crashes" => restart(servers, argus, bases),
         "everything crashes" => {
             if let Some(running) = argus.take() {
                 running.kill();
             }
-            servers.postgres.crash();
-            servers.s3.crash();
-            servers.redis.restart();
+            block_in_place(|| {
+                servers.postgres.crash();
+                servers.s3.crash();
+                servers.redis.restart();
+            });
             restart(servers, argus, bases);
         }
         "postgres stands still" => {
@@ -227,7 +233,8 @@ async fn nothing_is_lost_or_doubled_while_servers_fail() {
     let load = Arc::new(Load::default());
     let base = argus.as_ref().expect("it runs").root_url("");
     let (bases, base) = watch::channel(base);
-    let mut vehicles: Vec<_> = (0..3).map(|_| tokio::spawn(upload(Arc::clone(&load), base.clone()))).collect();
+    let mut vehicles: Vec<_> =
+        (0..3).map(|number| tokio::spawn(upload(Arc::clone(&load), base.clone(), number))).collect();
     vehicles.push(tokio::spawn(produce(Arc::clone(&load), servers.kafka.producer())));
 
     for round in 0..setting("ARGUS_FAULT_ROUNDS", 1) {

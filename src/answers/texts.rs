@@ -1,7 +1,7 @@
 //! The text of stored files: bytes, lines, and the lines around a line.
 //!
-//! A text is read from the raw store on a blocking thread, and decompressed on the way. It is never in memory as a
-//! whole: a reader that is slow makes the thread wait.
+//! A text is read from the raw store on a blocking thread, and decompressed on the way. Only a few chunks, or one appended
+//! part, are in memory: a client that is slow makes the thread wait.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, BufRead, BufReader, Read};
@@ -9,7 +9,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argus_dataflow::text;
 use argus_query::QueryError;
 use argus_query::engine::admission::Admission;
 use bytes::Bytes;
@@ -113,7 +112,8 @@ impl Texts {
         let stored = self.open(file).await?;
         let read = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            surroundings(BufReader::with_capacity(CHUNK_BYTES, into_text(stored)?), lines, context)
+            let (_, text) = stored.into_text()?;
+            surroundings(BufReader::with_capacity(CHUNK_BYTES, text), lines, context)
         });
         read.await.map_err(io::Error::other).flatten().map_err(TextError::Store)
     }
@@ -126,18 +126,6 @@ impl Texts {
     }
 }
 
-/// The text of a file.
-fn into_text(stored: StoredBytes) -> io::Result<Box<dyn Read + Send>> {
-    let mut whole: Box<dyn Read + Send> = match stored.object {
-        Some(object) => Box::new(text::text(object)?),
-        None => Box::new(io::empty()),
-    };
-    for part in stored.appended {
-        whole = Box::new(whole.chain(part));
-    }
-    Ok(whole)
-}
-
 /// Passes on a part until `send` refuses.
 fn copy_part(stored: StoredBytes, part: &Part, send: &mut impl FnMut(&[u8]) -> bool) -> io::Result<()> {
     match part {
@@ -148,13 +136,13 @@ fn copy_part(stored: StoredBytes, part: &Part, send: &mut impl FnMut(&[u8]) -> b
             Ok(())
         }
         Part::Bytes(range) => {
-            let mut text = into_text(stored)?;
+            let (_, mut text) = stored.into_text()?;
             io::copy(&mut text.by_ref().take(range.start), &mut io::sink())?;
             copy(BufReader::with_capacity(CHUNK_BYTES, text.take(range.end - range.start)), send)
         }
         Part::Lines(from, count) => {
-            let text = BufReader::with_capacity(CHUNK_BYTES, into_text(stored)?);
-            copy_lines(text, from.saturating_sub(1), *count, send)
+            let (_, text) = stored.into_text()?;
+            copy_lines(BufReader::with_capacity(CHUNK_BYTES, text), from.saturating_sub(1), *count, send)
         }
     }
 }

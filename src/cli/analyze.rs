@@ -1,10 +1,9 @@
 //! `argus analyze`: counts files, folders or standard input with the same
 //! dataflow as a server, and leaves nothing on the disk.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write, stderr, stdin, stdout};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -25,23 +24,11 @@ use uuid::Uuid;
 
 use crate::cli::explain;
 use crate::cli::render;
+use crate::cli::sources::{Failure, Source, sources};
 use crate::cli::terminal::{self, Terminal};
 use crate::cli::{AnalyzeArgs, ReportFormat};
 use crate::data_dir::lake_url;
 use crate::domain::clock::now;
-
-/// A file to count, and its name in the report.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Source {
-    name: String,
-    path: PathBuf,
-}
-
-/// A file that could not be counted, and why.
-struct Failure {
-    name: String,
-    reason: String,
-}
 
 /// Counts, and prints the report and the failures.
 pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
@@ -105,44 +92,6 @@ pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
         writeln!(stderr(), "argus: {}: {}", terminal::line(name), terminal::line(reason))?;
     }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// The files of the paths. Folders are walked in order of file names.
-fn sources(paths: &[PathBuf]) -> (Vec<Source>, Vec<Failure>) {
-    let mut sources = Vec::new();
-    let mut failures = Vec::new();
-    for path in paths {
-        let name = path.to_string_lossy().into_owned();
-        if path.is_dir() {
-            let name = if name == "/" { String::new() } else { name.trim_end_matches('/').to_owned() };
-            walk(path, &name, &mut sources, &mut failures);
-        } else {
-            sources.push(Source { name, path: path.clone() });
-        }
-    }
-    let mut names = HashSet::new();
-    sources.retain(|source| names.insert(source.name.clone()));
-    (sources, failures)
-}
-
-fn walk(folder: &Path, name: &str, sources: &mut Vec<Source>, failures: &mut Vec<Failure>) {
-    let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-    let mut entries = match entries {
-        Ok(entries) => entries,
-        Err(error) => return failures.push(Failure { name: name.to_owned(), reason: error.to_string() }),
-    };
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
-        let path = entry.path();
-        let name = format!("{name}/{}", entry.file_name().to_string_lossy());
-        // A link to a folder is not followed: it may form a cycle.
-        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_folder {
-            walk(&path, &name, sources, failures);
-        } else if path.is_file() || !path.exists() {
-            sources.push(Source { name, path });
-        }
-    }
 }
 
 /// Inserts every source, each at its own epoch. Returns the failures.

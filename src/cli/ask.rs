@@ -2,15 +2,20 @@
 
 use std::io::{IsTerminal, Write, stdout};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
+use reqwest::Client;
 use serde_json::Value;
 use url::Url;
+use uuid::Uuid;
 
-use crate::cli::render;
-use crate::cli::terminal;
-use crate::cli::{AskArgs, CodesArgs, CompareArgs, ReportArgs, ReportFormat};
+use crate::cli::{ReportFormat, render, terminal};
 use crate::http::list;
+
+/// How long the server may take to answer.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
 
 /// The columns of a report, in CSV and as a table.
 const REPORT_COLUMNS: [&str; 11] = [
@@ -30,6 +35,71 @@ const REPORT_TABLE: [&str; 5] = ["count", "severity", "code", "new_for_vehicle",
 const CODES_TABLE: [&str; 7] = ["code", "group", "count", "vehicles", "batches", "first_seen", "last_seen"];
 const COMPARE_TABLE: [&str; 8] =
     ["code", "change", "vehicles", "share", "against.vehicles", "against.share", "p_value", "q_value"];
+
+/// Flags of the commands that ask a server.
+#[derive(Debug, Args)]
+pub struct AskArgs {
+    /// The URL of the server.
+    #[arg(long, env = "ARGUS_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub server: Url,
+    /// The format of the answer; the default is table on a terminal, otherwise json.
+    #[arg(long, env = "ARGUS_FORMAT")]
+    pub format: Option<ReportFormat>,
+}
+
+/// Flags of `argus report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// The id of the batch.
+    pub batch: Uuid,
+    /// The maximum number of codes; the default is all.
+    #[arg(long, env = "ARGUS_TOP")]
+    pub top: Option<u32>,
+    /// The server, and the format.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Flags of `argus codes`.
+#[derive(Debug, Args)]
+pub struct CodesArgs {
+    /// firmware, platform, vehicle or component; the default is firmware.
+    #[arg(long, env = "ARGUS_GROUP_BY")]
+    pub group_by: Option<String>,
+    /// Only batches of this platform.
+    #[arg(long, env = "ARGUS_PLATFORM")]
+    pub platform: Option<String>,
+    /// Only batches with this firmware.
+    #[arg(long, env = "ARGUS_FIRMWARE")]
+    pub firmware: Option<String>,
+    /// Only codes of this severity: critical, error, warning or info.
+    #[arg(long, env = "ARGUS_SEVERITY")]
+    pub severity: Option<String>,
+    /// Only lines with a plausible time at or after this, in RFC 3339.
+    #[arg(long, env = "ARGUS_SINCE", value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only lines with a plausible time before this, in RFC 3339.
+    #[arg(long, env = "ARGUS_UNTIL", value_name = "TIME")]
+    pub until: Option<String>,
+    /// The maximum number of rows.
+    #[arg(long, env = "ARGUS_LIMIT", default_value_t = 20)]
+    pub limit: u32,
+    /// The server, and the format.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Flags of `argus compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// The firmware to examine.
+    pub firmware: String,
+    /// The firmware to compare it with.
+    pub against: String,
+    /// The server, and the format.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
 
 /// Runs `argus report`.
 pub fn report(args: &ReportArgs) -> Result<ExitCode> {
@@ -91,10 +161,11 @@ fn with_parameters<const N: usize>(path: &str, parameters: [(&str, Option<String
 
 /// The JSON at a path of the API.
 fn get(args: &AskArgs, path: &str) -> Result<Value> {
-    let url: Url = args.server.join(&format!("/api/v1/{path}")).context("the --server URL is invalid")?;
+    let url = args.server.join(&format!("/api/v1/{path}")).context("the --server URL is invalid")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let response = reqwest::get(url.clone()).await.with_context(|| format!("cannot reach {}", args.server))?;
+        let client = Client::builder().timeout(ANSWER_TIME).build()?;
+        let response = client.get(url).send().await.with_context(|| format!("cannot reach {}", args.server))?;
         let status = response.status();
         let bytes = response.bytes().await.context("the response was interrupted; repeat the command")?;
         let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();

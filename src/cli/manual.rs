@@ -1,12 +1,28 @@
 //! `argus completions` and `argus man`: what a shell and `man` know about the command line.
 
 use std::io::{Write, stdout};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::CommandFactory;
+use clap::{Args, CommandFactory};
 
-use crate::cli::{Cli, CompletionsArgs, ManArgs};
+use crate::cli::Cli;
+
+/// Flags of `argus completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// Flags of `argus man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The folder, which is created when it is missing.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+}
 
 /// Prints the completions of a shell.
 pub fn completions(args: &CompletionsArgs) -> Result<ExitCode> {

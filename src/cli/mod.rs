@@ -17,6 +17,7 @@ mod prompt;
 pub mod recount;
 pub mod render;
 pub mod serve;
+mod sources;
 pub mod sql;
 pub mod terminal;
 pub mod upload;
@@ -34,10 +35,11 @@ use argus_dataflow::rules::DEFAULT_RULES;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use url::Url;
-use uuid::Uuid;
 
 use crate::allocator;
-use crate::cli::upload::FailOn;
+use crate::cli::ask::{CodesArgs, CompareArgs, ReportArgs};
+use crate::cli::manual::{CompletionsArgs, ManArgs};
+use crate::cli::upload::UploadArgs;
 use crate::metadata::{InvalidLocation, Location};
 use crate::telemetry::LogFormat;
 
@@ -248,121 +250,6 @@ pub struct AnalyzeArgs {
     /// How files are counted.
     #[command(flatten)]
     pub counting: CountingArgs,
-}
-
-/// Flags of the commands that ask a server.
-#[derive(Debug, Args)]
-pub struct AskArgs {
-    /// The URL of the server.
-    #[arg(long, env = "ARGUS_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
-    pub server: Url,
-    /// The format of the answer; the default is table on a terminal, otherwise json.
-    #[arg(long, env = "ARGUS_FORMAT")]
-    pub format: Option<ReportFormat>,
-}
-
-/// Flags of `argus upload`.
-#[derive(Debug, Args)]
-pub struct UploadArgs {
-    /// Files and folders.
-    #[arg(required = true, value_name = "PATH")]
-    pub paths: Vec<PathBuf>,
-    /// The URL of the server.
-    #[arg(long, env = "ARGUS_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
-    pub server: Url,
-    /// Add the files to this open batch, in place of a new one. Files that it has already are skipped.
-    #[arg(long, env = "ARGUS_BATCH", value_name = "ID")]
-    pub batch: Option<Uuid>,
-    /// The id of the vehicle.
-    #[arg(long, env = "ARGUS_VEHICLE", value_name = "ID", required_unless_present = "batch")]
-    pub vehicle: Option<String>,
-    /// The vehicle identification number.
-    #[arg(long, env = "ARGUS_VIN", required_unless_present = "batch")]
-    pub vin: Option<String>,
-    /// The hardware platform of the vehicle.
-    #[arg(long, env = "ARGUS_PLATFORM")]
-    pub platform: Option<String>,
-    /// The firmware that was rolled out.
-    #[arg(long, env = "ARGUS_FIRMWARE")]
-    pub firmware: Option<String>,
-    /// A label of the batch; may be repeated.
-    #[arg(long = "label", env = "ARGUS_LABEL", value_name = "NAME=VALUE", value_parser = upload::label)]
-    pub labels: Vec<(String, String)>,
-    /// Exit with 3 if a code has this severity or a higher one.
-    #[arg(long, env = "ARGUS_FAIL_ON", value_name = "SEVERITY")]
-    pub fail_on: Option<FailOn>,
-    /// The format of the report; the default is table on a terminal, otherwise json.
-    #[arg(long, env = "ARGUS_FORMAT")]
-    pub format: Option<ReportFormat>,
-}
-
-/// Flags of `argus report`.
-#[derive(Debug, Args)]
-pub struct ReportArgs {
-    /// The id of the batch.
-    pub batch: Uuid,
-    /// The maximum number of codes; the default is all.
-    #[arg(long, env = "ARGUS_TOP")]
-    pub top: Option<u32>,
-    /// The server, and the format.
-    #[command(flatten)]
-    pub ask: AskArgs,
-}
-
-/// Flags of `argus codes`.
-#[derive(Debug, Args)]
-pub struct CodesArgs {
-    /// firmware, platform, vehicle or component; the default is firmware.
-    #[arg(long, env = "ARGUS_GROUP_BY")]
-    pub group_by: Option<String>,
-    /// Only batches of this platform.
-    #[arg(long, env = "ARGUS_PLATFORM")]
-    pub platform: Option<String>,
-    /// Only batches with this firmware.
-    #[arg(long, env = "ARGUS_FIRMWARE")]
-    pub firmware: Option<String>,
-    /// Only codes of this severity: critical, error, warning or info.
-    #[arg(long, env = "ARGUS_SEVERITY")]
-    pub severity: Option<String>,
-    /// Only lines with a plausible time at or after this, in RFC 3339.
-    #[arg(long, env = "ARGUS_SINCE", value_name = "TIME")]
-    pub since: Option<String>,
-    /// Only lines with a plausible time before this, in RFC 3339.
-    #[arg(long, env = "ARGUS_UNTIL", value_name = "TIME")]
-    pub until: Option<String>,
-    /// The maximum number of rows.
-    #[arg(long, env = "ARGUS_LIMIT", default_value_t = 20)]
-    pub limit: u32,
-    /// The server, and the format.
-    #[command(flatten)]
-    pub ask: AskArgs,
-}
-
-/// Flags of `argus compare`.
-#[derive(Debug, Args)]
-pub struct CompareArgs {
-    /// The firmware to examine.
-    pub firmware: String,
-    /// The firmware to compare it with.
-    pub against: String,
-    /// The server, and the format.
-    #[command(flatten)]
-    pub ask: AskArgs,
-}
-
-/// Flags of `argus completions`.
-#[derive(Debug, Args)]
-pub struct CompletionsArgs {
-    /// The shell.
-    pub shell: clap_complete::Shell,
-}
-
-/// Flags of `argus man`.
-#[derive(Debug, Args)]
-pub struct ManArgs {
-    /// The folder, which is created when it is missing.
-    #[arg(value_name = "DIR")]
-    pub folder: PathBuf,
 }
 
 /// Flags of `argus sql`.

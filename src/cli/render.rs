@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::cli::ReportFormat;
 use crate::cli::terminal;
+use crate::http::list;
 
 /// The width of a report table that is not printed to a terminal, and the smallest width, in characters.
 const WIDTH_DEFAULT: usize = 120;
@@ -39,31 +40,18 @@ pub fn report(out: &mut dyn Write, report: &Report, format: ReportFormat) -> Res
 }
 
 /// A row for each code in each file.
-fn report_csv(out: &mut dyn Write, report: &Report) -> io::Result<()> {
-    writeln!(out, "file,code,count,rule,severity")?;
+fn report_csv(out: &mut dyn Write, report: &Report) -> Result<()> {
+    let mut writer = csv::Writer::from_writer(out);
+    writer.write_record(["file", "code", "count", "rule", "severity"])?;
     let codes: HashMap<&str, &CodeReport> = report.codes.iter().map(|code| (code.code.as_str(), code)).collect();
     for file in &report.files {
         for (name, count) in &file.codes {
             let Some(code) = codes.get(name.as_str()) else { continue };
-            writeln!(
-                out,
-                "{},{},{count},{},{}",
-                csv_field(&file.name),
-                csv_field(name),
-                csv_field(&code.rule),
-                code.severity.as_str()
-            )?;
+            writer.write_record([&file.name, name, &count.to_string(), &code.rule, code.severity.as_str()])?;
         }
     }
+    writer.flush()?;
     Ok(())
-}
-
-/// A field as in RFC 4180.
-fn csv_field(text: &str) -> String {
-    match text.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.to_owned(),
-    }
 }
 
 fn report_table(out: &mut dyn Write, report: &Report) -> io::Result<()> {
@@ -177,7 +165,7 @@ fn without_time(line: &str) -> &str {
 
 /// Prints some fields of JSON objects as a table that fits the terminal: the last column is cut.
 pub fn values(out: &mut dyn Write, columns: &[&str], rows: &[Value]) -> io::Result<()> {
-    let field = |row: &Value, column: &str| match column.split('.').try_fold(row, |object, name| object.get(name)) {
+    let field = |row: &Value, column: &str| match list::field(row, column) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => terminal::line(text).into_owned(),
         Some(Value::Number(number)) if number.is_f64() => format!("{:.4}", number.as_f64().unwrap_or_default()),

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use argus_dataflow::Severity;
 use argus_dataflow::text::Compression;
 use bytes::Bytes;
+use clap::Args;
 use futures::{StreamExt, TryStreamExt, stream};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::{Client, Method, StatusCode};
@@ -23,13 +24,20 @@ use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
-use crate::cli::UploadArgs;
+use crate::cli::ReportFormat;
 use crate::cli::ask::print_report;
+use crate::cli::sources::{Failure, Source, sources};
 use crate::cli::terminal;
 use crate::domain::digest::Digest;
 
 /// Files that are sent at once.
 const UPLOADS_MAX: usize = 4;
+
+/// How long a connection may take.
+const CONNECT_TIME: Duration = Duration::from_secs(10);
+
+/// How long an answer may take, and how long an upload may make no progress.
+const STALL_TIME: Duration = Duration::from_secs(120);
 
 /// For how long a request is repeated.
 const RETRY_TIME: Duration = Duration::from_secs(600);
@@ -49,95 +57,81 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// The exit code when a code reaches the severity of `--fail-on`.
 const SEVERE: u8 = 3;
 
-/// A file, and its name in the batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Source {
-    name: String,
-    path: PathBuf,
+/// Flags of `argus upload`.
+#[derive(Debug, Args)]
+pub struct UploadArgs {
+    /// Files and folders.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// The URL of the server.
+    #[arg(long, env = "ARGUS_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub server: Url,
+    /// Add the files to this open batch, in place of a new one. Files that it has already are skipped.
+    #[arg(long, env = "ARGUS_BATCH", value_name = "ID")]
+    pub batch: Option<Uuid>,
+    /// The id of the vehicle.
+    #[arg(long, env = "ARGUS_VEHICLE", value_name = "ID", required_unless_present = "batch")]
+    pub vehicle: Option<String>,
+    /// The vehicle identification number.
+    #[arg(long, env = "ARGUS_VIN", required_unless_present = "batch")]
+    pub vin: Option<String>,
+    /// The hardware platform of the vehicle.
+    #[arg(long, env = "ARGUS_PLATFORM")]
+    pub platform: Option<String>,
+    /// The firmware that was rolled out.
+    #[arg(long, env = "ARGUS_FIRMWARE")]
+    pub firmware: Option<String>,
+    /// A label of the batch; may be repeated.
+    #[arg(long = "label", env = "ARGUS_LABEL", value_name = "NAME=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Exit with 3 if a code has this severity or a higher one.
+    #[arg(long, env = "ARGUS_FAIL_ON", value_name = "SEVERITY", value_parser = severity)]
+    pub fail_on: Option<Severity>,
+    /// The format of the report; the default is table on a terminal, otherwise json.
+    #[arg(long, env = "ARGUS_FORMAT")]
+    pub format: Option<ReportFormat>,
 }
 
 /// Uploads, completes the batch, and prints its report.
 pub fn run(args: &UploadArgs) -> Result<ExitCode> {
-    let sources = sources(&args.paths)?;
+    let sources = named_sources(&args.paths)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(upload(args, sources))?;
     print_report(args.format, &report)?;
-    let is_severe = args.fail_on.is_some_and(|limit| {
-        let codes = report["codes"].as_array().into_iter().flatten();
-        codes.filter_map(|code| code["severity"].as_str()).any(|severity| rank(severity) >= limit.rank())
-    });
+    let codes = report["codes"].as_array().into_iter().flatten();
+    let severest = codes.filter_map(|code| Severity::of(code["severity"].as_str()?)).max();
+    let is_severe = args.fail_on.is_some() && severest >= args.fail_on;
     Ok(if is_severe { ExitCode::from(SEVERE) } else { ExitCode::SUCCESS })
 }
 
-/// A severity of `--fail-on`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-#[expect(missing_docs, reason = "the names are the meaning")]
-pub enum FailOn {
-    Info,
-    Warning,
-    Error,
-    Critical,
-}
-
-impl FailOn {
-    fn rank(self) -> usize {
-        self as usize
-    }
-}
-
-/// The rank of a severity by its name, as in [`FailOn`].
-fn rank(name: &str) -> usize {
-    [Severity::Info, Severity::Warning, Severity::Error, Severity::Critical]
-        .iter()
-        .position(|severity| severity.as_str() == name)
-        .unwrap_or(0)
-}
-
-/// The files of the paths. A file in a folder is named by its path below the folder, with `_` for `/`.
-fn sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
-    let mut sources = Vec::new();
+/// The files of the paths. A file in a folder is named by its path below the folder, with `_` for `/`, which a name in a
+/// batch cannot contain.
+fn named_sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
+    let mut named = Vec::new();
     for path in paths {
-        match path.is_dir() {
-            true => walk(path, path, &mut sources)?,
-            false => {
-                let name = path.file_name().with_context(|| format!("{} is not a file", path.display()))?;
-                sources.push(Source { name: name.to_string_lossy().into_owned(), path: path.clone() });
-            }
+        let (found, failures) = sources(std::slice::from_ref(path));
+        if let Some(Failure { name, reason }) = failures.into_iter().next() {
+            bail!("cannot read {name}: {reason}");
         }
-    }
-    let mut names = HashMap::new();
-    for Source { name, path } in &sources {
-        if let Some(other) = names.insert(name, path) {
-            bail!(
-                "{} and {} have the same name in the batch; upload them in two batches",
-                other.display(),
-                path.display()
-            );
-        }
-    }
-    Ok(sources)
-}
-
-fn walk(root: &Path, folder: &Path, sources: &mut Vec<Source>) -> Result<()> {
-    let read = || std::fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>();
-    let mut entries = read().with_context(|| format!("cannot read {}", folder.display()))?;
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in entries {
-        let path = entry.path();
-        // A link to a folder is not followed: it may form a cycle.
-        if entry.file_type()?.is_dir() {
-            walk(root, &path, sources)?;
-        } else if path.is_file() {
+        let root = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(path) };
+        named.extend(found.into_iter().map(|Source { path, .. }| {
             let below = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().replace('/', "_");
-            sources.push(Source { name: below, path });
+            Source { name: below, path }
+        }));
+    }
+    let mut paths = HashMap::new();
+    for Source { name, path } in &named {
+        if let Some(other) = paths.insert(name, path) {
+            bail!("{} and {} have the same name in a batch; upload one of them alone", other.display(), path.display());
         }
     }
-    Ok(())
+    Ok(named)
 }
 
 /// Returns the final report.
 async fn upload(args: &UploadArgs, sources: Vec<Source>) -> Result<Value> {
-    let server = Server { client: Client::new(), base: args.server.clone() };
+    let client = Client::builder().connect_timeout(CONNECT_TIME).build()?;
+    let server = Server { client, base: args.server.clone() };
     let batch = match args.batch {
         Some(batch) => batch,
         None => server.create(args).await?,
@@ -221,14 +215,17 @@ impl Server {
         self.repeat(|| {
             bar.set_position(0);
             let request = self.client.put(url.clone());
-            let bar = bar.clone();
+            let (bar, sent) = (bar.clone(), bar.clone());
             async move {
                 let body = open(&source.path, bar).map_err(Attempt::Local)?;
                 let request = match body.encoding {
                     Some(encoding) => request.header("content-encoding", encoding),
                     None => request,
                 };
-                answer(request.body(reqwest::Body::wrap_stream(body.chunks))).await
+                tokio::select! {
+                    answer = answer(request.body(reqwest::Body::wrap_stream(body.chunks))) => answer,
+                    () = stalled(&sent) => Err(Attempt::Interrupted(anyhow!("the server takes no more bytes"))),
+                }
             }
         })
         .await
@@ -263,7 +260,7 @@ impl Server {
             if let Some(key) = key {
                 request = request.header("Idempotency-Key", key);
             }
-            answer(request)
+            answer(request.timeout(STALL_TIME))
         })
         .await
     }
@@ -286,6 +283,15 @@ impl Server {
             }
             wait = (wait * 2).min(WAIT_MAX);
         }
+    }
+}
+
+/// Returns when an upload has made no progress for a while.
+async fn stalled(bar: &ProgressBar) {
+    let mut last = None;
+    while last != Some(bar.position()) {
+        last = Some(bar.position());
+        tokio::time::sleep(STALL_TIME).await;
     }
 }
 
@@ -376,8 +382,13 @@ fn style() -> ProgressStyle {
     style.unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
+/// The name of a severity.
+fn severity(text: &str) -> Result<Severity, String> {
+    Severity::of(text).ok_or_else(|| "must be info, warning, error or critical".to_owned())
+}
+
 /// `NAME=VALUE`.
-pub fn label(text: &str) -> Result<(String, String), String> {
+fn label(text: &str) -> Result<(String, String), String> {
     let parts = text.split_once('=').filter(|(name, _)| !name.is_empty());
     parts.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| "must be NAME=VALUE".to_owned())
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use argus_dataflow::Severity;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
@@ -196,9 +197,9 @@ pub fn time(name: &str, text: Option<&str>) -> Result<Option<i64>, Problem> {
 
 /// The name of a severity.
 pub fn severity(word: String) -> Result<String, Problem> {
-    match word.as_str() {
-        "critical" | "error" | "warning" | "info" => Ok(word),
-        _ => Err(Problem::invalid(format!("severity is {word:?}, but must be critical, error, warning or info"))),
+    match Severity::of(&word) {
+        Some(_) => Ok(word),
+        None => Err(Problem::invalid(format!("severity is {word:?}, but must be critical, error, warning or info"))),
     }
 }
 

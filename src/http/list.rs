@@ -102,14 +102,17 @@ pub fn accepts_csv(request: &HeaderMap) -> bool {
     types.any(|one| one.eq_ignore_ascii_case("text/csv"))
 }
 
-/// Some fields of rows as CSV (RFC 4180), with a header. A column `a.b` is the field `b` of the object `a`. Lists and
-/// objects are JSON.
+/// A field of a row; `a.b` is the field `b` of the object `a`.
+pub fn field<'r>(row: &'r Value, name: &str) -> Option<&'r Value> {
+    name.split('.').try_fold(row, |object, name| object.get(name))
+}
+
+/// Some [`field`]s of rows as CSV (RFC 4180), with a header. Lists and objects are JSON.
 pub fn csv(columns: &[&str], rows: &[Value]) -> Result<String, csv::Error> {
     let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
     writer.write_record(columns)?;
     for row in rows {
-        let field = |column: &str| column.split('.').try_fold(row, |object, field| object.get(field));
-        writer.write_record(columns.iter().map(|column| match field(column) {
+        writer.write_record(columns.iter().map(|column| match field(row, column) {
             None | Some(Value::Null) => String::new(),
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),

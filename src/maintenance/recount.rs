@@ -11,12 +11,10 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use argus_dataflow::text;
 use argus_dataflow::{
     BlockReader, Change, CodeLimits, Config, Dataflow, FileRow, LINE_BYTES_MAX, Origin, RuleSet, VersionId,
 };
@@ -29,7 +27,7 @@ use crate::data_dir::metadata_path;
 use crate::domain::batch::Batch;
 use crate::ingest::origin;
 use crate::ingest::raw_store::RawStore;
-use crate::ingest::stored_file::{self, StoredBytes};
+use crate::ingest::stored_file;
 use crate::metadata::rows::batch_row;
 use crate::metadata::{Erased, Location, Metadata, StoredFile};
 use crate::pipeline::backlog::Backlog;
@@ -210,7 +208,7 @@ impl Counter {
 
     /// Inserts a file. Returns the row that admits its whole lines, and the row of its open line if that is counted.
     async fn count(&self, file: &StoredFile) -> Result<Vec<FileRow>> {
-        let text = self.text(file.clone()).await?;
+        let bytes = stored_file::open(&self.metadata, &self.raw, file.clone()).await?;
         let (dataflow, record, runtime) = (self.dataflow.clone(), file.record.clone(), Handle::current());
         tokio::task::spawn_blocking(move || {
             let whole = FileRow { last_line: record.whole_lines, ..record.row(record.version, 1) };
@@ -218,7 +216,7 @@ impl Counter {
             let (of_whole, of_open) = (from(record.version), record.open_version.map(from));
             let mut rows = vec![whole];
             let counted = (|| -> std::io::Result<Vec<FileRow>> {
-                let (binary, text) = text?;
+                let (binary, text) = bytes?.into_text()?;
                 let mut blocks = BlockReader::new(text, argus_dataflow::BLOCK_BYTES_DEFAULT);
                 let (mut open, mut open_bytes) = (None, 0);
                 while let Some(block) = blocks.next_block()? {
@@ -267,25 +265,5 @@ impl Counter {
             Ok(rows)
         })
         .await?
-    }
-
-    /// The text of a stored file, and whether it is binary.
-    async fn text(&self, file: StoredFile) -> Result<std::io::Result<(bool, Box<dyn Read + Send>)>> {
-        let bytes = stored_file::open(&self.metadata, &self.raw, file).await?;
-        Ok(tokio::task::spawn_blocking(move || -> std::io::Result<(bool, Box<dyn Read + Send>)> {
-            let StoredBytes { object, appended } = bytes?;
-            let (binary, mut text): (bool, Box<dyn Read + Send>) = match object {
-                Some(object) => {
-                    let opened = text::text(object)?;
-                    (opened.is_binary, Box::new(opened))
-                }
-                None => (false, Box::new(std::io::empty())),
-            };
-            for part in appended {
-                text = Box::new(text.chain(part));
-            }
-            Ok((binary, text))
-        })
-        .await?)
     }
 }

@@ -127,7 +127,7 @@ impl Rescan {
     async fn try_file(&self, file: StoredFile) -> Result<bool, RescanError> {
         let record = file.record.clone();
         let StoredBytes { object, appended } = stored_file::open(&self.metadata, &self.raw, file).await??;
-        let has_parts = !appended.is_empty();
+        let has_parts = appended.is_some();
         let (to, stored) =
             self.ingest.begin(record.batch_id, record.name.clone(), Encoding::Identity, record.uploaded_at);
         let passed = tokio::task::spawn_blocking(move || pass_on(object, appended, &to));
@@ -153,10 +153,10 @@ fn is_plain_text(first: &[u8]) -> bool {
 /// error of kind `Unsupported`.
 fn pass_on(
     object: Option<Box<dyn Read + Send>>,
-    appended: Vec<Box<dyn Read + Send>>,
+    appended: Option<Box<dyn Read + Send>>,
     to: &mpsc::Sender<BodyPart>,
 ) -> io::Result<()> {
-    let has_parts = !appended.is_empty();
+    let has_parts = appended.is_some();
     for (index, mut piece) in object.into_iter().chain(appended).enumerate() {
         let mut is_first = index == 0;
         loop {

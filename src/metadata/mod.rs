@@ -68,7 +68,9 @@ impl MetadataError {
         match self {
             MetadataError::Unreachable { .. } | MetadataError::TimedOut { .. } => true,
             MetadataError::Database(error) => {
-                matches!(error, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed)
+                use sqlx::Error::{Io, PoolTimedOut, Protocol, WorkerCrashed};
+                // A connection that ends in the middle of its beginning is an error of the protocol.
+                matches!(error, Io(_) | PoolTimedOut | Protocol(_) | WorkerCrashed)
                     // Class 57: the server is shutting down or starting; class 08: the connection is lost.
                     || error.as_database_error().and_then(|error| error.code()).is_some_and(|code| {
                         code.starts_with("57P") || code.starts_with("08")

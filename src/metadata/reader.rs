@@ -176,7 +176,7 @@ impl Metadata {
             self.dialect.query("SELECT * FROM files WHERE batch_id = ? ORDER BY name").bind(batch_id.to_string());
         let mut files = Vec::new();
         for row in rows.fetch_all(&self.readers).await? {
-            files.push(self.with_parts(read_file(&row)?).await?);
+            files.push(self.stored(read_file(&row)?).await?);
         }
         Ok(files)
     }
@@ -185,19 +185,17 @@ impl Metadata {
     pub async fn stored_file(&self, batch_id: Uuid, name: &str) -> Result<Option<StoredFile>, MetadataError> {
         let row = self.dialect.query("SELECT * FROM files WHERE batch_id = ? AND name = ?").bind(batch_id.to_string());
         match row.bind(name).fetch_optional(&self.readers).await? {
-            Some(row) => Ok(Some(self.with_parts(read_file(&row)?).await?)),
+            Some(row) => Ok(Some(self.stored(read_file(&row)?).await?)),
             None => Ok(None),
         }
     }
 
-    async fn with_parts(&self, record: FileRecord) -> Result<StoredFile, MetadataError> {
-        let parts = self.dialect.query(
-            "SELECT start, CASE WHEN bytes IS NULL THEN 1 ELSE 0 END FROM appended WHERE version = ? ORDER BY start",
-        );
-        let parts = parts.bind(record.version.0.to_string()).fetch_all(&self.readers).await?;
-        let parts: Result<Vec<_>, sqlx::Error> =
-            parts.iter().map(|row| Ok((count(row, "start")?, row.try_get::<i64, _>(1)? != 0))).collect();
-        Ok(StoredFile { record, parts: parts? })
+    async fn stored(&self, record: FileRecord) -> Result<StoredFile, MetadataError> {
+        let first = self.dialect.query("SELECT min(start) FROM appended WHERE version = ?");
+        let first: Option<i64> = first.bind(record.version.0.to_string()).fetch_one(&self.readers).await?.try_get(0)?;
+        // A part that was appended after the record was read is not of it.
+        let appended_from = first.map(|start| start.max(0) as u64).filter(|start| *start < record.bytes);
+        Ok(StoredFile { record, appended_from })
     }
 
     /// A page of a batch's files, in order of their names: those after `after`.
@@ -213,11 +211,18 @@ impl Metadata {
         rows.fetch_all(&self.readers).await?.iter().map(read_file).collect()
     }
 
-    /// The bytes that were appended to a version at an offset; empty if they are in the raw store.
-    pub async fn appended(&self, version: VersionId, start: u64) -> Result<Vec<u8>, MetadataError> {
-        let row = self.dialect.query("SELECT bytes FROM appended WHERE version = ? AND start = ?");
-        let row = row.bind(version.0.to_string()).bind(start as i64).fetch_one(&self.readers).await?;
-        Ok(row.try_get::<Option<Vec<u8>>, _>(0)?.unwrap_or_default())
+    /// The part that was appended to a version and contains an offset: where it begins, and its bytes, unless they are in
+    /// the raw store.
+    pub async fn appended_at(
+        &self,
+        version: VersionId,
+        offset: u64,
+    ) -> Result<Option<(u64, Option<Vec<u8>>)>, MetadataError> {
+        let row = self
+            .dialect
+            .query("SELECT start, bytes FROM appended WHERE version = ? AND start <= ? ORDER BY start DESC LIMIT 1");
+        let row = row.bind(version.0.to_string()).bind(offset as i64).fetch_optional(&self.readers).await?;
+        row.map(|row| Ok((count(&row, "start")?, row.try_get("bytes")?))).transpose()
     }
 
     /// The last recorded commit of the lake; `None` before its first commit.
@@ -406,8 +411,8 @@ impl Metadata {
 pub struct StoredFile {
     /// Its current generation.
     pub record: FileRecord,
-    /// The offset of each appended part, and whether the part is in the raw store (otherwise it is in the metadata).
-    pub parts: Vec<(u64, bool)>,
+    /// The offset in its text from which its bytes were appended; `None` if it was uploaded as a whole.
+    pub appended_from: Option<u64>,
 }
 
 /// A version whose bytes can be deleted.

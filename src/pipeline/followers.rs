@@ -10,6 +10,7 @@ use uuid::Uuid;
 #[derive(Debug, Clone, Default)]
 pub struct Followers {
     batches: Arc<Mutex<HashMap<Uuid, watch::Sender<()>>>>,
+    all: watch::Sender<()>,
 }
 
 /// Waits for changes of one batch.
@@ -28,8 +29,14 @@ impl Followers {
         Follower { batch_id, followers: self.clone(), changes: Some(changes) }
     }
 
+    /// Follows all batches from now on.
+    pub fn follow_all(&self) -> watch::Receiver<()> {
+        self.all.subscribe()
+    }
+
     /// Wakes the followers of changed batches.
     pub fn wake(&self, batches: impl IntoIterator<Item = Uuid>) {
+        self.all.send_replace(());
         let followed = self.lock();
         if followed.is_empty() {
             return;

@@ -25,7 +25,8 @@ pub enum Fault {
 pub struct Proxy {
     address: SocketAddr,
     fault: watch::Sender<Fault>,
-    requests: Arc<AtomicUsize>,
+    ranges: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -34,21 +35,24 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (fault, faults) = watch::channel(Fault::None);
-        let requests = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&requests);
+        let ranges = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&ranges);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let accepted = Arc::clone(&connections);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (faults, requests) = (faults.clone(), Arc::clone(&counter));
+                accepted.fetch_add(1, Ordering::SeqCst);
+                let (faults, ranges) = (faults.clone(), Arc::clone(&counter));
                 tokio::spawn(async move {
                     if *faults.borrow() != Fault::Drop
                         && let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await
                     {
-                        pass(client, server, faults, requests).await;
+                        pass(client, server, faults, ranges).await;
                     }
                 });
             }
         });
-        Proxy { address, fault, requests }
+        Proxy { address, fault, ranges, connections }
     }
 
     /// The port to connect to.
@@ -61,21 +65,26 @@ impl Proxy {
         self.fault.send_replace(fault);
     }
 
+    /// How many connections were accepted.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
     /// How many HTTP requests with a range have passed.
     pub fn ranges(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
+        self.ranges.load(Ordering::SeqCst)
     }
 }
 
 /// Passes bytes in both directions until one side ends or the fault ends it.
-async fn pass(client: TcpStream, server: TcpStream, mut faults: watch::Receiver<Fault>, requests: Arc<AtomicUsize>) {
+async fn pass(client: TcpStream, server: TcpStream, mut faults: watch::Receiver<Fault>, ranges: Arc<AtomicUsize>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let upstream = tokio::spawn(async move {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(bytes @ 1..) = from_client.read(&mut buffer).await {
             let text = String::from_utf8_lossy(&buffer[..bytes]).to_ascii_lowercase();
-            requests.fetch_add(text.matches("\r\nrange: ").count(), Ordering::SeqCst);
+            ranges.fetch_add(text.matches("\r\nrange: ").count(), Ordering::SeqCst);
             if to_server.write_all(&buffer[..bytes]).await.is_err() {
                 return;
             }

@@ -15,6 +15,7 @@ mod store;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::{Path as FsPath, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,9 +67,31 @@ const STARTS_MAX: usize = 3;
 /// A crash happens at most after this many turns of the event loop.
 const TURNS_MAX: usize = 1500;
 
+/// A runtime that does not wait for its threads when it is dropped: those of a process that has crashed, or of a history
+/// that has failed, never end.
+struct Detached(Option<Runtime>);
+
+impl Detached {
+    fn new() -> Detached {
+        Detached(Some(tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")))
+    }
+
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.0.as_ref().expect("it is there until it is dropped").block_on(future)
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// A running service.
 struct Process {
-    runtime: Runtime,
+    runtime: Detached,
     service: Service,
     faults: Faults,
 }
@@ -139,7 +162,7 @@ impl History {
     /// Starts the service, again and again if faults are injected.
     fn start(&mut self) -> Process {
         for start in 0.. {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime = Detached::new();
             let faults = Faults::new(self.random.below(1 << 30) as u64);
             faults.set_rate(if start < STARTS_MAX { self.fault_rate } else { 0 });
             let config = self.config(&faults);
@@ -152,7 +175,6 @@ impl History {
                 Err(error) if start < STARTS_MAX && self.fault_rate > 0 => {
                     self.log.push(format!("cannot start: {error:#}"));
                     self.cut(&faults);
-                    runtime.shutdown_background();
                 }
                 Err(error) => panic!("the service does not start: {error:#}"),
             }
@@ -166,16 +188,8 @@ impl History {
         faults.crash();
         let data = tempfile::tempdir().expect("a temporary folder");
         let path = data_dir::metadata_path(self.data.path());
-        for ending in ["", "-wal"] {
-            let mut from = path.clone().into_os_string();
-            from.push(ending);
-            let mut to = data_dir::metadata_path(data.path()).into_os_string();
-            to.push(ending);
-            match std::fs::copy(&from, &to) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("cannot copy {from:?}: {error}"),
-                _ => {}
-            }
-        }
+        // The threads of the database may be in the middle of a checkpoint, which moves pages from one file to the other.
+        while !copied_at_rest(&path, &data_dir::metadata_path(data.path())) {}
         self.store = Arc::new(self.store.fork());
         self.data = data;
     }
@@ -186,7 +200,7 @@ impl History {
         let Process { runtime, service, .. } = process;
         service.dataflow.stop();
         drop(service);
-        runtime.shutdown_background();
+        drop(runtime);
     }
 
     fn stop(&mut self, process: Process) {
@@ -394,6 +408,27 @@ impl History {
         process.runtime.block_on(nothing_is_left_over(&process.service, &raw));
         self.stop(process);
     }
+}
+
+/// Copies the metadata and its log. Returns `false` if either changed meanwhile.
+fn copied_at_rest(from: &FsPath, to: &FsPath) -> bool {
+    let with = |path: &FsPath, ending: &str| {
+        let mut path = path.as_os_str().to_owned();
+        path.push(ending);
+        PathBuf::from(path)
+    };
+    let files = ["", "-wal"].map(|ending| (with(from, ending), with(to, ending)));
+    let state =
+        || files.each_ref().map(|(from, _)| from.metadata().and_then(|file| Ok((file.len(), file.modified()?))).ok());
+    let before = state();
+    for (from, to) in &files {
+        match std::fs::copy(from, to) {
+            // A log that was there in the last attempt may be gone.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => drop(std::fs::remove_file(to)),
+            copied => drop(copied.expect("copies")),
+        }
+    }
+    before == state()
 }
 
 /// What a report says, as far as the model knows it.

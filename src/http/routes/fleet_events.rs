@@ -1,9 +1,9 @@
 //! The events of the whole fleet, as server-sent events.
 //!
-//! One task reads the event log and passes each event to all followers. A follower
-//! that resumes reads the log by itself up to there. One that is too slow for the
-//! queue gets a `resync` event and the end of its stream: it can resume by the id
-//! of its last event.
+//! One task reads the event log and passes each event to all followers; without
+//! followers it reads nothing. A follower that resumes reads the log by itself up to
+//! the position at which it joined. One that is too slow for the queue gets a `resync`
+//! event and the end of its stream: it can resume by the id of its last event.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -26,7 +26,8 @@ use crate::domain::event::{Event, EventKind};
 use crate::http::error_responses::{Invalid, Unavailable};
 use crate::http::problem::Problem;
 use crate::http::routes::events::{FollowError, KEEP_ALIVE, PAGE, sse_event};
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, MetadataError};
+use crate::pipeline::followers::Followers;
 use crate::shutdown::Stopping;
 
 /// Events that wait for a slow follower.
@@ -54,23 +55,30 @@ struct Log {
     snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
+/// Consecutive events of the log.
+struct Page {
+    events: Vec<Sent>,
+    /// Whether the next event waits for the frontier.
+    waits: bool,
+}
+
 impl Log {
-    /// A page of the events after a position that the frontier has passed.
-    async fn after(&self, position: i64) -> Result<Vec<Sent>, FollowError> {
+    /// A page of the events after a position, up to the first that the frontier has not passed.
+    async fn after(&self, position: i64) -> Result<Page, FollowError> {
         // The snapshot first: the metadata is never behind it.
         let snapshot = Arc::clone(&self.snapshots.borrow());
-        let mut sent = Vec::new();
+        let mut events = Vec::new();
         for (position, mut event) in self.metadata.all_events(position, PAGE).await? {
             if event.kind.waits_for_frontier() && event.epoch > snapshot.epoch {
-                break;
+                return Ok(Page { events, waits: true });
             }
             if let EventKind::AllFilesGathered { total_lines, error_codes } = &mut event.kind {
                 (*total_lines, *error_codes) = Report::totals(&self.engine, &snapshot, event.batch_id).await?;
             }
             let (name, data) = named(&event);
-            sent.push(Sent { position, name, data: data.to_string().into() });
+            events.push(Sent { position, name, data: data.to_string().into() });
         }
-        Ok(sent)
+        Ok(Page { events, waits: false })
     }
 }
 
@@ -82,9 +90,10 @@ fn named(event: &Event) -> (&'static str, Value) {
 #[derive(Clone)]
 struct FleetEventsContext {
     log: Log,
+    followers: Followers,
     events: broadcast::Sender<Sent>,
-    /// The position up to which the events were passed on. Followers are added under this lock, so that none misses an
-    /// event after the position that it begins at.
+    /// The position up to which the events were passed on. Followers join under this lock, so that none misses an event
+    /// after the position at which it joined.
     position: Arc<Mutex<i64>>,
     stopping: watch::Receiver<Stopping>,
 }
@@ -97,24 +106,24 @@ pub fn router(service: &Service) -> OpenApiRouter {
         snapshots: service.snapshots.clone(),
     };
     let (events, _) = broadcast::channel(QUEUE_MAX);
-    let context = FleetEventsContext { log, events, position: Arc::default(), stopping: service.stopping.clone() };
+    let (followers, stopping) = (service.followers.clone(), service.stopping.clone());
+    let context = FleetEventsContext { log, followers, events, position: Arc::default(), stopping };
     tokio::spawn(context.clone().pass_on());
     OpenApiRouter::new().routes(routes!(follow)).with_state(context)
 }
 
 impl FleetEventsContext {
-    /// Passes on the events of each epoch until the server stops.
+    /// Passes on the events of each change until the server stops.
     async fn pass_on(mut self) {
-        let mut snapshots = self.log.snapshots.clone();
+        let mut changes = self.followers.follow_all();
         loop {
             tokio::select! {
-                changed = snapshots.changed() => if changed.is_err() {
-                    return;
-                },
+                // The sender is in `self`.
+                _ = changes.changed() => {}
                 _ = self.stopping.wait_for(|stopping| *stopping != Stopping::No) => return,
             }
             if let Err(error) = self.pass_on_new().await {
-                // The next epoch tries again.
+                // The next change tries again.
                 tracing::warn!(error = &error as &dyn std::error::Error, "could not read the events of the fleet");
             }
         }
@@ -122,20 +131,25 @@ impl FleetEventsContext {
 
     async fn pass_on_new(&self) -> Result<(), FollowError> {
         let mut position = self.position.lock().await;
-        if self.events.receiver_count() == 0 {
-            // Nobody waits for what is in the log already.
-            *position = self.log.metadata.last_event().await?;
-            return Ok(());
-        }
-        loop {
-            let page = self.log.after(*position).await?;
-            let Some(last) = page.last() else { return Ok(()) };
+        while self.events.receiver_count() > 0 {
+            let Page { events, .. } = self.log.after(*position).await?;
+            let Some(last) = events.last() else { break };
             *position = last.position;
-            for sent in page {
+            for sent in events {
                 // Without followers, it is dropped.
                 let _ = self.events.send(sent);
             }
         }
+        Ok(())
+    }
+
+    /// Adds a follower. Returns its queue, and the position after which that has the events.
+    async fn join(&self) -> Result<(broadcast::Receiver<Sent>, i64), MetadataError> {
+        let mut position = self.position.lock().await;
+        if self.events.receiver_count() == 0 {
+            *position = self.log.metadata.last_event().await?;
+        }
+        Ok((self.events.subscribe(), *position))
     }
 }
 
@@ -169,19 +183,15 @@ async fn follow(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
     let last_id = headers.get("last-event-id").map(|value| value.to_str().ok()?.parse::<i64>().ok());
-    let (events, position) = {
-        let _position = context.position.lock().await;
-        (context.events.subscribe(), context.log.metadata.last_event().await?)
-    };
+    let (events, joined) = context.join().await?;
     let position = match last_id {
-        None => position,
+        None => joined,
         Some(Some(last)) => last,
         Some(None) => {
             return Err(Problem::invalid("the Last-Event-ID is invalid; omit it to begin with the next event"));
         }
     };
-    let is_behind = last_id.is_some();
-    let follower = Follower { context, events, position, is_behind, read: Vec::new(), ended: false };
+    let follower = Follower { context, events, position, joined, read: Vec::new(), ended: false };
     let stream = futures::stream::unfold(follower, |mut follower| async move {
         let event = follower.next().await?;
         Some((Ok(event), follower))
@@ -195,8 +205,8 @@ struct Follower {
     events: broadcast::Receiver<Sent>,
     /// The position of the last event that was sent.
     position: i64,
-    /// Whether it reads the log before the queue.
-    is_behind: bool,
+    /// The queue has the events after this position; it reads those before from the log.
+    joined: i64,
     /// Events read from the log, the last first.
     read: Vec<Sent>,
     ended: bool,
@@ -210,20 +220,13 @@ impl Follower {
                 self.position = sent.position;
                 return Some(sent.into_event());
             }
-            if self.is_behind {
-                match self.context.log.after(self.position).await {
-                    Ok(page) => {
-                        self.is_behind = !page.is_empty();
-                        self.read = page;
-                        self.read.reverse();
-                        continue;
-                    }
-                    Err(error) => {
-                        let error = &error as &dyn std::error::Error;
-                        tracing::error!(error, "an event stream was aborted: its events could not be read");
-                        return None;
-                    }
+            if self.position < self.joined {
+                if let Err(error) = self.read_log().await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "an event stream was aborted: its events could not be read");
+                    return None;
                 }
+                continue;
             }
             let received = tokio::select! {
                 received = self.events.recv() => received,
@@ -244,5 +247,25 @@ impl Follower {
             }
         }
         None
+    }
+
+    /// Reads a page of the log. If the next event waits for the frontier, so does this.
+    async fn read_log(&mut self) -> Result<(), FollowError> {
+        // Before the read, so that no change between the two is missed.
+        let mut changes = self.context.followers.follow_all();
+        let Page { mut events, waits } = self.context.log.after(self.position).await?;
+        if events.is_empty() && waits {
+            tokio::select! {
+                // The sender is in `self`.
+                _ = changes.changed() => {}
+                _ = self.context.stopping.wait_for(|stopping| *stopping != Stopping::No) => self.ended = true,
+            }
+        } else if events.is_empty() {
+            // The events up to there were deleted with their batches.
+            self.position = self.joined;
+        }
+        events.reverse();
+        self.read = events;
+        Ok(())
     }
 }
