@@ -200,6 +200,8 @@ pub struct Part {
     pub name: String,
     /// The bytes to append.
     pub bytes: Bytes,
+    /// The same bytes as they are stored, if they are stored compressed.
+    pub packed: Option<Bytes>,
     /// When it was uploaded, in microseconds since 1970.
     pub uploaded_at: i64,
 }
@@ -221,15 +223,18 @@ impl OpenLine {
 
     /// Appends bytes. Returns the whole lines and the new open line; `None` if the old or
     /// the new open line is longer than [`LINE_BYTES_MAX`].
-    pub fn append(&self, more: &[u8]) -> Option<(Vec<u8>, OpenLine)> {
+    pub fn append(&self, more: &Bytes) -> Option<(Bytes, OpenLine)> {
         if self.bytes > self.text.len() as u64 {
             return None;
         }
-        let mut whole = [&self.text[..], more].concat();
+        let mut whole = match self.text.is_empty() {
+            true => more.clone(),
+            false => [&self.text[..], more].concat().into(),
+        };
         let end = memchr::memrchr(b'\n', &whole).map_or(0, |last| last + 1);
         let text = whole.split_off(end);
         let bytes = text.len() as u64;
-        (text.len() <= LINE_BYTES_MAX).then_some((whole, OpenLine { text, bytes }))
+        (text.len() <= LINE_BYTES_MAX).then(|| (whole, OpenLine { text: text.into(), bytes }))
     }
 }
 

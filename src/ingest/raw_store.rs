@@ -47,18 +47,16 @@ impl RawStore {
         self.folder.clone().join(batch_id.to_string()).join(format!("{}.{start:016}", version.0))
     }
 
-    /// Stores bytes that were appended to a version, compressed with zstd. They are durable when this returns. With
+    /// Stores bytes that were appended to a version, which are compressed with zstd. They are durable when this returns. With
     /// `PutMode::Create`, fails if there are such bytes already.
     pub async fn put_part(
         &self,
         batch_id: Uuid,
         version: VersionId,
         start: u64,
-        bytes: &[u8],
+        compressed: Bytes,
         mode: PutMode,
     ) -> object_store::Result<()> {
-        let failed = |source| object_store::Error::Generic { store: "zstd", source: Box::new(source) };
-        let compressed = zstd::encode_all(bytes, ZSTD_LEVEL).map_err(failed)?;
         let options = PutOptions { mode, ..PutOptions::default() };
         self.store.put_opts(&self.part_path(batch_id, version, start), compressed.into(), options).await.map(drop)
     }

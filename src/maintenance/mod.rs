@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use crate::ingest::raw_store::RawStore;
 use crate::maintenance::erasure::Erasure;
 use crate::maintenance::orphans::Orphans;
-use crate::metadata::Metadata;
+use crate::metadata::{AppendedParts, Metadata};
 use crate::pipeline::WeakPipeline;
 use crate::shutdown::Stopping;
 
@@ -184,24 +184,26 @@ impl Maintainer {
         let mut first_failure = Ok(());
         for (batch_id, version) in self.metadata.versions_with_parts(PART_OBJECT_BYTES).await? {
             let parts = self.metadata.parts(version, committed, PART_OBJECT_BYTES).await?;
-            let Some(mut parts) = parts else { continue };
+            let Some(AppendedParts { start, mut last_start, mut compressed }) = parts else { continue };
             let moved = async {
-                let put = self.raw.put_part(batch_id, version, parts.start, &parts.bytes, PutMode::Create).await;
+                let put = self.raw.put_part(batch_id, version, start, compressed.clone(), PutMode::Create).await;
                 if let Err(object_store::Error::AlreadyExists { .. }) = put {
                     // A crash left it, or another process that has taken over has just written it: then the metadata
                     // does not have the bytes any more.
                     match self.metadata.parts(version, committed, PART_OBJECT_BYTES).await? {
-                        Some(again) if again.start == parts.start => parts = again,
+                        Some(again) if again.start == start => {
+                            (last_start, compressed) = (again.last_start, again.compressed)
+                        }
                         _ => return Ok(()),
                     }
                     let overwrite = PutMode::Overwrite;
-                    self.raw.put_part(batch_id, version, parts.start, &parts.bytes, overwrite).await?;
+                    self.raw.put_part(batch_id, version, start, compressed, overwrite).await?;
                 } else {
                     put?;
                 }
-                if !self.pipeline.parts_are_stored(version, parts.start, parts.last_start).await {
+                if !self.pipeline.parts_are_stored(version, start, last_start).await {
                     // The file was deleted or replaced meanwhile.
-                    self.raw.delete_part(batch_id, version, parts.start).await?;
+                    self.raw.delete_part(batch_id, version, start).await?;
                 }
                 anyhow::Ok(())
             };

@@ -14,6 +14,7 @@
 mod changes;
 mod database;
 mod dialect;
+mod packed;
 mod reader;
 mod round;
 pub(crate) mod rows;
@@ -21,6 +22,7 @@ mod schema;
 mod writer;
 
 use argus_dataflow::{Change, LINE_BYTES_MAX};
+use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::domain::batch::{Accepted, Encoding};
@@ -29,7 +31,8 @@ use crate::domain::status::{BatchStatus, IllegalTransition};
 pub use changes::ChangeCounters;
 pub use database::{InvalidLocation, Location, try_out, vacuum, without_password};
 pub use dialect::Dialect;
-pub use reader::{BatchFilter, Metadata, StoredFile, Withdrawn};
+pub use packed::pack;
+pub use reader::{AppendedParts, BatchFilter, Metadata, StoredFile, Withdrawn};
 pub use round::{Committed, Consumed, Erased, RefusedPart, Round, UploadKey};
 pub use rows::FileRecord;
 pub use writer::MetadataWriter;
@@ -143,7 +146,9 @@ pub enum Lines {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text {
     /// The lines.
-    pub text: Vec<u8>,
+    pub text: Bytes,
+    /// The lines as they are stored, if they are stored compressed.
+    pub packed: Option<Bytes>,
     /// The number of lines of the file before them.
     pub lines_before: u64,
     /// The number of bytes of the file before them.

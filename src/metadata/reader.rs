@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use argus_dataflow::{Change, VersionId};
 use argus_sinks::LakeState;
+use bytes::Bytes;
 use futures::TryStreamExt;
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::Query;
@@ -15,7 +16,10 @@ use crate::domain::event::Event;
 use crate::domain::status::BatchStatus;
 use crate::metadata::changes::ChangeCounters;
 use crate::metadata::dialect::{Dialect, numbered};
-use crate::metadata::rows::{FileRecord, count, from_json, read_batch, read_entry, read_file, uuid};
+use crate::metadata::packed::Joined;
+use crate::metadata::rows::{
+    FileRecord, count, from_json, read_appended, read_batch, read_entry, read_file, unreadable_text, uuid,
+};
 use crate::metadata::{Deployment, JournalEntry, MetadataError};
 
 /// Selects the batches of a listing.
@@ -218,11 +222,10 @@ impl Metadata {
         version: VersionId,
         offset: u64,
     ) -> Result<Option<(u64, Option<Vec<u8>>)>, MetadataError> {
-        let row = self
-            .dialect
-            .query("SELECT start, bytes FROM appended WHERE version = ? AND start <= ? ORDER BY start DESC LIMIT 1");
+        let row =
+            self.dialect.query("SELECT * FROM appended WHERE version = ? AND start <= ? ORDER BY start DESC LIMIT 1");
         let row = row.bind(version.0.to_string()).bind(offset as i64).fetch_optional(&self.readers).await?;
-        row.map(|row| Ok((count(&row, "start")?, row.try_get("bytes")?))).transpose()
+        row.map(|row| Ok((count(&row, "start")?, read_appended(&row)?))).transpose()
     }
 
     /// The last recorded commit of the lake; `None` before its first commit.
@@ -369,7 +372,7 @@ impl Metadata {
             .query(
                 "SELECT a.batch_id, a.version FROM appended a LEFT JOIN batches b ON b.id = a.batch_id \
              WHERE a.bytes IS NOT NULL GROUP BY a.batch_id, a.version \
-             HAVING sum(length(a.bytes)) >= ? OR max(b.status) <> 'pending'",
+             HAVING sum(coalesce(a.text_bytes, length(a.bytes))) >= ? OR max(b.status) <> 'pending'",
             )
             .bind(enough as i64)
             .fetch_all(&self.readers)
@@ -378,31 +381,34 @@ impl Metadata {
     }
 
     /// The first bytes that were appended to a version up to an epoch and are still
-    /// in the metadata, about `enough` of them at most.
+    /// in the metadata, about `enough` bytes of text at most.
     pub async fn parts(
         &self,
         version: VersionId,
         epoch: u64,
         enough: u64,
     ) -> Result<Option<AppendedParts>, MetadataError> {
-        let mut rows = self.dialect.query(
-            "SELECT start, bytes FROM appended WHERE version = ? AND epoch <= ? AND bytes IS NOT NULL ORDER BY start",
-        )
-        .bind(version.0.to_string())
-        .bind(epoch as i64)
-        .fetch(&self.readers);
-        let mut parts: Option<AppendedParts> = None;
+        let mut rows = self
+            .dialect
+            .query("SELECT * FROM appended WHERE version = ? AND epoch <= ? AND bytes IS NOT NULL ORDER BY start")
+            .bind(version.0.to_string())
+            .bind(epoch as i64)
+            .fetch(&self.readers);
+        let (mut found, mut joined) = (None, Joined::default());
         while let Some(row) = rows.try_next().await? {
-            let start = count(&row, "start")?;
+            let last = count(&row, "start")?;
+            found = Some((found.map_or(last, |(first, _)| first), last));
             let bytes: &[u8] = row.try_get("bytes")?;
-            let parts = parts.get_or_insert(AppendedParts { start, last_start: start, bytes: Vec::new() });
-            parts.last_start = start;
-            parts.bytes.extend_from_slice(bytes);
-            if parts.bytes.len() as u64 >= enough {
+            match row.try_get::<Option<i64>, _>("text_bytes")? {
+                Some(text_bytes) => joined.add_packed(bytes, text_bytes.max(0) as u64).map_err(unreadable_text)?,
+                None => joined.add(bytes),
+            }
+            if joined.text_bytes() >= enough {
                 break;
             }
         }
-        Ok(parts)
+        let Some((start, last_start)) = found else { return Ok(None) };
+        Ok(Some(AppendedParts { start, last_start, compressed: joined.finish().map_err(unreadable_text)?.into() }))
     }
 }
 
@@ -445,8 +451,8 @@ pub struct AppendedParts {
     pub start: u64,
     /// The offset of the last part.
     pub last_start: u64,
-    /// The bytes of all parts.
-    pub bytes: Vec<u8>,
+    /// The bytes of all parts, compressed with zstd.
+    pub compressed: Bytes,
 }
 
 #[cfg(test)]

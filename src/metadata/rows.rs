@@ -1,6 +1,7 @@
 //! Conversion between database rows and values.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::str::FromStr;
 
 use argus_dataflow::{BatchRow, FileRow, VersionId};
@@ -11,6 +12,7 @@ use uuid::Uuid;
 use crate::domain::batch::{Accepted, Batch, Encoding, OpenLine, Receipt};
 use crate::domain::digest::Digest;
 use crate::domain::status::BatchStatus;
+use crate::metadata::packed::unpack;
 use crate::metadata::{JournalEntry, Lines, MetadataError, Refused, Text};
 
 /// The current generation of a file.
@@ -166,16 +168,28 @@ pub fn read_file(row: &AnyRow) -> Result<FileRecord, MetadataError> {
     })
 }
 
+/// The bytes of a row of `appended`; `None` if they are in the raw store.
+pub fn read_appended(row: &AnyRow) -> Result<Option<Vec<u8>>, MetadataError> {
+    let bytes: Option<Vec<u8>> = row.try_get("bytes")?;
+    let is_packed = row.try_get::<Option<i64>, _>("text_bytes")?.is_some();
+    bytes.map(|bytes| if is_packed { unpack(&bytes).map_err(unreadable_text) } else { Ok(bytes) }).transpose()
+}
+
+pub fn unreadable_text(error: io::Error) -> MetadataError {
+    MetadataError::Unreadable(format!("an appended text that cannot be decompressed: {error}"))
+}
+
 pub fn read_entry(row: &AnyRow) -> Result<JournalEntry, MetadataError> {
     let encoding: Option<&str> = row.try_get("encoding")?;
     let text: Option<Vec<u8>> = row.try_get("text")?;
     let lines = match (encoding, text) {
-        (Some(encoding), _) => Lines::Stored(from_json(encoding)?),
-        (None, Some(text)) => {
-            let (lines_before, bytes_before) = (count(row, "lines_before")?, count(row, "bytes_before")?);
-            Lines::Inline(Text { text, lines_before, bytes_before })
-        }
         (None, None) => Lines::None,
+        (Some(encoding), None) => Lines::Stored(from_json(encoding)?),
+        (encoding, Some(text)) => {
+            let text = if encoding.is_some() { unpack(&text).map_err(unreadable_text)? } else { text };
+            let (lines_before, bytes_before) = (count(row, "lines_before")?, count(row, "bytes_before")?);
+            Lines::Inline(Text { text: text.into(), packed: None, lines_before, bytes_before })
+        }
     };
     Ok(JournalEntry { change: from_json(row.try_get("change")?)?, lines })
 }

@@ -7,7 +7,7 @@ use crate::metadata::MetadataError;
 use crate::metadata::dialect::Dialect;
 
 /// The version of the tables, stored in PostgreSQL. A process refuses a newer one.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// Any number that no other use of the database has: serialises migrations.
 const MIGRATION_LOCK: i64 = 0x61_72_67_75_73;
@@ -37,6 +37,8 @@ CREATE INDEX IF NOT EXISTS files_by_digest ON files (digest);
 -- Bytes that were appended to a version; NULL if they are in an object of the raw store.
 CREATE TABLE IF NOT EXISTS appended (
     batch_id TEXT NOT NULL, version TEXT NOT NULL, start INTEGER NOT NULL, epoch INTEGER NOT NULL, bytes BLOB,
+    -- Bytes of the text, if `bytes` is the text compressed with zstd.
+    text_bytes INTEGER,
     PRIMARY KEY (version, start)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS journal (
@@ -123,6 +125,8 @@ CREATE TABLE IF NOT EXISTS writer (
     one BIGINT PRIMARY KEY CHECK (one = 1), term BIGINT NOT NULL, holder TEXT NOT NULL, seen_at TIMESTAMPTZ NOT NULL
 );
 INSERT INTO writer VALUES (1, 0, '', 'epoch') ON CONFLICT DO NOTHING;
+-- Since version 2.
+ALTER TABLE appended ADD COLUMN IF NOT EXISTS text_bytes BIGINT;
 CREATE TABLE IF NOT EXISTS version (one BIGINT PRIMARY KEY CHECK (one = 1), version BIGINT NOT NULL);
 "#;
 
@@ -147,9 +151,9 @@ async fn migrate_postgres(connection: &mut AnyConnection) -> Result<(), Metadata
     sqlx::raw_sql(POSTGRES).execute(&mut *transaction).await?;
     match stored_version(&mut transaction).await? {
         Some(stored) if stored > VERSION => return Err(MetadataError::NewerSchema { stored, known: VERSION }),
-        Some(_) => {}
-        None => {
-            sqlx::query("INSERT INTO version VALUES (1, $1)").bind(VERSION).execute(&mut *transaction).await?;
+        _ => {
+            let save = "INSERT INTO version VALUES (1, $1) ON CONFLICT (one) DO UPDATE SET version = excluded.version";
+            sqlx::query(save).bind(VERSION).execute(&mut *transaction).await?;
         }
     }
     transaction.commit().await?;
@@ -163,13 +167,17 @@ async fn stored_version(connection: &mut AnyConnection) -> Result<Option<i64>, s
 
 async fn migrate_sqlite(connection: &mut AnyConnection) -> Result<(), MetadataError> {
     sqlx::raw_sql(SQLITE).execute(&mut *connection).await?;
-    let columns: Vec<String> =
-        sqlx::query_scalar("SELECT name FROM pragma_table_info('files')").fetch_all(&mut *connection).await?;
-    for (column, add) in [
-        ("encoding", "ALTER TABLE files ADD COLUMN encoding TEXT"),
-        ("failure", "ALTER TABLE files ADD COLUMN failure TEXT"),
+    for (table, column, add) in [
+        ("files", "encoding", "ALTER TABLE files ADD COLUMN encoding TEXT"),
+        ("files", "failure", "ALTER TABLE files ADD COLUMN failure TEXT"),
+        ("appended", "text_bytes", "ALTER TABLE appended ADD COLUMN text_bytes INTEGER"),
     ] {
-        if !columns.iter().any(|name| name == column) {
+        let found: i64 = sqlx::query_scalar("SELECT count(*) FROM pragma_table_info(?) WHERE name = ?")
+            .bind(table)
+            .bind(column)
+            .fetch_one(&mut *connection)
+            .await?;
+        if found == 0 {
             sqlx::raw_sql(add).execute(&mut *connection).await?;
         }
     }

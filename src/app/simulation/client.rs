@@ -10,6 +10,7 @@ use crate::domain::batch::{Encoding, Part};
 use crate::domain::clock::now;
 use crate::ingest::BodyPart;
 use crate::ingest::slots::Interrupted;
+use crate::metadata::pack;
 use crate::pipeline::PipelineError;
 
 /// A request for a batch.
@@ -101,8 +102,8 @@ pub(super) async fn request(service: &Service, batch_id: Uuid, operation: &Opera
             }
         }
         Operation::Append(name, lines) => {
-            let bytes = text(lines).into();
-            let part = Part { batch_id, name: (*name).to_owned(), bytes, uploaded_at: now() };
+            let bytes: Bytes = text(lines).into();
+            let part = Part { batch_id, name: (*name).to_owned(), packed: pack(&bytes), bytes, uploaded_at: now() };
             let accepted = pipeline.append(part, None, None).await;
             outcome(accepted.map(|accepted| accepted.receipt().epoch))
         }

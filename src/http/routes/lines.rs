@@ -29,7 +29,7 @@ use crate::http::routes::files::content_encoding;
 use crate::http::waiting::visible;
 use crate::ingest::slots::{Slot, Slots};
 use crate::ingest::{Ingest, IngestError, compression};
-use crate::metadata::{Refused, UploadKey};
+use crate::metadata::{Refused, UploadKey, pack};
 use crate::pipeline::{Pipeline, PipelineError};
 
 /// The size limit of a part, as text (4 MiB): a part stays in memory until it is accepted.
@@ -112,7 +112,7 @@ async fn append(
             request: format!("POST {batch_id}/{name}/lines {} {}", offset.unwrap_or_default(), hex::encode(digest)),
         }
     });
-    let part = Part { batch_id, name, bytes, uploaded_at: now() };
+    let part = Part { batch_id, name, packed: pack(&bytes), bytes, uploaded_at: now() };
     let accepted = match context.pipeline.append(part, offset, key).await {
         Err(PipelineError::Refused(Refused::AnsweredBefore(answer))) => *answer,
         accepted => {

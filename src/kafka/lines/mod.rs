@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use futures::future::join_all;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use rdkafka::consumer::{Consumer, StreamConsumer};
@@ -40,7 +41,7 @@ use super::{client, ensure_topic};
 use crate::domain::batch::Part;
 use crate::domain::clock::now;
 use crate::domain::status::BatchStatus;
-use crate::metadata::{BatchFilter, Consumed, Metadata, MetadataError, Refused, RefusedPart};
+use crate::metadata::{BatchFilter, Consumed, Metadata, MetadataError, Refused, RefusedPart, pack};
 use crate::pipeline::{Pipeline, PipelineError};
 use crate::shutdown::Stopping;
 
@@ -348,8 +349,8 @@ impl LinesConsumer {
         let uploaded_at = now();
         let mut parts = Vec::with_capacity(order.len());
         for (batch_id, name) in order {
-            let bytes = texts.remove(&(batch_id, name)).unwrap_or_default().into();
-            parts.push(Part { batch_id, name: name.to_owned(), bytes, uploaded_at });
+            let bytes: Bytes = texts.remove(&(batch_id, name)).unwrap_or_default().into();
+            parts.push(Part { batch_id, name: name.to_owned(), packed: pack(&bytes), bytes, uploaded_at });
         }
         Ok(parts)
     }

@@ -209,10 +209,11 @@ impl Round<'_> {
             binary: looks_binary(&part.bytes),
             ..record.row(record.version, i8::from(is_new))
         };
-        self.add_entry_with_lines(Change::Admit(grown), Text { text: whole, lines_before, bytes_before });
-        match &part.bytes[..] {
-            [] => self.save_file(&record).await?,
-            bytes => self.save_appended(&record, start, bytes).await?,
+        let packed = part.packed.clone().filter(|_| whole == part.bytes);
+        self.add_entry_with_lines(Change::Admit(grown), Text { text: whole, packed, lines_before, bytes_before });
+        match part.bytes.is_empty() {
+            true => self.save_file(&record).await?,
+            false => self.save_appended(&record, start, part).await?,
         }
         let receipt = record.receipt();
         let answer = if is_new {
@@ -322,16 +323,17 @@ impl Round<'_> {
         self.save_with(statements, record).await
     }
 
-    /// Saves a file, and the bytes that were appended to it at `start`.
-    async fn save_appended(&mut self, record: &FileRecord, start: u64, bytes: &[u8]) -> Result<(), sqlx::Error> {
+    /// Saves a file, and the part that was appended to it at `start`.
+    async fn save_appended(&mut self, record: &FileRecord, start: u64, part: &Part) -> Result<(), sqlx::Error> {
         let mut statements = Statements::new(self.dialect);
         statements
-            .add("INSERT INTO appended VALUES (?, ?, ?, ?, ?)")
+            .add("INSERT INTO appended VALUES (?, ?, ?, ?, ?, ?)")
             .bind(record.batch_id.to_string())
             .bind(record.version.0.to_string())
             .bind(start as i64)
             .bind(record.epoch as i64)
-            .bind(bytes.to_vec());
+            .bind(part.packed.as_ref().unwrap_or(&part.bytes).to_vec())
+            .bind(part.packed.as_ref().map(|_| part.bytes.len() as i64));
         self.save_with(statements, record).await
     }
 
@@ -383,7 +385,12 @@ impl Round<'_> {
             last_line: record.whole_lines + 1,
             ..record.row(version, 1)
         };
-        let text = Text { text, lines_before: record.whole_lines, bytes_before: record.bytes - bytes };
+        let text = Text {
+            text: text.into(),
+            packed: None,
+            lines_before: record.whole_lines,
+            bytes_before: record.bytes - bytes,
+        };
         self.add_entry(Change::Admit(row), Lines::Inline(text));
     }
 

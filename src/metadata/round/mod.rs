@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 pub use self::files::UploadKey;
 pub use self::records::{Consumed, RefusedPart};
-use crate::domain::batch::Batch;
+use crate::domain::batch::{Batch, Encoding};
 use crate::domain::event::{Event, EventKind};
 use crate::metadata::changes::ChangeCounters;
 use crate::metadata::dialect::{Dialect, Statements};
@@ -181,7 +181,8 @@ impl<'c> Round<'c> {
             let (encoding, text) = match &entry.lines {
                 Lines::None => (None, None),
                 Lines::Stored(encoding) => (Some(json(encoding)?), None),
-                Lines::Inline(text) => (None, Some(text)),
+                // Compressed text is told by an encoding.
+                Lines::Inline(text) => (text.packed.as_ref().map(|_| json(&Encoding::Zstd)).transpose()?, Some(text)),
             };
             let mut statements = Statements::new(self.dialect);
             statements
@@ -190,7 +191,7 @@ impl<'c> Round<'c> {
                 .bind(position as i64)
                 .bind(json(&entry.change)?)
                 .bind(encoding)
-                .bind(text.map(|text| text.text.clone()))
+                .bind(text.map(|text| text.packed.as_ref().unwrap_or(&text.text).to_vec()))
                 .bind(text.map(|text| text.lines_before as i64))
                 .bind(text.map(|text| text.bytes_before as i64));
             if position + 1 == self.entries.len() {
