@@ -5,6 +5,7 @@
 //!  argus.db     batches, files, and the journal of accepted changes (SQLite)
 //!  raw/         the bytes of uploaded files
 //!  lake/        the Delta Lake tables
+//!  resumable/   uploads that are not whole yet
 //! ```
 
 use std::fs::{File, TryLockError};

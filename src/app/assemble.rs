@@ -29,6 +29,7 @@ use crate::answers::texts::Texts;
 use crate::data_dir;
 use crate::ingest::disk::DiskSpace;
 use crate::ingest::raw_store::RawStore;
+use crate::ingest::resumable::ResumableUploads;
 use crate::ingest::{Claims, Ingest};
 #[cfg(feature = "kafka")]
 use crate::kafka::{events::Publisher, lines::LinesConsumer};
@@ -54,6 +55,7 @@ struct Stores {
     writer: MetadataWriter,
     lake: Lake,
     raw: RawStore,
+    resumable: ResumableUploads,
 }
 
 impl Stores {
@@ -73,8 +75,9 @@ impl Stores {
         let lake = Lake::open(store, &storage.lake, lake_config, metadata.lake().await?);
         let lake = lake.await.context("cannot open the lake")?;
         recount::remove_leftovers(data)?;
+        let resumable = ResumableUploads::open(data).context("cannot open the folder of resumable uploads")?;
         let raw = RawStore::new(&storage);
-        Ok(Stores { storage, metadata, writer, lake, raw })
+        Ok(Stores { storage, metadata, writer, lake, raw, resumable })
     }
 
     fn engine(&self, config: &ServiceConfig) -> Result<Engine> {
@@ -178,7 +181,7 @@ impl Service {
         let locks = lock(&data, &config)?;
         let stores = Stores::open(&data, &config).await?;
         let (engine, redis) = (stores.engine(&config)?, stores.redis(&config).await?);
-        let Stores { storage, metadata, writer, lake, raw } = stores;
+        let Stores { storage, metadata, writer, lake, raw, resumable } = stores;
         let term = writer.term();
         describe();
 
@@ -223,6 +226,7 @@ impl Service {
             metadata: metadata.clone(),
             pipeline: pipeline.downgrade(),
             raw: raw.clone(),
+            resumable: resumable.clone(),
             retention: config.retention,
             every: config.maintain_every,
             erasure: erasure.clone(),
@@ -268,6 +272,7 @@ impl Service {
             reports: Reports::new(metadata.clone(), engine.clone(), snapshots.clone(), redis.clone()),
             rescan: Rescan::new(ingest.clone(), pipeline.clone(), metadata.clone(), raw),
             ingest,
+            resumable,
             pipeline,
             metadata,
             engine,

@@ -36,6 +36,7 @@ use crate::answers::texts::Texts;
 use crate::app::work::Work;
 use crate::ingest::Ingest;
 use crate::ingest::disk::DiskSpace;
+use crate::ingest::resumable::ResumableUploads;
 use crate::maintenance::Maintainer;
 use crate::maintenance::rescan::Rescan;
 use crate::metadata::{Location, Metadata};
@@ -114,6 +115,8 @@ impl ServiceConfig {
 pub struct Service {
     /// Receives uploads.
     pub ingest: Ingest,
+    /// Uploads that continue after a broken connection.
+    pub resumable: ResumableUploads,
     /// Accepts changes.
     pub pipeline: Pipeline,
     /// Stores batches and files.

@@ -31,7 +31,7 @@ use crate::app::Service;
 use crate::http::cached::CachedAnswers;
 use crate::http::problem::{Problem, ProblemBody};
 use crate::http::routes::{
-    batches, chart, contents, events, files, fleet, fleet_events, health, lines, query, report, vehicles,
+    batches, chart, contents, events, files, fleet, fleet_events, health, lines, query, report, uploads, vehicles,
 };
 
 /// The general part of the OpenAPI document.
@@ -70,6 +70,7 @@ pub fn router(service: &Service, metrics: PrometheusHandle, sql_servers: BTreeMa
         .merge(report::router(service))
         .merge(chart::router(service))
         .merge(query::router(service))
+        .merge(uploads::router(service))
         .merge(vehicles::router(service))
         .merge(health::router(service, metrics, sql_servers))
         .split_for_parts();

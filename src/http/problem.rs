@@ -16,6 +16,7 @@ use crate::answers::texts::TextError;
 use crate::domain::batch::Invalid;
 use crate::ingest::IngestError;
 use crate::ingest::disk::is_disk_full;
+use crate::ingest::resumable::ResumableError;
 use crate::ingest::slots::Interrupted;
 use crate::metadata::{MetadataError, Refused};
 use crate::pipeline::PipelineError;
@@ -68,6 +69,13 @@ impl Problem {
         let detail = format!("the text has {length} bytes; the range must begin before its end");
         let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "range-not-satisfiable", detail);
         Problem { length: Some(length), ..problem }
+    }
+
+    /// The client continues at another offset than `actual`.
+    pub fn offset_differs(actual: u64) -> Problem {
+        let detail = format!("{actual} bytes have arrived; continue at this offset");
+        let problem = Problem::new(StatusCode::CONFLICT, "offset-differs", detail);
+        Problem { upload_offset: Some(actual), ..problem }
     }
 
     /// There is no such batch.
@@ -152,6 +160,18 @@ impl From<TextError> for Problem {
             TextError::Busy(error) => error.into(),
             TextError::Gone => Problem::busy(error.to_string()),
             TextError::Store(_) => Problem::internal(&error),
+        }
+    }
+}
+
+impl From<ResumableError> for Problem {
+    fn from(error: ResumableError) -> Problem {
+        match &error {
+            ResumableError::NotFound => Problem::new(StatusCode::NOT_FOUND, "upload-not-found", error.to_string()),
+            ResumableError::TooMany => Problem::busy(error.to_string()),
+            ResumableError::Locked => Problem::new(StatusCode::LOCKED, "upload-locked", error.to_string()),
+            ResumableError::Io(_) if is_disk_full(&error) => Problem::disk_full(),
+            ResumableError::Io(_) => Problem::internal(&error),
         }
     }
 }

@@ -14,6 +14,7 @@
 mod claim;
 pub mod disk;
 pub mod raw_store;
+pub mod resumable;
 pub mod slots;
 pub mod stored_file;
 
@@ -67,6 +68,13 @@ pub enum IngestError {
     Store(#[source] io::Error),
     #[error("the server is stopping")]
     Stopping,
+}
+
+impl IngestError {
+    /// Whether the same bytes fail again.
+    pub fn is_of_the_bytes(&self) -> bool {
+        matches!(self, IngestError::TooLong { .. } | IngestError::ExpandsTooMuch | IngestError::Corrupt(_))
+    }
 }
 
 /// Receives uploads. Clones share their state.
@@ -128,6 +136,11 @@ impl Ingest {
             Ok((stored, claim))
         });
         (sender, async move { work.await.unwrap_or(Err(IngestError::Stopping)) })
+    }
+
+    /// The limit of the bytes of a body.
+    pub fn file_bytes_max(&self) -> u64 {
+        self.file_bytes_max
     }
 
     /// Fails if the disk is too full for an upload.

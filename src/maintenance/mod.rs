@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::ingest::raw_store::RawStore;
+use crate::ingest::resumable::ResumableUploads;
 use crate::maintenance::erasure::Erasure;
 use crate::maintenance::orphans::Orphans;
 use crate::metadata::{AppendedParts, Metadata};
@@ -76,6 +77,7 @@ pub struct Maintainer {
     pub(crate) metadata: Metadata,
     pub(crate) pipeline: WeakPipeline,
     pub(crate) raw: RawStore,
+    pub(crate) resumable: ResumableUploads,
     /// How far back queries can read (`as_of`).
     pub(crate) retention: Duration,
     /// The interval of scheduled runs; zero disables them.
@@ -173,6 +175,7 @@ impl Maintainer {
         let log_age = if thoroughness == Thoroughness::Full { Duration::ZERO } else { LOG_AGE };
         done.note("could not shorten the tables' logs", self.maintenance.shorten_logs(log_age).await);
         done.note("could not move appended bytes to the raw store", self.gather_parts(committed).await);
+        done.note("could not delete expired uploads", self.resumable.delete_expired().await);
         while self.pipeline.forget_before(before(now, KEY_RETENTION), before(now, self.retention)).await {}
         let deleted = self.delete_replaced().await;
         done.files_deleted += done.note("could not delete replaced files", deleted).unwrap_or(0);

@@ -19,6 +19,8 @@ pub enum Fault {
     Stall,
     /// Each connection is closed after this many more bytes of the server, in the middle of an answer.
     Truncate(usize),
+    /// Each new connection is closed after some bytes of the client, a different number below this one.
+    CutRequests(usize),
 }
 
 /// A running proxy; it ends with the test's runtime.
@@ -41,13 +43,19 @@ impl Proxy {
         let accepted = Arc::clone(&connections);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                accepted.fetch_add(1, Ordering::SeqCst);
+                let number = accepted.fetch_add(1, Ordering::SeqCst);
                 let (faults, ranges) = (faults.clone(), Arc::clone(&counter));
                 tokio::spawn(async move {
                     if *faults.borrow() != Fault::Drop
                         && let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await
                     {
-                        pass(client, server, faults, ranges).await;
+                        let fault = *faults.borrow();
+                        let until = match fault {
+                            // A fixed sequence that looks random.
+                            Fault::CutRequests(below) => Some(number.wrapping_mul(0x9E37_79B9) % below),
+                            _ => None,
+                        };
+                        pass(client, server, faults, ranges, until).await;
                     }
                 });
             }
@@ -77,25 +85,44 @@ impl Proxy {
 }
 
 /// Passes bytes in both directions until one side ends or the fault ends it.
-async fn pass(client: TcpStream, server: TcpStream, mut faults: watch::Receiver<Fault>, ranges: Arc<AtomicUsize>) {
+async fn pass(
+    client: TcpStream,
+    server: TcpStream,
+    mut faults: watch::Receiver<Fault>,
+    ranges: Arc<AtomicUsize>,
+    until: Option<usize>,
+) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
+    let (cut, mut is_cut) = watch::channel(false);
     let upstream = tokio::spawn(async move {
         let mut buffer = vec![0; 64 << 10];
-        while let Ok(bytes @ 1..) = from_client.read(&mut buffer).await {
+        let mut passed = 0;
+        while let Ok(mut bytes @ 1..) = from_client.read(&mut buffer).await {
+            let ends = until.is_some_and(|until| passed + bytes > until);
+            if let (true, Some(until)) = (ends, until) {
+                bytes = until - passed;
+            }
+            passed += bytes;
             let text = String::from_utf8_lossy(&buffer[..bytes]).to_ascii_lowercase();
             ranges.fetch_add(text.matches("\r\nrange: ").count(), Ordering::SeqCst);
             if to_server.write_all(&buffer[..bytes]).await.is_err() {
                 return;
             }
+            if ends {
+                cut.send_replace(true);
+                return;
+            }
         }
+        // The server may still answer.
+        std::future::pending::<()>().await;
     });
     let mut left = None;
     let mut buffer = vec![0; 16 << 10];
     loop {
         let fault = *faults.borrow_and_update();
         match fault {
-            Fault::None => left = None,
+            Fault::None | Fault::CutRequests(_) => left = None,
             Fault::Drop => break,
             Fault::Truncate(bytes) => left = left.or(Some(bytes)),
             Fault::Stall => {
@@ -122,6 +149,7 @@ async fn pass(client: TcpStream, server: TcpStream, mut faults: watch::Receiver<
             changed = faults.changed() => if changed.is_err() {
                 break;
             },
+            _ = is_cut.changed() => break,
         }
     }
     upstream.abort();

@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 
 /// The imports that must work, and the packages that provide them, in the versions that the tests are known to pass with.
 const IMPORTS: &str = "import adbc_driver_flightsql, adbc_driver_postgresql, asyncpg, deltalake, duckdb, greenlet, pandas, polars, psycopg, \
-                       pyarrow, schemathesis, sqlalchemy";
-const PACKAGES: [&str; 12] = [
+                       pyarrow, schemathesis, sqlalchemy, tusclient";
+const PACKAGES: [&str; 13] = [
     "adbc-driver-flightsql==1.13.0",
     "adbc-driver-manager==1.13.0",
     "adbc-driver-postgresql==1.13.0",
@@ -22,6 +22,7 @@ const PACKAGES: [&str; 12] = [
     "pyarrow==26.0.1",
     "schemathesis==4.32.5",
     "sqlalchemy[asyncio]==2.1.9",
+    "tuspy==1.1.0",
 ];
 
 /// Servers that Python packages contain.

@@ -121,10 +121,10 @@ async fn upload(
             let encoding = content_encoding(&headers)?;
             let key = upload_key(&headers, &format!("PUT {id}/{name}"))?;
             // A retry may get the first response again, whatever the batch's status is now.
-            let batch = if key.is_some() { batch_id(&id)? } else { context.pending_batch(&id).await? };
+            let batch = if key.is_some() { batch_id(&id)? } else { pending_batch(&context.metadata, &id).await? };
             // Keep the slot until the upload is accepted: an upload that waits for this uses memory.
             let (stored, claim, _slot) = context.store(batch, name, encoding, &mut body).await?;
-            context.accept(stored, claim, key).await
+            accept(&context.pipeline, stored, claim, key).await
         };
         let accepted = accepted.await;
         if accepted.is_err() {
@@ -197,7 +197,7 @@ async fn upload_form(
         let stored = async {
             // Reject an invalid request before anything is stored.
             let key = idempotency_key(&headers)?;
-            let batch = context.pending_batch(&id).await?;
+            let batch = pending_batch(&context.metadata, &id).await?;
             Ok::<_, Problem>((key, context.store_form(batch, &mut form).await?))
         };
         let stored = stored.await;
@@ -212,7 +212,7 @@ async fn upload_form(
                 key: format!("{key}/{}", upload.name),
                 request: format!("POST {id}/{}", upload.name),
             });
-            receipts.push(context.accept(upload, claim, key).await?.receipt().clone());
+            receipts.push(accept(&context.pipeline, upload, claim, key).await?.receipt().clone());
         }
         Ok((StatusCode::CREATED, Json(receipts)))
     });
@@ -251,17 +251,33 @@ pub fn content_encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     }
 }
 
-impl FilesContext {
-    /// Checks before a long body is read that the batch exists and is pending.
-    async fn pending_batch(&self, id: &str) -> Result<Uuid, Problem> {
-        let id = batch_id(id)?;
-        let batch = self.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
-        match batch.status {
-            BatchStatus::Pending => Ok(id),
-            status => Err(PipelineError::Refused(Refused::NotPending { batch: id, status }).into()),
-        }
+/// Checks before a long body is read that the batch exists and is pending.
+pub async fn pending_batch(metadata: &Metadata, id: &str) -> Result<Uuid, Problem> {
+    let id = batch_id(id)?;
+    let batch = metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
+    match batch.status {
+        BatchStatus::Pending => Ok(id),
+        status => Err(PipelineError::Refused(Refused::NotPending { batch: id, status }).into()),
     }
+}
 
+/// Has the pipeline accept a stored upload.
+pub async fn accept(
+    pipeline: &Pipeline,
+    stored: StoredUpload,
+    claim: Claim,
+    key: Option<UploadKey>,
+) -> Result<Accepted, Problem> {
+    let accepted = match pipeline.accept_file(stored, claim, key).await {
+        Err(PipelineError::Refused(Refused::AnsweredBefore(answer))) => Ok(*answer),
+        accepted => accepted,
+    };
+    let outcome = if accepted.is_ok() { "accepted" } else { "failed" };
+    counter!("argus_uploads_total", "outcome" => outcome).increment(1);
+    Ok(accepted?)
+}
+
+impl FilesContext {
     /// Stores the files of a form. None is accepted before all are complete.
     async fn store_form(&self, batch: Uuid, form: &mut Multipart) -> Result<Vec<(StoredUpload, Claim)>, Problem> {
         let mut stored = Vec::new();
@@ -356,16 +372,5 @@ impl FilesContext {
                 Err(interrupted) => return to.send(BodyPart::Interrupted(interrupted)).await,
             }
         }
-    }
-
-    /// Has the pipeline accept a stored upload.
-    async fn accept(&self, stored: StoredUpload, claim: Claim, key: Option<UploadKey>) -> Result<Accepted, Problem> {
-        let accepted = match self.pipeline.accept_file(stored, claim, key).await {
-            Err(PipelineError::Refused(Refused::AnsweredBefore(answer))) => Ok(*answer),
-            accepted => accepted,
-        };
-        let outcome = if accepted.is_ok() { "accepted" } else { "failed" };
-        counter!("argus_uploads_total", "outcome" => outcome).increment(1);
-        Ok(accepted?)
     }
 }

@@ -12,4 +12,5 @@ pub mod health;
 pub mod lines;
 pub mod query;
 pub mod report;
+pub mod uploads;
 pub mod vehicles;
