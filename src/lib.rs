@@ -14,6 +14,7 @@
 //! - [`maintenance`]: compaction, retention, erasure, recounts;
 //! - [`answers`]: cached reports and charts;
 //! - [`app`]: opens and connects all parts;
+//! - [`pages`]: the web pages, over any router of the API;
 //! - [`http`]: the service over HTTP; [`sql_servers`]: SQL over PostgreSQL and Arrow Flight SQL;
 //! - [`server`]: HTTP and the SQL servers together;
 //! - [`cli`]: the command line.
@@ -30,6 +31,7 @@ pub mod ingest;
 pub mod kafka;
 pub mod maintenance;
 pub mod metadata;
+pub mod pages;
 pub mod pipeline;
 pub mod server;
 pub mod shutdown;

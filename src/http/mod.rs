@@ -20,7 +20,9 @@ use std::net::SocketAddr;
 use axum::Json;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
+#[cfg(not(feature = "docs"))]
 use axum::response::Redirect;
+#[cfg(not(feature = "docs"))]
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use utoipa::OpenApi as _;
@@ -75,7 +77,9 @@ pub fn router(service: &Service, metrics: PrometheusHandle, sql_servers: BTreeMa
         .merge(health::router(service, metrics, sql_servers))
         .split_for_parts();
     observe::describe();
+    let pages = crate::pages::router(router.clone());
     router
+        .merge(pages)
         .merge(documentation(description))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
@@ -86,7 +90,7 @@ pub fn router(service: &Service, metrics: PrometheusHandle, sql_servers: BTreeMa
 #[cfg(feature = "docs")]
 fn documentation(description: OpenApi) -> Router {
     let pages = utoipa_swagger_ui::SwaggerUi::new("/docs").url("/openapi.json", description);
-    Router::new().route("/", get(|| async { Redirect::to("/docs/") })).merge(pages)
+    Router::new().merge(pages)
 }
 
 /// The OpenAPI document.
@@ -94,7 +98,7 @@ fn documentation(description: OpenApi) -> Router {
 fn documentation(description: OpenApi) -> Router {
     let document = Json(description);
     Router::new()
-        .route("/", get(|| async { Redirect::to("/openapi.json") }))
+        .route("/docs/", get(|| async { Redirect::to("/openapi.json") }))
         .route("/openapi.json", get(|| async move { document }))
 }
 

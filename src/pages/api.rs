@@ -1,0 +1,113 @@
+//! Calls of the API within the process.
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{Method, Request, StatusCode, header};
+use axum::response::Response;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use url::form_urlencoded::Serializer;
+
+use super::layout::PageError;
+
+/// The limit of an answer that a page shows (16 MiB).
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Rows that the SQL page shows.
+pub const ROWS_MAX: usize = 1000;
+
+/// The API. Clones share it.
+#[derive(Clone)]
+pub struct Api(Router);
+
+impl Api {
+    /// Calls this router.
+    pub fn new(api: Router) -> Api {
+        Api(api)
+    }
+
+    /// The answer to `GET /api/v1` and a path, with the parameters that have a value.
+    pub async fn get(&self, path: &str, parameters: &[(&str, Option<&str>)]) -> Result<Value, PageError> {
+        let uri = format!("/api/v1{}", with_parameters(path, parameters));
+        let request = Request::builder().uri(uri).body(Body::empty());
+        self.json(request.map_err(|_| PageError::not_found())?).await
+    }
+
+    /// The rows of a query.
+    pub async fn query(&self, sql: &str) -> Result<Value, PageError> {
+        self.json(query_request(sql, "application/json", Some(ROWS_MAX))?).await
+    }
+
+    /// The rows of a query in another format.
+    pub async fn query_as(&self, sql: &str, media_type: &str) -> Result<Response, PageError> {
+        Ok(self.call(query_request(sql, media_type, None)?).await)
+    }
+
+    async fn json(&self, request: Request<Body>) -> Result<Value, PageError> {
+        let response = self.call(request).await;
+        let status = response.status();
+        let body = to_bytes(response.into_body(), ANSWER_BYTES_MAX).await;
+        let answer = body.ok().and_then(|body| serde_json::from_slice::<Value>(&body).ok()).unwrap_or_default();
+        match status {
+            StatusCode::OK => Ok(answer),
+            status => Err(PageError::new(status, answer["detail"].as_str().unwrap_or("the answer is too large"))),
+        }
+    }
+
+    async fn call(&self, request: Request<Body>) -> Response {
+        self.0.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+}
+
+fn query_request(sql: &str, accept: &str, limit: Option<usize>) -> Result<Request<Body>, PageError> {
+    let mut body = json!({"sql": sql});
+    if let Some(limit) = limit {
+        body["limit"] = limit.into();
+    }
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri("/api/v1/query")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::ACCEPT, accept)
+        .body(Body::from(body.to_string()));
+    request.map_err(|_| PageError::not_found())
+}
+
+/// A path with the parameters that have a value.
+pub fn with_parameters(path: &str, parameters: &[(&str, Option<&str>)]) -> String {
+    let mut query = Serializer::new(String::new());
+    for (name, value) in parameters {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            query.append_pair(name, value);
+        }
+    }
+    match query.finish() {
+        query if query.is_empty() => path.to_owned(),
+        query => format!("{path}?{query}"),
+    }
+}
+
+/// A segment of a path.
+pub fn segment(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_keep_every_character() {
+        assert_eq!(segment("a/b c?ü"), "a%2Fb%20c%3F%C3%BC");
+        let parameters = [("a", Some("1&2")), ("b", None), ("c", Some("")), ("d", Some("x y"))];
+        assert_eq!(with_parameters("/batches", &parameters), "/batches?a=1%262&d=x+y");
+        assert_eq!(with_parameters("/batches", &[]), "/batches");
+    }
+}

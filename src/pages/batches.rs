@@ -1,0 +1,53 @@
+//! The batches, newest first, with filters.
+
+use axum::extract::{Query, State};
+use axum::response::Html;
+use maud::html;
+use serde::Deserialize;
+
+use super::api::{Api, with_parameters};
+use super::layout::{PageError, Section, page as whole_page};
+use super::parts::{batches_table, choice, field, items};
+
+const STATUSES: [&str; 9] =
+    ["pending", "uploaded", "scattering", "scattered", "gathering", "gathered", "diagnosing", "completed", "failed"];
+
+#[derive(Deserialize)]
+pub struct Parameters {
+    vin: Option<String>,
+    vehicle_id: Option<String>,
+    firmware: Option<String>,
+    status: Option<String>,
+    cursor: Option<String>,
+}
+
+/// `/batches`.
+pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Result<Html<String>, PageError> {
+    let Parameters { vin, vehicle_id, firmware, status, cursor } = &parameters;
+    let filters = [
+        ("vin", vin.as_deref()),
+        ("vehicle_id", vehicle_id.as_deref()),
+        ("firmware", firmware.as_deref()),
+        ("status", status.as_deref()),
+    ];
+    let paged = [&filters[..], &[("cursor", cursor.as_deref())]].concat();
+    let answer = api.get("/batches", &paged).await?;
+    let next = answer["next_cursor"].as_str();
+    let body = html! {
+        h1 { "Batches" }
+        form.filters action="/batches" {
+            (field("vin", "VIN", vin.as_deref()))
+            (field("vehicle_id", "Vehicle", vehicle_id.as_deref()))
+            (field("firmware", "Firmware", firmware.as_deref()))
+            (choice("status", "Status", &STATUSES, status.as_deref()))
+            button { "Search" }
+        }
+        div id="batches" { (batches_table(items(&answer, "batches"))) }
+        @if next.is_some() {
+            p { a rel="next" href=(with_parameters("/batches", &[&filters[..], &[("cursor", next)]].concat())) { "Older batches" } }
+        }
+    };
+    // Older pages do not change when batches arrive.
+    let events = cursor.is_none().then_some("/api/v1/events");
+    Ok(whole_page("Batches", Section::Batches, events, &body))
+}

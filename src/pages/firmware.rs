@@ -1,0 +1,148 @@
+//! A firmware compared with another one.
+
+use axum::extract::{Query, State};
+use axum::response::Html;
+use maud::{Markup, html};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::api::{Api, with_parameters};
+use super::chart;
+use super::layout::{PageError, Section, page as whole_page};
+use super::parts::{choice, code_link, firmware_link, grouped, items, number, shown, text, time};
+
+/// Codes that the page shows.
+const ROWS: usize = 500;
+
+#[derive(Deserialize)]
+pub struct Parameters {
+    firmware: Option<String>,
+    against: Option<String>,
+}
+
+/// The firmwares, the newest first: `name`, `vehicles`, `batches`, `first`, `last`.
+pub async fn firmwares(api: &Api) -> Result<Vec<Value>, PageError> {
+    let rows = api
+        .query(
+            "SELECT firmware, count(DISTINCT vin), count(*), min(created_at), max(created_at) FROM batches \
+             WHERE firmware IS NOT NULL GROUP BY firmware ORDER BY min(created_at) DESC, firmware DESC",
+        )
+        .await?;
+    let firmware =
+        |row: &Value| json!({"name": row[0], "vehicles": row[1], "batches": row[2], "first": row[3], "last": row[4]});
+    Ok(items(&rows, "rows").iter().map(firmware).collect())
+}
+
+/// `/firmware`.
+pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Result<Html<String>, PageError> {
+    let firmwares = firmwares(&api).await?;
+    let given = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
+    let name = |index: usize| firmwares.get(index).map(|one| text(one, "name").to_owned());
+    let firmware = given(&parameters.firmware).or_else(|| name(0));
+    // The one before it, or any other.
+    let position = firmwares.iter().position(|one| Some(text(one, "name")) == firmware.as_deref());
+    let before = position
+        .and_then(|position| name(position + 1))
+        .or_else(|| name(0))
+        .filter(|other| Some(other) != firmware.as_ref());
+    let against = given(&parameters.against).or(before);
+    let names: Vec<&str> = firmwares.iter().map(|one| text(one, "name")).collect();
+    let compared = match (&firmware, &against) {
+        (Some(firmware), Some(against)) => {
+            Some(api.get("/fleet/compare", &[("firmware", Some(firmware)), ("against", Some(against))]).await)
+        }
+        _ => None,
+    };
+    let compared = match compared {
+        Some(Err(error)) if !error.is_of_the_request() => return Err(error),
+        compared => compared,
+    };
+    let shape =
+        [("of", Some("batches")), ("group_by", Some("firmware")), ("bucket", Some("1d")), ("limit", Some("10000"))];
+    let adoption = api.get("/fleet/timeline", &shape).await?;
+    let body = html! {
+        h1 { "Firmware" }
+        form.filters action="/firmware" {
+            (choice("firmware", "Firmware", &names, firmware.as_deref()))
+            (choice("against", "against", &names, against.as_deref()))
+            button { "Compare" }
+        }
+        @match compared {
+            Some(Ok(compared)) => {
+                p { (firmware_link(text(&compared, "firmware"))) " on " (grouped(number(&compared, "vehicles"))) " vehicles, "
+                    (firmware_link(text(&compared, "against"))) " on " (grouped(number(&compared, "against_vehicles"))) " vehicles. "
+                    "The unit of the test is the vehicle; q is the false discovery rate." }
+                @for (title, change) in [("Codes that more vehicles have", "more"), ("Codes that fewer vehicles have", "less"), ("No difference", "same")] {
+                    section {
+                        h2 { (title) }
+                        (compared_table(&compared, Some(change), ROWS))
+                    }
+                }
+            }
+            Some(Err(error)) => p role="alert" { (shown(error.detail())) },
+            None => p.quiet { "There are no two firmwares to compare." },
+        }
+        section aria-labelledby="adoption-title" {
+            h2 id="adoption-title" { "Adoption" }
+            (chart::timeline(&adoption, "Batches by firmware", |_, _| "/batches".to_owned()))
+            table {
+                thead { tr { th scope="col" { "Firmware" } th.number scope="col" { "Vehicles" } th.number scope="col" { "Batches" } th scope="col" { "First batch" } th scope="col" { "Last batch" } } }
+                tbody {
+                    @for one in &firmwares {
+                        tr {
+                            td { a href=(with_parameters("/batches", &[("firmware", Some(text(one, "name")))])) { (shown(text(one, "name"))) } }
+                            td.number { (grouped(number(one, "vehicles"))) }
+                            td.number { (grouped(number(one, "batches"))) }
+                            td { (time(&one["first"])) }
+                            td { (time(&one["last"])) }
+                        }
+                    }
+                }
+            }
+        }
+    };
+    Ok(whole_page("Firmware", Section::Firmware, None, &body))
+}
+
+/// The codes of a comparison that changed in a way.
+pub fn compared_table(compared: &Value, change: Option<&str>, rows: usize) -> Markup {
+    let codes: Vec<&Value> = items(compared, "codes")
+        .iter()
+        .filter(|code| change.is_none_or(|change| text(code, "change") == change))
+        .collect();
+    html! {
+        @if codes.is_empty() { p.quiet { "None." } }
+        @else {
+            div.scroll tabindex="0" role="region" aria-label="Compared codes" {
+                table {
+                    thead { tr {
+                        th scope="col" { "Code" } th scope="col" { "Vehicles" } th scope="col" { "Before" }
+                        th.number scope="col" { "p" } th.number scope="col" { "q" } th scope="col" { "" }
+                    } }
+                    tbody {
+                        @for code in codes.iter().take(rows) {
+                            @let against = &code["against"];
+                            tr {
+                                td { (code_link(text(code, "code"))) }
+                                td { (grouped(number(code, "vehicles"))) " " (chart::share(code["share"].as_f64().unwrap_or(0.0))) }
+                                td { (grouped(number(against, "vehicles"))) " " (chart::share(against["share"].as_f64().unwrap_or(0.0))) }
+                                td.number { (probability(&code["p_value"])) }
+                                td.number { (probability(&code["q_value"])) }
+                                td { @if number(against, "vehicles") == 0 { strong { "new" } } @else if number(code, "vehicles") == 0 { "gone" } }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        @if codes.len() > rows { p.quiet { "The first " (rows) " of " (codes.len()) "." } }
+    }
+}
+
+fn probability(value: &Value) -> String {
+    match value.as_f64() {
+        Some(value) if value < 0.0001 => format!("{value:.0e}"),
+        Some(value) => format!("{value:.4}"),
+        None => String::new(),
+    }
+}

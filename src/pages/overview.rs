@@ -1,0 +1,116 @@
+//! The overview: occurrences over time, the newest firmware, the newest batches.
+
+use axum::extract::{Query, State};
+use axum::response::Html;
+use chrono::{DateTime, SecondsFormat, TimeDelta};
+use maud::html;
+use serde::Deserialize;
+
+use super::api::{Api, with_parameters};
+use super::chart;
+use super::firmware::{compared_table, firmwares};
+use super::layout::{PageError, Section, page as whole_page};
+use super::parts::{batches_table, code_link, firmware_link, grouped, items, number, text};
+
+/// Codes and batches that the overview shows.
+const ROWS: usize = 10;
+
+/// The spans of time that can be chosen, in days.
+const DAYS: [u32; 3] = [7, 30, 365];
+
+#[derive(Deserialize)]
+pub struct Parameters {
+    days: Option<u32>,
+}
+
+/// `/`.
+pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Result<Html<String>, PageError> {
+    let days = parameters.days.filter(|days| (1..=3660).contains(days)).unwrap_or(30);
+    let rows = ROWS.to_string();
+    let batches = api.get("/batches", &[("limit", Some(&rows))]).await?;
+    let codes = api.get("/fleet/codes", &[("limit", Some(&rows))]).await?;
+    let totals = api.query("SELECT count(*), count(DISTINCT vin), max(recorded_last) FROM batches").await?;
+    let totals = &totals["rows"][0];
+    let firmwares = firmwares(&api).await?;
+    let compared = match firmwares.as_slice() {
+        [newest, before, ..] => {
+            let names = [("firmware", Some(text(newest, "name"))), ("against", Some(text(before, "name")))];
+            // One of them may have sent no lines yet.
+            api.get("/fleet/compare", &names).await.ok()
+        }
+        _ => None,
+    };
+    // The logs' own times end where the last one ends, not now.
+    let last = totals[2].as_str().and_then(|time| DateTime::parse_from_rfc3339(time).ok());
+    let timeline = match last {
+        Some(last) => {
+            let since = (last - TimeDelta::days(i64::from(days))).to_rfc3339_opts(SecondsFormat::Secs, true);
+            let bucket = if days > 14 { "1d" } else { "6h" };
+            let parameters = [
+                ("since", Some(&*since)),
+                ("bucket", Some(bucket)),
+                ("group_by", Some("firmware")),
+                ("limit", Some("10000")),
+            ];
+            Some(api.get("/fleet/timeline", &parameters).await?)
+        }
+        None => None,
+    };
+    let body = html! {
+        h1 { "Overview" }
+        div.figures id="figures" {
+            div { b { (grouped(totals[0].as_u64().unwrap_or(0))) } " batches" }
+            div { b { (grouped(totals[1].as_u64().unwrap_or(0))) } " vehicles" }
+            div { b { (grouped(firmwares.len() as u64)) } " firmwares" }
+        }
+        section id="occurrences" aria-labelledby="occurrences-title" {
+            h2 id="occurrences-title" { "Occurrences by firmware" }
+            nav aria-label="Time" {
+                @for one in DAYS {
+                    a href={ "/?days=" (one) } aria-current=[(one == days).then_some("true")] { (one) " days" } " "
+                }
+            }
+            @match &timeline {
+                Some(timeline) => (chart::timeline(timeline, "Occurrences of error codes", |since, until| {
+                    with_parameters("/codes", &[("since", Some(since)), ("until", Some(until))])
+                })),
+                None => p { "Nothing was uploaded yet. " a href="/upload" { "Upload logs" } " or run "
+                    code { "argus upload --vehicle ID --vin VIN LOGS" } "." },
+            }
+        }
+        section id="newest-firmware" aria-labelledby="newest-firmware-title" {
+            h2 id="newest-firmware-title" { "The newest firmware" }
+            @match (&compared, firmwares.first()) {
+                (Some(compared), _) => {
+                    p { (firmware_link(text(compared, "firmware"))) " on " (grouped(number(compared, "vehicles")))
+                        " vehicles, against " (firmware_link(text(compared, "against"))) " on "
+                        (grouped(number(compared, "against_vehicles"))) ": codes that more vehicles have." }
+                    (compared_table(compared, Some("more"), ROWS))
+                }
+                (None, Some(newest)) => p { (firmware_link(text(newest, "name"))) " has no other firmware to compare with." },
+                (None, None) => p.quiet { "No batch names its firmware." },
+            }
+        }
+        section id="top-codes" aria-labelledby="top-codes-title" {
+            h2 id="top-codes-title" { "Most frequent codes" }
+            table {
+                thead { tr { th scope="col" { "Code" } th scope="col" { "Firmware" } th.number scope="col" { "Occurrences" } th.number scope="col" { "Vehicles" } } }
+                tbody {
+                    @for code in items(&codes, "codes") {
+                        tr {
+                            td { (code_link(text(code, "code"))) }
+                            td { (firmware_link(text(code, "group"))) }
+                            td.number { (grouped(number(code, "count"))) }
+                            td.number { (grouped(number(code, "vehicles"))) }
+                        }
+                    }
+                }
+            }
+        }
+        section id="newest-batches" aria-labelledby="newest-batches-title" {
+            h2 id="newest-batches-title" { "Newest batches" }
+            (batches_table(items(&batches, "batches")))
+        }
+    };
+    Ok(whole_page("Overview", Section::Overview, Some("/api/v1/events"), &body))
+}
