@@ -35,6 +35,7 @@ tools_of_tests() {
     need setpriv util-linux
     need python3 python3
     need redis-server redis-server
+    need chromium chromium
     need docker-compose docker-compose
     need prometheus prometheus
     need javac default-jdk-headless

@@ -139,7 +139,7 @@ pub async fn page(State(api): State<Api>, Path(code): Path<String>) -> Result<Ht
                                     @let count = counts.get(platform).copied().unwrap_or(0);
                                     // Four steps, and the number in each.
                                     @let step = if count == 0 { 0 } else { 1 + 3 * count / most };
-                                    td.number class={ "heat-" (step) } { (grouped(count)) }
+                                    td class={ "number heat-" (step) } { (grouped(count)) }
                                 }
                             }
                         }

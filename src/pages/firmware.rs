@@ -85,16 +85,18 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
         section aria-labelledby="adoption-title" {
             h2 id="adoption-title" { "Adoption" }
             (chart::timeline(&adoption, "Batches by firmware", |_, _| "/batches".to_owned()))
-            table {
-                thead { tr { th scope="col" { "Firmware" } th.number scope="col" { "Vehicles" } th.number scope="col" { "Batches" } th scope="col" { "First batch" } th scope="col" { "Last batch" } } }
-                tbody {
-                    @for one in &firmwares {
-                        tr {
-                            td { a href=(with_parameters("/batches", &[("firmware", Some(text(one, "name")))])) { (shown(text(one, "name"))) } }
-                            td.number { (grouped(number(one, "vehicles"))) }
-                            td.number { (grouped(number(one, "batches"))) }
-                            td { (time(&one["first"])) }
-                            td { (time(&one["last"])) }
+            div.scroll tabindex="0" role="region" aria-label="Firmwares" {
+                table {
+                    thead { tr { th scope="col" { "Firmware" } th.number scope="col" { "Vehicles" } th.number scope="col" { "Batches" } th scope="col" { "First batch" } th scope="col" { "Last batch" } } }
+                    tbody {
+                        @for one in &firmwares {
+                            tr {
+                                td { a href=(with_parameters("/batches", &[("firmware", Some(text(one, "name")))])) { (shown(text(one, "name"))) } }
+                                td.number { (grouped(number(one, "vehicles"))) }
+                                td.number { (grouped(number(one, "batches"))) }
+                                td { (time(&one["first"])) }
+                                td { (time(&one["last"])) }
+                            }
                         }
                     }
                 }

@@ -80,6 +80,7 @@ pub fn page(title: &str, section: Section, events: Option<&str>, body: &Markup) 
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 title { (shown(title)) " · Argus" }
+                link rel="icon" href="/assets/argus.svg" type="image/svg+xml";
                 link rel="stylesheet" href="/assets/argus.css";
                 script src="/assets/argus.js" defer {}
             }

@@ -29,6 +29,7 @@ use self::api::Api;
 
 const STYLE: &str = include_str!("assets/argus.css");
 const SCRIPT: &str = include_str!("assets/argus.js");
+const ICON: &str = include_str!("assets/argus.svg");
 
 /// Scripts and styles come from this server alone, and nothing from a log can run.
 const SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
@@ -52,6 +53,7 @@ pub fn router(api: Router) -> Router {
         .route("/upload", get(upload::page))
         .route("/assets/argus.css", get(|| async { asset("text/css; charset=utf-8", STYLE) }))
         .route("/assets/argus.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
+        .route("/assets/argus.svg", get(|| async { asset("image/svg+xml", ICON) }))
         .with_state(Api::new(api))
         .layer(axum::middleware::map_response(secure))
 }

@@ -93,15 +93,17 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
         }
         section id="top-codes" aria-labelledby="top-codes-title" {
             h2 id="top-codes-title" { "Most frequent codes" }
-            table {
-                thead { tr { th scope="col" { "Code" } th scope="col" { "Firmware" } th.number scope="col" { "Occurrences" } th.number scope="col" { "Vehicles" } } }
-                tbody {
-                    @for code in items(&codes, "codes") {
-                        tr {
-                            td { (code_link(text(code, "code"))) }
-                            td { (firmware_link(text(code, "group"))) }
-                            td.number { (grouped(number(code, "count"))) }
-                            td.number { (grouped(number(code, "vehicles"))) }
+            div.scroll tabindex="0" role="region" aria-label="Most frequent codes" {
+                table {
+                    thead { tr { th scope="col" { "Code" } th scope="col" { "Firmware" } th.number scope="col" { "Occurrences" } th.number scope="col" { "Vehicles" } } }
+                    tbody {
+                        @for code in items(&codes, "codes") {
+                            tr {
+                                td { (code_link(text(code, "code"))) }
+                                td { (firmware_link(text(code, "group"))) }
+                                td.number { (grouped(number(code, "count"))) }
+                                td.number { (grouped(number(code, "vehicles"))) }
+                            }
                         }
                     }
                 }

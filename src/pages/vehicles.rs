@@ -112,16 +112,18 @@ pub async fn page(
         }
         section {
             h2 { "Codes" }
-            table {
-                thead { tr { th scope="col" { "Code" } th.number scope="col" { "Occurrences" } th.number scope="col" { "Batches" } th scope="col" { "First seen" } th scope="col" { "Last seen" } } }
-                tbody {
-                    @for code in items(&vehicle, "codes") {
-                        tr {
-                            td { (code_link(text(code, "code"))) }
-                            td.number { (grouped(number(code, "count"))) }
-                            td.number { (grouped(number(code, "batches"))) }
-                            td { (time(&code["first_seen"])) }
-                            td { (time(&code["last_seen"])) }
+            div.scroll tabindex="0" role="region" aria-label="Codes of the vehicle" {
+                table {
+                    thead { tr { th scope="col" { "Code" } th.number scope="col" { "Occurrences" } th.number scope="col" { "Batches" } th scope="col" { "First seen" } th scope="col" { "Last seen" } } }
+                    tbody {
+                        @for code in items(&vehicle, "codes") {
+                            tr {
+                                td { (code_link(text(code, "code"))) }
+                                td.number { (grouped(number(code, "count"))) }
+                                td.number { (grouped(number(code, "batches"))) }
+                                td { (time(&code["first_seen"])) }
+                                td { (time(&code["last_seen"])) }
+                            }
                         }
                     }
                 }
