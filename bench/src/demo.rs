@@ -47,7 +47,7 @@ pub async fn run(args: &Args) -> Result<()> {
     let server = Server::start(config, listen, &SqlAddresses::default(), metrics).await?;
     let base = format!("http://{}", server.address());
     let mut out = stdout();
-    writeln!(out, "argus listening on {base}\n")?;
+    writeln!(out, "argus listening on {base}\n\nOpen {base}/ in a browser.\n")?;
 
     let client = Client::new();
     let mut last = String::new();

@@ -66,7 +66,7 @@ async fn serve(config: ServiceConfig, listen: &str, sql_servers: &SqlAddresses) 
         out.flush()?;
     }
     let address = server.address();
-    tracing::info!(data = %data.display(), "the API documentation is at http://{address}/docs");
+    tracing::info!(data = %data.display(), "the web pages are at http://{address}/");
     if !address.ip().is_loopback() {
         tracing::warn!(
             %address,
