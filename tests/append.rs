@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Server, counts, gzip};
+use common::{Server, VIN, counts, gzip};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -157,4 +157,56 @@ async fn an_appended_file_is_replaced_and_deleted_like_any_other() {
     let path = format!("/batches/{id}/files/a.log");
     assert_eq!(server.send(Method::DELETE, &path, "").await.status(), StatusCode::NO_CONTENT);
     assert_eq!(server.complete(&id).await["total_lines"], json!(0));
+}
+
+#[tokio::test]
+async fn records_of_log_shippers_join_the_open_batch_of_their_vehicle() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let send = async |query: &str, headers: &[(&str, &str)], body: Vec<u8>| {
+        let answer = server.send_with(Method::POST, &format!("/lines{query}"), headers, body).await;
+        (answer.status(), answer.json::<Value>().await.expect("JSON"))
+    };
+    let record = |vin: &str, firmware: &str, message: &str| {
+        json!({"vehicle_id": "v", "vin": vin, "firmware": firmware, "file": "/var/log/ota.log", "message": message})
+            .to_string()
+    };
+    let other = "WVWZZZ1JZXW000002";
+    let body = [
+        record(VIN, "7.2.0", "E_FAIL"),
+        "{".to_owned(),
+        record(other, "7.2.0", "E_ABORT"),
+        record(VIN, "7.2.0", "E_FAIL"),
+    ]
+    .join("\n");
+    let (status, first) = send("", &[], body.into_bytes()).await;
+    assert_eq!((status, &first["accepted"], &first["rejected"][0]["record"]), (StatusCode::OK, &json!(3), &json!(2)));
+    let counts = async || {
+        server.sql("SELECT vin, firmware, code, sum(count) FROM error_counts JOIN batches USING (batch_id) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3").await
+    };
+    assert_eq!(counts().await, json!([[VIN, "7.2.0", "E_FAIL", 2], [other, "7.2.0", "E_ABORT", 1]]));
+    // The same batch, an array, gzip, and defaults in the address; then another firmware, which begins another batch.
+    let array = gzip(br#"[{"log": "E_FAIL"}]"#);
+    let (status, _) =
+        send(&format!("?vehicle_id=v&vin={VIN}&firmware=7.2.0&file=ota.log"), &[("Content-Encoding", "gzip")], array)
+            .await;
+    assert_eq!(status, StatusCode::OK);
+    send("", &[], record(VIN, "7.2.1", "E_FAIL").into_bytes()).await;
+    assert_eq!(
+        counts().await,
+        json!([[VIN, "7.2.0", "E_FAIL", 3], [VIN, "7.2.1", "E_FAIL", 1], [other, "7.2.0", "E_ABORT", 1]])
+    );
+    let batches = server.get(&format!("/batches?vin={VIN}")).await["batches"].clone();
+    assert_eq!((batches.as_array().map(Vec::len), &batches[1]["labels"]), (Some(2), &json!({"stream": "http"})));
+    // A batch that was completed is followed by a new one.
+    server.complete(batches[0]["id"].as_str().expect("an id")).await;
+    let (status, _) = send("", &[], record(VIN, "7.2.1", "E_FAIL").into_bytes()).await;
+    assert_eq!(
+        (status, server.get(&format!("/batches?vin={VIN}")).await["batches"].as_array().map(Vec::len)),
+        (StatusCode::OK, Some(3))
+    );
+    for (body, status) in [("", 422), ("{\"message\": \"E_FAIL\"}", 422), ("[1, 2", 422)] {
+        assert_eq!(send("", &[], body.into()).await.0.as_u16(), status, "{body:?}");
+    }
+    server.stop();
 }

@@ -4,10 +4,12 @@ mod common;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use common::proxy::{Fault, Proxy};
-use common::{Deadline, RealLogs, Server, analyze, argus, counts, gzip};
+use common::{Deadline, RealLogs, Server, VIN, analyze, argus, counts, files, gzip};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a path of text")
@@ -337,6 +339,60 @@ async fn an_upload_survives_a_broken_link_and_counts_once() {
     let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
     assert_eq!((counts(&report), &report["status"]), (json!({"E_FAIL": 100_000}), &json!("completed")));
     assert_eq!(server.get(&format!("/batches/{batch}/files")).await["files"][0]["generation"], json!(1));
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_command_continues_an_upload_that_was_killed() {
+    let (data, logs) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let log = logs.path().join("ota.log");
+    // Lines that hardly compress.
+    let hashes =
+        (0..60_000_u32).map(|line| format!("ERROR ota: E_FAIL {}\n", hex::encode(Sha256::digest(line.to_le_bytes()))));
+    let lines: String = hashes.collect();
+    std::fs::write(&log, &lines).expect("writes");
+    let server = Server::start(data.path());
+    let port = server.root_url("").rsplit_once(':').expect("a port").1.parse().expect("a number");
+    let proxy = Proxy::start(port).await;
+    let url = format!("http://127.0.0.1:{}", proxy.port());
+    let state = logs.path().join("state");
+    let command = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_argus"));
+        command
+            .args(["upload", text(&log), "--server", &url, "--vehicle", "v", "--vin", VIN])
+            .env("XDG_STATE_HOME", &state);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        command
+    };
+    // The link breaks again and again, and the file continues; then the client is killed.
+    let mut child = command().spawn().expect("argus starts");
+    proxy.set(Fault::CutRequests(400_000));
+    let arrived = || {
+        let unfinished = files(&data.path().join("resumable"))
+            .into_iter()
+            .filter(|path| path.extension().is_some_and(|kind| kind == "bytes"));
+        unfinished.filter_map(|path| path.metadata().ok()).map(|found| found.len()).sum::<u64>()
+    };
+    let deadline = Deadline::new("a part of the file to arrive");
+    while arrived() < 500_000 {
+        deadline.check();
+        assert!(child.try_wait().expect("a child").is_none(), "it still uploads");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    proxy.set(Fault::None);
+    let mut again = command();
+    let output = tokio::task::spawn_blocking(move || again.output().expect("argus runs")).await.expect("no panic");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && errors.contains("continued"), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+    assert_eq!(counts(&report), json!({"E_FAIL": 60_000}));
+    let batches = server.get("/batches").await["batches"].clone();
+    assert_eq!(batches.as_array().map(Vec::len), Some(1), "the batch is the same");
+    let listed = server.get(&format!("/batches/{}/files", batches[0]["id"].as_str().expect("an id"))).await;
+    assert_eq!(listed["files"][0]["sha256"], json!(hex::encode(Sha256::digest(&lines))));
+    assert_eq!((arrived(), files(&state).len()), (0, 0), "nothing is left");
     server.stop();
 }
 

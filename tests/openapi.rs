@@ -77,12 +77,13 @@ async fn the_server_conforms_to_the_document() {
     server.put(&id, "a.log", "E_FAIL\n").await;
     let tool = python().with_file_name("schemathesis");
     let checks = "status_code_conformance,content_type_conformance,response_schema_conformance";
-    // tus has a media type of its own for bytes.
+    // Media types of bytes and of text that schemathesis does not know.
     let hooks = "import schemathesis\n\
-                 schemathesis.serializer.alias('application/offset+octet-stream', 'application/octet-stream')\n";
-    std::fs::write(data.path().join("tus_bytes.py"), hooks).expect("writes");
+                 schemathesis.serializer.alias('application/offset+octet-stream', 'application/octet-stream')\n\
+                 schemathesis.serializer.alias('application/x-ndjson', 'text/plain')\n";
+    std::fs::write(data.path().join("media_types.py"), hooks).expect("writes");
     let output = Command::new(tool)
-        .env("SCHEMATHESIS_HOOKS", "tus_bytes")
+        .env("SCHEMATHESIS_HOOKS", "media_types")
         .env("PYTHONPATH", data.path())
         .args(["run", &server.root_url("/openapi.json"), "--checks", checks, "--max-examples", "15", "--seed", "5"])
         // Streams that never end.

@@ -16,11 +16,13 @@ pub mod manual;
 mod prompt;
 pub mod recount;
 pub mod render;
+mod resumable;
 pub mod serve;
 mod sources;
 pub mod sql;
 pub mod terminal;
 pub mod upload;
+mod upload_state;
 
 use std::ffi::OsString;
 use std::io::{Write, stderr};

@@ -1,7 +1,8 @@
 //! `argus upload`: sends files to a server as one batch, and prints its report.
 //!
 //! Several files are sent at once, compressed with zstd on the way. A request that a broken link or a restart of the
-//! server interrupts is repeated, with growing waits. A later run with `--batch` skips the files that the server has.
+//! server interrupts is repeated, with growing waits; a large file continues where it was ([`super::resumable`]). The same
+//! command continues the batch of an interrupted run ([`super::upload_state`]), and skips the files that the server has.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -26,8 +27,10 @@ use uuid::Uuid;
 
 use crate::cli::ReportFormat;
 use crate::cli::ask::print_report;
+use crate::cli::resumable::ResumableUpload;
 use crate::cli::sources::{Failure, Source, sources};
 use crate::cli::terminal;
+use crate::cli::upload_state::Remembered;
 use crate::domain::digest::Digest;
 
 /// Files that are sent at once.
@@ -37,10 +40,13 @@ const UPLOADS_MAX: usize = 4;
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 
 /// How long an answer may take, and how long an upload may make no progress.
-const STALL_TIME: Duration = Duration::from_secs(120);
+pub(super) const STALL_TIME: Duration = Duration::from_secs(120);
 
 /// For how long a request is repeated.
 const RETRY_TIME: Duration = Duration::from_secs(600);
+
+/// The first wait between two attempts.
+const WAIT_MIN: Duration = Duration::from_millis(250);
 
 /// The waits between two attempts grow up to this.
 const WAIT_MAX: Duration = Duration::from_secs(15);
@@ -50,6 +56,9 @@ const FINAL_WAIT: Duration = Duration::from_secs(3600);
 
 /// How long one request for the report waits for its epoch, in milliseconds.
 const REPORT_WAIT_MS: u32 = 30_000;
+
+/// A file with this many bytes continues after an interruption (1 MiB); a smaller one is sent again.
+const RESUMABLE_BYTES_MIN: u64 = 1 << 20;
 
 /// The length of the chunks that are sent.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -132,12 +141,19 @@ fn named_sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
 async fn upload(args: &UploadArgs, sources: Vec<Source>) -> Result<Value> {
     let client = Client::builder().connect_timeout(CONNECT_TIME).build()?;
     let server = Server { client, base: args.server.clone() };
-    let batch = match args.batch {
-        Some(batch) => batch,
-        None => server.create(args).await?,
+    let run = Remembered::of(&run_key(args));
+    let (batch, is_new) = match args.batch {
+        Some(batch) => (batch, false),
+        None => match server.unfinished(&run).await? {
+            Some(batch) => (batch, false),
+            None => (server.create(args).await?, true),
+        },
     };
+    if args.batch.is_none() {
+        run.set(&json!({"batch": batch}));
+    }
     let path = format!("batches/{batch}");
-    let known = if args.batch.is_some() { server.files(&path).await? } else { HashMap::new() };
+    let known = if is_new { HashMap::new() } else { server.files(&path).await? };
     let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
     let uploads = stream::iter(sources).map(|source| {
         let (server, known, bars, path) = (&server, &known, &bars, &path);
@@ -147,7 +163,15 @@ async fn upload(args: &UploadArgs, sources: Vec<Source>) -> Result<Value> {
     let hint = || format!("continue with: argus upload --server {} --batch {batch} …", args.server);
     sent.with_context(hint)?;
     let completed = server.call(Method::POST, &format!("{path}/complete"), None, None).await.with_context(hint)?;
+    run.forget();
     server.final_report(&path, completed["epoch"].as_u64().unwrap_or(0)).await
+}
+
+/// What identifies a run: the same command continues it.
+fn run_key(args: &UploadArgs) -> Value {
+    let paths: Vec<_> =
+        args.paths.iter().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())).collect();
+    json!([args.server.as_str(), args.vehicle, args.vin, args.platform, args.firmware, args.labels, paths])
 }
 
 /// The server, and how it is asked.
@@ -174,6 +198,21 @@ impl Server {
         let id = batch["id"].as_str().and_then(|id| id.parse().ok()).context("the created batch has no id")?;
         writeln!(stderr(), "batch {id}")?;
         Ok(id)
+    }
+
+    /// The open batch of a run that was interrupted.
+    async fn unfinished(&self, run: &Remembered) -> Result<Option<Uuid>> {
+        let Some(batch) = run.get().and_then(|run| run["batch"].as_str()?.parse::<Uuid>().ok()) else {
+            return Ok(None);
+        };
+        // It may have been completed or deleted meanwhile.
+        match self.call(Method::GET, &format!("batches/{batch}"), None, None).await {
+            Ok(found) if found["status"] == "pending" => {
+                writeln!(stderr(), "batch {batch}, continued")?;
+                Ok(Some(batch))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// The hashes of the files that the server has, by name.
@@ -210,6 +249,12 @@ impl Server {
             bar.finish();
             return Ok(());
         }
+        if length >= RESUMABLE_BYTES_MIN {
+            let sent = self.send_resumable(batch, source, &bar).await;
+            sent.with_context(|| format!("cannot upload {}", source.path.display()))?;
+            bar.finish();
+            return Ok(());
+        }
         let mut url = self.url(&format!("{batch}/files/"))?;
         url.path_segments_mut().map_err(|()| anyhow!("the --server URL is invalid"))?.pop_if_empty().push(&source.name);
         self.repeat(|| {
@@ -232,6 +277,50 @@ impl Server {
         .with_context(|| format!("cannot upload {}", source.path.display()))?;
         bar.finish();
         Ok(())
+    }
+
+    /// Uploads a large file: an attempt continues where the last one stopped.
+    async fn send_resumable(&self, batch: &str, source: &Source, bar: &ProgressBar) -> Result<()> {
+        let path = std::path::absolute(&source.path)?;
+        let metadata = path.metadata()?;
+        let changed = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+        // Another content of the file begins another upload.
+        let key = json!([self.base.as_str(), batch, path, metadata.len(), changed.to_string()]);
+        let upload = ResumableUpload {
+            client: &self.client,
+            uploads: self.url(&format!("{batch}/uploads"))?,
+            name: &source.name,
+            encoding: encoding_of(&source.path)?.unwrap_or("identity"),
+            remembered: Remembered::of(&key),
+        };
+        let (mut until, mut wait, mut arrived) = (Instant::now() + RETRY_TIME, WAIT_MIN, 0);
+        loop {
+            let attempt = async {
+                let Some((url, offset)) = upload.position().await? else { return Ok(()) };
+                if offset > arrived {
+                    // It makes progress: the time and the waits begin again.
+                    (until, wait, arrived) = (Instant::now() + RETRY_TIME, WAIT_MIN, offset);
+                }
+                bar.set_position(0);
+                let body = open(&source.path, bar.clone()).map_err(Attempt::Local)?;
+                tokio::select! {
+                    sent = upload.send((url, offset), body.chunks) => sent,
+                    () = stalled(bar) => Err(Attempt::Interrupted(anyhow!("the server takes no more bytes"))),
+                }
+            };
+            match attempt.await {
+                Ok(()) => {
+                    upload.remembered.forget();
+                    return Ok(());
+                }
+                Err(Attempt::Local(error)) => return Err(error),
+                Err(Attempt::Interrupted(error)) if Instant::now() + wait > until => {
+                    return Err(error.context(format!("nothing arrived for {} s", RETRY_TIME.as_secs())));
+                }
+                Err(Attempt::Interrupted(_)) => tokio::time::sleep(wait).await,
+            }
+            wait = (wait * 2).min(WAIT_MAX);
+        }
     }
 
     async fn final_report(&self, path: &str, epoch: u64) -> Result<Value> {
@@ -271,7 +360,7 @@ impl Server {
         F: Future<Output = Result<Value, Attempt>>,
     {
         let until = Instant::now() + RETRY_TIME;
-        let mut wait = Duration::from_millis(250);
+        let mut wait = WAIT_MIN;
         loop {
             match attempt().await {
                 Ok(answer) => return Ok(answer),
@@ -296,7 +385,7 @@ async fn stalled(bar: &ProgressBar) {
 }
 
 /// Why an attempt failed.
-enum Attempt {
+pub(super) enum Attempt {
     /// Another attempt may succeed.
     Interrupted(anyhow::Error),
     /// Another attempt would fail too.
@@ -327,13 +416,20 @@ struct FileBody {
     chunks: stream::BoxStream<'static, io::Result<Bytes>>,
 }
 
-/// Opens a file. Content that is not compressed is compressed with zstd.
-fn open(path: &Path, bar: ProgressBar) -> Result<FileBody> {
-    let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+/// The encoding in which a file is sent: content that is not compressed is compressed with zstd.
+fn encoding_of(path: &Path) -> Result<Option<&'static str>> {
     let mut first = Vec::with_capacity(Compression::SNIFF_BYTES);
-    Read::by_ref(&mut file).take(Compression::SNIFF_BYTES as u64).read_to_end(&mut first)?;
-    let is_plain = Compression::sniff(&first) == Compression::Identity;
-    let whole = BufReader::with_capacity(CHUNK_BYTES, bar.wrap_read(io::Cursor::new(first).chain(file)));
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    file.take(Compression::SNIFF_BYTES as u64).read_to_end(&mut first)?;
+    Ok((Compression::sniff(&first) == Compression::Identity).then_some("zstd"))
+}
+
+/// Opens a file, to be sent in its encoding.
+fn open(path: &Path, bar: ProgressBar) -> Result<FileBody> {
+    let encoding = encoding_of(path)?;
+    let is_plain = encoding.is_some();
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let whole = BufReader::with_capacity(CHUNK_BYTES, bar.wrap_read(file));
     let (to, chunks) = mpsc::channel(4);
     tokio::task::spawn_blocking(move || {
         let compressed: io::Result<Box<dyn Read>> = match is_plain {
@@ -358,7 +454,7 @@ fn open(path: &Path, bar: ProgressBar) -> Result<FileBody> {
         }
     });
     let chunks = stream::unfold(chunks, |mut chunks| async move { Some((chunks.recv().await?, chunks)) });
-    Ok(FileBody { encoding: is_plain.then_some("zstd"), chunks: chunks.boxed() })
+    Ok(FileBody { encoding, chunks: chunks.boxed() })
 }
 
 /// The SHA-256 of a file.

@@ -33,7 +33,8 @@ use crate::app::Service;
 use crate::http::cached::CachedAnswers;
 use crate::http::problem::{Problem, ProblemBody};
 use crate::http::routes::{
-    batches, chart, contents, events, files, fleet, fleet_events, health, lines, query, report, uploads, vehicles,
+    batches, chart, contents, events, files, fleet, fleet_events, health, lines, query, report, shippers, uploads,
+    vehicles,
 };
 
 /// The general part of the OpenAPI document.
@@ -72,6 +73,7 @@ pub fn router(service: &Service, metrics: PrometheusHandle, sql_servers: BTreeMa
         .merge(report::router(service))
         .merge(chart::router(service))
         .merge(query::router(service))
+        .merge(shippers::router(service))
         .merge(uploads::router(service))
         .merge(vehicles::router(service))
         .merge(health::router(service, metrics, sql_servers))

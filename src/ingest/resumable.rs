@@ -341,6 +341,7 @@ mod tests {
         let upload = uploads.take(id).await.expect("it exists");
         assert_eq!((upload.offset, upload.described.is_finished), (4, true));
         upload.delete().await.expect("a disk");
+        drop(upload);
         assert!(matches!(uploads.take(id).await, Err(ResumableError::NotFound)));
         assert_eq!(std::fs::read_dir(folder.path().join("resumable")).expect("a folder").count(), 0);
     }

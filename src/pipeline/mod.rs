@@ -17,6 +17,7 @@ mod loading;
 pub mod recovery;
 mod request;
 mod sequencer;
+pub mod streams;
 
 use std::sync::Arc;
 

@@ -257,6 +257,8 @@ pub fn argus(arguments: &[&str], input: &[u8]) -> Output {
 pub fn argus_with(arguments: &[&str], variables: &[(&str, String)], input: &[u8]) -> Output {
     let mut child = Command::new(ARGUS)
         .args(arguments)
+        // Where `argus upload` remembers what is unfinished.
+        .env("XDG_STATE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/state"))
         .envs(variables.iter().map(|(name, value)| (*name, value.as_str())))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

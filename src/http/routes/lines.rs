@@ -37,7 +37,7 @@ const PART_BYTES_MAX: usize = 4 << 20;
 /// The limit of parts received at once; more wait.
 const PARTS_MAX: usize = 32;
 /// How long a response waits until the lines are counted. After a timeout they are still durable and will be counted.
-const COUNTED_WAIT_MS: u64 = 30_000;
+pub const COUNTED_WAIT_MS: u64 = 30_000;
 
 #[derive(Clone)]
 struct LinesContext {
@@ -100,7 +100,7 @@ async fn append(
     let key = idempotency_key(&headers)?;
     context.ingest.check_room()?;
     let mut body = body.into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
-    let read = context.read_part(&mut body, encoding).await;
+    let read = read_part(&context.slots, &mut body, encoding).await;
     if read.is_err() {
         drain(&mut body).await;
     }
@@ -132,25 +132,23 @@ fn upload_offset(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     number.map(Some).ok_or_else(|| Problem::invalid("Upload-Offset must be the size of the file so far, in bytes"))
 }
 
-impl LinesContext {
-    /// Reads and decodes a whole body. Returns it with its slot.
-    async fn read_part<S>(&self, body: &mut S, encoding: Encoding) -> Result<(Bytes, Slot), Problem>
-    where
-        S: Stream<Item = Result<Bytes, String>> + Unpin,
-    {
-        let first = self.slots.first_bytes(body).await.map_err(IngestError::Interrupted)?;
-        let slot = self.slots.take().await.map_err(IngestError::Interrupted)?;
-        let mut bytes = first.chunks.concat();
-        let mut is_all = first.is_all;
-        while !is_all && bytes.len() <= PART_BYTES_MAX {
-            match slot.next(body).await.map_err(IngestError::Interrupted)? {
-                Some(chunk) => bytes.extend_from_slice(&chunk),
-                None => is_all = true,
-            }
-            slot.client_waits();
+/// Reads and decodes a whole body of a limited size. Returns it with its slot.
+pub async fn read_part<S>(slots: &Slots, body: &mut S, encoding: Encoding) -> Result<(Bytes, Slot), Problem>
+where
+    S: Stream<Item = Result<Bytes, String>> + Unpin,
+{
+    let first = slots.first_bytes(body).await.map_err(IngestError::Interrupted)?;
+    let slot = slots.take().await.map_err(IngestError::Interrupted)?;
+    let mut bytes = first.chunks.concat();
+    let mut is_all = first.is_all;
+    while !is_all && bytes.len() <= PART_BYTES_MAX {
+        match slot.next(body).await.map_err(IngestError::Interrupted)? {
+            Some(chunk) => bytes.extend_from_slice(&chunk),
+            None => is_all = true,
         }
-        Ok((decoded(bytes, encoding)?, slot))
+        slot.client_waits();
     }
+    Ok((decoded(bytes, encoding)?, slot))
 }
 
 /// Decodes `bytes` to the text of a part.

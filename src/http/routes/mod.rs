@@ -12,5 +12,6 @@ pub mod health;
 pub mod lines;
 pub mod query;
 pub mod report;
+pub mod shippers;
 pub mod uploads;
 pub mod vehicles;

@@ -18,12 +18,11 @@
 mod record;
 pub mod rejected;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bytes::Bytes;
 use futures::future::join_all;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use rdkafka::consumer::{Consumer, StreamConsumer};
@@ -35,18 +34,14 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use self::record::{BYTES_MAX, Raw, Record, Target, stream_batch};
+use self::record::{BYTES_MAX, Raw, Record, Target};
 use self::rejected::Rejected;
 use super::{client, ensure_topic};
 use crate::domain::batch::Part;
-use crate::domain::clock::now;
-use crate::domain::status::BatchStatus;
-use crate::metadata::{BatchFilter, Consumed, Metadata, MetadataError, Refused, RefusedPart, pack};
+use crate::metadata::{Consumed, Metadata, MetadataError, Refused, RefusedPart};
+use crate::pipeline::streams::{StreamBatches, has_ended, parts};
 use crate::pipeline::{Pipeline, PipelineError};
 use crate::shutdown::Stopping;
-
-/// The label of a stream batch: its value is the topic.
-const STREAM: &str = "stream";
 
 /// Records of one round. Their bytes are limited too, by [`BYTES_MAX`].
 const RECORDS_MAX: usize = 20_000;
@@ -75,8 +70,7 @@ pub struct LinesConsumer {
     pipeline: Pipeline,
     /// The stored offset of each assigned partition.
     offsets: BTreeMap<i32, Option<i64>>,
-    /// The open stream batch of each vehicle.
-    streams: HashMap<(String, String), Uuid>,
+    streams: StreamBatches,
 }
 
 /// Why records could not be consumed.
@@ -118,10 +112,10 @@ impl LinesConsumer {
             topic: topic.to_owned(),
             consumer: Arc::new(consumer),
             rejected: Rejected { from: topic.to_owned(), producer },
+            streams: StreamBatches::new(metadata.clone(), pipeline.clone(), topic.to_owned()),
             metadata,
             pipeline,
             offsets: BTreeMap::new(),
-            streams: HashMap::new(),
         };
         let partitions = lines.partitions().await;
         let partitions = partitions.with_context(|| format!("no Kafka broker answers at {brokers}; check --kafka"))?;
@@ -332,57 +326,19 @@ impl LinesConsumer {
 
     /// The lines of records by batch and file.
     async fn parts(&mut self, records: &[Record]) -> Result<Vec<Part>, ConsumeError> {
-        let mut texts: HashMap<(Uuid, &str), Vec<u8>> = HashMap::new();
-        // In the order of their first records, so that a history can be repeated.
-        let mut order = Vec::new();
+        let mut texts = Vec::with_capacity(records.len());
         for record in records {
-            let key = (self.batch_of(&record.target).await?, record.file.as_str());
-            let text = texts.entry(key).or_insert_with(|| {
-                order.push(key);
-                Vec::new()
-            });
-            text.extend_from_slice(&record.raw.payload);
-            if record.raw.payload.last() != Some(&b'\n') {
-                text.push(b'\n');
-            }
+            texts.push((self.batch_of(&record.target).await?, &*record.file, &*record.raw.payload));
         }
-        let uploaded_at = now();
-        let mut parts = Vec::with_capacity(order.len());
-        for (batch_id, name) in order {
-            let bytes: Bytes = texts.remove(&(batch_id, name)).unwrap_or_default().into();
-            parts.push(Part { batch_id, name: name.to_owned(), packed: pack(&bytes), bytes, uploaded_at });
-        }
-        Ok(parts)
+        Ok(parts(texts))
     }
 
     /// The batch that lines go to; the stream batch of a vehicle is created when there is none.
     async fn batch_of(&mut self, target: &Target) -> Result<Uuid, ConsumeError> {
-        let (vehicle_id, vin) = match target {
-            Target::Batch(id) => return Ok(*id),
-            Target::Stream { vehicle_id, vin } => (vehicle_id.clone(), vin.clone()),
-        };
-        let key = (vehicle_id.clone(), vin.clone());
-        if let Some(batch_id) = self.streams.get(&key) {
-            return Ok(*batch_id);
+        match target {
+            Target::Batch(id) => Ok(*id),
+            Target::Stream(sender) => Ok(self.streams.open(sender).await?),
         }
-        let filter = BatchFilter {
-            status: Some(BatchStatus::Pending),
-            vin: Some(vin.clone()),
-            vehicle_id: Some(vehicle_id.clone()),
-            limit: 1000,
-            ..BatchFilter::default()
-        };
-        let open = self.metadata.batches(&filter, 0).await?;
-        let is_stream = |labels: &BTreeMap<String, String>| labels.get(STREAM) == Some(&self.topic);
-        let batch_id = match open.iter().find(|(batch, _)| is_stream(&batch.described.labels)) {
-            Some((batch, _)) => batch.id,
-            None => {
-                let labels = BTreeMap::from([(STREAM.to_owned(), self.topic.clone())]);
-                self.pipeline.create_batch(stream_batch(vehicle_id, vin, labels), None).await?.id
-            }
-        };
-        self.streams.insert(key, batch_id);
-        Ok(batch_id)
     }
 
     /// Rejects the records for a batch, or for a file of it, and removes them. A stream batch that was completed or
@@ -394,13 +350,11 @@ impl LinesConsumer {
         file: Option<&str>,
         reason: &Refused,
     ) -> Result<(), ConsumeError> {
-        let has_ended = matches!(reason, Refused::NotPending { .. } | Refused::BatchNotFound(_));
+        let has_ended = has_ended(reason);
         let streams = &self.streams;
         let is_of_batch = |target: &Target| match target {
             Target::Batch(id) => *id == batch_id,
-            Target::Stream { vehicle_id, vin } => {
-                !has_ended && streams.get(&(vehicle_id.clone(), vin.clone())) == Some(&batch_id)
-            }
+            Target::Stream(sender) => !has_ended && streams.used(sender) == Some(batch_id),
         };
         let mut kept = Vec::with_capacity(records.len());
         let mut published = Ok(());
@@ -413,7 +367,7 @@ impl LinesConsumer {
         }
         *records = kept;
         if has_ended {
-            self.streams.retain(|_, id| *id != batch_id);
+            self.streams.forget(batch_id);
         }
         Ok(published?)
     }

@@ -1,12 +1,11 @@
 //! A record of the topic of lines: what its headers must say.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Headers, Message, OwnedHeaders};
 use uuid::Uuid;
 
-use crate::domain::batch::{Invalid, NewBatch, check_name};
+use crate::domain::batch::{Invalid, check_name};
+use crate::pipeline::streams::Sender;
 
 /// The maximum length of a record (4 MiB).
 pub(super) const BYTES_MAX: usize = 4 << 20;
@@ -47,7 +46,7 @@ pub(super) struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Target {
     Batch(Uuid),
-    Stream { vehicle_id: String, vin: String },
+    Stream(Sender),
 }
 
 impl Raw {
@@ -83,10 +82,10 @@ fn parts_of(raw: &Raw) -> Result<(Target, String), Rejection> {
     let target = match raw.header("batch_id")? {
         Some(id) => Target::Batch(id.parse().map_err(|_| Rejection::NotAnId(id.to_owned()))?),
         None => {
-            let described = stream_batch(required("vehicle_id")?, required("vin")?, BTreeMap::new());
-            described.check()?;
-            let NewBatch { vehicle_id, vin, .. } = described;
-            Target::Stream { vehicle_id, vin }
+            let (vehicle_id, vin) = (required("vehicle_id")?, required("vin")?);
+            let sender = Sender { vehicle_id, vin, platform: None, firmware: None };
+            sender.batch("lines").check()?;
+            Target::Stream(sender)
         }
     };
     let file = raw.header("file")?.map_or_else(|| raw.partition.to_string(), str::to_owned);
@@ -96,11 +95,6 @@ fn parts_of(raw: &Raw) -> Result<(Target, String), Rejection> {
         length if length > BYTES_MAX => Err(Rejection::TooLong(length)),
         _ => Ok((target, file)),
     }
-}
-
-/// The description of a vehicle's stream batch.
-pub(super) fn stream_batch(vehicle_id: String, vin: String, labels: BTreeMap<String, String>) -> NewBatch {
-    NewBatch { vehicle_id, vin, platform: None, firmware: None, expected_files: None, labels }
 }
 
 #[cfg(test)]
@@ -121,7 +115,8 @@ mod tests {
     #[test]
     fn headers_name_the_target_and_the_file() {
         let vin: &[u8] = b"WVWZZZ1JZXW000001";
-        let stream = Target::Stream { vehicle_id: "v".to_owned(), vin: "WVWZZZ1JZXW000001".to_owned() };
+        let (vehicle_id, number) = ("v".to_owned(), "WVWZZZ1JZXW000001".to_owned());
+        let stream = Target::Stream(Sender { vehicle_id, vin: number, platform: None, firmware: None });
         assert_eq!(check(&[("vehicle_id", b"v"), ("vin", vin)], b"x"), Ok((stream.clone(), "3".to_owned())));
         let named: &[(&str, &[u8])] = &[("vehicle_id", b"v"), ("vin", vin), ("file", b"a"), ("file", b"b.log")];
         assert_eq!(check(named, b"x"), Ok((stream, "b.log".to_owned())), "the last header counts");
