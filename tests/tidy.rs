@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The folders and files of `src`, from the bottom up: each may use those before it.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "allocator",
     "data_dir",
     "shutdown",
@@ -17,6 +17,7 @@ const LAYERS: [&str; 17] = [
     "maintenance",
     "answers",
     "app",
+    "pages",
     "http",
     "sql_servers",
     "server",
