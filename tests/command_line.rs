@@ -396,6 +396,48 @@ async fn the_same_command_continues_an_upload_that_was_killed() {
     server.stop();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tail_prints_lines_as_they_arrive_until_the_batch_is_completed() {
+    let data = tempfile::tempdir().expect("a folder");
+    let server = Server::start(data.path());
+    let batch = server.new_batch().await;
+    let append = async |lines: &str| {
+        let appended =
+            server.send(reqwest::Method::POST, &format!("/batches/{batch}/files/a.log/lines"), lines.to_owned()).await;
+        assert!(appended.status().is_success());
+    };
+    append("one\ntwo ERROR E_FAIL\nthree\n").await;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_argus"))
+        .args(["tail", &batch, "-n", "2", "--server", &server.root_url("")])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("argus starts");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().expect("piped")));
+    let mut next = || tokio::task::block_in_place(|| lines.next().transpose().expect("text"));
+    assert_eq!(next().as_deref(), Some("a.log:2: [E_FAIL] two ERROR E_FAIL"));
+    assert_eq!(next().as_deref(), Some("a.log:3: three"));
+    // The printed lines are the event that it follows.
+    append("four E_ABORT E_FAIL\n").await;
+    assert_eq!(next().as_deref(), Some("a.log:4: [E_ABORT E_FAIL] four E_ABORT E_FAIL"));
+    server.put(&batch, "b.log", "first\n").await;
+    assert_eq!(next().as_deref(), Some("b.log:1: first"));
+    server.complete(&batch).await;
+    assert_eq!(next(), None);
+    assert!(child.wait().expect("it ends").success());
+    let url = server.root_url("");
+    let output = tokio::task::block_in_place(|| {
+        argus(&["tail", &batch, "--codes-only", "--format", "json", "--server", &url], b"")
+    });
+    let lines: Vec<Value> =
+        String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0], json!({"file": "a.log", "line": 2, "codes": ["E_FAIL"], "text": "two ERROR E_FAIL"}));
+    let unknown =
+        tokio::task::block_in_place(|| argus(&["tail", &uuid::Uuid::nil().to_string(), "--server", &url], b""));
+    assert_eq!(unknown.status.code(), Some(1), "{}", String::from_utf8_lossy(&unknown.stderr));
+    server.stop();
+}
+
 #[test]
 fn shells_and_man_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {

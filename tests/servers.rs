@@ -125,6 +125,7 @@ async fn postgres_and_s3_keep_everything_through_crashes() {
     server.stop();
     server = deployment.start();
     check(&server, &batch, 2).await;
+    common::check_filters_of_batches(&server).await;
     server.kill();
 }
 

@@ -20,6 +20,7 @@ mod resumable;
 pub mod serve;
 mod sources;
 pub mod sql;
+mod tail;
 pub mod terminal;
 pub mod upload;
 mod upload_state;
@@ -41,6 +42,7 @@ use url::Url;
 use crate::allocator;
 use crate::cli::ask::{CodesArgs, CompareArgs, ReportArgs};
 use crate::cli::manual::{CompletionsArgs, ManArgs};
+use crate::cli::tail::TailArgs;
 use crate::cli::upload::UploadArgs;
 use crate::metadata::{InvalidLocation, Location};
 use crate::telemetry::LogFormat;
@@ -93,6 +95,11 @@ pub enum Command {
     /// Compare the codes of two firmwares.
     #[command(after_help = "Examples:\n  argus compare 7.2.1 7.2.0\n  argus compare 7.2.1 7.2.0 --format csv")]
     Compare(CompareArgs),
+    /// Print the lines of a batch as they arrive, with their codes.
+    #[command(
+        after_help = "Examples:\n  argus tail 01997c3e-8c1a-7c3e-8c1a-7c3e8c1a7c3e\n  argus tail BATCH -n 100 --file ota.log --codes-only"
+    )]
+    Tail(TailArgs),
     /// Try every configured server, and print what works; the flags are those of serve.
     #[command(
         after_help = "Examples:\n  argus check --metadata postgres://argus@db/argus --store s3://bucket/argus --kafka broker:9092\n  argus check --server http://127.0.0.1:8080"
@@ -351,6 +358,7 @@ pub fn main() -> ExitCode {
         Command::Report(args) => ask::report(&args),
         Command::Codes(args) => ask::codes(&args),
         Command::Compare(args) => ask::compare(&args),
+        Command::Tail(args) => tail::run(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
         Command::Check(args) => check::run(&args),

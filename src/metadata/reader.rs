@@ -1,6 +1,6 @@
 //! Queries of the metadata.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use argus_dataflow::{Change, VersionId};
 use argus_sinks::LakeState;
@@ -33,6 +33,14 @@ pub struct BatchFilter {
     pub vehicle_id: Option<String>,
     /// Only with this firmware.
     pub firmware: Option<String>,
+    /// Only of this platform. No index serves this, nor labels: the newest batches are looked through.
+    pub platform: Option<String>,
+    /// Only with all these labels.
+    pub labels: BTreeMap<String, String>,
+    /// Only created at or after this, in microseconds since 1970.
+    pub since: Option<i64>,
+    /// Only created before this.
+    pub until: Option<i64>,
     /// Only batches created before this one.
     pub before: Option<Uuid>,
     /// The maximum number of batches.
@@ -63,8 +71,23 @@ impl BatchFilter {
             status.map(|_| " AND status = ?"),
             status.and_then(|(_, when)| when),
             before.as_ref().map(|_| " AND id < ?"),
+            self.since.map(|_| " AND created_at >= ?"),
+            self.until.map(|_| " AND created_at < ?"),
+            self.platform.as_ref().map(|_| match dialect {
+                Dialect::Sqlite => " AND json_extract(described, '$.platform') = ?",
+                Dialect::Postgres => " AND CAST(described AS JSONB) ->> 'platform' = ?",
+            }),
         ];
         text.extend(conditions.into_iter().flatten());
+        for _ in &self.labels {
+            text.push_str(match dialect {
+                Dialect::Sqlite => {
+                    " AND EXISTS (SELECT 1 FROM json_each(described, '$.labels') AS label \
+                     WHERE label.key = ? AND label.value = ?)"
+                }
+                Dialect::Postgres => " AND CAST(described AS JSONB) -> 'labels' ->> ? = ?",
+            });
+        }
         text.push_str(" ORDER BY id DESC LIMIT ?) AS batches LEFT JOIN files ON files.batch_id = batches.id GROUP BY ");
         text.push_str(match dialect {
             Dialect::Sqlite => "batches.id",
@@ -90,6 +113,15 @@ impl BatchFilter {
         }
         if let Some(before) = before {
             query = query.bind(before);
+        }
+        for time in [self.since, self.until].into_iter().flatten() {
+            query = query.bind(time);
+        }
+        if let Some(platform) = &self.platform {
+            query = query.bind(platform);
+        }
+        for (name, value) in &self.labels {
+            query = query.bind(name).bind(value);
         }
         query.bind(i64::from(self.limit))
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::api::{Api, segment, with_parameters};
 use super::chart;
-use super::layout::{PageError, Section, page as whole_page};
+use super::layout::{Follows, PageError, Section, page as whole_page};
 use super::parts::{
     SEVERITIES, bytes, choice, code_link, field, firmware_link, grouped, items, labels, number, severity, shown,
     status, text, time, vehicle_link,
@@ -125,7 +125,8 @@ pub async fn page(
         }
     };
     let title = format!("Batch of {}", text(&batch, "vin"));
-    Ok(whole_page(&title, Section::Batches, Some(&format!("/api/v1{path}/events")), &body))
+    let events = format!("/api/v1{path}/events");
+    Ok(whole_page(&title, Section::Batches, Some(Follows { events: &events, every_ms: 250 }), &body))
 }
 
 /// The length of a bar, so that a batch of hours and one of months both have a shape.

@@ -70,8 +70,16 @@ const SECTIONS: [(Section, &str, &str); 7] = [
     (Section::Upload, "/upload", "Upload"),
 ];
 
-/// A page. `events` is the path of the events after which the page has changed.
-pub fn page(title: &str, section: Section, events: Option<&str>, body: &Markup) -> Html<String> {
+/// What a page follows: the path of the events after which it has changed, and how often it is shown again at most, in
+/// milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Follows<'p> {
+    pub events: &'p str,
+    pub every_ms: u32,
+}
+
+/// A page.
+pub fn page(title: &str, section: Section, follows: Option<Follows<'_>>, body: &Markup) -> Html<String> {
     let document = html! {
         (DOCTYPE)
         html lang="en" {
@@ -95,7 +103,7 @@ pub fn page(title: &str, section: Section, events: Option<&str>, body: &Markup) 
                         a href="/docs/" { "API" }
                     }
                 }
-                main id="main" tabindex="-1" data-events=[events] { (body) }
+                main id="main" tabindex="-1" data-events=[follows.map(|follows| follows.events)] data-every=[follows.map(|follows| follows.every_ms)] { (body) }
             }
         }
     };

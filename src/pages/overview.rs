@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::api::{Api, with_parameters};
 use super::chart;
 use super::firmware::{compared_table, firmwares};
-use super::layout::{PageError, Section, page as whole_page};
+use super::layout::{Follows, PageError, Section, page as whole_page};
 use super::parts::{batches_table, code_link, firmware_link, grouped, items, number, text};
 
 /// Codes and batches that the overview shows.
@@ -114,5 +114,7 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
             (batches_table(items(&batches, "batches")))
         }
     };
-    Ok(whole_page("Overview", Section::Overview, Some("/api/v1/events"), &body))
+    // It reads the whole fleet, and every epoch computes it again.
+    let follows = Follows { events: "/api/v1/events", every_ms: 3000 };
+    Ok(whole_page("Overview", Section::Overview, Some(follows), &body))
 }

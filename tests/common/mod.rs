@@ -248,6 +248,30 @@ impl Drop for Server {
     }
 }
 
+/// Checks the filters of batches that are in no index, on any metadata database.
+pub async fn check_filters_of_batches(server: &Server) {
+    for (platform, site) in [("mk4", "north"), ("mk5", "a \"b\"&'c"), ("mk5", "north")] {
+        let labels = json!({"site": site, "a.b": "1"});
+        server
+            .new_batch_of(json!({"vehicle_id": "filtered", "vin": VIN, "platform": platform, "labels": labels}))
+            .await;
+    }
+    for (filter, count) in [
+        ("platform=mk5", 2),
+        ("label.site=north", 2),
+        ("label.site=north&platform=mk5", 1),
+        ("label.site=a+%22b%22%26'c&label.a.b=1", 1),
+        ("label.site=nort", 0),
+        ("label.other=north", 0),
+        ("since=2000-01-01T00:00:00Z&until=2100-01-01T00:00:00Z", 3),
+        ("since=2100-01-01T00:00:00Z", 0),
+        ("until=2000-01-01T00:00:00Z", 0),
+    ] {
+        let listed = server.get(&format!("/batches?vehicle_id=filtered&{filter}")).await;
+        assert_eq!(listed["batches"].as_array().map(Vec::len), Some(count), "{filter}");
+    }
+}
+
 /// Runs the binary with some standard input.
 pub fn argus(arguments: &[&str], input: &[u8]) -> Output {
     argus_with(arguments, &[], input)

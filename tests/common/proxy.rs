@@ -114,8 +114,6 @@ async fn pass(
                 return;
             }
         }
-        // The server may still answer.
-        std::future::pending::<()>().await;
     });
     let mut left = None;
     let mut buffer = vec![0; 16 << 10];
@@ -149,7 +147,7 @@ async fn pass(
             changed = faults.changed() => if changed.is_err() {
                 break;
             },
-            _ = is_cut.changed() => break,
+            Ok(()) = is_cut.changed() => break,
         }
     }
     upstream.abort();

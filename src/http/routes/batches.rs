@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::app::Service;
 use crate::domain::batch::{Batch, FileTotals, NewBatch};
 use crate::http::error_responses::{Conflict, GatewayTimeout, Invalid, NotFound, TimedOut, TooLong, Unavailable};
-use crate::http::extract::{JsonBody, Parameters, Segments, idempotency_key};
+use crate::http::extract::{JsonBody, Segments, WithLabels, idempotency_key, time};
 use crate::http::list::{List, limit_within};
 use crate::http::problem::{Problem, batch_id};
 use crate::http::waiting::{WAIT_MS_DEFAULT, visible};
@@ -174,6 +174,12 @@ struct ListParameters {
     vehicle_id: Option<String>,
     /// Only batches with this firmware.
     firmware: Option<String>,
+    /// Only batches of this platform. Labels are filters too: `label.NAME=VALUE`.
+    platform: Option<String>,
+    /// Only batches created at or after this, RFC 3339.
+    since: Option<String>,
+    /// Only batches created before this, RFC 3339.
+    until: Option<String>,
     /// The maximum number of batches, 1 to 1000; default 50.
     limit: Option<u32>,
     /// The `next_cursor` of the previous page.
@@ -193,7 +199,7 @@ struct ListParameters {
 )]
 async fn list(
     State(context): State<BatchesContext>,
-    Parameters(parameters): Parameters<ListParameters>,
+    WithLabels(parameters, labels): WithLabels<ListParameters>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let limit = limit_within(parameters.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
@@ -207,6 +213,10 @@ async fn list(
         vin: parameters.vin,
         vehicle_id: parameters.vehicle_id,
         firmware: parameters.firmware,
+        platform: parameters.platform,
+        labels,
+        since: time("since", parameters.since.as_deref())?,
+        until: time("until", parameters.until.as_deref())?,
         before: before.map_err(|_| Problem::invalid("the cursor is invalid; omit it to start at the first page"))?,
         limit: limit + 1,
     };

@@ -241,6 +241,8 @@ struct ErrorsParameters {
     code: Option<String>,
     /// Only this file.
     file: Option<String>,
+    /// Only lines from this number on; needs `file`.
+    from_line: Option<u64>,
     /// Only lines with this level, as logs name it: `warn` and `WARNING` are the same.
     level: Option<String>,
     /// Only lines of this component.
@@ -293,6 +295,7 @@ async fn errors(
     }
     let max = ERRORS_LIMIT_MAX / (2 * neighbours as u32 + 1);
     let limit = limit_within(parameters.limit, ERRORS_LIMIT_DEFAULT.min(max), max)? as usize;
+    let file = parameters.file.clone();
     let request = ErrorsRequest {
         batch_id,
         code: parameters.code,
@@ -303,7 +306,11 @@ async fn errors(
         since: time("since", parameters.since.as_deref())?,
         until: time("until", parameters.until.as_deref())?,
         limit,
-        after: parameters.cursor.as_deref().map(read_cursor).transpose()?,
+        after: match (parameters.cursor.as_deref(), parameters.from_line) {
+            (Some(cursor), _) => Some(read_cursor(cursor)?),
+            (None, Some(from)) => Some(before_line(file, from)?),
+            (None, None) => None,
+        },
     };
     let page = ErrorsPage::read(&context.engine, &context.snapshot(), &request).await?;
     let next_cursor =
@@ -356,6 +363,12 @@ impl ReportContext {
 /// A cursor is the position of the last line, in hexadecimal so that it needs no escaping.
 fn write_cursor(file: &str, line: u64, code: &str) -> String {
     hex::encode(json!([file, line, code]).to_string())
+}
+
+/// The position before all codes of a line.
+fn before_line(file: Option<String>, line: u64) -> Result<(String, u64, String), Problem> {
+    let file = file.ok_or_else(|| Problem::invalid("from_line needs file: lines are numbered in their file"))?;
+    Ok((file, line, String::new()))
 }
 
 fn read_cursor(cursor: &str) -> Result<(String, u64, String), Problem> {

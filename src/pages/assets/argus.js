@@ -28,7 +28,7 @@ if (main.dataset.events) {
     running = false;
     if (again) { again = false; changed(); }
   };
-  const changed = () => { timer ??= setTimeout(update, 250); };
+  const changed = () => { timer ??= setTimeout(update, Number(main.dataset.every)); };
   for (const kind of ['status', 'progress', 'report', 'diagnosis', 'resync', 'message']) events.addEventListener(kind, changed);
   addEventListener('pagehide', () => events.close());
 }
