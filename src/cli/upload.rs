@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write, stderr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 use argus_dataflow::Severity;
@@ -141,7 +141,7 @@ fn named_sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
 async fn upload(args: &UploadArgs, sources: Vec<Source>) -> Result<Value> {
     let client = Client::builder().connect_timeout(CONNECT_TIME).build()?;
     let server = Server { client, base: args.server.clone() };
-    let run = Remembered::of(&run_key(args));
+    let run = Remembered::of(&run_key(args, &sources)?);
     let (batch, is_new) = match args.batch {
         Some(batch) => (batch, false),
         None => match server.unfinished(&run).await? {
@@ -167,11 +167,19 @@ async fn upload(args: &UploadArgs, sources: Vec<Source>) -> Result<Value> {
     server.final_report(&path, completed["epoch"].as_u64().unwrap_or(0)).await
 }
 
-/// What identifies a run: the same command continues it.
-fn run_key(args: &UploadArgs) -> Value {
-    let paths: Vec<_> =
-        args.paths.iter().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())).collect();
-    json!([args.server.as_str(), args.vehicle, args.vin, args.platform, args.firmware, args.labels, paths])
+/// What identifies a run: the same command continues it, while the files are the same.
+fn run_key(args: &UploadArgs, sources: &[Source]) -> Result<Value> {
+    let mut files = Vec::with_capacity(sources.len());
+    for Source { name, path } in sources {
+        let found = path.metadata().with_context(|| format!("cannot read {}", path.display()))?;
+        files.push(json!([name, std::path::absolute(path)?, found.len(), nanoseconds(found.modified()?)]));
+    }
+    Ok(json!([args.server.as_str(), args.vehicle, args.vin, args.platform, args.firmware, args.labels, files]))
+}
+
+/// A time as a text that JSON keeps exactly.
+fn nanoseconds(time: SystemTime) -> String {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_nanos()).to_string()
 }
 
 /// The server, and how it is asked.
@@ -262,7 +270,7 @@ impl Server {
             let request = self.client.put(url.clone());
             let (bar, sent) = (bar.clone(), bar.clone());
             async move {
-                let body = open(&source.path, bar).map_err(Attempt::Local)?;
+                let body = open(&source.path, bar, u64::MAX).map_err(Attempt::Local)?;
                 let request = match body.encoding {
                     Some(encoding) => request.header("content-encoding", encoding),
                     None => request,
@@ -283,9 +291,8 @@ impl Server {
     async fn send_resumable(&self, batch: &str, source: &Source, bar: &ProgressBar) -> Result<()> {
         let path = std::path::absolute(&source.path)?;
         let metadata = path.metadata()?;
-        let changed = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
         // Another content of the file begins another upload.
-        let key = json!([self.base.as_str(), batch, path, metadata.len(), changed.to_string()]);
+        let key = json!([self.base.as_str(), batch, path, metadata.len(), nanoseconds(metadata.modified()?)]);
         let upload = ResumableUpload {
             client: &self.client,
             uploads: self.url(&format!("{batch}/uploads"))?,
@@ -293,16 +300,18 @@ impl Server {
             encoding: encoding_of(&source.path)?.unwrap_or("identity"),
             remembered: Remembered::of(&key),
         };
-        let (mut until, mut wait, mut arrived) = (Instant::now() + RETRY_TIME, WAIT_MIN, 0);
+        // Only waits count: an attempt may take hours.
+        let (mut waited, mut wait, mut arrived) = (Duration::ZERO, WAIT_MIN, 0);
         loop {
             let attempt = async {
                 let Some((url, offset)) = upload.position().await? else { return Ok(()) };
                 if offset > arrived {
-                    // It makes progress: the time and the waits begin again.
-                    (until, wait, arrived) = (Instant::now() + RETRY_TIME, WAIT_MIN, offset);
+                    // It makes progress: the waits begin again.
+                    (waited, wait, arrived) = (Duration::ZERO, WAIT_MIN, offset);
                 }
                 bar.set_position(0);
-                let body = open(&source.path, bar.clone()).map_err(Attempt::Local)?;
+                // A log that grows meanwhile is sent up to where it ended.
+                let body = open(&source.path, bar.clone(), metadata.len()).map_err(Attempt::Local)?;
                 tokio::select! {
                     sent = upload.send((url, offset), body.chunks) => sent,
                     () = stalled(bar) => Err(Attempt::Interrupted(anyhow!("the server takes no more bytes"))),
@@ -314,11 +323,12 @@ impl Server {
                     return Ok(());
                 }
                 Err(Attempt::Local(error)) => return Err(error),
-                Err(Attempt::Interrupted(error)) if Instant::now() + wait > until => {
-                    return Err(error.context(format!("nothing arrived for {} s", RETRY_TIME.as_secs())));
+                Err(Attempt::Interrupted(error)) if waited > RETRY_TIME => {
+                    return Err(error.context("no attempt makes progress any more"));
                 }
                 Err(Attempt::Interrupted(_)) => tokio::time::sleep(wait).await,
             }
+            waited += wait;
             wait = (wait * 2).min(WAIT_MAX);
         }
     }
@@ -424,17 +434,21 @@ fn encoding_of(path: &Path) -> Result<Option<&'static str>> {
     Ok((Compression::sniff(&first) == Compression::Identity).then_some("zstd"))
 }
 
-/// Opens a file, to be sent in its encoding.
-fn open(path: &Path, bar: ProgressBar) -> Result<FileBody> {
+/// Opens the first `limit` bytes of a file, to be sent in its encoding.
+fn open(path: &Path, bar: ProgressBar, limit: u64) -> Result<FileBody> {
     let encoding = encoding_of(path)?;
     let is_plain = encoding.is_some();
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let whole = BufReader::with_capacity(CHUNK_BYTES, bar.wrap_read(file));
+    let whole = BufReader::with_capacity(CHUNK_BYTES, bar.wrap_read(file.take(limit)));
     let (to, chunks) = mpsc::channel(4);
     tokio::task::spawn_blocking(move || {
         let compressed: io::Result<Box<dyn Read>> = match is_plain {
             true => {
-                zstd::stream::read::Encoder::with_buffer(whole, 0).map(|encoder| Box::new(encoder) as Box<dyn Read>)
+                zstd::stream::read::Encoder::with_buffer(whole, 0).and_then(|mut encoder| {
+                    // The server checks it: a continuation of another content is refused.
+                    encoder.include_checksum(true)?;
+                    Ok(Box::new(encoder) as Box<dyn Read>)
+                })
             }
             false => Ok(Box::new(whole)),
         };

@@ -2,8 +2,7 @@
 //!
 //! The bytes of an unfinished upload are in a file of the data directory, beside a small
 //! file that says what they are. When all bytes have arrived, they are stored and counted
-//! like those of any other upload, and are deleted; what they were stays until the upload
-//! expires, so that a client that lost the last answer learns that it is finished.
+//! like those of any other upload, and are deleted; what they were stays for an hour, so that a client that lost the last answer learns that it is finished.
 //!
 //! ```text
 //!  resumable/ID.json    the batch, the name, the length
@@ -11,6 +10,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -27,7 +27,10 @@ use crate::domain::batch::Encoding;
 /// An upload expires this long after its last byte arrived (24 h).
 pub const EXPIRES_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// The limit of uploads that are not expired.
+/// A finished upload is remembered for this long (1 h), for a client that lost the last answer.
+const FINISHED_AFTER: Duration = Duration::from_secs(3600);
+
+/// The limit of unfinished uploads.
 const UPLOADS_MAX: usize = 10_000;
 
 /// How long a request waits for an earlier one of the same upload, which is interrupted.
@@ -44,6 +47,8 @@ pub struct Described {
     pub encoding: Encoding,
     /// The number of bytes; `None` while the client has not said it.
     pub length: Option<u64>,
+    /// `Upload-Metadata` as the client gave it.
+    pub metadata: String,
     /// Whether the file was accepted.
     pub is_finished: bool,
 }
@@ -110,11 +115,10 @@ impl ResumableUploads {
     pub async fn create(&self, described: Described) -> Result<Resumable, ResumableError> {
         let mut entries = fs::read_dir(&self.folder).await?;
         let mut count = 0;
-        while entries.next_entry().await?.is_some() {
-            count += 1;
+        while let Some(entry) = entries.next_entry().await? {
+            count += usize::from(entry.path().extension().is_some_and(|kind| kind == "bytes"));
         }
-        // Each has two files until it is finished.
-        if count >= 2 * UPLOADS_MAX {
+        if count >= UPLOADS_MAX {
             return Err(ResumableError::TooMany);
         }
         let id = Uuid::now_v7();
@@ -148,7 +152,8 @@ impl ResumableUploads {
                 (file.metadata().await?.len(), path)
             }
         };
-        let expires_at = fs::metadata(&path).await?.modified()? + EXPIRES_AFTER;
+        let after = if described.is_finished { FINISHED_AFTER } else { EXPIRES_AFTER };
+        let expires_at = fs::metadata(&path).await?.modified()? + after;
         if expires_at < SystemTime::now() {
             delete(&self.folder, id).await?;
             return Err(ResumableError::NotFound);
@@ -162,18 +167,31 @@ impl ResumableUploads {
         let (mut entries, mut deleted) = (fs::read_dir(&self.folder).await?, 0);
         while let Some(entry) = entries.next_entry().await? {
             let path = entry.path();
-            let id = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<Uuid>().ok());
+            let part = |part: Option<&OsStr>| part.and_then(OsStr::to_str).unwrap_or_default().to_owned();
+            let (id, kind) = (part(path.file_stem()).parse::<Uuid>(), part(path.extension()));
             let modified = match entry.metadata().await.and_then(|metadata| metadata.modified()) {
                 Ok(modified) => modified,
                 // Deleted meanwhile, with the other file of its upload.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            let is_old = modified.elapsed().is_ok_and(|age| age > EXPIRES_AFTER);
-            // The description is older than the bytes; taking the upload tells.
-            if let (true, Some(id)) = (is_old, id)
-                && let Err(ResumableError::NotFound) = self.take(id).await
-            {
+            let is_older = |age: Duration| modified.elapsed().is_ok_and(|since| since > age);
+            let Ok(id) = id else { continue };
+            let is_gone = match kind.as_str() {
+                // Only what no request has touched for long is taken: taking interrupts.
+                "bytes" if is_older(EXPIRES_AFTER) => matches!(self.take(id).await, Err(ResumableError::NotFound)),
+                "json" if is_older(FINISHED_AFTER) => {
+                    let described = fs::read(&path).await.ok().and_then(|json| serde_json::from_slice(&json).ok());
+                    described.is_none_or(|described: Described| described.is_finished)
+                }
+                // A crash left it.
+                "new" if is_older(FINISHED_AFTER) => {
+                    remove(&path).await?;
+                    continue;
+                }
+                _ => continue,
+            };
+            if is_gone {
                 delete(&self.folder, id).await?;
                 deleted += 1;
             }
@@ -263,7 +281,8 @@ impl ResumableWriter {
 
     /// Removes what was written.
     pub async fn undo(&mut self, offset: u64) -> io::Result<()> {
-        self.file.flush().await?;
+        // What cannot be written is removed all the same.
+        let _ = self.file.flush().await;
         self.file.set_len(offset).await?;
         self.written = 0;
         self.file.sync_all().await
@@ -313,7 +332,14 @@ mod tests {
 
     fn described(length: u64) -> Described {
         let (batch_id, name) = (Uuid::now_v7(), "a.log".to_owned());
-        Described { batch_id, name, encoding: Encoding::Identity, length: Some(length), is_finished: false }
+        Described {
+            batch_id,
+            name,
+            encoding: Encoding::Identity,
+            length: Some(length),
+            metadata: String::new(),
+            is_finished: false,
+        }
     }
 
     async fn append(upload: &mut Resumable, bytes: &[u8]) {

@@ -47,10 +47,17 @@ impl Api {
         let response = self.call(request).await;
         let status = response.status();
         let body = to_bytes(response.into_body(), ANSWER_BYTES_MAX).await;
-        let answer = body.ok().and_then(|body| serde_json::from_slice::<Value>(&body).ok()).unwrap_or_default();
-        match status {
-            StatusCode::OK => Ok(answer),
-            status => Err(PageError::new(status, answer["detail"].as_str().unwrap_or("the answer is too large"))),
+        let answer = body.ok().and_then(|body| serde_json::from_slice::<Value>(&body).ok());
+        match (status, answer) {
+            (StatusCode::OK, Some(answer)) => Ok(answer),
+            (StatusCode::OK, None) => {
+                let detail = "the answer is too large for a page, or was interrupted; use a filter, or the API";
+                Err(PageError::new(StatusCode::BAD_GATEWAY, detail))
+            }
+            (status, answer) => {
+                let detail = answer.as_ref().and_then(|answer| answer["detail"].as_str());
+                Err(PageError::new(status, detail.unwrap_or("the server gave no reason")))
+            }
         }
     }
 

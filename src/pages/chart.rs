@@ -66,6 +66,7 @@ pub fn timeline(answer: &Value, label: &str, link: impl Fn(&str, &str) -> String
                     }
                 }
             }
+            @if answer["truncated"] == true { p.quiet { "There is more than the chart shows; choose a shorter time." } }
             div.axis { span { (short(&at(0))) } span { (short(&at(bars))) } }
             @if groups.len() > 1 || groups.first().is_some_and(|(name, _)| !name.is_empty()) {
                 ul.legend {

@@ -100,7 +100,9 @@ struct Defaults {
 struct LinesBody {
     /// Records that are durable and counted.
     accepted: usize,
-    /// Records that were not counted; the first 100.
+    /// The number of records that were not counted.
+    rejections: u64,
+    /// The first 100 of them.
     rejected: Vec<RejectedRecord>,
     /// The epoch that has the lines.
     epoch: u64,
@@ -158,14 +160,19 @@ async fn append(
         drain(&mut body).await;
     }
     let (bytes, _slot) = read?;
-    let (mut lines, mut rejected) = (Vec::new(), Vec::new());
-    for (index, record) in records(&bytes).into_iter().enumerate() {
+    let (mut lines, mut rejected, mut rejections) = (Vec::new(), Vec::new(), 0);
+    for (index, record) in records(&bytes).enumerate() {
         match record.and_then(|(record, text)| line(record, text, &defaults)) {
             Ok(line) => lines.push(line),
-            Err(detail) => rejected.push(RejectedRecord { record: index + 1, detail }),
+            Err(detail) => {
+                rejections += 1;
+                if rejected.len() < REJECTED_MAX {
+                    rejected.push(RejectedRecord { record: index + 1, detail });
+                }
+            }
         }
     }
-    counter!("argus_shipped_records_total", "outcome" => "rejected").increment(rejected.len() as u64);
+    counter!("argus_shipped_records_total", "outcome" => "rejected").increment(rejections);
     let accepted = lines.len();
     if accepted == 0 {
         let detail = match rejected.first() {
@@ -178,33 +185,34 @@ async fn append(
     let epoch = tokio::spawn(async move { context.count(lines).await });
     let epoch = epoch.await.map_err(|error| Problem::internal(&error))??;
     counter!("argus_shipped_records_total", "outcome" => "counted").increment(accepted as u64);
-    rejected.truncate(REJECTED_MAX);
-    Ok(Json(LinesBody { accepted, rejected, epoch }))
+    Ok(Json(LinesBody { accepted, rejections, rejected, epoch }))
 }
 
 /// The fields of a record, and its text.
 type Record = (Map<String, Value>, Vec<u8>);
 
 /// The records of a body, each with the reason if it is none.
-fn records(body: &[u8]) -> Vec<Result<Record, String>> {
-    let object = |value: Value, text: Vec<u8>| match value {
-        Value::Object(record) => Ok((record, text)),
-        _ => Err("it is not a JSON object".to_owned()),
-    };
+fn records(body: &[u8]) -> Box<dyn Iterator<Item = Result<Record, String>> + '_> {
+    fn object(value: Value, text: Vec<u8>) -> Result<Record, String> {
+        match value {
+            Value::Object(record) => Ok((record, text)),
+            _ => Err("it is not a JSON object".to_owned()),
+        }
+    }
     if body.trim_ascii_start().first() == Some(&b'[') {
         return match serde_json::from_slice::<Vec<Value>>(body) {
-            Ok(values) => {
-                values.into_iter().map(|value| object(value.clone(), value.to_string().into_bytes())).collect()
-            }
-            Err(error) => vec![Err(format!("the array is not JSON: {error}"))],
+            Ok(values) => Box::new(values.into_iter().map(|value| {
+                let text = value.to_string().into_bytes();
+                object(value, text)
+            })),
+            Err(error) => Box::new(std::iter::once(Err(format!("the array is not JSON: {error}")))),
         };
     }
     let lines = body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
-    let parsed = |line: &[u8]| match serde_json::from_slice(line) {
+    Box::new(lines.map(|line| match serde_json::from_slice(line) {
         Ok(value) => object(value, line.to_vec()),
         Err(error) => Err(format!("it is not JSON: {error}")),
-    };
-    lines.map(parsed).collect()
+    }))
 }
 
 /// The line of a record.
@@ -245,7 +253,7 @@ impl ShippersContext {
             let mut batches: Vec<Uuid> = parts.iter().map(|part| part.batch_id).collect();
             batches.dedup();
             match self.pipeline.consume(parts, Vec::new()).await {
-                Ok(None) => return self.counted(&batches).await,
+                Ok(None) => return Ok(self.counted(&batches).await),
                 Ok(Some(RefusedPart { batch_id, reason, .. })) => {
                     if !has_ended(&reason) {
                         return Err(PipelineError::Refused(reason).into());
@@ -278,15 +286,17 @@ impl ShippersContext {
         Ok(parts(texts))
     }
 
-    /// Waits until the lines are counted. Returns the epoch that has them.
-    async fn counted(&self, batches: &[Uuid]) -> Result<u64, Problem> {
+    /// Waits until the lines are counted. Returns the epoch that has them. They are durable: no failure from here on may
+    /// make the shipper send them again.
+    async fn counted(&self, batches: &[Uuid]) -> u64 {
         let mut epoch = 0;
         for batch_id in batches {
-            // It may have been deleted meanwhile.
-            epoch = epoch.max(self.metadata.batch(*batch_id).await?.map_or(0, |batch| batch.epoch));
+            if let Ok(Some(batch)) = self.metadata.batch(*batch_id).await {
+                epoch = epoch.max(batch.epoch);
+            }
         }
-        visible(&self.snapshots, epoch, COUNTED_WAIT_MS).await?;
-        Ok(epoch)
+        let _ = visible(&self.snapshots, epoch, COUNTED_WAIT_MS).await;
+        epoch
     }
 }
 
@@ -302,7 +312,7 @@ mod tests {
             firmware: None,
             file: None,
         };
-        let (record, text) = records(record.as_bytes()).remove(0)?;
+        let (record, text) = records(record.as_bytes()).next().expect("a record")?;
         let line = line(record, text, &defaults)?;
         Ok(format!("{} {} {}", line.sender.vehicle_id, line.file, String::from_utf8_lossy(&line.text)))
     }

@@ -1,7 +1,8 @@
 //! Resumable uploads: tus 1.0 with the extensions creation, creation-defer-length, termination, checksum and
 //! expiration (<https://tus.io/protocols/resumable-upload>).
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -15,7 +16,7 @@ use futures::{Stream, StreamExt};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -45,10 +46,17 @@ const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
 const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
 const UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defer-length");
+const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
 const UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
 
 /// The limit of requests that send bytes at once; more wait.
 const REQUESTS_MAX: usize = 64;
+
+/// Whole uploads that are stored and counted at once; more wait.
+const FINISHES_MAX: usize = 32;
+
+/// How long a whole upload waits to be stored and counted; its client asks again then.
+const FINISH_WAIT: Duration = Duration::from_secs(60);
 
 /// Bytes that are read at once of a whole upload (1 MiB).
 const READ_BYTES: usize = 1 << 20;
@@ -60,6 +68,7 @@ struct UploadsContext {
     pipeline: Pipeline,
     metadata: Metadata,
     slots: Slots,
+    finishes: Arc<Semaphore>,
     stopping: watch::Receiver<Stopping>,
 }
 
@@ -71,6 +80,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
         pipeline: service.pipeline.clone(),
         metadata: service.metadata.clone(),
         slots: Slots::new("resumable", REQUESTS_MAX),
+        finishes: Arc::new(Semaphore::new(FINISHES_MAX)),
         stopping: service.stopping.clone(),
     };
     OpenApiRouter::new()
@@ -155,8 +165,10 @@ async fn create(
         _ => return Err(Problem::invalid("give Upload-Length, or Upload-Defer-Length: 1, and not both")),
     }
     context.check_length(length)?;
-    let (name, encoding) = described(&headers)?;
-    let described = Described { batch_id, name, encoding, length, is_finished: false };
+    let metadata = headers.get(UPLOAD_METADATA).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (name, encoding) = described(metadata)?;
+    let metadata = metadata.to_owned();
+    let described = Described { batch_id, name, encoding, length, metadata, is_finished: false };
     // A separate task: it completes even if the client disconnects.
     let work = tokio::spawn(async move {
         let mut upload = context.uploads.create(described).await?;
@@ -196,7 +208,12 @@ async fn find(
         if upload.is_whole() && !upload.described.is_finished {
             context.finish(&mut upload).await?;
         }
-        Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], state(&upload)).into_response())
+        let mut headers = state(&upload);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Ok(metadata) = HeaderValue::try_from(&upload.described.metadata) {
+            headers.insert(UPLOAD_METADATA, metadata);
+        }
+        Ok(headers.into_response())
     });
     work.await.map_err(|error| Problem::internal(&error))?
 }
@@ -308,6 +325,10 @@ impl UploadsContext {
         let checksum = Checksum::wanted(headers)?;
         self.ingest.check_room()?;
         let mut upload = self.take(path).await?;
+        if !upload.described.is_finished {
+            // Before a long body is read in vain.
+            pending_batch(&self.metadata, &path.0).await?;
+        }
         if offset != upload.offset {
             return Err(Problem::offset_differs(upload.offset));
         }
@@ -358,8 +379,16 @@ impl UploadsContext {
         let limit = upload.described.length.unwrap_or(self.ingest.file_bytes_max()) - upload.offset;
         let (mut stopping, mut interrupted) = (self.stopping.clone(), upload.interrupted.clone());
         let received = async {
-            let first = self.slots.first_bytes(body).await.map_err(IngestError::Interrupted)?;
-            let slot = self.slots.take().await.map_err(IngestError::Interrupted)?;
+            let mut wanted = upload.interrupted.clone();
+            let begun = async {
+                let first = self.slots.first_bytes(body).await?;
+                Ok((first, self.slots.take().await?))
+            };
+            let begun = tokio::select! {
+                begun = begun => begun,
+                _ = wanted.changed() => Err(another_request()),
+            };
+            let (first, slot) = begun.map_err(IngestError::Interrupted)?;
             let mut chunks = first.chunks.into_iter();
             loop {
                 let next = match chunks.next() {
@@ -368,7 +397,7 @@ impl UploadsContext {
                     None => tokio::select! {
                         next = slot.next(body) => next,
                         _ = stopping.wait_for(|stopping| *stopping == Stopping::Now) => Err(Interrupted::Stopping),
-                        _ = interrupted.changed() => Err(Interrupted::Connection("the client sent another request".to_owned())),
+                        _ = interrupted.changed() => Err(another_request()),
                     },
                 };
                 slot.client_waits();
@@ -396,6 +425,9 @@ impl UploadsContext {
     /// Stores and counts a whole upload like a file that arrives at once. A crash before the end repeats it, with the
     /// same key, so that it is accepted once.
     async fn finish(&self, upload: &mut Resumable) -> Result<(), Problem> {
+        // Each takes threads of the pool that also reads its bytes.
+        let permit = tokio::time::timeout(FINISH_WAIT, Arc::clone(&self.finishes).acquire_owned()).await;
+        let _permit = permit.map_err(|_| Problem::busy("many uploads are being counted; ask again later"))?;
         let Described { batch_id, name, encoding, .. } = upload.described.clone();
         let request = format!("TUS {batch_id}/{name}");
         let key = UploadKey { key: format!("tus/{}", upload.id), request };
@@ -467,6 +499,11 @@ impl Checksum {
     }
 }
 
+/// A request ends when its client begins another one for the same upload.
+fn another_request() -> Interrupted {
+    Interrupted::Connection("the client sent another request".to_owned())
+}
+
 /// The headers that say how much of an upload has arrived.
 fn state(upload: &Resumable) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -489,8 +526,7 @@ fn number(headers: &HeaderMap, name: &HeaderName) -> Result<Option<u64>, Problem
 }
 
 /// The file's name and encoding in `Upload-Metadata`: keys, each with a value in base64, separated by commas.
-fn described(headers: &HeaderMap) -> Result<(String, Encoding), Problem> {
-    let metadata = headers.get("upload-metadata").and_then(|value| value.to_str().ok()).unwrap_or_default();
+fn described(metadata: &str) -> Result<(String, Encoding), Problem> {
     let value = |key: &str| -> Result<Option<String>, Problem> {
         let mut pairs = metadata.split(',').map(|pair| pair.trim().split_once(' ').unwrap_or((pair.trim(), "")));
         let Some((_, value)) = pairs.find(|(found, _)| *found == key) else { return Ok(None) };

@@ -18,8 +18,7 @@ async function refresh(url, signal) {
 
 // Changes.
 if (main.dataset.events) {
-  const events = new EventSource(main.dataset.events);
-  let timer = null, again = false, running = false;
+  let events = null, timer = null, again = false, running = false;
   const update = async () => {
     timer = null;
     if (running) { again = true; return; }
@@ -29,8 +28,17 @@ if (main.dataset.events) {
     if (again) { again = false; changed(); }
   };
   const changed = () => { timer ??= setTimeout(update, Number(main.dataset.every)); };
-  for (const kind of ['status', 'progress', 'report', 'diagnosis', 'resync', 'message']) events.addEventListener(kind, changed);
-  addEventListener('pagehide', () => events.close());
+  // A page that nobody sees follows nothing: browsers allow few connections to a server.
+  const follow = () => {
+    events?.close();
+    events = null;
+    if (document.hidden) return;
+    events = new EventSource(main.dataset.events);
+    for (const kind of ['status', 'progress', 'report', 'diagnosis', 'resync', 'message']) events.addEventListener(kind, changed);
+  };
+  follow();
+  document.addEventListener('visibilitychange', () => { follow(); if (!document.hidden) changed(); });
+  addEventListener('pagehide', () => events?.close());
 }
 
 // A span of time: from the bar where the pointer goes down to the one where it goes up.
@@ -93,7 +101,8 @@ if (query) {
 const upload = document.querySelector('form[data-upload]');
 if (upload) {
   const list = document.getElementById('uploads'), zone = upload.querySelector('.drop');
-  let dropped = [];
+  let dropped = [], batch = null;
+  const sent = new Set();
   const entriesOf = (entry) => new Promise((resolve, reject) => {
     if (entry.isFile) return entry.file((file) => resolve([[entry.fullPath.slice(1), file]]), reject);
     const reader = entry.createReader(), found = [];
@@ -115,7 +124,7 @@ if (upload) {
     dropped.push(...files);
     say(`${files.length} files dropped.`);
   });
-  // Names have no folders: they become part of the name, as `argus upload` does it.
+  // Names have no folders: those below the chosen one become part of the name, as `argus upload` does it.
   const nameOf = (path) => path.replaceAll('/', '_').replaceAll('..', '_');
   const detail = async (answer) => (await answer.json().catch(() => ({}))).detail ?? `status ${answer.status}`;
   const put = (batch, path, file) => new Promise((resolve, reject) => {
@@ -139,19 +148,24 @@ if (upload) {
   upload.addEventListener('submit', async (event) => {
     event.preventDefault();
     const fields = upload.elements, button = upload.querySelector('button');
-    const chosen = [...fields.files.files, ...fields.folder.files].map((file) => [file.webkitRelativePath || file.name, file]);
-    const files = [...chosen, ...dropped];
-    if (!files.length) { say('Choose or drop files first.'); return; }
+    const chosen = [...fields.files.files, ...fields.folder.files].map((file) => [file.webkitRelativePath.split('/').slice(1).join('/') || file.name, file]);
+    const files = [...chosen, ...dropped], names = files.map(([path]) => nameOf(path));
+    const twice = names.find((name, index) => names.indexOf(name) !== index);
+    if (!files.length || twice) { say(twice ? `Two files are named ${twice}; upload one of them alone.` : 'Choose or drop files first.'); return; }
     button.disabled = true;
     try {
       const described = { vehicle_id: fields.vehicle_id.value, vin: fields.vin.value, expected_files: files.length };
       if (fields.firmware.value) described.firmware = fields.firmware.value;
       if (fields.platform.value) described.platform = fields.platform.value;
       const json = { 'Content-Type': 'application/json' };
-      const created = await fetch('/api/v1/batches', { method: 'POST', headers: json, body: JSON.stringify(described) });
-      if (!created.ok) throw new Error(await detail(created));
-      const batch = (await created.json()).id, waiting = [...files];
-      const worker = async () => { for (let next; (next = waiting.shift());) await put(batch, ...next); };
+      if (!batch) {
+        const created = await fetch('/api/v1/batches', { method: 'POST', headers: json, body: JSON.stringify(described) });
+        if (!created.ok) throw new Error(await detail(created));
+        batch = (await created.json()).id;
+      }
+      // After a failure, the next try sends what is missing to the same batch.
+      const waiting = files.filter(([path]) => !sent.has(nameOf(path)));
+      const worker = async () => { for (let next; (next = waiting.shift());) { await put(batch, ...next); sent.add(nameOf(next[0])); } };
       await Promise.all([worker(), worker(), worker()]);
       const completed = await fetch(`/api/v1/batches/${batch}/complete`, { method: 'POST' });
       if (!completed.ok) throw new Error(await detail(completed));
