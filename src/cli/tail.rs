@@ -5,9 +5,11 @@ use std::io::{Write, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use bytes::Bytes;
 use clap::Args;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use url::Url;
@@ -65,40 +67,26 @@ async fn follow(args: &TailArgs) -> Result<()> {
     if args.format == ReportFormat::Csv {
         writeln!(stdout(), "file,line,codes,text")?;
     }
-    let mut failures = 0;
+    let (mut events, mut failures) = (None, 0);
     loop {
-        // Connected first, so that no change after the look is missed.
-        let looked = async {
-            let events = tail.events().await?;
-            let is_at_rest = tail.look().await?;
-            Ok::<_, Failure>((events, is_at_rest))
-        };
-        match looked.await {
-            Ok((_, true)) => return Ok(()),
-            Ok((mut events, false)) => {
-                failures = 0;
-                // Until something happens, or the connection ends.
-                let changed = async {
-                    while let Some(Ok(chunk)) = events.next().await {
-                        // Comments keep the connection open.
-                        if chunk.windows(5).any(|field| field == b"data:") {
-                            return;
-                        }
-                    }
-                };
-                let _ = tokio::time::timeout(LOOK_EVERY, changed).await;
-            }
+        match tail.next(&mut events).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => failures = 0,
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Temporary(error)) => {
                 failures += 1;
                 if failures > FAILURES_MAX {
                     return Err(error);
                 }
+                events = None;
                 tokio::time::sleep(RETRY_WAIT).await;
             }
         }
     }
 }
+
+/// The events of the batch, as they arrive.
+type Events = BoxStream<'static, reqwest::Result<Bytes>>;
 
 /// Why the server was not read.
 enum Failure {
@@ -118,6 +106,12 @@ impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Failure {
         Failure::Final(error)
     }
+}
+
+/// An answer, if it arrives in time.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let answer = tokio::time::timeout(ANSWER_TIME, answer).await;
+    answer.unwrap_or_else(|_| Err(Failure::Temporary(anyhow!("the server does not answer"))))
 }
 
 struct Tail<'t> {
@@ -144,7 +138,7 @@ impl Tail<'_> {
             return Ok(response);
         }
         let body: Value = response.json().await.unwrap_or_default();
-        let error = anyhow::anyhow!("{}", body["detail"].as_str().unwrap_or(status.as_str()));
+        let error = anyhow!("{}", body["detail"].as_str().unwrap_or(status.as_str()));
         match status {
             StatusCode::TOO_MANY_REQUESTS => Err(Failure::Temporary(error)),
             status if status.is_server_error() => Err(Failure::Temporary(error)),
@@ -153,12 +147,33 @@ impl Tail<'_> {
     }
 
     async fn json(&self, url: Url) -> Result<Value, Failure> {
-        let answer = tokio::time::timeout(ANSWER_TIME, async { Ok(self.get(url).await?.json().await?) });
-        answer.await.unwrap_or_else(|_| Err(Failure::Temporary(anyhow::anyhow!("the server does not answer"))))
+        in_time(async { Ok(self.get(url).await?.json().await?) }).await
     }
 
-    async fn events(&self) -> Result<futures::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>, Failure> {
-        Ok(self.get(self.url(&["events"], &[])?).await?.bytes_stream().boxed())
+    /// Prints what is new, and waits for the next change. Returns whether no more can follow.
+    async fn next(&mut self, events: &mut Option<Events>) -> Result<bool, Failure> {
+        // Connected before the look, so that no change after it is missed. One connection is kept: each begins with the
+        // state of the batch, so the next would end the wait at once.
+        let following = match &mut *events {
+            Some(following) => following,
+            none => none.insert(self.get(self.url(&["events"], &[])?).await?.bytes_stream().boxed()),
+        };
+        if self.look().await? {
+            return Ok(true);
+        }
+        let changed = async {
+            while let Some(Ok(chunk)) = following.next().await {
+                // Comments keep the connection open.
+                if chunk.windows(5).any(|field| field == b"data:") {
+                    return true;
+                }
+            }
+            false
+        };
+        if tokio::time::timeout(LOOK_EVERY, changed).await == Ok(false) {
+            *events = None;
+        }
+        Ok(false)
     }
 
     /// Prints the new lines of all files. Returns whether no more can follow.
@@ -197,7 +212,8 @@ impl Tail<'_> {
             let count = (last - from + 1).min(LINES_MAX);
             let codes = self.codes(name, from, from + count).await?;
             let range = [("from_line", from.to_string()), ("lines", count.to_string())];
-            let text = self.get(self.url(&["files", name], &range)?).await?.bytes().await?;
+            let url = self.url(&["files", name], &range)?;
+            let text = in_time(async { Ok(self.get(url).await?.bytes().await?) }).await?;
             for (line, text) in (from..).zip(text.split_inclusive(|byte| *byte == b'\n')) {
                 let found = codes.get(&line).map_or(&[][..], Vec::as_slice);
                 if !(found.is_empty() && self.args.codes_only) {

@@ -213,14 +213,19 @@ impl Server {
         let Some(batch) = run.get().and_then(|run| run["batch"].as_str()?.parse::<Uuid>().ok()) else {
             return Ok(None);
         };
-        // It may have been completed or deleted meanwhile.
-        match self.call(Method::GET, &format!("batches/{batch}"), None, None).await {
-            Ok(found) if found["status"] == "pending" => {
-                writeln!(stderr(), "batch {batch}, continued")?;
-                Ok(Some(batch))
+        let url = self.url(&format!("batches/{batch}"))?;
+        let found = self.repeat(|| async {
+            match answer(self.client.get(url.clone()).timeout(STALL_TIME)).await {
+                // It was deleted meanwhile.
+                Err(Attempt::Local(_)) => Ok(Value::Null),
+                answered => answered,
             }
-            _ => Ok(None),
+        });
+        if found.await?["status"] != "pending" {
+            return Ok(None);
         }
+        writeln!(stderr(), "batch {batch}, continued")?;
+        Ok(Some(batch))
     }
 
     /// The hashes of the files that the server has, by name.

@@ -3,6 +3,7 @@
 
 pub mod binary;
 pub mod cached;
+pub mod checksum;
 pub mod connections;
 pub mod error_responses;
 pub mod extract;

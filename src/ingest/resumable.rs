@@ -2,7 +2,8 @@
 //!
 //! The bytes of an unfinished upload are in a file of the data directory, beside a small
 //! file that says what they are. When all bytes have arrived, they are stored and counted
-//! like those of any other upload, and are deleted; what they were stays for an hour, so that a client that lost the last answer learns that it is finished.
+//! like those of any other upload, and are deleted; what they were stays for an hour, so
+//! that a client that lost the last answer learns that it is finished.
 //!
 //! ```text
 //!  resumable/ID.json    the batch, the name, the length
@@ -25,7 +26,7 @@ use uuid::Uuid;
 use crate::domain::batch::Encoding;
 
 /// An upload expires this long after its last byte arrived (24 h).
-pub const EXPIRES_AFTER: Duration = Duration::from_secs(24 * 3600);
+const EXPIRES_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// A finished upload is remembered for this long (1 h), for a client that lost the last answer.
 const FINISHED_AFTER: Duration = Duration::from_secs(3600);

@@ -39,18 +39,13 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
         ("until", until.as_deref()),
         ("status", status.as_deref()),
     ];
-    let label_parts = label.as_deref().map(|label| label.split_once('=').unwrap_or((label, "")));
-    let label_name = format!("label.{}", label_parts.map_or("", |(name, _)| name));
-    let filters = [
-        ("vin", vin.as_deref()),
-        ("vehicle_id", vehicle_id.as_deref()),
-        ("firmware", firmware.as_deref()),
-        ("platform", platform.as_deref()),
-        (&*label_name, label_parts.map(|(_, value)| value)),
-        ("since", since.as_deref()),
-        ("until", until.as_deref()),
-        ("status", status.as_deref()),
-    ];
+    // The API has a parameter for each label.
+    let (label_name, label_value) = label.as_deref().map_or(("", None), |label| match label.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (label, None),
+    });
+    let label_name = format!("label.{label_name}");
+    let filters = shown.map(|(name, value)| if name == "label" { (&*label_name, label_value) } else { (name, value) });
     let paged = [&filters[..], &[("cursor", cursor.as_deref())]].concat();
     let answer = api.get("/batches", &paged).await?;
     let next = answer["next_cursor"].as_str();

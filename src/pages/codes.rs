@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use axum::response::Html;
 use maud::html;
 use serde::Deserialize;
@@ -89,9 +90,9 @@ pub async fn page(State(api): State<Api>, Path(code): Path<String>) -> Result<Ht
              FROM error_counts c JOIN batches b USING (batch_id) WHERE c.code = $code GROUP BY 1, 2 ORDER BY 1, 2",
         ))
         .await?;
-    let rows = list_of(&places);
+    let rows = items(&places, "rows");
     if rows.is_empty() {
-        return Err(PageError::new(axum::http::StatusCode::NOT_FOUND, &format!("no line has the code {code}")));
+        return Err(PageError::new(StatusCode::NOT_FOUND, &format!("no line has the code {code}")));
     }
     let examples = api
         .query(&of_code("SELECT batch_id, vin, file, line, ts, text FROM errors JOIN batches USING (batch_id) WHERE code = $code ORDER BY batch_id DESC, file, line LIMIT 10"))
@@ -129,7 +130,7 @@ pub async fn page(State(api): State<Api>, Path(code): Path<String>) -> Result<Ht
         section {
             h2 { "Where it appears" }
             div.scroll tabindex="0" role="region" aria-label="Firmware by platform" {
-                table.heat {
+                table {
                     thead { tr { th scope="col" { "Firmware" } @for platform in &platforms { th.number scope="col" { (shown(if platform.is_empty() { "no platform" } else { platform })) } } } }
                     tbody {
                         @for (firmware, counts) in &by_firmware {
@@ -149,7 +150,7 @@ pub async fn page(State(api): State<Api>, Path(code): Path<String>) -> Result<Ht
         }
         section { h2 { "Example lines" }
             ol.lines {
-                @for row in list_of(&examples) {
+                @for row in items(&examples, "rows") {
                     @let (id, file) = (row[0].as_str().unwrap_or_default(), row[2].as_str().unwrap_or_default());
                     @let filters = [("code", Some(&*code)), ("file", Some(file))];
                     li {
@@ -161,16 +162,11 @@ pub async fn page(State(api): State<Api>, Path(code): Path<String>) -> Result<Ht
             }
         }
         section { h2 { "Vehicles" }
-            ul { @for row in list_of(&vehicles) { li { (vehicle_link(row[0].as_str().unwrap_or_default())) " " (grouped(row[1].as_u64().unwrap_or(0))) } } }
+            ul { @for row in items(&vehicles, "rows") { li { (vehicle_link(row[0].as_str().unwrap_or_default())) " " (grouped(row[1].as_u64().unwrap_or(0))) } } }
         }
         section { h2 { "Codes in the same batches" }
-            ul { @for row in list_of(&with) { li { (code_link(row[0].as_str().unwrap_or_default())) " in " (grouped(row[1].as_u64().unwrap_or(0))) " batches" } } }
+            ul { @for row in items(&with, "rows") { li { (code_link(row[0].as_str().unwrap_or_default())) " in " (grouped(row[1].as_u64().unwrap_or(0))) " batches" } } }
         }
     };
     Ok(whole_page(&format!("Code {code}"), Section::Codes, None, &body))
-}
-
-/// The rows of a query.
-fn list_of(answer: &serde_json::Value) -> &[serde_json::Value] {
-    items(answer, "rows")
 }

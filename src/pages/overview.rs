@@ -58,7 +58,7 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
     };
     let body = html! {
         h1 { "Overview" }
-        div.figures id="figures" {
+        div.totals id="totals" {
             div { b { (grouped(totals[0].as_u64().unwrap_or(0))) } " batches" }
             div { b { (grouped(totals[1].as_u64().unwrap_or(0))) } " vehicles" }
             div { b { (grouped(firmwares.len() as u64)) } " firmwares" }

@@ -99,12 +99,7 @@ async fn append(
     let offset = upload_offset(&headers)?;
     let key = idempotency_key(&headers)?;
     context.ingest.check_room()?;
-    let mut body = body.into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
-    let read = read_part(&context.slots, &mut body, encoding).await;
-    if read.is_err() {
-        drain(&mut body).await;
-    }
-    let (bytes, _slot) = read?;
+    let (bytes, _slot) = read_part(&context.slots, body, encoding).await?;
     let key = key.map(|key| {
         let digest = Sha256::digest(&bytes);
         UploadKey {
@@ -133,7 +128,16 @@ fn upload_offset(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 }
 
 /// Reads and decodes a whole body of a limited size. Returns it with its slot.
-pub async fn read_part<S>(slots: &Slots, body: &mut S, encoding: Encoding) -> Result<(Bytes, Slot), Problem>
+pub async fn read_part(slots: &Slots, body: Body, encoding: Encoding) -> Result<(Bytes, Slot), Problem> {
+    let mut body = body.into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
+    let read = read_and_decode(slots, &mut body, encoding).await;
+    if read.is_err() {
+        drain(&mut body).await;
+    }
+    read
+}
+
+async fn read_and_decode<S>(slots: &Slots, body: &mut S, encoding: Encoding) -> Result<(Bytes, Slot), Problem>
 where
     S: Stream<Item = Result<Bytes, String>> + Unpin,
 {

@@ -1,4 +1,4 @@
-//! Lines from log shippers: NDJSON, as the HTTP outputs of Vector and Fluent Bit send it.
+//! Lines from log shippers, such as Vector and Fluent Bit: NDJSON, or arrays of JSON objects.
 
 use std::sync::Arc;
 
@@ -7,7 +7,6 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::HeaderMap;
-use futures::StreamExt;
 use metrics::counter;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -22,7 +21,7 @@ use crate::domain::batch::{Part, check_name};
 use crate::http::error_responses::{
     Conflict, DiskFull, GatewayTimeout, Invalid, TimedOut, TooLong, Unavailable, UnknownEncoding, UploadInterrupted,
 };
-use crate::http::extract::{Parameters, drain};
+use crate::http::extract::Parameters;
 use crate::http::problem::Problem;
 use crate::http::routes::files::content_encoding;
 use crate::http::routes::lines::{COUNTED_WAIT_MS, read_part};
@@ -154,12 +153,7 @@ async fn append(
 ) -> Result<Json<LinesBody>, Problem> {
     let encoding = content_encoding(&headers)?;
     context.ingest.check_room()?;
-    let mut body = body.into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
-    let read = read_part(&context.slots, &mut body, encoding).await;
-    if read.is_err() {
-        drain(&mut body).await;
-    }
-    let (bytes, _slot) = read?;
+    let (bytes, _slot) = read_part(&context.slots, body, encoding).await?;
     let (mut lines, mut rejected, mut rejections) = (Vec::new(), Vec::new(), 0);
     for (index, record) in records(&bytes).enumerate() {
         match record.and_then(|(record, text)| line(record, text, &defaults)) {

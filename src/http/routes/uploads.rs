@@ -13,8 +13,6 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use sha1::Sha1;
-use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{Semaphore, watch};
 use utoipa_axum::router::OpenApiRouter;
@@ -25,6 +23,7 @@ use crate::app::Service;
 use crate::domain::batch::{Encoding, check_name};
 use crate::domain::clock::now;
 use crate::http::binary::Binary;
+use crate::http::checksum::Checksum;
 use crate::http::error_responses::{Conflict, DiskFull, Invalid, NotFound, TimedOut, TooLong, Unavailable};
 use crate::http::extract::{Segments, drain};
 use crate::http::problem::{Problem, batch_id};
@@ -379,14 +378,13 @@ impl UploadsContext {
         let limit = upload.described.length.unwrap_or(self.ingest.file_bytes_max()) - upload.offset;
         let (mut stopping, mut interrupted) = (self.stopping.clone(), upload.interrupted.clone());
         let received = async {
-            let mut wanted = upload.interrupted.clone();
             let begun = async {
                 let first = self.slots.first_bytes(body).await?;
                 Ok((first, self.slots.take().await?))
             };
             let begun = tokio::select! {
                 begun = begun => begun,
-                _ = wanted.changed() => Err(another_request()),
+                _ = interrupted.changed() => Err(another_request()),
             };
             let (first, slot) = begun.map_err(IngestError::Interrupted)?;
             let mut chunks = first.chunks.into_iter();
@@ -455,47 +453,6 @@ impl UploadsContext {
         let (stored, claim) = outcome?;
         accept(&self.pipeline, stored, claim, Some(key)).await?;
         Ok(upload.finish().await.map_err(ResumableError::from)?)
-    }
-}
-
-/// The checksum of a request's bytes, and the one that the client says.
-enum Checksum {
-    Sha1(Sha1, Vec<u8>),
-    Sha256(Sha256, Vec<u8>),
-}
-
-impl Checksum {
-    fn wanted(headers: &HeaderMap) -> Result<Option<Checksum>, Problem> {
-        let Some(value) = headers.get("upload-checksum") else { return Ok(None) };
-        let invalid = || Problem::invalid("Upload-Checksum must be sha1 or sha256, a space, and the digest in base64");
-        let (algorithm, digest) = value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or_else(invalid)?;
-        let digest = BASE64_STANDARD.decode(digest.trim()).map_err(|_| invalid())?;
-        match algorithm {
-            "sha1" => Ok(Some(Checksum::Sha1(Sha1::new(), digest))),
-            "sha256" => Ok(Some(Checksum::Sha256(Sha256::new(), digest))),
-            _ => Err(Problem::new(StatusCode::BAD_REQUEST, "unknown-checksum", "the checksum must be sha1 or sha256")),
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Checksum::Sha1(state, _) => state.update(bytes),
-            Checksum::Sha256(state, _) => state.update(bytes),
-        }
-    }
-
-    fn check(self) -> Result<(), Problem> {
-        let is_same = match self {
-            Checksum::Sha1(state, wanted) => state.finalize()[..] == wanted,
-            Checksum::Sha256(state, wanted) => state.finalize()[..] == wanted,
-        };
-        match (is_same, StatusCode::from_u16(460)) {
-            (false, Ok(mismatch)) => {
-                let detail = "the bytes do not have this checksum and were dropped; send them again";
-                Err(Problem::new(mismatch, "checksum-mismatch", detail))
-            }
-            _ => Ok(()),
-        }
     }
 }
 

@@ -209,7 +209,8 @@ impl Round<'_> {
             binary: looks_binary(&part.bytes),
             ..record.row(record.version, i8::from(is_new))
         };
-        let packed = part.packed.clone().filter(|_| whole == part.bytes);
+        // The journal has the same text, unless an open line is before or after the whole ones.
+        let packed = part.packed.clone().filter(|_| open_bytes == 0 && record.open_line.is_empty());
         self.add_entry_with_lines(Change::Admit(grown), Text { text: whole, packed, lines_before, bytes_before });
         match part.bytes.is_empty() {
             true => self.save_file(&record).await?,

@@ -181,7 +181,7 @@ impl<'c> Round<'c> {
             let (encoding, text) = match &entry.lines {
                 Lines::None => (None, None),
                 Lines::Stored(encoding) => (Some(json(encoding)?), None),
-                // Compressed text is told by an encoding.
+                // An encoding marks compressed text.
                 Lines::Inline(text) => (text.packed.as_ref().map(|_| json(&Encoding::Zstd)).transpose()?, Some(text)),
             };
             let mut statements = Statements::new(self.dialect);
