@@ -10,6 +10,7 @@
 //! - [`sql`]: which statements run, and how they are rewritten;
 //! - [`execute`]: a user's query and its rows; `outcome`: how it ended; [`results`]: those rows in a client's format;
 //! - [`reads`]: the reads that have an endpoint of their own;
+//! - [`statistics`]: the tests and intervals of comparisons;
 //! - [`cache`]: cached answers;
 //! - [`servers`]: SQL over the protocols of PostgreSQL and Arrow Flight;
 //! - [`error`]: why a query failed.
@@ -26,12 +27,13 @@ pub mod reads;
 pub mod results;
 pub mod servers;
 pub mod sql;
+mod statistics;
 pub mod tables;
 
 pub use engine::{Engine, EngineConfig};
 pub use error::QueryError;
 pub use execute::{Limits, Rows};
-pub use reads::compare::{Comparison, UnknownFirmware};
+pub use reads::compare::{Comparison, ComparisonError, ComparisonRequest};
 pub use reads::error_lines::{ErrorLine, ErrorsPage, ErrorsRequest, files_of_other_rules};
 pub use reads::filter::FleetFilter;
 pub use reads::fleet_codes::{FleetCode, FleetCodes, FleetRequest, GroupBy};

@@ -11,6 +11,7 @@ use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
+use crate::cli::upload::label;
 use crate::cli::{ReportFormat, render, terminal};
 use crate::http::list;
 
@@ -33,8 +34,8 @@ const REPORT_COLUMNS: [&str; 11] = [
 ];
 const REPORT_TABLE: [&str; 5] = ["count", "severity", "code", "new_for_vehicle", "example.text"];
 const CODES_TABLE: [&str; 7] = ["code", "group", "count", "vehicles", "batches", "first_seen", "last_seen"];
-const COMPARE_TABLE: [&str; 8] =
-    ["code", "change", "vehicles", "share", "against.vehicles", "against.share", "p_value", "q_value"];
+const COMPARE_TABLE: [&str; 9] =
+    ["code", "change", "vehicles", "share", "against.vehicles", "against.share", "p_value", "q_value", "warnings"];
 
 /// Flags of the commands that ask a server.
 #[derive(Debug, Args)]
@@ -96,6 +97,24 @@ pub struct CompareArgs {
     pub firmware: String,
     /// The firmware to compare it with.
     pub against: String,
+    /// Only batches of this platform.
+    #[arg(long, env = "ARGUS_PLATFORM")]
+    pub platform: Option<String>,
+    /// Only occurrences on lines of this component.
+    #[arg(long, env = "ARGUS_COMPONENT")]
+    pub component: Option<String>,
+    /// Only codes of this severity: critical, error, warning or info.
+    #[arg(long, env = "ARGUS_SEVERITY")]
+    pub severity: Option<String>,
+    /// Only batches with this label; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    pub label: Vec<(String, String)>,
+    /// Only lines with a plausible time at or after this, in RFC 3339.
+    #[arg(long, env = "ARGUS_SINCE", value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only lines with a plausible time before this, in RFC 3339.
+    #[arg(long, env = "ARGUS_UNTIL", value_name = "TIME")]
+    pub until: Option<String>,
     /// The server, and the format.
     #[command(flatten)]
     pub ask: AskArgs,
@@ -147,13 +166,22 @@ pub fn codes(args: &CodesArgs) -> Result<ExitCode> {
 
 /// Runs `argus compare`.
 pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
-    let parameters = [("firmware", Some(args.firmware.clone())), ("against", Some(args.against.clone()))];
+    let mut parameters = vec![
+        ("firmware".to_owned(), Some(args.firmware.clone())),
+        ("against".to_owned(), Some(args.against.clone())),
+        ("platform".to_owned(), args.platform.clone()),
+        ("component".to_owned(), args.component.clone()),
+        ("severity".to_owned(), args.severity.clone()),
+        ("since".to_owned(), args.since.clone()),
+        ("until".to_owned(), args.until.clone()),
+    ];
+    parameters.extend(args.label.iter().map(|(name, value)| (format!("label.{name}"), Some(value.clone()))));
     let compared = get(&args.ask, &with_parameters("fleet/compare", parameters))?;
     print(args.ask.format, &compared, &COMPARE_TABLE, &list::COMPARED_COLUMNS)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn with_parameters<const N: usize>(path: &str, parameters: [(&str, Option<String>); N]) -> String {
+fn with_parameters<N: AsRef<str>>(path: &str, parameters: impl IntoIterator<Item = (N, Option<String>)>) -> String {
     let mut query = url::form_urlencoded::Serializer::new(format!("{path}?"));
     query.extend_pairs(parameters.into_iter().filter_map(|(name, value)| Some((name, value?))));
     query.finish()

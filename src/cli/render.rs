@@ -168,6 +168,9 @@ pub fn values(out: &mut dyn Write, columns: &[&str], rows: &[Value]) -> io::Resu
     let field = |row: &Value, column: &str| match list::field(row, column) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => terminal::line(text).into_owned(),
+        Some(Value::Array(texts)) => {
+            texts.iter().filter_map(Value::as_str).map(terminal::line).collect::<Vec<_>>().join(" ")
+        }
         Some(Value::Number(number)) if number.is_f64() => format!("{:.4}", number.as_f64().unwrap_or_default()),
         Some(other) => other.to_string(),
     };

@@ -17,20 +17,25 @@ pub const CODE_COLUMNS: [&str; 9] =
     ["code", "group", "vin", "count", "inactive", "batches", "vehicles", "first_seen", "last_seen"];
 
 /// The columns of the compared codes as CSV.
-pub const COMPARED_COLUMNS: [&str; 13] = [
+pub const COMPARED_COLUMNS: [&str; 18] = [
     "code",
     "change",
     "vehicles",
+    "vehicles_total",
     "share",
     "count",
     "rate",
     "against.vehicles",
+    "against.vehicles_total",
     "against.share",
     "against.count",
     "against.rate",
+    "difference",
+    "interval",
     "test",
     "p_value",
     "q_value",
+    "warnings",
 ];
 
 /// The content type of CSV.

@@ -14,10 +14,14 @@ use super::parts::{choice, code_link, firmware_link, grouped, items, number, sho
 /// Codes that the page shows.
 const ROWS: usize = 500;
 
+/// Batches per vehicle are noted if they differ by this factor.
+const EXPOSURE_NOTED: f64 = 1.5;
+
 #[derive(Deserialize)]
 pub struct Parameters {
     firmware: Option<String>,
     against: Option<String>,
+    platform: Option<String>,
 }
 
 /// The firmwares, the newest first: `name`, `vehicles`, `batches`, `first`, `last`.
@@ -46,10 +50,15 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
         .or_else(|| name(0))
         .filter(|other| Some(other) != firmware.as_ref());
     let against = given(&parameters.against).or(before);
+    let platform = given(&parameters.platform);
+    let platforms = api.query("SELECT DISTINCT platform FROM batches WHERE platform IS NOT NULL ORDER BY 1").await?;
+    let platforms: Vec<&str> = items(&platforms, "rows").iter().filter_map(|row| row[0].as_str()).collect();
     let names: Vec<&str> = firmwares.iter().map(|one| text(one, "name")).collect();
     let compared = match (&firmware, &against) {
         (Some(firmware), Some(against)) => {
-            Some(api.get("/fleet/compare", &[("firmware", Some(firmware)), ("against", Some(against))]).await)
+            let names =
+                [("firmware", Some(firmware.as_str())), ("against", Some(against)), ("platform", platform.as_deref())];
+            Some(api.get("/fleet/compare", &names).await)
         }
         _ => None,
     };
@@ -57,21 +66,28 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
         Some(Err(error)) if !error.is_of_the_request() => return Err(error),
         compared => compared,
     };
-    let shape =
-        [("of", Some("batches")), ("group_by", Some("firmware")), ("bucket", Some("1d")), ("limit", Some("10000"))];
+    let shape = [
+        ("of", Some("batches")),
+        ("group_by", Some("firmware")),
+        ("bucket", Some("1d")),
+        ("limit", Some("10000")),
+        ("platform", platform.as_deref()),
+    ];
     let adoption = api.get("/fleet/timeline", &shape).await?;
     let body = html! {
         h1 { "Firmware" }
         form.filters action="/firmware" {
             (choice("firmware", "Firmware", &names, firmware.as_deref()))
             (choice("against", "against", &names, against.as_deref()))
+            (choice("platform", "Platform", &platforms, platform.as_deref()))
             button { "Compare" }
         }
         @match compared {
             Some(Ok(compared)) => {
                 p { (firmware_link(text(&compared, "firmware"))) " on " (grouped(number(&compared, "vehicles"))) " vehicles, "
                     (firmware_link(text(&compared, "against"))) " on " (grouped(number(&compared, "against_vehicles"))) " vehicles. "
-                    "The unit of the test is the vehicle; q is the false discovery rate." }
+                    (design(&compared)) " The unit is the vehicle; q is the false discovery rate." }
+                (exposure(&compared))
                 @for (title, change) in [("Codes that more vehicles have", "more"), ("Codes that fewer vehicles have", "less"), ("No difference", "same")] {
                     section {
                         h2 { (title) }
@@ -119,6 +135,7 @@ pub fn compared_table(compared: &Value, change: Option<&str>, rows: usize) -> Ma
                 table {
                     thead { tr {
                         th scope="col" { "Code" } th scope="col" { "Vehicles" } th scope="col" { "Before" }
+                        th.number scope="col" { "Difference" } th scope="col" { "95 % interval" }
                         th.number scope="col" { "p" } th.number scope="col" { "q" } th scope="col" { "" }
                     } }
                     tbody {
@@ -128,9 +145,14 @@ pub fn compared_table(compared: &Value, change: Option<&str>, rows: usize) -> Ma
                                 td { (code_link(text(code, "code"))) }
                                 td { (grouped(number(code, "vehicles"))) " " (chart::share(code["share"].as_f64().unwrap_or(0.0))) }
                                 td { (grouped(number(against, "vehicles"))) " " (chart::share(against["share"].as_f64().unwrap_or(0.0))) }
+                                td.number { (percent(&code["difference"])) }
+                                td { (percent(&code["interval"][0])) " to " (percent(&code["interval"][1])) }
                                 td.number { (probability(&code["p_value"])) }
                                 td.number { (probability(&code["q_value"])) }
-                                td { @if number(against, "vehicles") == 0 { strong { "new" } } @else if number(code, "vehicles") == 0 { "gone" } }
+                                td {
+                                    @if number(against, "vehicles") == 0 { strong { "new" } " " } @else if number(code, "vehicles") == 0 { "gone " }
+                                    @for warning in items(code, "warnings") { span.quiet { (warning_text(warning.as_str().unwrap_or_default())) } " " }
+                                }
                             }
                         }
                     }
@@ -139,6 +161,48 @@ pub fn compared_table(compared: &Value, change: Option<&str>, rows: usize) -> Ma
         }
         @if codes.len() > rows { p.quiet { "The first " (rows) " of " (codes.len()) "." } }
     }
+}
+
+/// How the vehicles are compared.
+fn design(compared: &Value) -> String {
+    let pairs = grouped(number(compared, "both_vehicles"));
+    match compared["codes"][0]["test"].as_str().unwrap_or_default() {
+        "mcnemar_exact" => {
+            format!(
+                "The {pairs} vehicles that were seen with both are compared with themselves (McNemar's exact test)."
+            )
+        }
+        "fisher_exact_two_sided" => {
+            "All vehicles of one are compared with all of the other (Fisher's exact test).".to_owned()
+        }
+        "" => String::new(),
+        _ => "Vehicles are compared within their platforms (Cochran, Mantel and Haenszel's test).".to_owned(),
+    }
+}
+
+/// A note where the vehicles of one firmware have sent many more batches than those of the other.
+fn exposure(compared: &Value) -> Markup {
+    let batches = |name: &str| compared[name].as_f64().unwrap_or_default();
+    let (with, against) = (batches("batches_per_vehicle"), batches("against_batches_per_vehicle"));
+    html! {
+        @if with > against * EXPOSURE_NOTED || against > with * EXPOSURE_NOTED {
+            p.quiet { (format!("A vehicle has sent {with:.1} batches with one and {against:.1} with the other; more batches find more codes.")) }
+        }
+    }
+}
+
+/// What a warning of a comparison means.
+fn warning_text(warning: &str) -> &str {
+    match warning {
+        "small_support" => "too few vehicles",
+        "platforms_disagree" => "differs by platform",
+        "exposure" => "not by batches",
+        other => other,
+    }
+}
+
+fn percent(value: &Value) -> String {
+    value.as_f64().map_or_else(String::new, |value| format!("{:+.1} %", 100.0 * value))
 }
 
 fn probability(value: &Value) -> String {

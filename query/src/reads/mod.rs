@@ -4,7 +4,7 @@
 //! - [`report`]: the report of a batch; [`error_lines`]: its lines with codes, page by page;
 //! - [`fleet_codes`]: codes over the fleet, by one dimension; [`timeline`]: counts over time; [`filter`]: which batches and
 //!   lines they cover;
-//! - [`compare`]: two firmwares, by the exact test in `fisher`; [`vehicles`]: the list of vehicles; [`history`]: the batches
+//! - [`compare`]: two firmwares, by the tests in [`crate::statistics`]; [`vehicles`]: the list of vehicles; [`history`]: the batches
 //!   and codes of one;
 //! - [`cells`]: past state that the dataflow loads.
 
@@ -12,7 +12,6 @@ pub mod cells;
 pub mod compare;
 pub mod error_lines;
 pub mod filter;
-pub(crate) mod fisher;
 pub mod fleet_codes;
 pub mod history;
 pub mod lookup;

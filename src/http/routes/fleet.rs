@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use argus_query::{
-    Bucket, Comparison, Counted, Engine, FleetCode, FleetCodes, FleetFilter, FleetRequest, GroupBy, Timeline,
-    TimelineGroup, TimelineRequest,
+    Bucket, Comparison, ComparisonError, ComparisonRequest, Counted, Engine, FleetCode, FleetCodes, FleetFilter,
+    FleetRequest, GroupBy, Timeline, TimelineGroup, TimelineRequest,
 };
 use argus_sinks::{FleetView, Snapshot};
 use axum::extract::State;
@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::app::Service;
 use crate::http::cached::{CachedAnswers, respond};
 use crate::http::error_responses::{GatewayTimeout, Invalid, NotFound, TooManyRequests, Unavailable};
-use crate::http::extract::{Parameters, WithLabels, severity, time};
+use crate::http::extract::{WithLabels, severity, time};
 use crate::http::list::{CODE_COLUMNS, COMPARED_COLUMNS, accepts_csv, csv_of, limit_within};
 use crate::http::problem::Problem;
 use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
@@ -167,6 +167,16 @@ struct CompareParameters {
     /// Whether to include codes that their lines report as inactive.
     #[param(default = false)]
     inactive: Option<bool>,
+    /// Only batches of this platform. Labels are filters too: `label.NAME=VALUE`.
+    platform: Option<String>,
+    /// Only occurrences on lines of this component.
+    component: Option<String>,
+    /// Only codes of this severity: `critical`, `error`, `warning` or `info`.
+    severity: Option<String>,
+    /// Only occurrences on lines with a plausible time at or after this, RFC 3339, and batches with lines after it.
+    since: Option<String>,
+    /// Only occurrences on lines with a plausible time before this, RFC 3339, and batches with lines before it.
+    until: Option<String>,
     /// Wait until the answer covers this epoch, for example the epoch of a receipt.
     min_epoch: Option<u64>,
     /// How long to wait for `min_epoch` before 504, in milliseconds; default 5000, at most 60000.
@@ -183,29 +193,46 @@ struct CompareParameters {
         ("If-None-Match" = Option<String>, Header, description = "the ETag of the client's copy"),
     ),
     responses(
-        (status = 200, description = "the codes of both firmwares, the largest difference first", content((Comparison = "application/json"), (String = "text/csv"))),
+        (status = 200, description = "the codes of both firmwares, the lowest p-value first", content((Comparison = "application/json"), (String = "text/csv"))),
         (status = 304, description = "the client's copy is current"),
         NotFound, Invalid, TooManyRequests, Unavailable, GatewayTimeout,
     ),
 )]
 async fn compare(
     State(context): State<FleetContext>,
-    Parameters(parameters): Parameters<CompareParameters>,
+    WithLabels(parameters, labels): WithLabels<CompareParameters>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let request = ComparisonRequest {
+        firmware: parameters.firmware,
+        against: parameters.against,
+        inactive: parameters.inactive.unwrap_or(false),
+        filter: FleetFilter {
+            platform: parameters.platform,
+            firmware: None,
+            labels,
+            component: parameters.component,
+            severity: parameters.severity.map(severity).transpose()?,
+            since: time("since", parameters.since.as_deref())?,
+            until: time("until", parameters.until.as_deref())?,
+        },
+    };
     let timeout_ms = parameters.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
     let snapshot = snapshot_at_least(&context.snapshots, parameters.min_epoch, timeout_ms).await?;
-    let (epoch, changed) = (snapshot.epoch, fleet_changed(&snapshot));
-    let inactive = parameters.inactive.unwrap_or(false);
-    let request = format!("fleet/compare {:?} {:?} {inactive}", parameters.firmware, parameters.against);
+    let (engine, epoch) = (context.engine.clone(), snapshot.epoch);
+    let changed = if request.is_of_fleet() { fleet_changed(&snapshot) } else { epoch };
+    let key = format!("fleet/compare {request:?}");
     let compute = || async move {
         counter!("argus_computed_total", "kind" => "fleet").increment(1);
-        let fleet = snapshot.fleet.as_ref().ok_or_else(|| Problem::busy("the server is starting; retry later"))?;
-        let compared = Comparison::of(fleet, &parameters.firmware, &parameters.against, inactive)
-            .map_err(|unknown| Problem::new(StatusCode::NOT_FOUND, "firmware-not-found", unknown.to_string()))?;
+        let compared = request.read(&engine, &snapshot).await.map_err(|error| match error {
+            ComparisonError::UnknownFirmware(..) => {
+                Problem::new(StatusCode::NOT_FOUND, "firmware-not-found", error.to_string())
+            }
+            ComparisonError::Query(error) => error.into(),
+        })?;
         Ok(json!(compared))
     };
-    let (answer, found) = context.answers.get(request, changed, epoch, compute).await?;
+    let (answer, found) = context.answers.get(key, changed, epoch, compute).await?;
     match accepts_csv(&headers) {
         true => csv_of(&answer, "codes", &COMPARED_COLUMNS),
         false => Ok(respond(&answer, found, &headers)),

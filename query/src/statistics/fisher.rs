@@ -5,17 +5,13 @@
 //! down to the smallest float. Each tail is summed outwards from the boundary between likely and
 //! unlikely tables, until more terms would not change the sum.
 
-use statrs::function::gamma::ln_gamma;
+use super::{EQUAL, TwoGroups, ln_choose};
 
 /// The test's name in responses.
 pub const NAME: &str = "fisher_exact_two_sided";
 
-/// Tables whose probabilities differ by less than this, relatively, are equally likely, as in R's `fisher.test`:
-/// rounding changes the last digits of equal ones.
-const EQUAL: f64 = 1e-7;
-
-/// The p-value of `found` out of `all` on both sides; 1 if a side is empty.
-pub fn two_sided(found: [u64; 2], all: [u64; 2]) -> f64 {
+/// The p-value; 1 if a group is empty.
+pub fn two_sided(TwoGroups { found, all }: TwoGroups) -> f64 {
     let found = [found[0].min(all[0]), found[1].min(all[1])];
     let margins = Margins { all, found: found[0] + found[1] };
     let (least, greatest) = (margins.found.saturating_sub(all[1]), margins.found.min(all[0]));
@@ -32,6 +28,13 @@ pub fn two_sided(found: [u64; 2], all: [u64; 2]) -> f64 {
     let below = below.map_or(0.0, |x| margins.sum_from(x, least));
     let above = above.map_or(0.0, |x| margins.sum_from(x, greatest));
     (below + above).min(1.0)
+}
+
+/// The smallest p-value that any table with these margins has.
+pub fn smallest(TwoGroups { found, all }: TwoGroups) -> f64 {
+    let together = found[0] + found[1];
+    let extreme = |first: u64| two_sided(TwoGroups { found: [first, together - first], all });
+    extreme(together.saturating_sub(all[1])).min(extreme(together.min(all[0])))
 }
 
 /// The last number in `from..to` that satisfies `predicate`, which only a prefix of the range satisfies.
@@ -88,11 +91,6 @@ impl Margins {
     }
 }
 
-fn ln_choose(of: u64, taken: u64) -> f64 {
-    let ln_factorial = |number: u64| ln_gamma(number as f64 + 1.0);
-    ln_factorial(of) - ln_factorial(taken) - ln_factorial(of - taken)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,7 +105,7 @@ mod tests {
             let fields: Vec<&str> = line.split(',').collect();
             let number = |index: usize| fields[index].parse::<u64>().expect("a number");
             let expected: f64 = fields[4].parse().expect("a p-value");
-            let p_value = two_sided([number(0), number(2)], [number(1), number(3)]);
+            let p_value = two_sided(TwoGroups { found: [number(0), number(2)], all: [number(1), number(3)] });
             assert!((p_value - expected).abs() <= 1e-9 * expected, "{line}: {p_value}");
             tables += 1;
         }
@@ -116,8 +114,8 @@ mod tests {
 
     #[test]
     fn degenerate_tables_have_a_p_value_of_one() {
-        assert_eq!(two_sided([0, 0], [0, 10]), 1.0);
-        assert_eq!(two_sided([0, 0], [0, 0]), 1.0);
-        assert_eq!(two_sided([10, 10], [10, 10]), 1.0);
+        assert_eq!(two_sided(TwoGroups { found: [0, 0], all: [0, 10] }), 1.0);
+        assert_eq!(two_sided(TwoGroups { found: [0, 0], all: [0, 0] }), 1.0);
+        assert_eq!(two_sided(TwoGroups { found: [10, 10], all: [10, 10] }), 1.0);
     }
 }
