@@ -13,6 +13,7 @@ use crate::app::{Service, ServiceConfig};
 use crate::http;
 use crate::http::connections::{self, bind};
 use crate::http::fast_path::FastPath;
+use crate::http::origin::OriginPolicy;
 use crate::shutdown::Stopping;
 use crate::sql_servers::{SqlAddresses, SqlServers};
 
@@ -30,10 +31,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the service and listens. When this returns, requests are accepted.
+    /// Opens the service and listens. When this returns, requests are accepted. Browsers may know the server by the
+    /// `allowed_hosts`, beside its address.
     pub async fn start(
         config: ServiceConfig,
         listen: &str,
+        allowed_hosts: &[String],
         sql_servers: &SqlAddresses,
         metrics: PrometheusHandle,
     ) -> Result<Server> {
@@ -44,7 +47,7 @@ impl Server {
         let mut service = Service::open(config).await?;
         service.work.spawn(drain_histograms(metrics.clone(), service.stopping.clone()));
         let router = http::router(&service, metrics, sql_servers.addresses());
-        let fast_path = FastPath::new(service.reports.clone(), router);
+        let fast_path = FastPath::new(OriginPolicy::new(address, allowed_hosts), service.reports.clone(), router);
         sql_servers.spawn(&mut service)?;
         let mut work = service.work;
         let http = tokio::spawn(connections::serve(listener, fast_path, service.stopping.clone()));

@@ -198,7 +198,9 @@ async fn an_archive_is_415_and_counts_nothing() {
         assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
         let body: Value = answer.json().await.expect("JSON");
         assert_eq!(body["type"], json!("urn:argus:problem:archive"));
-        let detail = format!("this is a {kind} archive; unpack it and upload each file by itself");
+        let detail = format!(
+            "this is a {kind} archive; unpack it and upload each file by itself, or the archive to POST /batches/{{id}}/files"
+        );
         assert_eq!(body["detail"], json!(detail));
     }
     let path = format!("/batches/{id}/files/a.log");

@@ -3,15 +3,15 @@
 mod common;
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use common::proxy::{Fault, Proxy};
 use common::python::python;
-use common::{Server, counts, files, gzip};
+use common::{Server, VIN, counts, files, gzip};
 use reqwest::{Method, Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -224,4 +224,54 @@ async fn a_client_of_others_uploads_over_a_link_that_breaks_a_hundred_times() {
     assert_eq!(counts(&server.final_report(&batch, 0).await), json!({"E_FAIL": 300_000}));
     assert_eq!(unfinished(data.path()), 0);
     server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_drop_into_a_watched_folder_become_batches_once() {
+    let (data, inbox, state) =
+        (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let server = Server::start(data.path());
+    let root = server.root_url("/");
+    let start = || {
+        Command::new(env!("CARGO_BIN_EXE_argus"))
+            .args(["upload", "--server", &root, "--vehicle", "v", "--vin", VIN, "--format", "json", "--watch"])
+            .arg(inbox.path())
+            .env("XDG_STATE_HOME", state.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("argus starts")
+    };
+    // A report is printed when a batch is final: that is what the test waits for.
+    let reports = |child: &mut Child| {
+        serde_json::Deserializer::from_reader(child.stdout.take().expect("piped")).into_iter::<Value>()
+    };
+    let write = |name: &str, text: &str| std::fs::write(inbox.path().join(name), text).expect("writes");
+    write("a.log", "E_FAIL\n");
+    write("b.log", "E_ABORT\n");
+    write("c.log.part", "E_FAIL\n");
+    let mut child = start();
+    let mut first = reports(&mut child);
+    let report = first.next().expect("a report").expect("JSON");
+    assert_eq!((counts(&report), &report["total_files"]), (json!({"E_FAIL": 1, "E_ABORT": 1}), &json!(2)));
+    // A refused file does not stop the others, and is not tried again and again.
+    write("d.log", "SIGBUS\n");
+    write("broken.log", "PK\x03\x04 no archive");
+    let report = first.next().expect("a report").expect("JSON");
+    assert_eq!((counts(&report), &report["total_files"]), (json!({"SIGBUS": 1}), &json!(1)));
+    terminate(&mut child);
+    // The next run knows what was uploaded; a finished and a changed file are new.
+    std::fs::rename(inbox.path().join("c.log.part"), inbox.path().join("c.log")).expect("renames");
+    write("a.log", "E_FAIL\nE_FAIL\n");
+    let mut child = start();
+    let report = reports(&mut child).next().expect("a report").expect("JSON");
+    assert_eq!((counts(&report), &report["total_files"]), (json!({"E_FAIL": 3}), &json!(2)));
+    terminate(&mut child);
+    assert_eq!(server.get("/batches").await["batches"].as_array().map(Vec::len), Some(3));
+    server.stop();
+}
+
+/// Stops a process, which ends well.
+fn terminate(child: &mut Child) {
+    let killed = Command::new("kill").arg(child.id().to_string()).status().expect("kill runs");
+    assert!(killed.success() && child.wait().expect("it ends").success());
 }

@@ -44,7 +44,7 @@ pub async fn run(args: &Args) -> Result<()> {
         Ok(_) => args.listen.as_str(),
         Err(_) => "127.0.0.1:0",
     };
-    let server = Server::start(config, listen, &SqlAddresses::default(), metrics).await?;
+    let server = Server::start(config, listen, &[], &SqlAddresses::default(), metrics).await?;
     let base = format!("http://{}", server.address());
     let mut out = stdout();
     writeln!(out, "argus listening on {base}\n\nOpen {base}/ in a browser.\n")?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use reqwest::Client;
+use reqwest::{Client, RequestBuilder};
 use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use crate::cli::{ReportFormat, render, terminal};
 use crate::http::list;
 
 /// How long the server may take to answer.
-const ANSWER_TIME: Duration = Duration::from_secs(60);
+pub const ANSWER_TIME: Duration = Duration::from_secs(60);
 
 /// The columns of a report, in CSV and as a table.
 const REPORT_COLUMNS: [&str; 11] = [
@@ -181,7 +181,8 @@ pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn with_parameters<N: AsRef<str>>(path: &str, parameters: impl IntoIterator<Item = (N, Option<String>)>) -> String {
+/// A path with the parameters that are given.
+pub fn with_parameters<N: AsRef<str>>(path: &str, parameters: impl IntoIterator<Item = (N, Option<String>)>) -> String {
     let mut query = url::form_urlencoded::Serializer::new(format!("{path}?"));
     query.extend_pairs(parameters.into_iter().filter_map(|(name, value)| Some((name, value?))));
     query.finish()
@@ -193,15 +194,20 @@ fn get(args: &AskArgs, path: &str) -> Result<Value> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let client = Client::builder().timeout(ANSWER_TIME).build()?;
-        let response = client.get(url).send().await.with_context(|| format!("cannot reach {}", args.server))?;
-        let status = response.status();
-        let bytes = response.bytes().await.context("the response was interrupted; repeat the command")?;
-        let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        match status.is_success() {
-            true => Ok(body),
-            false => bail!("{}", body["detail"].as_str().unwrap_or(status.as_str())),
-        }
+        answer(&args.server, client.get(url)).await
     })
+}
+
+/// The JSON that the server answers, or why it does not.
+pub async fn answer(server: &Url, request: RequestBuilder) -> Result<Value> {
+    let response = request.send().await.with_context(|| format!("cannot reach {server}"))?;
+    let status = response.status();
+    let bytes = response.bytes().await.context("the response was interrupted; repeat the command")?;
+    let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    match status.is_success() {
+        true => Ok(body),
+        false => bail!("{}", body["detail"].as_str().unwrap_or(status.as_str())),
+    }
 }
 
 /// The format; a table on a terminal if none is given.

@@ -13,6 +13,8 @@ pub mod explain;
 pub mod interval;
 pub mod maintain;
 pub mod manual;
+#[cfg(feature = "mcp")]
+mod mcp;
 mod prompt;
 pub mod recount;
 pub mod render;
@@ -24,6 +26,7 @@ mod tail;
 pub mod terminal;
 pub mod upload;
 mod upload_state;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::{Write, stderr};
@@ -42,6 +45,8 @@ use url::Url;
 use crate::allocator;
 use crate::cli::ask::{CodesArgs, CompareArgs, ReportArgs};
 use crate::cli::manual::{CompletionsArgs, ManArgs};
+#[cfg(feature = "mcp")]
+use crate::cli::mcp::McpArgs;
 use crate::cli::tail::TailArgs;
 use crate::cli::upload::UploadArgs;
 use crate::metadata::{InvalidLocation, Location};
@@ -79,7 +84,7 @@ pub enum Command {
     Sql(SqlArgs),
     /// Upload files to a server as one batch, and print its report.
     #[command(
-        after_help = "Examples:\n  argus upload --vehicle veh-1 --vin WVWZZZ1JZXW000001 --firmware 7.2.1 logs/\n  argus upload --batch 01997c3e-8c1a-7c3e-8c1a-7c3e8c1a7c3e logs/ --fail-on critical\n\nExit codes: 0 done, 1 failed, 2 usage, 3 a code has the severity of --fail-on or a higher one."
+        after_help = "Examples:\n  argus upload --vehicle veh-1 --vin WVWZZZ1JZXW000001 --firmware 7.2.1 logs/\n  argus upload --batch 01997c3e-8c1a-7c3e-8c1a-7c3e8c1a7c3e logs/ --fail-on critical\n  argus upload --vehicle veh-1 --vin WVWZZZ1JZXW000001 --watch /srv/inbox\n\nExit codes: 0 done, 1 failed, 2 usage, 3 a code has the severity of --fail-on or a higher one."
     )]
     Upload(UploadArgs),
     /// Print the report of a batch.
@@ -100,6 +105,10 @@ pub enum Command {
         after_help = "Examples:\n  argus tail 01997c3e-8c1a-7c3e-8c1a-7c3e8c1a7c3e\n  argus tail BATCH -n 100 --file ota.log --codes-only"
     )]
     Tail(TailArgs),
+    /// Let an assistant ask a server, over the Model Context Protocol on standard input and output.
+    #[cfg(feature = "mcp")]
+    #[command(after_help = "Examples:\n  argus mcp --server http://127.0.0.1:8080")]
+    Mcp(McpArgs),
     /// Try every configured server, and print what works; the flags are those of serve.
     #[command(
         after_help = "Examples:\n  argus check --metadata postgres://argus@db/argus --store s3://bucket/argus --kafka broker:9092\n  argus check --server http://127.0.0.1:8080"
@@ -127,6 +136,10 @@ pub struct ServeArgs {
     /// The address to listen on; port 0 picks a free one.
     #[arg(long, env = "ARGUS_LISTEN", default_value = "127.0.0.1:8080", value_name = "HOST:PORT", value_parser = address)]
     pub listen: String,
+    /// A name under which browsers reach the server, for example behind a proxy; may be repeated. A server on a loopback
+    /// address is otherwise only known by names without a dot, so that other sites cannot read it by a name of theirs.
+    #[arg(long, env = "ARGUS_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub allowed_host: Vec<String>,
     /// Where data is stored.
     #[command(flatten)]
     pub storage: StorageArgs,
@@ -359,6 +372,8 @@ pub fn main() -> ExitCode {
         Command::Codes(args) => ask::codes(&args),
         Command::Compare(args) => ask::compare(&args),
         Command::Tail(args) => tail::run(&args),
+        #[cfg(feature = "mcp")]
+        Command::Mcp(args) => mcp::run(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
         Command::Check(args) => check::run(&args),

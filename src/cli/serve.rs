@@ -40,14 +40,14 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
         if let Some(store) = &args.storage.store {
             config.storage = Some(Storage::open(store).await?);
         }
-        serve(config, &args.listen, &sql_servers).await
+        serve(config, args, &sql_servers).await
     });
     // Tasks that still wait for a client or a disk can be aborted without losing data.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve(config: ServiceConfig, listen: &str, sql_servers: &SqlAddresses) -> Result<()> {
+async fn serve(config: ServiceConfig, args: &ServeArgs, sql_servers: &SqlAddresses) -> Result<()> {
     let data = config.data.clone();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -56,7 +56,7 @@ async fn serve(config: ServiceConfig, listen: &str, sql_servers: &SqlAddresses) 
         .install_recorder()
         .context("cannot install the metrics recorder")?;
     let mut server = tokio::select! {
-        server = Server::start(config, listen, sql_servers, metrics) => server?,
+        server = Server::start(config, &args.listen, &args.allowed_host, sql_servers, metrics) => server?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 use argus_dataflow::Severity;
-use argus_dataflow::text::Compression;
+use argus_dataflow::text::{Archive, Compression};
 use bytes::Bytes;
 use clap::Args;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -31,6 +31,7 @@ use crate::cli::resumable::ResumableUpload;
 use crate::cli::sources::{Failure, Source, sources};
 use crate::cli::terminal;
 use crate::cli::upload_state::Remembered;
+use crate::cli::watch::{UploadFailure, watch};
 use crate::domain::digest::Digest;
 
 /// Files that are sent at once.
@@ -57,6 +58,9 @@ const FINAL_WAIT: Duration = Duration::from_secs(3600);
 /// How long one request for the report waits for its epoch, in milliseconds.
 const REPORT_WAIT_MS: u32 = 30_000;
 
+/// First bytes of a text that tell an archive.
+const ARCHIVE_SNIFF_BYTES: u64 = 512;
+
 /// A file with this many bytes continues after an interruption (1 MiB); a smaller one is sent again.
 const RESUMABLE_BYTES_MIN: u64 = 1 << 20;
 
@@ -70,8 +74,12 @@ const SEVERE: u8 = 3;
 #[derive(Debug, Args)]
 pub struct UploadArgs {
     /// Files and folders.
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "watch", value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+    /// Upload what drops into this folder, until the process is stopped. Files that have not changed for 3 s become a batch;
+    /// hidden ones, and .part and .tmp, are left out.
+    #[arg(long, env = "ARGUS_WATCH", value_name = "DIR", conflicts_with_all = ["paths", "batch", "fail_on"])]
+    pub watch: Option<PathBuf>,
     /// The URL of the server.
     #[arg(long, env = "ARGUS_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub server: Url,
@@ -103,14 +111,43 @@ pub struct UploadArgs {
 
 /// Uploads, completes the batch, and prints its report.
 pub fn run(args: &UploadArgs) -> Result<ExitCode> {
-    let sources = named_sources(&args.paths)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Some(folder) = &args.watch {
+        let list = || named_sources(std::slice::from_ref(folder));
+        runtime.block_on(watch(&args.server, folder, list, |sources| upload_dropped(args, sources)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let sources = named_sources(&args.paths)?;
     let report = runtime.block_on(upload(args, sources))?;
     print_report(args.format, &report)?;
     let codes = report["codes"].as_array().into_iter().flatten();
     let severest = codes.filter_map(|code| Severity::of(code["severity"].as_str()?)).max();
     let is_severe = args.fail_on.is_some() && severest >= args.fail_on;
     Ok(if is_severe { ExitCode::from(SEVERE) } else { ExitCode::SUCCESS })
+}
+
+/// Uploads what has dropped into a watched folder, and prints its report. What the server refuses leaves no batch behind.
+async fn upload_dropped(args: &UploadArgs, sources: Vec<Source>) -> Result<(), UploadFailure> {
+    let report = match upload(args, sources.clone()).await {
+        Ok(report) => report,
+        Err(error) if error.downcast_ref::<NoAnswer>().is_some() => return Err(UploadFailure::Later(error)),
+        Err(error) => {
+            discard(args, &sources).await.map_err(UploadFailure::Later)?;
+            return Err(UploadFailure::Refused(error));
+        }
+    };
+    print_report(args.format, &report).map_err(UploadFailure::Later)
+}
+
+/// Deletes the batch of a run that failed.
+async fn discard(args: &UploadArgs, sources: &[Source]) -> Result<()> {
+    let run = Remembered::of(&run_key(args, sources)?);
+    let server = Server::new(args)?;
+    if let Some(batch) = server.unfinished(&run).await? {
+        server.call(Method::DELETE, &format!("batches/{batch}"), None, None).await?;
+    }
+    run.forget();
+    Ok(())
 }
 
 /// The files of the paths. A file in a folder is named by its path below the folder, with `_` for `/`, which a name in a
@@ -139,8 +176,7 @@ fn named_sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
 
 /// Returns the final report.
 async fn upload(args: &UploadArgs, sources: Vec<Source>) -> Result<Value> {
-    let client = Client::builder().connect_timeout(CONNECT_TIME).build()?;
-    let server = Server { client, base: args.server.clone() };
+    let server = Server::new(args)?;
     let run = Remembered::of(&run_key(args, &sources)?);
     let (batch, is_new) = match args.batch {
         Some(batch) => (batch, false),
@@ -189,6 +225,10 @@ struct Server {
 }
 
 impl Server {
+    fn new(args: &UploadArgs) -> Result<Server> {
+        Ok(Server { client: Client::builder().connect_timeout(CONNECT_TIME).build()?, base: args.server.clone() })
+    }
+
     fn url(&self, path: &str) -> Result<Url> {
         self.base.join(&format!("/api/v1/{path}")).context("the --server URL is invalid")
     }
@@ -262,17 +302,21 @@ impl Server {
             bar.finish();
             return Ok(());
         }
-        if length >= RESUMABLE_BYTES_MIN {
+        let is_archive = is_archive(&source.path).with_context(unreadable)?;
+        if length >= RESUMABLE_BYTES_MIN && !is_archive {
             let sent = self.send_resumable(batch, source, &bar).await;
             sent.with_context(|| format!("cannot upload {}", source.path.display()))?;
             bar.finish();
             return Ok(());
         }
-        let mut url = self.url(&format!("{batch}/files/"))?;
-        url.path_segments_mut().map_err(|()| anyhow!("the --server URL is invalid"))?.pop_if_empty().push(&source.name);
+        let (method, mut url) =
+            (if is_archive { Method::POST } else { Method::PUT }, self.url(&format!("{batch}/files"))?);
+        if !is_archive {
+            url.path_segments_mut().map_err(|()| anyhow!("the --server URL is invalid"))?.push(&source.name);
+        }
         self.repeat(|| {
             bar.set_position(0);
-            let request = self.client.put(url.clone());
+            let request = self.client.request(method.clone(), url.clone());
             let (bar, sent) = (bar.clone(), bar.clone());
             async move {
                 let body = open(&source.path, bar, u64::MAX).map_err(Attempt::Local)?;
@@ -329,7 +373,7 @@ impl Server {
                 }
                 Err(Attempt::Local(error)) => return Err(error),
                 Err(Attempt::Interrupted(error)) if waited > RETRY_TIME => {
-                    return Err(error.context("no attempt makes progress any more"));
+                    return Err(error.context(NoAnswer));
                 }
                 Err(Attempt::Interrupted(_)) => tokio::time::sleep(wait).await,
             }
@@ -381,7 +425,7 @@ impl Server {
                 Ok(answer) => return Ok(answer),
                 Err(Attempt::Local(error)) => return Err(error),
                 Err(Attempt::Interrupted(error)) if Instant::now() + wait > until => {
-                    return Err(error.context(format!("the server did not answer for {} s", RETRY_TIME.as_secs())));
+                    return Err(error.context(NoAnswer));
                 }
                 Err(Attempt::Interrupted(_)) => tokio::time::sleep(wait).await,
             }
@@ -398,6 +442,11 @@ async fn stalled(bar: &ProgressBar) {
         tokio::time::sleep(STALL_TIME).await;
     }
 }
+
+/// The server did not answer for so long that an upload was given up.
+#[derive(Debug, thiserror::Error)]
+#[error("the server did not answer for {} s", RETRY_TIME.as_secs())]
+struct NoAnswer;
 
 /// Why an attempt failed.
 pub(super) enum Attempt {
@@ -495,6 +544,17 @@ async fn hash_of(path: &Path) -> Result<String> {
 fn style() -> ProgressStyle {
     let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}");
     style.unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Whether a file is an archive, whose files the server takes one by one.
+fn is_archive(path: &Path) -> io::Result<bool> {
+    let mut first = Vec::new();
+    File::open(path)?.take(Compression::SNIFF_BYTES as u64).read_to_end(&mut first)?;
+    let mut text = Vec::new();
+    let decoded = Compression::sniff(&first).reader(File::open(path)?);
+    // A damaged file is refused by the server.
+    let _ = decoded.and_then(|decoded| decoded.take(ARCHIVE_SNIFF_BYTES).read_to_end(&mut text));
+    Ok(Archive::sniff(&text).is_some_and(|archive| matches!(archive.kind, "tar" | "zip")))
 }
 
 /// The name of a severity.

@@ -1,4 +1,5 @@
-//! A fast path in front of the router, for cached reports.
+//! The entrance of the server: requests of foreign pages are refused ([`super::origin`]), and cached reports bypass the
+//! router.
 //!
 //! When a roll-out goes wrong, hundreds of clients open the same report. Routing
 //! the request and extracting its parts costs more than the cached answer, so
@@ -10,7 +11,7 @@ use std::future::{Ready, ready};
 use argus_query::cache::Found;
 use axum::Router;
 use axum::http::{Method, Request};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use futures::future::Either;
 use hyper::body::Incoming;
@@ -22,21 +23,23 @@ use uuid::Uuid;
 use crate::answers::reports::Reports;
 use crate::http::cached::respond;
 use crate::http::observe::{self, REQUEST_ID};
+use crate::http::origin::OriginPolicy;
 
 type Routed = TowerToHyperService<Router>;
 
 /// Serves cached reports directly, and passes other requests to the router. Clones share both.
 #[derive(Clone)]
 pub struct FastPath {
+    policy: OriginPolicy,
     reports: Reports,
     router: Routed,
     served: Counter,
 }
 
 impl FastPath {
-    /// Puts the cached `reports` in front of `router`.
-    pub fn new(reports: Reports, router: Router) -> FastPath {
-        FastPath { reports, router: TowerToHyperService::new(router), served: observe::cached_reports() }
+    /// Puts the `policy` and the cached `reports` in front of `router`.
+    pub fn new(policy: OriginPolicy, reports: Reports, router: Router) -> FastPath {
+        FastPath { policy, reports, router: TowerToHyperService::new(router), served: observe::cached_reports() }
     }
 
     /// The response that the router would give, if it is cached.
@@ -63,8 +66,12 @@ impl Service<Request<Incoming>> for FastPath {
     type Future = Either<Ready<Result<Response, Infallible>>, <Routed as Service<Request<Incoming>>>::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        match self.cached(&request) {
-            Some(answer) => ready(Ok(answer)).left_future(),
+        let refused = self.policy.refusal(&request).map(IntoResponse::into_response);
+        match refused.or_else(|| self.cached(&request)) {
+            Some(mut answer) => {
+                observe::secure(answer.headers_mut());
+                ready(Ok(answer)).left_future()
+            }
             None => self.router.call(request).right_future(),
         }
     }

@@ -10,8 +10,10 @@ pub mod extract;
 pub mod fast_path;
 pub mod list;
 pub mod observe;
+pub mod origin;
 pub mod problem;
 pub mod routes;
+pub mod shipped;
 pub mod waiting;
 
 use std::collections::BTreeMap;
@@ -63,7 +65,7 @@ struct ApiDescription;
 /// All paths of the service.
 pub fn router(service: &Service, metrics: PrometheusHandle, sql_servers: BTreeMap<&'static str, SocketAddr>) -> Router {
     // Handlers have full paths: nested routers would copy the URI of every request.
-    let (router, description) = OpenApiRouter::with_openapi(ApiDescription::openapi())
+    let router = OpenApiRouter::with_openapi(ApiDescription::openapi())
         .merge(batches::router(service))
         .merge(contents::router(service))
         .merge(events::router(service))
@@ -77,8 +79,10 @@ pub fn router(service: &Service, metrics: PrometheusHandle, sql_servers: BTreeMa
         .merge(shippers::router(service))
         .merge(uploads::router(service))
         .merge(vehicles::router(service))
-        .merge(health::router(service, metrics, sql_servers))
-        .split_for_parts();
+        .merge(health::router(service, metrics, sql_servers));
+    #[cfg(feature = "otlp")]
+    let router = router.merge(routes::otlp::router(service));
+    let (router, description) = router.split_for_parts();
     observe::describe();
     let pages = crate::pages::router(router.clone());
     router

@@ -1,4 +1,4 @@
-//! Request ids and metrics of requests.
+//! Request ids and metrics of requests, and what browsers may do with responses.
 //!
 //! A request id comes from the client (`X-Request-Id`) or is new. It is in the response, and in every log line that the
 //! request causes.
@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use metrics::{Counter, counter, describe_counter, describe_histogram, histogram};
@@ -23,6 +23,15 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// The histogram of the durations of requests.
 pub const DURATION: &str = "argus_http_request_duration_seconds";
+
+/// What a browser may do with data, such as charts. Pictures have styles of their own.
+const DATA_POLICY: HeaderValue =
+    HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox");
+
+/// What the pages for trying the API may do: they have scripts of this server, and styles of their own.
+const DOCS_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'",
+);
 
 const REQUESTS: &str = "argus_http_requests_total";
 
@@ -57,9 +66,19 @@ pub async fn observe(request: Request, next: Next) -> Response {
     telemetry::continue_trace(&span, request.headers());
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(REQUEST_ID, id);
+    if route.starts_with("/docs") {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, DOCS_POLICY);
+    }
+    secure(response.headers_mut());
     requests(&method, &route, response.status()).increment(1);
     histogram!(DURATION, "route" => route).record(began.elapsed().as_secs_f64());
     response
+}
+
+/// Lets a browser take a response for nothing but what it is: no script runs in it, and no other page shows it.
+pub fn secure(headers: &mut HeaderMap) {
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(DATA_POLICY);
 }
 
 fn request_id(sent: Option<&HeaderValue>) -> HeaderValue {

@@ -15,6 +15,7 @@ use crate::answers::answer::AnswerError;
 use crate::answers::texts::TextError;
 use crate::domain::batch::Invalid;
 use crate::ingest::IngestError;
+use crate::ingest::archive::ArchiveError;
 use crate::ingest::disk::is_disk_full;
 use crate::ingest::resumable::ResumableError;
 use crate::ingest::slots::Interrupted;
@@ -114,6 +115,11 @@ impl Problem {
 }
 
 impl Problem {
+    /// What went wrong and what to do.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// The same problem with another explanation.
     pub fn with_detail(self, detail: String) -> Problem {
         Problem { detail, ..self }
@@ -247,7 +253,8 @@ impl From<IngestError> for Problem {
             }
             IngestError::DiskFull => Problem::disk_full(),
             IngestError::Corrupt(reason) if reason.get_ref().is_some_and(|inner| inner.is::<Archive>()) => {
-                Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "archive", reason.to_string())
+                let detail = format!("{reason}, or the archive to POST /batches/{{id}}/files");
+                Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "archive", detail)
             }
             IngestError::Corrupt(reason) => Problem::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -257,6 +264,29 @@ impl From<IngestError> for Problem {
             IngestError::Store(error) => Problem::internal(&error),
             IngestError::Stopping => Problem::busy("the server is stopping; retry later"),
         }
+    }
+}
+
+impl From<ArchiveError> for Problem {
+    fn from(error: ArchiveError) -> Problem {
+        let (status, kind) = match error {
+            ArchiveError::Body(error) => return error.into(),
+            ArchiveError::File { ref name, error } => {
+                let problem = Problem::from(error);
+                let detail = format!("the file {name:?} of the archive: {}", problem.detail);
+                return problem.with_detail(detail);
+            }
+            ArchiveError::NotAnArchive => (StatusCode::BAD_REQUEST, "not-an-archive"),
+            ArchiveError::TooLarge | ArchiveError::TooManyFiles => (StatusCode::PAYLOAD_TOO_LARGE, "archive-too-large"),
+            ArchiveError::Damaged(_) => (StatusCode::UNPROCESSABLE_ENTITY, "corrupt-archive"),
+            ArchiveError::Outside(_)
+            | ArchiveError::NotAFile(..)
+            | ArchiveError::Encrypted(_)
+            | ArchiveError::Name(..)
+            | ArchiveError::Twice(_)
+            | ArchiveError::Empty => (StatusCode::UNPROCESSABLE_ENTITY, "unsafe-archive"),
+        };
+        Problem::new(status, kind, format!("{error}; none of it was counted"))
     }
 }
 

@@ -11,6 +11,7 @@
 //! pipeline accepts the upload; an interrupted upload is discarded ([`claim`]).
 //! The [`slots`] limit the number of concurrent uploads and set a minimum rate.
 
+pub mod archive;
 mod claim;
 pub mod disk;
 pub mod raw_store;
@@ -29,6 +30,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use self::archive::ArchiveError;
 pub use self::claim::{Claim, Claims, Reclaimer};
 use self::slots::Interrupted;
 use crate::domain::batch::{Encoding, OpenLine, StoredUpload, Versions};
@@ -43,6 +45,9 @@ const TEXT_EXPANSION_MAX: u64 = 256;
 
 /// Texts up to this length (64 MiB) are not checked for their ratio.
 const TEXT_BYTES_FREE: u64 = 64 << 20;
+
+/// The files of an archive go on in pieces of this size (64 KiB).
+const PIECE_BYTES: usize = 64 << 10;
 
 /// Parts of a body that may be queued for the thread that reads them.
 const BODY_PARTS: usize = 8;
@@ -88,6 +93,9 @@ pub struct Ingest {
     file_bytes_max: u64,
 }
 
+/// Uploads that are stored, each with its claim.
+pub type StoredFiles = Vec<(StoredUpload, Claim)>;
+
 /// A part of a body. A body that stops without `End` was interrupted.
 #[derive(Debug)]
 pub enum BodyPart {
@@ -129,13 +137,65 @@ impl Ingest {
         let ingest = self.clone();
         let runtime = Handle::current();
         let work = tokio::task::spawn_blocking(move || {
-            let limit = ingest.file_bytes_max;
-            let (arrived, failure) = (Arc::default(), None);
-            let body = Body { parts: body, chunk: Bytes::new(), ended: false, limit, arrived, failure };
+            let body = Body::new(body, ingest.file_bytes_max);
             let stored = ingest.store_and_insert(&runtime, batch_id, name, encoding, now, versions, body)?;
             Ok((stored, claim))
         });
         (sender, async move { work.await.unwrap_or(Err(IngestError::Stopping)) })
+    }
+
+    /// Begins an upload of an archive, like [`Ingest::begin`]. `fits` says whether a
+    /// further file fits in memory beside the ones before it. An error discards all of them.
+    pub fn begin_archive(
+        &self,
+        batch_id: Uuid,
+        encoding: Encoding,
+        now: i64,
+        mut fits: Box<dyn FnMut(&StoredUpload) -> bool + Send>,
+    ) -> (mpsc::Sender<BodyPart>, impl Future<Output = Result<StoredFiles, ArchiveError>> + use<>) {
+        let (sender, parts) = mpsc::channel(BODY_PARTS);
+        let ingest = self.clone();
+        let runtime = Handle::current();
+        let work = tokio::task::spawn_blocking(move || {
+            let mut body = Body::new(parts, ingest.file_bytes_max);
+            let arrived = Arc::clone(&body.arrived);
+            let (mut stored, mut text_bytes) = (Vec::new(), 0);
+            let decoded = compression(encoding).reader(&mut body)?;
+            let read = archive::read(decoded, |name, content| {
+                let (to, outcome) = ingest.begin(batch_id, name.clone(), Encoding::Identity, now);
+                let mut piece = vec![0; PIECE_BYTES];
+                loop {
+                    let count = content.read(&mut piece)?;
+                    text_bytes += count as u64;
+                    if text_bytes > TEXT_BYTES_FREE
+                        && text_bytes > arrived.load(Ordering::Relaxed).saturating_mul(TEXT_EXPANSION_MAX)
+                    {
+                        return Err(IngestError::ExpandsTooMuch.into());
+                    }
+                    let part = match count {
+                        0 => BodyPart::End,
+                        count => BodyPart::Bytes(Bytes::copy_from_slice(&piece[..count])),
+                    };
+                    // A closed channel means that the upload has failed; the outcome has the reason.
+                    if runtime.block_on(to.send(part)).is_err() || count == 0 {
+                        break;
+                    }
+                }
+                drop(to);
+                let (upload, claim) = runtime.block_on(outcome).map_err(|error| ArchiveError::File { name, error })?;
+                if !fits(&upload) {
+                    return Err(ArchiveError::TooLarge);
+                }
+                stored.push((upload, claim));
+                Ok(())
+            });
+            match (body.failure, read) {
+                (Some(failure), _) => Err(failure.into()),
+                (None, Err(error)) => Err(error),
+                (None, Ok(())) => Ok(stored),
+            }
+        });
+        (sender, async move { work.await.unwrap_or(Err(IngestError::Stopping.into())) })
     }
 
     /// The limit of the bytes of a body.
@@ -329,6 +389,10 @@ impl Read for Body {
 }
 
 impl Body {
+    fn new(parts: mpsc::Receiver<BodyPart>, limit: u64) -> Body {
+        Body { parts, chunk: Bytes::new(), ended: false, limit, arrived: Arc::default(), failure: None }
+    }
+
     fn fail(&mut self, failure: IngestError) -> io::Error {
         self.failure = Some(failure);
         io::Error::other("the body ended early")

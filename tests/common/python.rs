@@ -7,15 +7,19 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// The imports that must work, and the packages that provide them, in the versions that the tests are known to pass with.
-const IMPORTS: &str = "import adbc_driver_flightsql, adbc_driver_postgresql, asyncpg, deltalake, duckdb, greenlet, pandas, polars, psycopg, \
-                       pyarrow, schemathesis, sqlalchemy, tusclient";
-const PACKAGES: [&str; 13] = [
+const IMPORTS: &str = "import adbc_driver_flightsql, adbc_driver_postgresql, asyncpg, deltalake, duckdb, greenlet, mcp, pandas, polars, \
+                       psycopg, pyarrow, schemathesis, sqlalchemy, tusclient; import opentelemetry.sdk._logs; \
+                       import opentelemetry.exporter.otlp.proto.http._log_exporter";
+const PACKAGES: [&str; 16] = [
     "adbc-driver-flightsql==1.13.0",
     "adbc-driver-manager==1.13.0",
     "adbc-driver-postgresql==1.13.0",
     "asyncpg==0.32.0",
     "deltalake==1.6.6",
     "duckdb==2.0.1",
+    "mcp==2.3.0",
+    "opentelemetry-exporter-otlp-proto-http==1.45.2",
+    "opentelemetry-sdk==1.45.2",
     "pandas==3.1.1",
     "polars==2.1.0",
     "psycopg[binary]==3.3.9",

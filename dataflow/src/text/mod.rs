@@ -52,8 +52,8 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// The archive format of content with these first bytes.
-    fn sniff(first: &[u8]) -> Option<Archive> {
+    /// The archive format of content with these first bytes; a tar needs 512.
+    pub fn sniff(first: &[u8]) -> Option<Archive> {
         if let Some((kind, _)) = ARCHIVES.iter().find(|(_, magic)| first.starts_with(magic)) {
             return Some(Archive { kind });
         }

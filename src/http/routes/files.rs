@@ -7,7 +7,7 @@ use argus_sinks::Snapshot;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::multipart::{MultipartError, MultipartRejection};
-use axum::extract::{DefaultBodyLimit, Multipart, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::put;
@@ -68,7 +68,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
         stopping: service.stopping.clone(),
     };
     OpenApiRouter::new()
-        .routes(routes!(upload_form))
+        .routes(routes!(upload_several))
         .route("/api/v1/batches/{id}/files/", put(no_name))
         .routes(routes!(upload, delete))
         // The size of a body is limited while it is read.
@@ -166,7 +166,10 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Uploads one or more files in a form.
+/// Uploads several files: a form, or an archive.
+///
+/// An archive is tar (plain, or compressed with gzip, zstd, xz, bzip2 or LZ4) or zip. Its files may be in folders, whose
+/// separators become `_` in the names. All files are accepted, or none is.
 #[utoipa::path(
     post,
     path = "/api/v1/batches/{id}/files",
@@ -176,38 +179,41 @@ async fn delete(
         ("Idempotency-Key" = Option<String>, Header, description = "makes a retry safe, for each file of the form"),
     ),
     request_body(
-        content = FilesForm,
-        content_type = "multipart/form-data",
-        description = "one or more parts named `file`"
+        description = "a form with parts named `file`, or an archive",
+        content(
+            (FilesForm = "multipart/form-data"),
+            (Binary = "application/x-tar"),
+            (Binary = "application/gzip"),
+            (Binary = "application/zstd"),
+            (Binary = "application/zip"),
+        )
     ),
     responses(
         (status = 201, description = "the files", body = [Receipt]),
         UploadInterrupted, NotFound, TimedOut, Conflict, TooLong, UnknownEncoding, Invalid, Unavailable, DiskFull,
     ),
 )]
-async fn upload_form(
+async fn upload_several(
     State(context): State<FilesContext>,
     Segments(id): Segments<String>,
-    headers: HeaderMap,
-    form: Result<Multipart, MultipartRejection>,
+    request: Request,
 ) -> Result<(StatusCode, Json<Vec<Receipt>>), Problem> {
-    let mut form = form.map_err(|rejection| Problem::new(rejection.status(), "bad-form", rejection.body_text()))?;
+    let headers = request.headers().clone();
+    let several = match is_form(&headers) {
+        true => {
+            let form = Multipart::from_request(request, &()).await;
+            let rejected =
+                |rejection: MultipartRejection| Problem::new(rejection.status(), "bad-form", rejection.body_text());
+            Several::Form(form.map_err(rejected)?)
+        }
+        false => Several::Archive(request.into_body()),
+    };
     // A separate task: it completes even if the client disconnects.
     let work = tokio::spawn(async move {
-        let stored = async {
-            // Reject an invalid request before anything is stored.
-            let key = idempotency_key(&headers)?;
-            let batch = pending_batch(&context.metadata, &id).await?;
-            Ok::<_, Problem>((key, context.store_form(batch, &mut form).await?))
-        };
-        let stored = stored.await;
-        if stored.is_err() {
-            drain_form(&mut form).await;
-        }
-        let (key, stored) = stored?;
+        let (key, stored) = context.store_several(&id, &headers, several).await?;
         let mut receipts = Vec::with_capacity(stored.len());
         for (upload, claim) in stored {
-            // Each file of the form has its own key: a retry continues where the form was interrupted.
+            // Each file has its own key: a retry continues where the request was interrupted.
             let key = key.as_ref().map(|key| UploadKey {
                 key: format!("{key}/{}", upload.name),
                 request: format!("POST {id}/{}", upload.name),
@@ -217,6 +223,17 @@ async fn upload_form(
         Ok((StatusCode::CREATED, Json(receipts)))
     });
     work.await.map_err(|error| Problem::internal(&error))?
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let of_header = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    of_header.trim_start().to_ascii_lowercase().starts_with("multipart/")
+}
+
+/// Several files in one body.
+enum Several {
+    Form(Multipart),
+    Archive(Body),
 }
 
 /// Reads the rest of a form, within limits, like [`drain`].
@@ -278,6 +295,71 @@ pub async fn accept(
 }
 
 impl FilesContext {
+    /// Stores the files of a body. Returns them with the key of the request.
+    async fn store_several(
+        &self,
+        id: &str,
+        headers: &HeaderMap,
+        several: Several,
+    ) -> Result<(Option<String>, Vec<(StoredUpload, Claim)>), Problem> {
+        // Reject an invalid request before anything is stored.
+        let checked = async {
+            let key = idempotency_key(headers)?;
+            Ok::<_, Problem>((key, content_encoding(headers)?, pending_batch(&self.metadata, id).await?))
+        };
+        let checked = checked.await;
+        match several {
+            Several::Form(mut form) => {
+                let stored = async {
+                    let (key, _, batch) = checked?;
+                    Ok((key, self.store_form(batch, &mut form).await?))
+                };
+                let stored = stored.await;
+                if stored.is_err() {
+                    drain_form(&mut form).await;
+                }
+                stored
+            }
+            Several::Archive(body) => {
+                let mut body = body.into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
+                let stored = async {
+                    let (key, encoding, batch) = checked?;
+                    Ok((key, self.store_archive(batch, encoding, &mut body).await?))
+                };
+                let stored = stored.await;
+                if stored.is_err() {
+                    drain(&mut body).await;
+                }
+                stored
+            }
+        }
+    }
+
+    /// Stores the files of an archive. None is accepted before all are complete.
+    async fn store_archive<S>(
+        &self,
+        batch: Uuid,
+        encoding: Encoding,
+        body: &mut S,
+    ) -> Result<Vec<(StoredUpload, Claim)>, Problem>
+    where
+        S: Stream<Item = Result<Bytes, String>> + Unpin,
+    {
+        self.ingest.check_room()?;
+        let first = self.slots.first_bytes(body).await.map_err(IngestError::Interrupted)?;
+        let slot = self.slots.take().await.map_err(IngestError::Interrupted)?;
+        let mut weight = 0;
+        let fits = move |upload: &StoredUpload| {
+            weight += weight_of_text(upload.bytes);
+            weight <= FORM_WEIGHT_MAX
+        };
+        let (sender, outcome) = self.ingest.begin_archive(batch, encoding, now(), Box::new(fits));
+        // A closed channel means that the upload has failed; the outcome has the reason.
+        let _ = self.send_body(first, &slot, body, &sender).await;
+        drop(sender);
+        Ok(outcome.await?)
+    }
+
     /// Stores the files of a form. None is accepted before all are complete.
     async fn store_form(&self, batch: Uuid, form: &mut Multipart) -> Result<Vec<(StoredUpload, Claim)>, Problem> {
         let mut stored = Vec::new();

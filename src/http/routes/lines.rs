@@ -33,7 +33,7 @@ use crate::metadata::{Refused, UploadKey, pack};
 use crate::pipeline::{Pipeline, PipelineError};
 
 /// The size limit of a part, as text (4 MiB): a part stays in memory until it is accepted.
-const PART_BYTES_MAX: usize = 4 << 20;
+pub const PART_BYTES_MAX: usize = 4 << 20;
 /// The limit of parts received at once; more wait.
 const PARTS_MAX: usize = 32;
 /// How long a response waits until the lines are counted. After a timeout they are still durable and will be counted.

@@ -10,6 +10,8 @@ pub mod fleet_events;
 mod form;
 pub mod health;
 pub mod lines;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod query;
 pub mod report;
 pub mod shippers;

@@ -214,6 +214,8 @@ impl ProgressBody {
 struct ErrorsBody {
     errors: Vec<ErrorBody>,
     next_cursor: Option<String>,
+    /// The epoch of the data.
+    epoch: u64,
 }
 
 /// A code in a line, and with `context` the lines around it.
@@ -312,11 +314,12 @@ async fn errors(
             (None, None) => None,
         },
     };
-    let page = ErrorsPage::read(&context.engine, &context.snapshot(), &request).await?;
+    let snapshot = context.snapshot();
+    let page = ErrorsPage::read(&context.engine, &snapshot, &request).await?;
     let next_cursor =
         page.errors.last().filter(|_| page.more).map(|last| write_cursor(&last.file, last.line, &last.code));
     let errors = context.with_neighbours(batch_id, page.errors, neighbours).await?;
-    List::new("errors", &ERROR_COLUMNS, errors, next_cursor)?.respond(&headers)
+    List::new("errors", &ERROR_COLUMNS, errors, next_cursor)?.with("epoch", snapshot.epoch).respond(&headers)
 }
 
 /// The name of a level in the tables.

@@ -1,8 +1,5 @@
 //! Lines from log shippers, such as Vector and Fluent Bit: NDJSON, or arrays of JSON objects.
 
-use std::sync::Arc;
-
-use argus_sinks::Snapshot;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
@@ -10,27 +7,23 @@ use axum::http::HeaderMap;
 use metrics::counter;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokio::sync::{Mutex, watch};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use uuid::Uuid;
 
 use crate::app::Service;
-use crate::domain::batch::{Part, check_name};
+use crate::domain::batch::check_name;
 use crate::http::error_responses::{
     Conflict, DiskFull, GatewayTimeout, Invalid, TimedOut, TooLong, Unavailable, UnknownEncoding, UploadInterrupted,
 };
 use crate::http::extract::Parameters;
 use crate::http::problem::Problem;
 use crate::http::routes::files::content_encoding;
-use crate::http::routes::lines::{COUNTED_WAIT_MS, read_part};
-use crate::http::waiting::visible;
+use crate::http::routes::lines::read_part;
+use crate::http::shipped::{Line, ShippedLines};
 use crate::ingest::Ingest;
 use crate::ingest::slots::Slots;
-use crate::metadata::{Metadata, RefusedPart};
-use crate::pipeline::streams::{Sender, StreamBatches, has_ended, parts};
-use crate::pipeline::{Pipeline, PipelineError};
+use crate::pipeline::streams::Sender;
 
 /// The stream of these lines: the label `stream` of their batches.
 const STREAM: &str = "http";
@@ -50,29 +43,19 @@ const BODIES_MAX: usize = 32;
 /// Rejected records that a response lists.
 const REJECTED_MAX: usize = 100;
 
-/// How often lines are appended again when batches are completed or unloaded meanwhile.
-const ATTEMPTS: usize = 10;
-
 #[derive(Clone)]
 struct ShippersContext {
     ingest: Ingest,
-    pipeline: Pipeline,
-    metadata: Metadata,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
     slots: Slots,
-    streams: Arc<Mutex<StreamBatches>>,
+    shipped: ShippedLines,
 }
 
 /// `/lines`.
 pub fn router(service: &Service) -> OpenApiRouter {
-    let streams = StreamBatches::new(service.metadata.clone(), service.pipeline.clone(), STREAM.to_owned());
     let context = ShippersContext {
         ingest: service.ingest.clone(),
-        pipeline: service.pipeline.clone(),
-        metadata: service.metadata.clone(),
-        snapshots: service.snapshots.clone(),
         slots: Slots::new("shippers", BODIES_MAX),
-        streams: Arc::new(Mutex::new(streams)),
+        shipped: ShippedLines::new(service, STREAM),
     };
     OpenApiRouter::new().routes(routes!(append)).layer(DefaultBodyLimit::disable()).with_state(context)
 }
@@ -114,13 +97,6 @@ struct RejectedRecord {
     record: usize,
     /// Why.
     detail: String,
-}
-
-/// A line, and where it goes.
-struct Line {
-    sender: Sender,
-    file: String,
-    text: Vec<u8>,
 }
 
 /// Appends lines of vehicles.
@@ -175,9 +151,7 @@ async fn append(
         };
         return Err(Problem::invalid(detail));
     }
-    // A separate task: it completes even if the client disconnects.
-    let epoch = tokio::spawn(async move { context.count(lines).await });
-    let epoch = epoch.await.map_err(|error| Problem::internal(&error))??;
+    let epoch = context.shipped.count(lines).await?;
     counter!("argus_shipped_records_total", "outcome" => "counted").increment(accepted as u64);
     Ok(Json(LinesBody { accepted, rejections, rejected, epoch }))
 }
@@ -237,61 +211,6 @@ fn line(record: Map<String, Value>, text: Vec<u8>, defaults: &Defaults) -> Resul
         return Err("its line is empty".to_owned());
     }
     Ok(Line { sender, file, text })
-}
-
-impl ShippersContext {
-    /// Counts lines in one epoch, and returns it.
-    async fn count(&self, lines: Vec<Line>) -> Result<u64, Problem> {
-        for _ in 0..ATTEMPTS {
-            let parts = self.parts(&lines).await?;
-            let mut batches: Vec<Uuid> = parts.iter().map(|part| part.batch_id).collect();
-            batches.dedup();
-            match self.pipeline.consume(parts, Vec::new()).await {
-                Ok(None) => return Ok(self.counted(&batches).await),
-                Ok(Some(RefusedPart { batch_id, reason, .. })) => {
-                    if !has_ended(&reason) {
-                        return Err(PipelineError::Refused(reason).into());
-                    }
-                    self.streams.lock().await.forget(batch_id);
-                }
-                Err(PipelineError::NotLoaded(missing)) => {
-                    for batch_id in missing {
-                        match self.pipeline.load(batch_id).await {
-                            Err(PipelineError::Refused(reason)) if has_ended(&reason) => {
-                                self.streams.lock().await.forget(batch_id);
-                            }
-                            loaded => loaded?,
-                        }
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(Problem::busy("the batches of the lines are completed faster than lines arrive; retry"))
-    }
-
-    /// The lines by batch and file.
-    async fn parts(&self, lines: &[Line]) -> Result<Vec<Part>, Problem> {
-        let mut streams = self.streams.lock().await;
-        let mut texts = Vec::with_capacity(lines.len());
-        for line in lines {
-            texts.push((streams.open(&line.sender).await?, &*line.file, &*line.text));
-        }
-        Ok(parts(texts))
-    }
-
-    /// Waits until the lines are counted. Returns the epoch that has them. They are durable: no failure from here on may
-    /// make the shipper send them again.
-    async fn counted(&self, batches: &[Uuid]) -> u64 {
-        let mut epoch = 0;
-        for batch_id in batches {
-            if let Ok(Some(batch)) = self.metadata.batch(*batch_id).await {
-                epoch = epoch.max(batch.epoch);
-            }
-        }
-        let _ = visible(&self.snapshots, epoch, COUNTED_WAIT_MS).await;
-        epoch
-    }
 }
 
 #[cfg(test)]

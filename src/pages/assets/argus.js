@@ -133,7 +133,9 @@ if (upload) {
     bar.setAttribute('aria-label', path);
     line.append(bar);
     const request = new XMLHttpRequest();
-    request.open('PUT', `/api/v1/batches/${batch}/files/${encodeURIComponent(nameOf(path))}`);
+    // The files of an archive are taken one by one.
+    if (/\.(zip|tgz|tar(\.(gz|zst|xz|bz2|lz4))?)$/i.test(path)) request.open('POST', `/api/v1/batches/${batch}/files`);
+    else request.open('PUT', `/api/v1/batches/${batch}/files/${encodeURIComponent(nameOf(path))}`);
     request.upload.onprogress = (event) => { bar.value = event.loaded; };
     request.onload = () => {
       if (request.status < 300) { bar.value = bar.max; line.append(' done'); resolve(); return; }
