@@ -2,8 +2,9 @@
 
 mod common;
 
+use chromiumoxide::cdp::browser_protocol::emulation::MediaFeature;
 use chromiumoxide::cdp::browser_protocol::log::{self, EventEntryAdded, LogEntryLevel};
-use chromiumoxide::cdp::js_protocol::runtime::EventExceptionThrown;
+use chromiumoxide::cdp::js_protocol::runtime::{EvaluateParams, EventExceptionThrown};
 use chromiumoxide::{Browser, BrowserConfig, Page};
 use common::{Deadline, Server, VIN};
 use futures::{FutureExt, StreamExt};
@@ -254,6 +255,39 @@ async fn a_browser_follows_a_batch_chooses_a_time_and_queries() {
     tab.value("document.querySelector('[data-cancel]').click()").await;
     tab.wait_for("document.querySelector('[data-running]').value === 'cancelled' && document.querySelector('[data-cancel]').hidden").await;
     tab.close().await;
+    chromium.stop().await;
+    server.stop();
+}
+
+/// The rules of axe-core that a page breaks, with the elements that break them; those of minor impact are left out.
+const BROKEN_RULES: &str = "axe.run(document, {resultTypes: ['violations']}).then((found) => JSON.stringify(found.violations \
+    .filter((rule) => ['serious', 'critical'].includes(rule.impact)) \
+    .map((rule) => [rule.id, ...rule.nodes.slice(0, 3).map((node) => node.html + ' ' + node.any.map((check) => check.message).join())])))";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_page_excludes_people_in_light_or_dark() {
+    let (_data, server, batch) = start().await;
+    let script = tokio::task::spawn_blocking(|| std::fs::read_to_string(common::python::axe()).expect("reads"));
+    let script = script.await.expect("no panic");
+    let chromium = Chromium::start().await;
+    let mut broken = Vec::new();
+    for (path, shows) in pages(&batch) {
+        let tab = chromium.open(server.root_url(&path)).await;
+        tab.wait_for(&format!("document.body.innerText.includes({shows:?})")).await;
+        for scheme in ["light", "dark"] {
+            let feature = MediaFeature::new("prefers-color-scheme", scheme);
+            tab.page.emulate_media_features(vec![feature]).await.expect("it is emulated");
+            tab.page.evaluate(script.as_str()).await.expect("axe-core is loaded");
+            let run = EvaluateParams::builder().expression(BROKEN_RULES).await_promise(true).return_by_value(true);
+            let found = tab.page.evaluate_expression(run.build().expect("an expression")).await.expect("axe-core runs");
+            let found: String = found.into_value().expect("a text");
+            if found != "[]" {
+                broken.push(format!("{path} ({scheme}): {found}"));
+            }
+        }
+        tab.close().await;
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
     chromium.stop().await;
     server.stop();
 }

@@ -13,6 +13,7 @@ use argus_query::Report;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::Client;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::generate::{Random, write_log};
 
@@ -32,28 +33,46 @@ pub struct Args {
     once: bool,
 }
 
-/// Starts Argus (on a free port if the address is in use), uploads the fleet, and
-/// prints the report of one vehicle and the codes of both firmware versions.
-pub async fn run(args: &Args) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let rules = RuleSet::built_in()?;
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let config = ServiceConfig::new(folder.path().to_owned(), rules, workers);
-    let metrics = PrometheusBuilder::new().install_recorder()?;
-    let listen = match tokio::net::TcpListener::bind(&args.listen).await {
-        Ok(_) => args.listen.as_str(),
-        Err(_) => "127.0.0.1:0",
-    };
-    let server = Server::start(config, listen, &[], &SqlAddresses::default(), metrics).await?;
-    let base = format!("http://{}", server.address());
-    let mut out = stdout();
-    writeln!(out, "argus listening on {base}\n\nOpen {base}/ in a browser.\n")?;
+/// A server with the logs of a small fleet.
+pub struct Fleet {
+    /// The server; its data is deleted with the fleet.
+    pub server: Server,
+    /// Its URL.
+    pub base: String,
+    /// The last batch.
+    pub last: String,
+    _folder: TempDir,
+}
 
-    let client = Client::new();
-    let mut last = String::new();
-    for vehicle in 0..VEHICLES {
-        last = upload(&client, &format!("{base}/api/v1"), vehicle).await?;
+impl Fleet {
+    /// Starts Argus (on a free port if the address is in use) and uploads the fleet. Says where it listens first.
+    pub async fn start(listen: &str) -> Result<Fleet> {
+        let folder = tempfile::tempdir()?;
+        let rules = RuleSet::built_in()?;
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let config = ServiceConfig::new(folder.path().to_owned(), rules, workers);
+        let metrics = PrometheusBuilder::new().install_recorder()?;
+        let listen = match tokio::net::TcpListener::bind(listen).await {
+            Ok(_) => listen,
+            Err(_) => "127.0.0.1:0",
+        };
+        let server = Server::start(config, listen, &[], &SqlAddresses::default(), metrics).await?;
+        let base = format!("http://{}", server.address());
+        writeln!(stdout(), "argus listening on {base}\n\nOpen {base}/ in a browser.\n")?;
+        let client = Client::new();
+        let mut last = String::new();
+        for vehicle in 0..VEHICLES {
+            last = upload(&client, &format!("{base}/api/v1"), vehicle).await?;
+        }
+        Ok(Fleet { server, base, last, _folder: folder })
     }
+}
+
+/// Starts a fleet, and prints the report of one vehicle and the codes of both firmware versions.
+pub async fn run(args: &Args) -> Result<()> {
+    let fleet = Fleet::start(&args.listen).await?;
+    let (client, Fleet { base, last, .. }) = (Client::new(), &fleet);
+    let mut out = stdout();
     let report: Value = get(&client, &format!("{base}/api/v1/batches/{last}/report")).await?;
     writeln!(out, "The report of vehicle {} with firmware 7.2.1 (batch {last}):\n", VEHICLES - 1)?;
     render::report(&mut out, &serde_json::from_value::<Report>(report)?, ReportFormat::Table)?;
@@ -73,7 +92,7 @@ pub async fn run(args: &Args) -> Result<()> {
         writeln!(out, "\nPress Ctrl-C to stop Argus and delete the data.")?;
         tokio::signal::ctrl_c().await?;
     }
-    server.stop().await
+    fleet.server.stop().await
 }
 
 /// Creates the batch of a vehicle, uploads its files and completes it; returns the batch id.

