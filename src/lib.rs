@@ -12,7 +12,8 @@
 //! - [`pipeline`]: accepts changes durably, each at an epoch, and replays them after a restart;
 //! - `kafka`: events out, lines in;
 //! - [`maintenance`]: compaction, retention, erasure, recounts;
-//! - [`answers`]: cached reports and charts;
+//! - [`catalog`]: what is known of codes;
+//! - [`answers`]: cached reports and charts, diagnoses;
 //! - [`app`]: opens and connects all parts;
 //! - [`pages`]: the web pages, over any router of the API;
 //! - [`http`]: the service over HTTP; [`sql_servers`]: SQL over PostgreSQL and Arrow Flight SQL;
@@ -22,6 +23,7 @@
 pub mod allocator;
 pub mod answers;
 pub mod app;
+pub mod catalog;
 pub mod cli;
 pub mod data_dir;
 pub mod domain;

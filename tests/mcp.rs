@@ -49,6 +49,7 @@ async fn an_assistant_asks_and_gets_answers_with_their_epoch() {
         ["errors", {"batch": batches[1], "code": "E_FAIL", "context": 1}],
         ["codes", {"group_by": "firmware", "labels": {"region": "north"}}],
         ["compare", {"firmware": "7.2.1", "against": "7.2.0"}],
+        ["diagnosis", {"batch": batches[1]}],
         ["sql", {"sql": "SELECT code, sum(count) FROM error_counts GROUP BY code ORDER BY code"}],
         ["sql", {"sql": "DELETE FROM errors"}],
         ["compare", {"firmware": "9", "against": "7.2.0"}],
@@ -62,10 +63,10 @@ async fn an_assistant_asks_and_gets_answers_with_their_epoch() {
     let output = client.await.expect("no panic");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let spoken: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(spoken["tools"], json!(["batches", "codes", "compare", "errors", "report", "sql"]));
+    assert_eq!(spoken["tools"], json!(["batches", "codes", "compare", "diagnosis", "errors", "report", "sql"]));
     assert!(spoken["instructions"].as_str().is_some_and(|text| text.contains("epoch")));
     let answers = spoken["answers"].as_array().expect("answers");
-    for answer in &answers[..6] {
+    for answer in &answers[..7] {
         assert_eq!(answer[0], json!(false), "{answer}");
         assert!(answer[1]["epoch"].as_u64().is_some() || answer[1]["batches"][0]["epoch"].is_u64(), "{answer}");
     }
@@ -74,9 +75,10 @@ async fn an_assistant_asks_and_gets_answers_with_their_epoch() {
     assert_eq!(answers[2][1]["errors"][0]["before"][0], "before");
     assert_eq!(answers[3][1]["codes"][0]["firmware"], "7.2.1");
     assert_eq!(answers[4][1]["codes"][0]["code"], "E_ABORT");
-    assert_eq!(answers[5][1]["rows"], json!([["E_ABORT", 1], ["E_FAIL", 2]]));
+    assert_eq!(answers[5][1]["findings"], json!([]), "there are too few vehicles");
+    assert_eq!(answers[6][1]["rows"], json!([["E_ABORT", 1], ["E_FAIL", 2]]));
     for (answer, words) in
-        answers[6..].iter().zip(["only a single query", "no vehicle has sent lines", "ask for fewer rows"])
+        answers[7..].iter().zip(["only a single query", "no vehicle has sent lines", "ask for fewer rows"])
     {
         assert_eq!(answer[0], json!(true));
         assert!(answer[2].as_str().is_some_and(|text| text.contains(words)), "{answer}");

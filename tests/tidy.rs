@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 /// The folders and files of `src`, from the bottom up: each may use those before it.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
     "allocator",
     "data_dir",
     "shutdown",
     "telemetry",
     "storage",
     "domain",
+    "catalog",
     "metadata",
     "ingest",
     "pipeline",

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write, stderr, stdin, stdout};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::cli::explain;
 use crate::cli::render;
 use crate::cli::sources::{Failure, Source, sources};
 use crate::cli::terminal::{self, Terminal};
-use crate::cli::{AnalyzeArgs, ReportFormat};
+use crate::cli::{AnalyzeArgs, CountingArgs, ReportFormat};
 use crate::data_dir::lake_url;
 use crate::domain::clock::now;
 
@@ -46,27 +46,37 @@ pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
             out.flush()?;
             return Ok(ExitCode::SUCCESS);
         }
-        explain::write(&mut Terminal::new(stderr().lock()), rules.clone())?;
+        explain::write(&mut Terminal::new(stderr().lock()), rules)?;
     }
+    let (report, failures) = count(&args.paths, &args.counting, args.parquet.as_deref())?;
+    let format = args.format.unwrap_or(if stdout().is_terminal() { ReportFormat::Table } else { ReportFormat::Json });
+    render::report(&mut terminal::stdout(format == ReportFormat::Json), &report, format)?;
+    for Failure { name, reason } in &failures {
+        writeln!(stderr(), "argus: {}: {}", terminal::line(name), terminal::line(reason))?;
+    }
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Counts files and folders. Returns the report and the files that failed; with `parquet`, writes the tables there.
+pub fn count(paths: &[PathBuf], counting: &CountingArgs, parquet: Option<&Path>) -> Result<(Report, Vec<Failure>)> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let (sources, mut failures) = sources(&args.paths);
+    let (sources, mut failures) = sources(paths);
     let (dataflow, outputs) = Dataflow::start(Config {
-        workers: args.counting.workers(),
-        rules,
+        workers: counting.workers(),
+        rules: counting.rules()?,
         first_epoch: 1,
         in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
-        occurrences: args.parquet.is_some(),
+        occurrences: parquet.is_some(),
         limits: CodeLimits::default(),
     })
     .map_err(anyhow::Error::msg)?;
     // The tables for --parquet are spilled here; the folder is removed at the end.
-    let spill =
-        args.parquet.as_ref().map(|_| tempfile::tempdir()).transpose().context("cannot create a temporary folder")?;
+    let spill = parquet.map(|_| tempfile::tempdir()).transpose().context("cannot create a temporary folder")?;
     let reader = {
-        let (sources, block_bytes, handle) = (sources, args.counting.block_bytes as usize, runtime.handle().clone());
+        let (sources, block_bytes, handle) = (sources, counting.block_bytes as usize, runtime.handle().clone());
         std::thread::spawn(move || insert(&dataflow, sources, block_bytes, &handle))
     };
-    let files = match (&spill, &args.parquet) {
+    let files = match (&spill, parquet) {
         (Some(spill), Some(folder)) => {
             let (files, snapshot) = runtime.block_on(gather_in_lake(spill.path(), outputs))?;
             let engine =
@@ -86,12 +96,7 @@ pub fn run(args: &AnalyzeArgs) -> Result<ExitCode> {
     }));
     // The report lacks the files that failed.
     report.is_final = failures.is_empty();
-    let format = args.format.unwrap_or(if stdout().is_terminal() { ReportFormat::Table } else { ReportFormat::Json });
-    render::report(&mut terminal::stdout(format == ReportFormat::Json), &report, format)?;
-    for Failure { name, reason } in &failures {
-        writeln!(stderr(), "argus: {}: {}", terminal::line(name), terminal::line(reason))?;
-    }
-    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok((report, failures))
 }
 
 /// Inserts every source, each at its own epoch. Returns the failures.

@@ -9,6 +9,7 @@ pub mod analyze;
 pub mod ask;
 pub mod check;
 pub mod config;
+mod diagnose;
 pub mod explain;
 pub mod interval;
 pub mod maintain;
@@ -44,6 +45,7 @@ use url::Url;
 
 use crate::allocator;
 use crate::cli::ask::{CodesArgs, CompareArgs, ReportArgs};
+use crate::cli::diagnose::DiagnoseArgs;
 use crate::cli::manual::{CompletionsArgs, ManArgs};
 #[cfg(feature = "mcp")]
 use crate::cli::mcp::McpArgs;
@@ -77,6 +79,9 @@ pub enum Command {
         after_help = "Examples:\n  argus analyze logs/\n  journalctl | argus analyze -\n  argus analyze logs/ --rules +acme.toml --format json"
     )]
     Analyze(AnalyzeArgs),
+    /// Say what is known of the error codes in files, without a server.
+    #[command(after_help = "Examples:\n  argus diagnose logs/\n  argus diagnose ota.log --format json")]
+    Diagnose(DiagnoseArgs),
     /// Run SQL queries on a running server or a data directory.
     #[command(
         after_help = "Examples:\n  argus sql --server http://127.0.0.1:8080 \"SHOW TABLES\"\n  argus sql --data ./argus-data \"SELECT code, sum(count) FROM error_counts GROUP BY code\""
@@ -366,6 +371,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Analyze(args) => analyze::run(&args),
+        Command::Diagnose(args) => diagnose::run(&args),
         Command::Sql(args) => sql::run(&args),
         Command::Upload(args) => upload::run(&args),
         Command::Report(args) => ask::report(&args),

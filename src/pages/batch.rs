@@ -64,6 +64,8 @@ pub async fn page(
     let lines =
         [&parameters.filters()[..], &[("cursor", parameters.cursor.as_deref()), ("limit", Some(LINES))]].concat();
     let errors = api.get(&format!("{path}/errors"), &lines).await?;
+    // There is none before the batch is gathered.
+    let diagnosis = api.get(&format!("{path}/diagnosis"), &[]).await.ok();
     let codes = items(&report, "codes");
     let new = codes.iter().filter(|code| code["new_for_vehicle"] == true).count();
     let percent = progress["percent"].as_f64().unwrap_or(0.0);
@@ -84,6 +86,13 @@ pub async fn page(
             " " (grouped(number(&progress, "parsed_files"))) " of " (grouped(number(&progress, "total_files"))) " files, "
             (grouped(number(&progress, "lines"))) " lines, " (bytes(number(&progress, "bytes_received")))
             @if report["final"] == true { ". The report is final." }
+        }
+        section id="diagnosis" aria-labelledby="diagnosis-title" {
+            h2 id="diagnosis-title" { "What stands out" }
+            @match &diagnosis {
+                Some(diagnosis) => (findings(&path, diagnosis)),
+                None => p.quiet { "Known when the batch is completed." },
+            }
         }
         section id="codes" aria-labelledby="codes-title" {
             h2 id="codes-title" { "Codes" }
@@ -198,6 +207,34 @@ fn files_table(path: &str, files: &[Value]) -> Markup {
         }
         @if files.is_empty() { p.quiet { "No files." } }
         @if files.len() > ROWS { p.quiet { "The first " (ROWS) " of " (files.len()) " files." } }
+    }
+}
+
+/// The findings of a diagnosis, each with its evidence and what is known of its code.
+fn findings(path: &str, diagnosis: &Value) -> Markup {
+    html! {
+        p { (shown(text(diagnosis, "summary"))) }
+        @if !items(diagnosis, "findings").is_empty() {
+            ol.findings {
+                @for finding in items(diagnosis, "findings") {
+                    @let (code, catalog) = (text(finding, "code"), &finding["catalog"]);
+                    @let filters = [("code", Some(code))];
+                    li {
+                        (severity(text(finding, "severity"))) " " (code_link(code)) " "
+                        a href={ (with_parameters(path, &filters)) "#lines" } { (grouped(number(finding, "count"))) " lines" }
+                        @if !text(catalog, "meaning").is_empty() { p { (shown(text(catalog, "meaning"))) } }
+                        ul {
+                            @for evidence in items(finding, "evidence") {
+                                li { (shown(text(evidence, "text")))
+                                    @if let Some(p_value) = evidence["p_value"].as_f64() { span.quiet { (format!(" (p {p_value:.2e})")) } } }
+                            }
+                            @if !text(catalog, "cause").is_empty() { li { "Usual cause: " (shown(text(catalog, "cause"))) } }
+                            @if !text(catalog, "remedy").is_empty() { li { "What to do: " (shown(text(catalog, "remedy"))) } }
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -119,8 +119,17 @@ pub async fn page(State(api): State<Api>, Path(code): Path<String>) -> Result<Ht
         *of.entry(row[1].as_str().unwrap_or_default()).or_default() += row[2].as_u64().unwrap_or(0);
     }
     let most = by_firmware.values().flat_map(BTreeMap::values).copied().max().unwrap_or(1).max(1);
+    // A code of the user's own rules is not in the catalogue.
+    let known = api.get(&format!("/codes/{}", segment(&code)), &[]).await?;
+    let description = &known["description"];
     let body = html! {
         h1 { "Code " code { (shown(&code)) } }
+        @if !text(description, "meaning").is_empty() {
+            p { (shown(text(description, "meaning"))) " " span.quiet { "(" (shown(text(description, "source"))) ")" } }
+            @for (name, field) in [("Usual cause", "cause"), ("What to do", "remedy")] {
+                @if !text(description, field).is_empty() { p { (name) ": " (shown(text(description, field))) } }
+            }
+        }
         p { (severity(rows[0][6].as_str().unwrap_or_default())) " "
             (grouped(rows.iter().filter_map(|row| row[2].as_u64()).sum())) " occurrences. "
             a href=(with_parameters("/sql", &[("sql", Some(&of_code("SELECT * FROM errors WHERE code = $code LIMIT 100")))])) { "All lines in SQL" } }

@@ -6,12 +6,14 @@
 //!   lines they cover;
 //! - [`compare`]: two firmwares, by the tests in [`crate::statistics`]; [`vehicles`]: the list of vehicles; [`history`]: the batches
 //!   and codes of one;
+//! - [`findings`]: what stands out in a batch;
 //! - [`cells`]: past state that the dataflow loads.
 
 pub mod cells;
 pub mod compare;
 pub mod error_lines;
 pub mod filter;
+pub mod findings;
 pub mod fleet_codes;
 pub mod history;
 pub mod lookup;

@@ -3,6 +3,7 @@
 pub mod batches;
 pub mod chart;
 pub mod contents;
+pub mod diagnosis;
 pub mod events;
 pub mod files;
 pub mod fleet;

@@ -1,0 +1,270 @@
+//! What stands out in a batch: its codes, compared with other vehicles, other firmwares, the vehicle's past and time.
+//!
+//! All comes from the batch's report and the counts of the fleet in memory. A code is a finding if at most one in a
+//! hundred other vehicles has it ([`EvidenceKind::Rare`]), or if its firmware raises it ([`EvidenceKind::Firmware`]).
+//! Other evidence explains a finding, but makes none.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use argus_dataflow::{FleetGroup, Totals};
+use argus_sinks::FleetView;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::reads::report::{BatchFacts, CodeReport, Example, Report, ReportSeverity};
+use crate::statistics::{TwoGroups, discovery, fisher};
+
+/// A code is rare if the share of vehicles with it, this one counted, is at most this.
+const RARE: f64 = 0.01;
+
+/// A firmware raises a code if the false discovery rate is at most this.
+const RAISED: f64 = 0.05;
+
+/// Fewer other vehicles say nothing.
+const VEHICLES_MIN: u64 = 20;
+
+/// Fewer occurrences are no burst.
+const BURST_MIN: u64 = 5;
+
+/// Occurrences at random times are so close together at most with this probability.
+const BURST: f64 = 1e-6;
+
+/// What was found in a batch.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Findings {
+    /// Codes that stand out; those that say most first.
+    pub findings: Vec<Finding>,
+    /// The other codes: the most severe and frequent first.
+    pub others: Vec<Finding>,
+    /// The firmware that the batch's is compared with: the one that was recorded before it. Null if there is none.
+    pub previous_firmware: Option<String>,
+}
+
+/// A code of a batch, and what is known about it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Finding {
+    /// The code.
+    pub code: String,
+    /// Its severity.
+    pub severity: ReportSeverity,
+    /// Occurrences in the batch.
+    pub count: u64,
+    /// The information in bits: how unlikely the code is in this batch, by the evidence that makes it a finding. Null if
+    /// nothing was tested.
+    pub bits: Option<f64>,
+    /// Why.
+    pub evidence: Vec<Evidence>,
+    /// The first line with the code.
+    pub line: Example,
+}
+
+/// A comparison of a code.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Evidence {
+    /// The kind.
+    pub kind: EvidenceKind,
+    /// What was found, in words.
+    pub text: String,
+    /// Vehicles (of other batches: batches) with the code.
+    pub found: u64,
+    /// All of them.
+    pub of: u64,
+    /// With the other firmware: vehicles with the code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against_found: Option<u64>,
+    /// With the other firmware: all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against_of: Option<u64>,
+    /// The test; null if nothing is tested.
+    pub test: Option<&'static str>,
+    /// Its p-value.
+    pub p_value: Option<f64>,
+    /// The false discovery rate over all codes of both firmwares.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub q_value: Option<f64>,
+}
+
+/// A kind of comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EvidenceKind {
+    /// With the other vehicles of the firmware and of the platform: the rank of this vehicle among them.
+    Rare,
+    /// With the firmware before: Fisher's exact test.
+    Firmware,
+    /// With the vehicle's earlier batches, by the times in the logs.
+    New,
+    /// With random times: the range of uniformly distributed times.
+    Burst,
+}
+
+/// What stands out in a batch. Its report must have the fleet's fields.
+pub fn findings(report: &Report, facts: &BatchFacts, view: &FleetView) -> Findings {
+    let raised = Raised::by(view, facts);
+    let batches = batches_of_vehicle(view, facts);
+    let (mut findings, mut others) = (Vec::new(), Vec::new());
+    for code in report.codes.iter().filter(|code| code.count > code.inactive) {
+        let rare = rare(view, facts, &code.code);
+        let firmware = raised.as_ref().and_then(|raised| raised.evidence(&code.code, facts));
+        let is_finding = |evidence: &Evidence| match evidence.kind {
+            EvidenceKind::Rare => evidence.p_value.is_some_and(|p_value| p_value <= RARE),
+            _ => evidence.q_value.is_some_and(|q_value| q_value <= RAISED),
+        };
+        let tested: Vec<&Evidence> = rare.iter().chain(&firmware).collect();
+        let making = tested.iter().filter(|evidence| is_finding(evidence));
+        let least = making.filter_map(|evidence| evidence.p_value).min_by(f64::total_cmp);
+        let any = tested.iter().filter_map(|evidence| evidence.p_value).min_by(f64::total_cmp);
+        let new = (code.new_for_vehicle && batches > 1).then(|| new(batches - 1));
+        let finding = Finding {
+            code: code.code.clone(),
+            severity: code.severity,
+            count: code.count,
+            bits: least.or(any).map(|p_value| -p_value.max(f64::MIN_POSITIVE).log2()),
+            evidence: [firmware, rare, new, burst(code, report)].into_iter().flatten().collect(),
+            line: code.example.clone(),
+        };
+        if least.is_some() { findings.push(finding) } else { others.push(finding) }
+    }
+    let bits = |finding: &Finding| finding.bits.unwrap_or_default();
+    findings.sort_by(|a: &Finding, b| bits(b).total_cmp(&bits(a)).then_with(|| b.severity.cmp(&a.severity)));
+    others.sort_by_key(|finding: &Finding| Reverse((finding.severity, finding.count)));
+    Findings { findings, others, previous_firmware: raised.map(|raised| raised.against) }
+}
+
+/// All batches of the vehicle, this one too.
+fn batches_of_vehicle(view: &FleetView, facts: &BatchFacts) -> u64 {
+    let first = FleetGroup::Vehicle { vin: facts.vin.clone(), vehicle_id: String::new() };
+    let of_vehicle = view
+        .from(first)
+        .take_while(|(group, _, _)| matches!(group, FleetGroup::Vehicle { vin, .. } if *vin == facts.vin));
+    of_vehicle.filter(|(_, code, _)| code.is_none()).map(|(_, _, totals)| totals.batches).sum()
+}
+
+/// How many of the other vehicles have the code: those of the firmware, and those of the platform. The group that has it
+/// more often counts: what is common there is no fault of this vehicle.
+fn rare(view: &FleetView, facts: &BatchFacts, code: &str) -> Option<Evidence> {
+    let groups = [
+        ("with this firmware", facts.firmware.clone().map(|name| FleetGroup::Firmware(Some(name)))),
+        ("of this platform", facts.platform.clone().map(|name| FleetGroup::Platform(Some(name)))),
+    ];
+    let compared = groups.into_iter().filter_map(|(which, group)| {
+        let group = group?;
+        let others = view.totals(&group, None)?.vehicles.checked_sub(1).filter(|others| *others >= VEHICLES_MIN)?;
+        // This vehicle has the code.
+        let found = view.totals(&group, Some(code))?.active_vehicles.saturating_sub(1);
+        let p_value = (found + 1) as f64 / (others + 1) as f64;
+        let text = format!("{found} of {others} other vehicles {which} have it");
+        Some(Evidence::new(EvidenceKind::Rare, text, [found, others], "rank_among_vehicles", p_value))
+    });
+    compared.max_by(|a, b| a.p_value.partial_cmp(&b.p_value).unwrap_or(std::cmp::Ordering::Equal))
+}
+
+fn new(others: u64) -> Evidence {
+    let batches = if others == 1 {
+        "the vehicle's other batch".to_owned()
+    } else {
+        format!("the vehicle's {others} other batches")
+    };
+    let text = format!("new for the vehicle: among {batches}, no earlier one has it");
+    Evidence { test: None, p_value: None, ..Evidence::new(EvidenceKind::New, text, [0, others], "", 1.0) }
+}
+
+/// If the times of all occurrences are random in the time of the batch, their range is at most as short with this
+/// probability.
+fn burst(code: &CodeReport, report: &Report) -> Option<Evidence> {
+    let micros = |time: &serde_json::Value| {
+        chrono::DateTime::parse_from_rfc3339(time.as_str()?).ok().map(|time| time.timestamp_micros())
+    };
+    let (first, last) = (micros(&code.first_seen)?, micros(&code.last_seen)?);
+    let (begin, end) = (report.recorded_first?.timestamp_micros(), report.recorded_last?.timestamp_micros());
+    if code.count < BURST_MIN || end <= begin {
+        return None;
+    }
+    // Clocks of logs have a resolution of a second, often.
+    let within = (last - first).max(1_000_000) as f64 / (end - begin) as f64;
+    let n = code.count as f64;
+    let p_value = if within >= 1.0 { 1.0 } else { within.powf(n - 1.0) * (n - (n - 1.0) * within) };
+    let text = format!(
+        "all {} within {:.1} s of a log of {:.1} s",
+        code.count,
+        (last - first) as f64 / 1e6,
+        (end - begin) as f64 / 1e6
+    );
+    let counts = [code.count, code.count];
+    (p_value <= BURST).then(|| Evidence::new(EvidenceKind::Burst, text, counts, "range_of_uniform_times", p_value))
+}
+
+impl Evidence {
+    fn new(kind: EvidenceKind, text: String, [found, of]: [u64; 2], test: &'static str, p_value: f64) -> Evidence {
+        let (test, p_value) = (Some(test), Some(p_value));
+        Evidence { kind, text, found, of, against_found: None, against_of: None, test, p_value, q_value: None }
+    }
+}
+
+/// The codes of the batch's firmware, compared with the firmware that was recorded before it.
+struct Raised {
+    against: String,
+    all: [u64; 2],
+    /// Sorted by code: vehicles with the code, p-value and q-value.
+    codes: Vec<(String, [u64; 2], f64, f64)>,
+}
+
+impl Raised {
+    /// `None` without another firmware before it, or with too few vehicles of one of them.
+    fn by(view: &FleetView, facts: &BatchFacts) -> Option<Raised> {
+        let firmware = facts.firmware.as_deref()?;
+        let mut firmwares: Vec<(i64, &str, Totals)> = Vec::new();
+        for (group, code, totals) in view.from(FleetGroup::Firmware(None)) {
+            let FleetGroup::Firmware(name) = group else { break };
+            if let (Some(name), None, Some(first)) = (name, code, totals.seen.first_batch) {
+                firmwares.push((first.at, name, totals));
+            }
+        }
+        let own = firmwares.iter().find(|(_, name, _)| *name == firmware)?;
+        let before = firmwares.iter().filter(|(at, ..)| *at < own.0).max_by_key(|(at, ..)| *at)?;
+        let all = [own.2.vehicles, before.2.vehicles];
+        if all.iter().any(|vehicles| *vehicles < VEHICLES_MIN) {
+            return None;
+        }
+        let mut found: BTreeMap<String, [u64; 2]> = BTreeMap::new();
+        for (side, name) in [firmware, before.1].into_iter().enumerate() {
+            let group = FleetGroup::Firmware(Some(name.to_owned()));
+            for (of, code, totals) in view.from(group.clone()) {
+                match code {
+                    _ if *of != group => break,
+                    Some(code) => found.entry(code.to_owned()).or_default()[side] = totals.active_vehicles,
+                    None => {}
+                }
+            }
+        }
+        let mut codes: Vec<(String, [u64; 2], f64, f64)> = found
+            .into_iter()
+            .map(|(code, found)| (code, found, fisher::two_sided(TwoGroups { found, all }), 1.0))
+            .collect();
+        codes.sort_by(|a, b| a.2.total_cmp(&b.2));
+        let p_values: Vec<f64> = codes.iter().map(|code| code.2).collect();
+        for (code, q_value) in codes.iter_mut().zip(discovery::q_values(&p_values)) {
+            code.3 = q_value;
+        }
+        codes.sort_by(|a, b| a.0.cmp(&b.0));
+        Some(Raised { against: before.1.to_owned(), all, codes })
+    }
+
+    /// If more vehicles have the code with the batch's firmware than with the one before.
+    fn evidence(&self, code: &str, facts: &BatchFacts) -> Option<Evidence> {
+        let index = self.codes.binary_search_by(|known| known.0.as_str().cmp(code)).ok()?;
+        let &(_, [with, before], p_value, q_value) = &self.codes[index];
+        let [all, all_before] = self.all;
+        if u128::from(with) * u128::from(all_before) <= u128::from(before) * u128::from(all) {
+            return None;
+        }
+        let text = format!(
+            "{with} of {all} vehicles with firmware {} have it, and {before} of {all_before} with {}",
+            facts.firmware.as_deref().unwrap_or_default(),
+            self.against
+        );
+        let evidence = Evidence::new(EvidenceKind::Firmware, text, [with, all], fisher::NAME, p_value);
+        Some(Evidence { against_found: Some(before), against_of: Some(all_before), q_value: Some(q_value), ..evidence })
+    }
+}

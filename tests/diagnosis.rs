@@ -1,0 +1,151 @@
+//! Diagnoses of a fleet with planted faults, and what is known of codes.
+
+mod common;
+
+use common::{Server, argus, argus_with};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+const VEHICLES: usize = 240;
+/// The vehicle with a fault of its own.
+const ILL: usize = 77;
+
+fn vin(vehicle: usize) -> String {
+    format!("WVWZZZ1JZXW000{vehicle:03}")
+}
+
+async fn upload(server: &Server, vehicle: usize, firmware: &str, log: String) -> String {
+    let platform = ["mk3", "mk4"][vehicle % 2];
+    let described = json!({"vehicle_id": format!("veh-{vehicle}"), "vin": vin(vehicle), "platform": platform, "firmware": firmware});
+    let id = server.new_batch_of(described).await;
+    server.put(&id, "ota.log", log).await;
+    server.complete(&id).await;
+    id
+}
+
+/// The log of a vehicle: codes that many have, a regression of the new firmware on one platform, and the fault of one.
+fn log(vehicle: usize, firmware: &str) -> String {
+    let day = if firmware == "7.1.0" { 1 } else { 2 };
+    let line = |second: usize, code: &str| {
+        format!("2026-03-{day:02}T10:{:02}:{:02}Z ERROR ota: failed with {code}\n", second / 60, second % 60)
+    };
+    let mut log = line(0, "ETIMEDOUT");
+    if vehicle.is_multiple_of(3) {
+        log += &line(1800, "HTTP status 503 ERRNO ECONNRESET");
+    }
+    if firmware == "7.2.1" && vehicle % 2 == 1 && !vehicle.is_multiple_of(5) {
+        log += &line(2000, "ERR_FLASH_WRITE");
+    }
+    if vehicle == ILL && firmware == "7.2.1" {
+        for second in 0..12 {
+            log += &line(2400 + second / 6, "DTC U0100-87 stored");
+        }
+    }
+    log + &line(3500, "ETIMEDOUT")
+}
+
+#[tokio::test]
+async fn planted_faults_are_found_and_healthy_batches_have_no_finding() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    for vehicle in 0..VEHICLES {
+        upload(&server, vehicle, "7.1.0", log(vehicle, "7.1.0")).await;
+    }
+    let mut batches = Vec::new();
+    for vehicle in 0..VEHICLES {
+        batches.push(upload(&server, vehicle, "7.2.1", log(vehicle, "7.2.1")).await);
+    }
+    server.final_report(&batches[VEHICLES - 1], 0).await;
+    let last = server.get(&format!("/batches/{}", batches[VEHICLES - 1])).await["epoch"].clone();
+    let mut regressed = 0;
+    for (vehicle, batch) in batches.iter().enumerate() {
+        server.get(&format!("/batches/{batch}/report?min_epoch={last}")).await;
+        let diagnosis = server.get(&format!("/batches/{batch}/diagnosis")).await;
+        let found: Vec<&str> = diagnosis["findings"]
+            .as_array()
+            .expect("findings")
+            .iter()
+            .map(|finding| finding["code"].as_str().expect("text"))
+            .collect();
+        let raised = vehicle % 2 == 1 && !vehicle.is_multiple_of(5);
+        let mut expected = Vec::new();
+        if raised {
+            expected.push("ERR_FLASH_WRITE");
+        }
+        if vehicle == ILL {
+            expected.push("U0100-87");
+        }
+        assert_eq!(found, expected, "vehicle {vehicle}: {diagnosis}");
+        regressed += usize::from(raised);
+    }
+    assert!(regressed > 90);
+
+    let ill = server.get(&format!("/batches/{}/diagnosis", batches[ILL])).await;
+    let evidence = |finding: &Value, kind: &str| {
+        let all = finding["evidence"].as_array().expect("evidence");
+        all.iter().find(|one| one["kind"] == kind).unwrap_or_else(|| panic!("{kind} of {finding}")).clone()
+    };
+    let firmware = evidence(&ill["findings"][0], "firmware");
+    assert_eq!([&firmware["found"], &firmware["of"]], [&json!(96), &json!(240)], "{ill}");
+    assert_eq!([&firmware["against_found"], &firmware["against_of"]], [&json!(0), &json!(240)]);
+    assert_eq!((&firmware["test"], &ill["previous_firmware"]), (&json!("fisher_exact_two_sided"), &json!("7.1.0")));
+    assert!(firmware["q_value"].as_f64().is_some_and(|q| q < 1e-10));
+    let own = &ill["findings"][1];
+    // 119 other vehicles of its platform, and none has it; 239 others with its firmware.
+    let rare = evidence(own, "rare");
+    assert_eq!((&rare["found"], rare["p_value"].as_f64().is_some_and(|p| p <= 1.0 / 120.0)), (&json!(0), true));
+    evidence(own, "new");
+    let burst = evidence(own, "burst");
+    assert!(burst["p_value"].as_f64().is_some_and(|p| p < 1e-6), "{burst}");
+    assert_eq!((&own["line"]["file"], &own["id"], &own["count"]), (&json!("ota.log"), &json!("F2"), &json!(12)));
+    assert!(own["catalog"]["meaning"].as_str().is_some_and(|text| text.contains("missing message")));
+    assert!(!ill.to_string().contains(&vin(ILL)), "a diagnosis does not name the vehicle");
+    assert_eq!(ill["others"]["top"][0]["code"], "ETIMEDOUT");
+
+    // Replaced: the finding goes with its lines. An open batch has no diagnosis.
+    let reopened = server.send(Method::POST, &format!("/batches/{}/reopen", batches[ILL]), "").await;
+    assert!(reopened.status().is_success());
+    let none = server.send(Method::GET, &format!("/batches/{}/diagnosis", batches[ILL]), "").await;
+    assert_eq!(none.status(), StatusCode::NOT_FOUND);
+    assert!(none.text().await.expect("text").contains("no-diagnosis"));
+    server.put(&batches[ILL], "ota.log", log(ILL, "7.1.0").replace("2026-03-01", "2026-03-02")).await;
+    let completed = server.complete(&batches[ILL]).await;
+    server.final_report(&batches[ILL], completed["epoch"].as_u64().expect("an epoch")).await;
+    let healed = server.get(&format!("/batches/{}/diagnosis", batches[ILL])).await;
+    assert_eq!(healed["findings"], json!([]), "{healed}");
+    for (id, status) in [("01997c3e-8c1a-7c3e-8c1a-7c3e8c1a7c3e", 404), ("x", 404)] {
+        let answer = server.send(Method::GET, &format!("/batches/{id}/diagnosis"), "").await;
+        assert_eq!(answer.status().as_u16(), status);
+    }
+
+    let code = server.get("/codes/ERR_FLASH_WRITE").await;
+    assert_eq!((&code["description"], &code["firmwares"][0]["name"]), (&Value::Null, &json!("7.2.1")));
+    assert_eq!((&code["platforms"][0]["name"], &code["platforms"][0]["vehicles"]), (&json!("mk4"), &json!(95)));
+    let unseen = server.get("/codes/P0171-16").await;
+    assert_eq!(unseen["firmwares"], json!([]));
+    let unknown = server.send(Method::GET, "/codes/NOTHING", "").await;
+    assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
+    let entries = server.get("/catalog?q=no+space").await;
+    assert!(entries["entries"].as_array().expect("entries").iter().any(|entry| entry["code"] == "ENOSPC"), "{entries}");
+    assert_eq!(server.get("/catalog?q=NRC:36-72").await["entries"].as_array().map(Vec::len), Some(1));
+    server.stop();
+}
+
+#[test]
+fn files_are_diagnosed_without_a_server() {
+    let log = b"2026-03-01T10:00:00Z WARN net: HTTP status 503 from server\nERROR bms: DTC U0100-87 stored\nERROR write failed: ENOSPC\n\
+                ERROR write failed: ENOSPC\nACME-17 odd\n";
+    let output = argus(&["diagnose", "-", "--format", "json"], log);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let diagnosis: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let first = &diagnosis["findings"][0];
+    assert_eq!((&first["code"], &first["id"], &first["line"]["line"]), (&json!("ENOSPC"), &json!("F1"), &json!(3)));
+    assert!(first["catalog"]["remedy"].as_str().is_some_and(|text| text.contains("free space")));
+    let table = argus_with(&["diagnose", "-", "--format", "table"], &[("NO_COLOR", "1".to_owned())], log);
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.starts_with("ENOSPC is the most severe") && table.contains("to do: free space"), "{table}");
+    let csv = argus(&["diagnose", "-", "--format", "csv"], log);
+    assert!(String::from_utf8_lossy(&csv.stdout).starts_with("id,code,severity,"));
+    assert_eq!(argus(&["diagnose"], b"").status.code(), Some(2));
+    assert_eq!(argus(&["diagnose", "/nowhere.log"], b"").status.code(), Some(1));
+}
