@@ -196,4 +196,33 @@ async fn vehicles_seen_with_both_are_compared_with_themselves_and_exposure_is_co
     assert!((new["p_value"].as_f64().expect("a number") - 2.0 / 2048.0).abs() < 1e-12, "{new}");
     assert!((new["difference"].as_f64().expect("a number") - 11.0 / 12.0).abs() < 1e-12, "{new}");
     assert_eq!(new["warnings"], json!([]));
+    server.stop();
+
+    // More vehicles have it with the new firmware, but only because each has sent four batches: one in four has it.
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let send = async |vehicle: usize, firmware: &'static str, codes: &[&'static str]| {
+        let lines = codes.iter().map(|code| (1, "a", *code)).collect();
+        upload(&server, &Drive { vehicle, platform: "mk3", firmware, region: "north", lines }).await;
+    };
+    for vehicle in 0..20 {
+        let codes = if vehicle % 2 == 0 { &["ETIMEDOUT", "E_STARTED"][..] } else { &["E_STARTED"] };
+        send(vehicle, "7.1.0", codes).await;
+        for repeated in 0..4 {
+            let codes = if repeated == 0 { &["ETIMEDOUT"][..] } else { &["E_STARTED"] };
+            send(20 + vehicle, "7.2.1", codes).await;
+        }
+    }
+    send(20, "7.2.1", &["ERR_ONCE_ONLY"]).await;
+    let compared = server.get("/fleet/compare?firmware=7.2.1&against=7.1.0").await;
+    let code = |name: &str| {
+        let codes = compared["codes"].as_array().expect("codes");
+        codes.iter().find(|code| code["code"] == name).unwrap_or_else(|| panic!("{name} in {compared}")).clone()
+    };
+    let exposed = code("ETIMEDOUT");
+    assert_eq!((&exposed["change"], &exposed["vehicles"]), (&json!("more"), &json!(20)));
+    assert_eq!(exposed["warnings"], json!(["exposure"]), "{exposed}");
+    // One vehicle in forty: no result could be significant.
+    assert_eq!(code("ERR_ONCE_ONLY")["warnings"], json!(["small_support"]));
+    server.stop();
 }

@@ -95,8 +95,11 @@ async fn planted_faults_are_found_and_healthy_batches_have_no_finding() {
     let rare = evidence(own, "rare");
     assert_eq!((&rare["found"], rare["p_value"].as_f64().is_some_and(|p| p <= 1.0 / 120.0)), (&json!(0), true));
     evidence(own, "new");
-    let burst = evidence(own, "burst");
-    assert!(burst["p_value"].as_f64().is_some_and(|p| p < 1e-6), "{burst}");
+    assert_eq!(own["evidence"][0]["kind"], "rare", "what makes it a finding comes first: {own}");
+    assert!(
+        ill["summary"].as_str().is_some_and(|text| text.starts_with("ERR_FLASH_WRITE stands out: 96 of 240")),
+        "{ill}"
+    );
     assert_eq!((&own["line"]["file"], &own["id"], &own["count"]), (&json!("ota.log"), &json!("F2"), &json!(12)));
     assert!(own["catalog"]["meaning"].as_str().is_some_and(|text| text.contains("missing message")));
     assert!(!ill.to_string().contains(&vin(ILL)), "a diagnosis does not name the vehicle");
@@ -128,6 +131,40 @@ async fn planted_faults_are_found_and_healthy_batches_have_no_finding() {
     let entries = server.get("/catalog?q=no+space").await;
     assert!(entries["entries"].as_array().expect("entries").iter().any(|entry| entry["code"] == "ENOSPC"), "{entries}");
     assert_eq!(server.get("/catalog?q=NRC:36-72").await["entries"].as_array().map(Vec::len), Some(1));
+
+    // What the user knows is shown at once: the entry that fits the platform best.
+    for (entry, status) in [
+        (json!({"meaning": "the flash is worn", "remedy": "replace the unit"}), 201),
+        (
+            json!({"meaning": "the flash of mk4 is worn", "platform": "mk4", "links": ["https://wiki.example/flash"]}),
+            201,
+        ),
+        (json!({"meaning": "the flash of mk9 is worn", "platform": "mk9"}), 201),
+        (json!({"meaning": "the flash of mk4 is slow", "platform": "mk4"}), 200),
+        (json!({"meaning": ""}), 422),
+        (json!({"meaning": "x", "severity": "bad"}), 422),
+        (json!({"meaning": "x", "links": ["javascript:alert(1)"]}), 422),
+        (json!({"meaning": "x", "code": "OTHER"}), 422),
+        (json!({"meaning": "x".repeat(5000)}), 422),
+        (json!({"cause": "x"}), 422),
+    ] {
+        let answer = server.send(Method::PUT, "/catalog/ERR_FLASH_WRITE", entry.to_string()).await;
+        assert_eq!(answer.status().as_u16(), status, "{entry}");
+    }
+    let explained = server.get(&format!("/batches/{}/diagnosis", batches[1])).await;
+    let entry = &explained["findings"][0]["catalog"];
+    assert_eq!(
+        (&entry["meaning"], &entry["source"]),
+        (&json!("the flash of mk4 is slow"), &json!("user")),
+        "{explained}"
+    );
+    assert_eq!(server.get("/codes/ERR_FLASH_WRITE").await["description"]["meaning"], "the flash is worn");
+    assert_eq!(server.get("/catalog?q=worn+flash").await["entries"].as_array().map(Vec::len), Some(2));
+    for (query, status) in [("?platform=mk4", 204), ("?platform=mk4", 404), ("", 204), ("?platform=mk9", 204)] {
+        let answer = server.send(Method::DELETE, &format!("/catalog/ERR_FLASH_WRITE{query}"), "").await;
+        assert_eq!(answer.status().as_u16(), status, "{query}");
+    }
+    assert_eq!(server.get("/codes/ERR_FLASH_WRITE").await["description"], Value::Null);
     server.stop();
 }
 
@@ -148,4 +185,45 @@ fn files_are_diagnosed_without_a_server() {
     assert!(String::from_utf8_lossy(&csv.stdout).starts_with("id,code,severity,"));
     assert_eq!(argus(&["diagnose"], b"").status.code(), Some(2));
     assert_eq!(argus(&["diagnose", "/nowhere.log"], b"").status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalogue_is_imported_from_a_file_and_survives_a_restart() {
+    let (data, files) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let server = Server::start(data.path());
+    let root = server.root_url("/");
+    let import = async |name: &str, bytes: &[u8]| {
+        let file = files.path().join(name);
+        std::fs::write(&file, bytes).expect("writes");
+        let arguments = ["catalog", "import", file.to_str().expect("text"), "--server", &root].map(str::to_owned);
+        let output = tokio::task::spawn_blocking(move || argus(&arguments.each_ref().map(String::as_str), b""));
+        let output = output.await.expect("no panic");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    };
+    let many: String = (0..1200).map(|number| format!("ACME-{number},\"worn, <b>old</b>\",,info\n")).collect();
+    let (code, text) = import("a.csv", format!("code,meaning,firmware,severity\n{many}").as_bytes()).await;
+    assert_eq!((code, text.as_str()), (Some(0), "1200 entries added, 0 replaced\n"));
+    let entries =
+        json!([{"code": "ACME-7", "meaning": "other"}, {"code": "ACME-7", "meaning": "of 7", "firmware": "7"}]);
+    let (code, text) = import("b.json", entries.to_string().as_bytes()).await;
+    assert_eq!((code, text.as_str()), (Some(0), "1 entries added, 1 replaced\n"));
+    for (name, bytes, words) in [
+        ("twice.csv", &b"code,meaning\nA-1,x\nA-1,y\n"[..], "is there twice"),
+        ("latin.csv", b"code,meaning\nA-1,caf\xe9\n", "line 2 is not UTF-8"),
+        ("empty.csv", b"code,meaning\nA-1,\n", "meaning of a catalogue entry must not be empty"),
+        ("odd.csv", b"code,meaning,colour\nA-1,x,red\n", "colour"),
+        ("bad.json", b"[{]", "JSON"),
+    ] {
+        let (code, text) = import(name, bytes).await;
+        assert!(code == Some(1) && text.contains(words), "{name}: {text}");
+    }
+    server.kill();
+    let server = Server::start(data.path());
+    assert_eq!(server.get("/codes/ACME-7").await["description"]["meaning"], "other");
+    assert_eq!(server.get("/codes/ACME-8").await["description"]["meaning"], "worn, <b>old</b>");
+    assert_eq!(server.get("/catalog?q=ACME-7").await["entries"][1]["firmware"], "7");
+    let unseen = server.send(Method::GET, "/codes/A-1", "").await;
+    assert_eq!(unseen.status(), StatusCode::NOT_FOUND);
+    server.stop();
 }

@@ -53,7 +53,7 @@ async fn an_assistant_asks_and_gets_answers_with_their_epoch() {
         ["sql", {"sql": "SELECT code, sum(count) FROM error_counts GROUP BY code ORDER BY code"}],
         ["sql", {"sql": "DELETE FROM errors"}],
         ["compare", {"firmware": "9", "against": "7.2.0"}],
-        ["sql", {"sql": "SELECT repeat('x', 300000)"}],
+        ["sql", {"sql": "SELECT repeat('x', 300) FROM range(1, 1001)", "limit": 1000}],
     ]);
     let root = server.root_url("/");
     let client = tokio::task::spawn_blocking(move || {

@@ -37,9 +37,10 @@ pub struct Diagnosis {
 pub struct ExplainedFinding {
     /// Identifies it in this diagnosis: `F1` is the first.
     pub id: String,
+    /// The code and its evidence.
     #[serde(flatten)]
     #[schema(inline)]
-    finding: Finding,
+    pub finding: Finding,
     /// The catalogue's entry; null if the code is not known.
     pub catalog: Option<Description>,
 }
@@ -92,6 +93,11 @@ impl Diagnosis {
             None => "No active error code.".to_owned(),
         };
         Diagnosis::new(summary, findings, Vec::new(), None)
+    }
+
+    /// All findings and codes that it lists.
+    pub fn listed(&mut self) -> impl Iterator<Item = &mut ExplainedFinding> {
+        self.findings.iter_mut().chain(&mut self.others.top)
     }
 
     fn new(

@@ -1,4 +1,4 @@
-//! What is known of error codes: built-in descriptions, by the structure of their standards.
+//! What is known of error codes: users' entries, and built-in descriptions by the structure of their standards.
 //!
 //! A code says more than its name: a trouble code has a system and a kind of fault, a negative response a service and a
 //! reason, an HRESULT a facility. So descriptions are put together from the parts of a code; only what the standards
@@ -14,6 +14,11 @@ mod vehicle;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::domain::catalog::CatalogEntry;
+
+/// The source of users' descriptions.
+pub const USER: &str = "user";
+
 /// The description of a code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Description {
@@ -25,13 +30,42 @@ pub struct Description {
     pub cause: Option<String>,
     /// What to do.
     pub remedy: Option<String>,
-    /// Where the meaning comes from.
-    pub source: &'static str,
+    /// Its severity, where a user says one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub severity: Option<String>,
+    /// Only on this hardware platform.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// Only with this firmware.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<String>,
+    /// Where to read more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<String>,
+    /// Where the meaning comes from: a standard, or `user`.
+    pub source: String,
+}
+
+impl From<CatalogEntry> for Description {
+    fn from(entry: CatalogEntry) -> Description {
+        let CatalogEntry { code, platform, firmware, meaning, severity, cause, remedy, links } = entry;
+        Description { code, meaning, cause, remedy, severity, platform, firmware, links, source: USER.to_owned() }
+    }
 }
 
 impl Description {
-    fn new(code: &str, source: &'static str, meaning: impl Into<String>) -> Description {
-        Description { code: code.to_owned(), meaning: meaning.into(), cause: None, remedy: None, source }
+    fn new(code: &str, source: &str, meaning: impl Into<String>) -> Description {
+        Description {
+            code: code.to_owned(),
+            meaning: meaning.into(),
+            cause: None,
+            remedy: None,
+            severity: None,
+            platform: None,
+            firmware: None,
+            links: Vec::new(),
+            source: source.to_owned(),
+        }
     }
 
     fn with(mut self, cause: &str, remedy: &str) -> Description {
@@ -39,6 +73,18 @@ impl Description {
         (self.cause, self.remedy) = (given(cause), given(remedy));
         self
     }
+}
+
+/// The description that fits a platform and a firmware best: the user's own before the built-in one.
+pub fn best(
+    code: &str,
+    entries: Vec<CatalogEntry>,
+    platform: Option<&str>,
+    firmware: Option<&str>,
+) -> Option<Description> {
+    let fitting = entries.into_iter().filter_map(|entry| Some((entry.fit(platform, firmware)?, entry)));
+    let best = fitting.max_by_key(|(fit, _)| *fit).map(|(_, entry)| entry.into());
+    best.or_else(|| describe(code))
 }
 
 /// The description of a code, if its standard is known.
@@ -55,27 +101,30 @@ pub fn listed() -> Vec<Description> {
     descriptions
 }
 
-/// The listed descriptions that have all of some words, in any field.
-pub fn search(words: &str) -> Vec<Description> {
-    let words: Vec<String> = words.split_whitespace().map(str::to_lowercase).collect();
-    let has_all = |description: &Description| {
-        let texts = [
-            Some(&description.code),
-            Some(&description.meaning),
-            description.cause.as_ref(),
-            description.remedy.as_ref(),
-        ];
+/// Words that a description must have, in any field.
+#[derive(Debug, Clone)]
+pub struct Words(Vec<String>);
+
+impl Words {
+    /// The words of a text.
+    pub fn of(text: &str) -> Words {
+        Words(text.split_whitespace().map(str::to_lowercase).collect())
+    }
+
+    /// Whether a description has all of them.
+    pub fn are_in(&self, description: &Description) -> bool {
+        let Description { code, meaning, cause, remedy, .. } = description;
+        let texts = [Some(code), Some(meaning), cause.as_ref(), remedy.as_ref()];
         let text = texts.into_iter().flatten().map(|text| text.to_lowercase()).collect::<Vec<_>>().join("\n");
-        words.iter().all(|word| text.contains(word))
-    };
-    listed().into_iter().filter(has_all).collect()
+        self.0.iter().all(|word| text.contains(word))
+    }
 }
 
 /// A code of a table: its name, its meaning, its usual cause and what to do; the last two may be empty.
 type Row = (&'static str, &'static str, &'static str, &'static str);
 
 /// The description in a table.
-fn in_table(table: &[Row], name: &str, code: &str, source: &'static str) -> Option<Description> {
+fn in_table(table: &[Row], name: &str, code: &str, source: &str) -> Option<Description> {
     let (_, meaning, cause, remedy) = table.iter().find(|(known, ..)| *known == name)?;
     Some(Description::new(code, source, *meaning).with(cause, remedy))
 }

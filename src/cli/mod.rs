@@ -7,6 +7,7 @@
 
 pub mod analyze;
 pub mod ask;
+mod catalog;
 pub mod check;
 pub mod config;
 mod diagnose;
@@ -45,6 +46,7 @@ use url::Url;
 
 use crate::allocator;
 use crate::cli::ask::{CodesArgs, CompareArgs, ReportArgs};
+use crate::cli::catalog::CatalogArgs;
 use crate::cli::diagnose::DiagnoseArgs;
 use crate::cli::manual::{CompletionsArgs, ManArgs};
 #[cfg(feature = "mcp")]
@@ -82,6 +84,8 @@ pub enum Command {
     /// Say what is known of the error codes in files, without a server.
     #[command(after_help = "Examples:\n  argus diagnose logs/\n  argus diagnose ota.log --format json")]
     Diagnose(DiagnoseArgs),
+    /// Change what a server knows of codes.
+    Catalog(CatalogArgs),
     /// Run SQL queries on a running server or a data directory.
     #[command(
         after_help = "Examples:\n  argus sql --server http://127.0.0.1:8080 \"SHOW TABLES\"\n  argus sql --data ./argus-data \"SELECT code, sum(count) FROM error_counts GROUP BY code\""
@@ -372,6 +376,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Analyze(args) => analyze::run(&args),
         Command::Diagnose(args) => diagnose::run(&args),
+        Command::Catalog(args) => catalog::run(&args),
         Command::Sql(args) => sql::run(&args),
         Command::Upload(args) => upload::run(&args),
         Command::Report(args) => ask::report(&args),

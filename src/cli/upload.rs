@@ -31,7 +31,7 @@ use crate::cli::resumable::ResumableUpload;
 use crate::cli::sources::{Failure, Source, sources};
 use crate::cli::terminal;
 use crate::cli::upload_state::Remembered;
-use crate::cli::watch::{UploadFailure, watch};
+use crate::cli::watch::{UploadFailure, Uploads, watch};
 use crate::domain::digest::Digest;
 
 /// Files that are sent at once.
@@ -113,12 +113,26 @@ pub struct UploadArgs {
 pub fn run(args: &UploadArgs) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if let Some(folder) = &args.watch {
-        let list = || named_sources(std::slice::from_ref(folder));
-        runtime.block_on(watch(&args.server, folder, list, |sources| upload_dropped(args, sources)))?;
+        let key = json!([
+            "watch",
+            args.server.as_str(),
+            std::path::absolute(folder)?,
+            args.vehicle,
+            args.vin,
+            args.platform,
+            args.firmware,
+            args.labels
+        ]);
+        runtime.block_on(watch(folder, &key, &Dropped { args, folder }))?;
         return Ok(ExitCode::SUCCESS);
     }
     let sources = named_sources(&args.paths)?;
-    let report = runtime.block_on(upload(args, sources))?;
+    let report = runtime.block_on(async {
+        let batch = upload(args, sources).await.map_err(UploadFailure::into_error)?;
+        let report = batch.report().await?;
+        batch.run.forget();
+        anyhow::Ok(report)
+    })?;
     print_report(args.format, &report)?;
     let codes = report["codes"].as_array().into_iter().flatten();
     let severest = codes.filter_map(|code| Severity::of(code["severity"].as_str()?)).max();
@@ -126,24 +140,44 @@ pub fn run(args: &UploadArgs) -> Result<ExitCode> {
     Ok(if is_severe { ExitCode::from(SEVERE) } else { ExitCode::SUCCESS })
 }
 
-/// Uploads what has dropped into a watched folder, and prints its report. What the server refuses leaves no batch behind.
-async fn upload_dropped(args: &UploadArgs, sources: Vec<Source>) -> Result<(), UploadFailure> {
-    let report = match upload(args, sources.clone()).await {
-        Ok(report) => report,
-        Err(error) if error.downcast_ref::<NoAnswer>().is_some() => return Err(UploadFailure::Later(error)),
-        Err(error) => {
-            discard(args, &sources).await.map_err(UploadFailure::Later)?;
-            return Err(UploadFailure::Refused(error));
+/// What drops into a watched folder.
+struct Dropped<'a> {
+    args: &'a UploadArgs,
+    folder: &'a Path,
+}
+
+impl Uploads for Dropped<'_> {
+    type Completed = CompletedBatch;
+
+    fn list(&self) -> Result<Vec<Source>> {
+        // A folder that is away has no files.
+        if self.folder.is_dir() { named_sources(&[self.folder.to_owned()]) } else { Ok(Vec::new()) }
+    }
+
+    fn is_alone(&self, source: &Source) -> bool {
+        is_archive(&source.path).unwrap_or(false)
+    }
+
+    /// What the server refuses leaves no batch behind.
+    async fn upload(&self, files: Vec<Source>) -> Result<CompletedBatch, UploadFailure> {
+        let uploaded = upload(self.args, files.clone()).await;
+        if let Err(UploadFailure::Refused(_)) = uploaded {
+            discard(self.args, &files).await.map_err(UploadFailure::Later)?;
         }
-    };
-    print_report(args.format, &report).map_err(UploadFailure::Later)
+        uploaded
+    }
+
+    async fn report(&self, batch: CompletedBatch) -> Result<()> {
+        batch.run.forget();
+        print_report(self.args.format, &batch.report().await?)
+    }
 }
 
 /// Deletes the batch of a run that failed.
 async fn discard(args: &UploadArgs, sources: &[Source]) -> Result<()> {
     let run = Remembered::of(&run_key(args, sources)?);
     let server = Server::new(args)?;
-    if let Some(batch) = server.unfinished(&run).await? {
+    if let Some((batch, true)) = server.remembered(&run).await? {
         server.call(Method::DELETE, &format!("batches/{batch}"), None, None).await?;
     }
     run.forget();
@@ -174,22 +208,48 @@ fn named_sources(paths: &[PathBuf]) -> Result<Vec<Source>> {
     Ok(named)
 }
 
-/// Returns the final report.
-async fn upload(args: &UploadArgs, sources: Vec<Source>) -> Result<Value> {
-    let server = Server::new(args)?;
-    let run = Remembered::of(&run_key(args, &sources)?);
+/// A batch that is completed.
+struct CompletedBatch {
+    server: Server,
+    path: String,
+    epoch: u64,
+    /// Remembers it until its report is there: it must not be sent again.
+    run: Remembered,
+}
+
+impl CompletedBatch {
+    /// The final report.
+    async fn report(&self) -> Result<Value> {
+        self.server.final_report(&self.path, self.epoch).await
+    }
+}
+
+/// Uploads files and completes their batch.
+async fn upload(args: &UploadArgs, sources: Vec<Source>) -> Result<CompletedBatch, UploadFailure> {
+    let archives = sources.iter().filter(|source| is_archive(&source.path).unwrap_or(false)).count();
+    if archives > 0 && sources.len() > 1 {
+        let error = anyhow!("upload an archive alone: one of its files could replace another with the same name");
+        return Err(UploadFailure::Refused(error));
+    }
+    let server = Server::new(args).map_err(UploadFailure::Fatal)?;
+    let run = Remembered::of(&run_key(args, &sources).map_err(UploadFailure::Later)?);
     let (batch, is_new) = match args.batch {
         Some(batch) => (batch, false),
-        None => match server.unfinished(&run).await? {
-            Some(batch) => (batch, false),
-            None => (server.create(args).await?, true),
+        None => match server.remembered(&run).await.map_err(UploadFailure::of_request)? {
+            Some((batch, true)) => (batch, false),
+            // The process ended when the batch was completed already.
+            Some((batch, false)) => {
+                return Ok(CompletedBatch { server, path: format!("batches/{batch}"), epoch: 0, run });
+            }
+            None => (server.create(args).await.map_err(UploadFailure::of_request)?, true),
         },
     };
     if args.batch.is_none() {
         run.set(&json!({"batch": batch}));
     }
     let path = format!("batches/{batch}");
-    let known = if is_new { HashMap::new() } else { server.files(&path).await? };
+    let known = if is_new { Ok(HashMap::new()) } else { server.files(&path).await };
+    let known = known.map_err(UploadFailure::of_request)?;
     let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
     let uploads = stream::iter(sources).map(|source| {
         let (server, known, bars, path) = (&server, &known, &bars, &path);
@@ -197,10 +257,34 @@ async fn upload(args: &UploadArgs, sources: Vec<Source>) -> Result<Value> {
     });
     let sent: Result<Vec<()>> = uploads.buffer_unordered(UPLOADS_MAX).try_collect().await;
     let hint = || format!("continue with: argus upload --server {} --batch {batch} …", args.server);
-    sent.with_context(hint)?;
-    let completed = server.call(Method::POST, &format!("{path}/complete"), None, None).await.with_context(hint)?;
-    run.forget();
-    server.final_report(&path, completed["epoch"].as_u64().unwrap_or(0)).await
+    sent.with_context(hint).map_err(UploadFailure::of_files)?;
+    let completed = server.call(Method::POST, &format!("{path}/complete"), None, None).await.with_context(hint);
+    let epoch = completed.map_err(UploadFailure::of_request)?["epoch"].as_u64().unwrap_or(0);
+    Ok(CompletedBatch { server, path, epoch, run })
+}
+
+impl UploadFailure {
+    /// A request about the batch failed: the files are not the reason.
+    fn of_request(error: anyhow::Error) -> UploadFailure {
+        match error.downcast_ref::<NoAnswer>() {
+            Some(NoAnswer) => UploadFailure::Later(error),
+            None => UploadFailure::Fatal(error),
+        }
+    }
+
+    /// A file could not be sent.
+    fn of_files(error: anyhow::Error) -> UploadFailure {
+        match error.downcast_ref::<NoAnswer>() {
+            Some(NoAnswer) => UploadFailure::Later(error),
+            None => UploadFailure::Refused(error),
+        }
+    }
+
+    fn into_error(self) -> anyhow::Error {
+        match self {
+            UploadFailure::Refused(error) | UploadFailure::Later(error) | UploadFailure::Fatal(error) => error,
+        }
+    }
 }
 
 /// What identifies a run: the same command continues it, while the files are the same.
@@ -248,8 +332,8 @@ impl Server {
         Ok(id)
     }
 
-    /// The open batch of a run that was interrupted.
-    async fn unfinished(&self, run: &Remembered) -> Result<Option<Uuid>> {
+    /// The batch of a run that was interrupted, and whether it is open.
+    async fn remembered(&self, run: &Remembered) -> Result<Option<(Uuid, bool)>> {
         let Some(batch) = run.get().and_then(|run| run["batch"].as_str()?.parse::<Uuid>().ok()) else {
             return Ok(None);
         };
@@ -261,11 +345,13 @@ impl Server {
                 answered => answered,
             }
         });
-        if found.await?["status"] != "pending" {
-            return Ok(None);
+        match found.await?["status"].as_str() {
+            None | Some("failed") => Ok(None),
+            Some(status) => {
+                writeln!(stderr(), "batch {batch}, continued")?;
+                Ok(Some((batch, status == "pending")))
+            }
         }
-        writeln!(stderr(), "batch {batch}, continued")?;
-        Ok(Some(batch))
     }
 
     /// The hashes of the files that the server has, by name.

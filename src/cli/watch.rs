@@ -1,15 +1,18 @@
 //! `argus upload --watch DIR`: a gateway into whose folder files drop. Files that have come to rest become a batch.
+//!
+//! A file counts as uploaded from the moment when its batch is completed, whatever happens to the report after it: a batch
+//! that is completed must not be sent again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::io::{Write, stderr};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
-use url::Url;
+use tokio::time::Instant;
 
 use crate::cli::sources::Source;
 use crate::cli::upload_state::Remembered;
@@ -19,6 +22,12 @@ const LIST_EVERY: Duration = Duration::from_secs(1);
 
 /// A file comes to rest when it has not changed for so long.
 const REST: Duration = Duration::from_secs(3);
+
+/// Files at rest wait so long for others that still change, to become one batch with them.
+const GROUP_WAIT: Duration = Duration::from_secs(30);
+
+/// A file that is gone for so long is forgotten: the folder may be on a disk that is away for a while.
+const FORGET_AFTER: Duration = Duration::from_secs(6 * 3600);
 
 /// The wait after a failed upload; it doubles up to [`WAIT_MAX`].
 const WAIT_MIN: Duration = Duration::from_secs(2);
@@ -41,14 +50,17 @@ impl Content {
         Some(Content { length: found.len(), changed: found.modified().ok()? })
     }
 
-    fn is_at_rest(self) -> bool {
-        self.changed.elapsed().is_ok_and(|elapsed| elapsed >= REST)
-    }
-
     fn key(self) -> Value {
         let changed = self.changed.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
         json!([self.length, changed.to_string()])
     }
+}
+
+/// A file that is new or changed.
+#[derive(Debug, Clone)]
+struct Due {
+    source: Source,
+    content: Content,
 }
 
 /// The files of a folder, and what was done with them.
@@ -56,108 +68,184 @@ struct Watched {
     /// What was uploaded or refused, by name; survives a restart.
     done: BTreeMap<String, Value>,
     remembered: Remembered,
+    /// Since when each file has had its content: by this process's clock, since the clock of a vehicle may be ahead.
+    since: HashMap<String, (Content, Instant)>,
+    /// Since when files that were done are gone.
+    gone: HashMap<String, Instant>,
+    /// Since when files at rest wait for others.
+    waiting: Option<Instant>,
 }
 
 impl Watched {
-    fn new(server: &Url, folder: &Path) -> Result<Watched> {
-        let key = json!(["watch", server.as_str(), std::path::absolute(folder)?]);
-        let remembered = Remembered::of(&key);
+    /// `key` identifies the folder and what its files belong to.
+    fn new(key: &Value) -> Watched {
+        let remembered = Remembered::of(key);
         let done = remembered.get().and_then(|known| serde_json::from_value(known).ok()).unwrap_or_default();
-        Ok(Watched { done, remembered })
+        Watched { done, remembered, since: HashMap::new(), gone: HashMap::new(), waiting: None }
     }
 
-    /// The files that are new or changed; none while one of them is still being written, so that files that drop together
-    /// become one batch.
-    fn due(&mut self, files: Vec<Source>) -> Vec<(Source, Content)> {
+    /// The files to upload now as one batch: those at rest, once none changes any more or they have waited for long. One
+    /// that is `alone` is a batch of its own.
+    fn due(&mut self, files: Vec<Source>, alone: impl Fn(&Source) -> bool) -> Vec<Due> {
         let is_hidden = |name: &str| name.starts_with('.') || UNFINISHED.iter().any(|ending| name.ends_with(ending));
-        let files: Vec<(Source, Content)> = files
+        let files: Vec<Due> = files
             .into_iter()
             .filter(|source| !is_hidden(&source.name))
-            .filter_map(|source| Some((Content::of(&source.path)?, source)))
-            .map(|(content, source)| (source, content))
+            .filter_map(|source| Some(Due { content: Content::of(&source.path)?, source }))
             .collect();
+        self.forget(&files);
+        let now = Instant::now();
+        let mut due: Vec<Due> = files;
+        due.retain(|file| self.done.get(&file.source.name) != Some(&file.content.key()));
+        self.since.retain(|name, _| due.iter().any(|file| file.source.name == *name));
+        let (mut at_rest, mut changing) = (Vec::new(), 0);
+        for file in due {
+            let since = self.since.entry(file.source.name.clone()).or_insert((file.content, now));
+            if since.0 != file.content {
+                *since = (file.content, now);
+            }
+            if since.1.elapsed() >= REST { at_rest.push(file) } else { changing += 1 }
+        }
+        if at_rest.is_empty() {
+            self.waiting = None;
+        } else if changing > 0 && self.waiting.get_or_insert(now).elapsed() < GROUP_WAIT {
+            at_rest.clear();
+        } else if let Some(index) = at_rest.iter().position(|file| alone(&file.source)).filter(|_| at_rest.len() > 1) {
+            at_rest = vec![at_rest.swap_remove(index)];
+        }
+        at_rest
+    }
+
+    /// Forgets files that are gone for long. An empty folder says nothing: its disk may be away.
+    fn forget(&mut self, files: &[Due]) {
+        if files.is_empty() {
+            self.gone.clear();
+            return;
+        }
+        let is_there = |name: &String| files.iter().any(|file| file.source.name == *name);
+        self.gone.retain(|name, _| !is_there(name));
+        for name in self.done.keys().filter(|name| !is_there(name)) {
+            self.gone.entry(name.clone()).or_insert_with(Instant::now);
+        }
         let before = self.done.len();
-        self.done.retain(|name, _| files.iter().any(|(source, _)| source.name == *name));
+        let gone = &self.gone;
+        self.done.retain(|name, _| gone.get(name).is_none_or(|since| since.elapsed() < FORGET_AFTER));
         if self.done.len() < before {
             self.remembered.set(&json!(self.done));
         }
-        let mut due = files;
-        due.retain(|(source, content)| self.done.get(&source.name) != Some(&content.key()));
-        if due.iter().all(|(_, content)| content.is_at_rest()) { due } else { Vec::new() }
     }
 
-    fn set_done(&mut self, files: &[(Source, Content)]) {
-        self.done.extend(files.iter().map(|(source, content)| (source.name.clone(), content.key())));
+    fn set_done(&mut self, files: &[Due]) {
+        self.done.extend(files.iter().map(|file| (file.source.name.clone(), file.content.key())));
+        self.waiting = None;
         self.remembered.set(&json!(self.done));
     }
 }
 
-/// Why an upload failed, as far as it matters here.
+/// Why files were not uploaded.
 pub enum UploadFailure {
-    /// The server refused it: the same files fail again.
+    /// The server refused one of the files: the same files fail again.
     Refused(anyhow::Error),
     /// It may work later.
     Later(anyhow::Error),
+    /// No file can be uploaded: the command is wrong.
+    Fatal(anyhow::Error),
 }
 
-/// Uploads what drops into a folder until the process is told to stop. An upload that is running then is continued by the
-/// next run.
-pub async fn watch<F>(
-    server: &Url,
-    folder: &Path,
-    list: impl Fn() -> Result<Vec<Source>>,
-    upload: impl Fn(Vec<Source>) -> F,
-) -> Result<()>
-where
-    F: Future<Output = Result<(), UploadFailure>>,
-{
+/// How files are uploaded.
+pub trait Uploads {
+    /// A completed batch.
+    type Completed;
+
+    /// The files of the folder.
+    fn list(&self) -> Result<Vec<Source>>;
+
+    /// Whether a file is a batch of its own.
+    fn is_alone(&self, source: &Source) -> bool;
+
+    /// Uploads files as a batch, and completes it.
+    fn upload(&self, files: Vec<Source>) -> impl Future<Output = Result<Self::Completed, UploadFailure>>;
+
+    /// Prints the report of a batch when it is final.
+    fn report(&self, batch: Self::Completed) -> impl Future<Output = Result<()>>;
+}
+
+/// Uploads what drops into a folder until the process is told to stop. An upload that is not completed then is continued by
+/// the next run.
+pub async fn watch(folder: &Path, key: &Value, uploads: &impl Uploads) -> Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut watched = Watched::new(server, folder)?;
+    let mut watched = Watched::new(key);
     writeln!(stderr(), "watching {}", folder.display())?;
     let work = async {
-        let mut wait = WAIT_MIN;
+        let (mut wait, mut last_error) = (WAIT_MIN, String::new());
         loop {
-            let due = watched.due(list()?);
+            let due = match uploads.list() {
+                Ok(files) => {
+                    last_error.clear();
+                    watched.due(files, |source| uploads.is_alone(source))
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    if error != last_error {
+                        writeln!(stderr(), "argus: {error}")?;
+                        last_error = error;
+                    }
+                    Vec::new()
+                }
+            };
             if due.is_empty() {
                 tokio::time::sleep(LIST_EVERY).await;
                 continue;
             }
-            match upload(due.iter().map(|(source, _)| source.clone()).collect()).await {
-                Ok(()) => {
-                    watched.set_done(&due);
-                    wait = WAIT_MIN;
-                }
+            match upload(&mut watched, uploads, &due).await {
+                Ok(()) => wait = WAIT_MIN,
                 // One of them is refused: the others must not wait for it.
                 Err(UploadFailure::Refused(error)) if due.len() > 1 => {
                     writeln!(stderr(), "argus: {error:#}; uploading each file as a batch of its own")?;
                     for file in due {
-                        match upload(vec![file.0.clone()]).await {
-                            Ok(()) => watched.set_done(&[file]),
-                            Err(UploadFailure::Refused(error)) => {
-                                writeln!(stderr(), "argus: {error:#}; skipped until it changes")?;
-                                watched.set_done(&[file]);
-                            }
+                        match upload(&mut watched, uploads, std::slice::from_ref(&file)).await {
+                            Ok(()) => {}
+                            Err(UploadFailure::Refused(error)) => skip(&mut watched, &file, &error)?,
                             // It is due again.
                             Err(UploadFailure::Later(error)) => writeln!(stderr(), "argus: {error:#}")?,
+                            Err(UploadFailure::Fatal(error)) => return Err(error),
                         }
                     }
                 }
                 Err(UploadFailure::Refused(error)) => {
-                    writeln!(stderr(), "argus: {error:#}; skipped until it changes")?;
-                    watched.set_done(&due);
+                    for file in &due {
+                        skip(&mut watched, file, &error)?;
+                    }
                 }
                 Err(UploadFailure::Later(error)) => {
                     writeln!(stderr(), "argus: {error:#}; again in {} s", wait.as_secs())?;
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(WAIT_MAX);
                 }
+                Err(UploadFailure::Fatal(error)) => return Err(error),
             }
         }
     };
     tokio::select! {
         ended = work => ended,
-        _ = terminate.recv() => Ok::<_, anyhow::Error>(()),
+        _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
-    .with_context(|| format!("cannot watch {}", folder.display()))
+}
+
+/// Uploads files, and prints their report. They are done when their batch is completed.
+async fn upload(watched: &mut Watched, uploads: &impl Uploads, files: &[Due]) -> Result<(), UploadFailure> {
+    let batch = uploads.upload(files.iter().map(|file| file.source.clone()).collect()).await?;
+    watched.set_done(files);
+    if let Err(error) = uploads.report(batch).await {
+        // Standard error may be closed, too.
+        let _ = writeln!(stderr(), "argus: the files are uploaded, but there is no report: {error:#}");
+    }
+    Ok(())
+}
+
+fn skip(watched: &mut Watched, file: &Due, error: &anyhow::Error) -> Result<()> {
+    writeln!(stderr(), "argus: {}: {error:#}; skipped until it changes", file.source.path.display())?;
+    watched.set_done(std::slice::from_ref(file));
+    Ok(())
 }

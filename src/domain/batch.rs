@@ -61,6 +61,8 @@ pub enum Invalid {
     NameTooLong,
     #[error("a file's name must not contain '/', '\\', '..' or control characters")]
     NameUnsafe,
+    #[error("the {field} of a catalogue entry {reason}")]
+    Entry { field: &'static str, reason: &'static str },
 }
 
 impl NewBatch {

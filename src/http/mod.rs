@@ -36,8 +36,8 @@ use crate::app::Service;
 use crate::http::cached::CachedAnswers;
 use crate::http::problem::{Problem, ProblemBody};
 use crate::http::routes::{
-    batches, chart, contents, diagnosis, events, files, fleet, fleet_events, health, lines, query, report, shippers,
-    uploads, vehicles,
+    batches, catalog, chart, contents, diagnosis, events, files, fleet, fleet_events, health, lines, query, report,
+    shippers, uploads, vehicles,
 };
 
 /// The general part of the OpenAPI document.
@@ -65,15 +65,15 @@ struct ApiDescription;
 /// All paths of the service.
 pub fn router(service: &Service, metrics: PrometheusHandle, sql_servers: BTreeMap<&'static str, SocketAddr>) -> Router {
     // Handlers have full paths: nested routers would copy the URI of every request.
-    let answers = CachedAnswers::new(service.redis.clone());
     let router = OpenApiRouter::with_openapi(ApiDescription::openapi())
         .merge(batches::router(service))
+        .merge(catalog::router(service))
         .merge(contents::router(service))
-        .merge(diagnosis::router(service, answers.clone()))
+        .merge(diagnosis::router(service))
         .merge(events::router(service))
         .merge(files::router(service))
         .merge(fleet_events::router(service))
-        .merge(fleet::router(service, answers))
+        .merge(fleet::router(service, CachedAnswers::new(service.redis.clone())))
         .merge(lines::router(service))
         .merge(report::router(service))
         .merge(chart::router(service))

@@ -43,8 +43,10 @@ impl OriginPolicy {
         }
         let is_foreign = match request.headers().get(header::ORIGIN) {
             Some(origin) => {
-                let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
-                authority.is_none_or(|(_, authority)| !authority.eq_ignore_ascii_case(host.as_str()))
+                let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+                let authority = origin.and_then(|origin| origin.authority().cloned());
+                // A proxy may pass on another host, or the host without its port.
+                authority.is_none_or(|authority| authority != host && !self.is_allowed(authority.host()))
             }
             None => {
                 let said = |name| request.headers().get(name).map(|value| value.as_bytes());
@@ -61,9 +63,13 @@ impl OriginPolicy {
         })
     }
 
+    fn is_allowed(&self, name: &str) -> bool {
+        self.allowed.contains(&name.to_ascii_lowercase())
+    }
+
     fn knows(&self, name: &str) -> bool {
         let name = name.trim_start_matches('[').trim_end_matches([']', '.']).to_ascii_lowercase();
-        let is_allowed = || self.allowed.contains(&name);
+        let is_allowed = || self.is_allowed(&name);
         match name.parse::<IpAddr>() {
             Ok(address) => !self.is_loopback || address.is_loopback() || is_allowed(),
             // A name without a dot is a name of the local network, which no other site can have.
@@ -121,6 +127,15 @@ mod tests {
             let headers = [&[("host", HOST)], headers].concat();
             assert_eq!(status(&policy, method, &headers), expected, "{method} {headers:?}");
         }
+    }
+
+    #[test]
+    fn the_pages_of_a_server_behind_a_proxy_are_its_own() {
+        let allowed = ["argus.example".to_owned()];
+        let policy = OriginPolicy::new("127.0.0.1:8080".parse().expect("an address"), &allowed);
+        let from = |origin: &str| status(&policy, "POST", &[("host", "localhost:8080"), ("origin", origin)]);
+        assert_eq!(from("https://argus.example:8443"), None);
+        assert_eq!(from("https://argus.example.evil"), Some(403));
     }
 
     #[test]

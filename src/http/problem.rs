@@ -195,6 +195,12 @@ impl From<PipelineError> for Problem {
             PipelineError::Refused(refused @ Refused::FileNotFound { .. }) => {
                 Problem::new(StatusCode::NOT_FOUND, "file-not-found", refused.to_string())
             }
+            PipelineError::Refused(refused @ Refused::NoCatalogEntry { .. }) => {
+                Problem::new(StatusCode::NOT_FOUND, "no-catalog-entry", refused.to_string())
+            }
+            PipelineError::Refused(refused @ Refused::CatalogFull { .. }) => {
+                Problem::new(StatusCode::CONFLICT, "catalog-full", refused.to_string())
+            }
             PipelineError::Refused(Refused::Metadata(error)) => error.into(),
             PipelineError::Refused(Refused::KeyReused) => Problem::new(
                 StatusCode::UNPROCESSABLE_ENTITY,

@@ -16,6 +16,7 @@ use zip::result::ZipError;
 
 use crate::domain::batch::{Invalid, check_name};
 use crate::ingest::IngestError;
+use crate::ingest::disk::is_disk_full;
 
 /// The limit of files of an archive; they are accepted together.
 pub const FILES_MAX: usize = 1000;
@@ -75,21 +76,28 @@ pub enum ArchiveError {
 
 impl From<io::Error> for ArchiveError {
     fn from(error: io::Error) -> ArchiveError {
-        ArchiveError::Damaged(error)
+        match error.get_ref().is_some_and(|inner| inner.is::<IngestError>()) {
+            true => ArchiveError::Body(IngestError::ExpandsTooMuch),
+            false => ArchiveError::Damaged(error),
+        }
     }
 }
 
 /// Calls `take` with the name and the content of each file of an archive, in its order.
+///
+/// `may_expand` says whether so many decoded bytes are allowed, for the bytes of the body that have arrived.
 pub fn read(
     input: impl Read + Send,
+    may_expand: impl Fn(u64) -> bool + Send + Clone,
     take: impl FnMut(String, &mut dyn Read) -> Result<(), ArchiveError>,
 ) -> Result<(), ArchiveError> {
     let mut files = Files { names: HashSet::new(), entries: 0, take };
-    let (first, input) = peek(input)?;
+    let (first, input) = peek(Expanding { input, read: 0, may_expand: may_expand.clone() })?;
     if Kind::sniff(&first).is_some_and(|kind| kind.kind == "zip") {
         read_zip(input, &mut files)?;
     } else {
-        let (first, input) = peek(Compression::sniff(&first).reader(input)?)?;
+        let decoded = Compression::sniff(&first).reader(input)?;
+        let (first, input) = peek(Expanding { input: decoded, read: 0, may_expand })?;
         // A tar without entries is zeros.
         let is_empty_tar = first.len() == TAR_SNIFF_BYTES && first.iter().all(|byte| *byte == 0);
         if !is_empty_tar && Kind::sniff(&first).is_none_or(|kind| kind.kind != "tar") {
@@ -162,6 +170,8 @@ where
         match entry.header().entry_type() {
             EntryType::Directory => drop(name_of_folder(&path)?),
             EntryType::Regular | EntryType::Continuous => files.take(&path, size, &mut entry)?,
+            // What `git archive` says of the whole archive.
+            EntryType::XGlobalHeader => {}
             EntryType::Symlink | EntryType::Link => return Err(ArchiveError::NotAFile(path, "a link")),
             EntryType::GNUSparse => return Err(ArchiveError::NotAFile(path, "a sparse file")),
             _ => return Err(ArchiveError::NotAFile(path, "a device, or unknown")),
@@ -189,7 +199,10 @@ where
     T: FnMut(String, &mut dyn Read) -> Result<(), ArchiveError>,
 {
     let mut spooled = tempfile::tempfile().map_err(|error| ArchiveError::Body(IngestError::Store(error)))?;
-    io::copy(&mut input, &mut spooled)?;
+    io::copy(&mut input, &mut spooled).map_err(|error| match is_disk_full(&error) {
+        true => ArchiveError::Body(IngestError::DiskFull),
+        false => error.into(),
+    })?;
     if entries_of_zip(&mut spooled)? > ENTRIES_MAX {
         return Err(ArchiveError::TooManyFiles);
     }
@@ -227,6 +240,24 @@ fn entries_of_zip(file: &mut File) -> io::Result<usize> {
         Some(usize::from(u16::from_le_bytes([bytes[0], bytes[1]])))
     };
     Ok(memchr::memmem::find_iter(&end, ZIP_END_MAGIC).filter_map(claimed).max().unwrap_or(0))
+}
+
+/// A reader that fails if it is much longer than what has arrived: what belongs to no file takes time, too.
+struct Expanding<R, F> {
+    input: R,
+    read: u64,
+    may_expand: F,
+}
+
+impl<R: Read, F: Fn(u64) -> bool> Read for Expanding<R, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.read += count as u64;
+        match (self.may_expand)(self.read) {
+            true => Ok(count),
+            false => Err(io::Error::other(IngestError::ExpandsTooMuch)),
+        }
+    }
 }
 
 /// A reader that fails if the content ends early.
@@ -273,7 +304,8 @@ mod tests {
 
     fn files_of(bytes: &[u8]) -> Result<Vec<(String, String)>, String> {
         let mut files = Vec::new();
-        let taken = read(bytes, |name, content| {
+        let any = |_| true;
+        let taken = read(bytes, any, |name, content| {
             let mut text = String::new();
             content.read_to_string(&mut text)?;
             files.push((name, text));
@@ -350,6 +382,7 @@ mod tests {
             (zstd::encode_all(&good[..], 1).expect("in memory")[..40].to_vec(), "truncated"),
             (truncated[..truncated.len() - 30].to_vec(), "truncated or corrupt"),
             (encrypted, "is encrypted"),
+            (tar(&[("pax_global_header", EntryType::XGlobalHeader, "52 comment=x\n")]), "no files"),
             (b"a line of a log\n".to_vec(), "nor a tar archive"),
             (Vec::new(), "nor a tar archive"),
         ] {
@@ -359,13 +392,21 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_to_no_file_may_not_expand_without_limit() {
+        let zeros = zstd::encode_all(io::repeat(0).take(64 << 20), 1).expect("in memory");
+        let arrived = zeros.len() as u64;
+        let refused = read(&zeros[..], move |bytes| bytes <= 256 * arrived, |_, _| Ok(())).expect_err("a bomb");
+        assert!(matches!(refused, ArchiveError::Body(IngestError::ExpandsTooMuch)), "{refused}");
+    }
+
+    #[test]
     fn a_long_name_that_never_ends_is_not_held_in_memory() {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(EntryType::GNULongName);
         header.set_size(1 << 40);
         header.set_cksum();
         let bytes = Cursor::new(header.as_bytes().to_vec()).chain(io::repeat(b'x'));
-        let refused = read(bytes, |_, _| Ok(())).expect_err("too long").to_string();
+        let refused = read(bytes, |_| true, |_, _| Ok(())).expect_err("too long").to_string();
         assert!(refused.contains("headers are too long"), "{refused}");
     }
 }

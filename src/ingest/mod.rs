@@ -159,17 +159,18 @@ impl Ingest {
         let work = tokio::task::spawn_blocking(move || {
             let mut body = Body::new(parts, ingest.file_bytes_max);
             let arrived = Arc::clone(&body.arrived);
+            let may_expand = move |bytes: u64| {
+                bytes <= TEXT_BYTES_FREE || bytes <= arrived.load(Ordering::Relaxed).saturating_mul(TEXT_EXPANSION_MAX)
+            };
             let (mut stored, mut text_bytes) = (Vec::new(), 0);
             let decoded = compression(encoding).reader(&mut body)?;
-            let read = archive::read(decoded, |name, content| {
+            let read = archive::read(decoded, may_expand.clone(), |name, content| {
                 let (to, outcome) = ingest.begin(batch_id, name.clone(), Encoding::Identity, now);
                 let mut piece = vec![0; PIECE_BYTES];
                 loop {
                     let count = content.read(&mut piece)?;
                     text_bytes += count as u64;
-                    if text_bytes > TEXT_BYTES_FREE
-                        && text_bytes > arrived.load(Ordering::Relaxed).saturating_mul(TEXT_EXPANSION_MAX)
-                    {
+                    if !may_expand(text_bytes) {
                         return Err(IngestError::ExpandsTooMuch.into());
                     }
                     let part = match count {

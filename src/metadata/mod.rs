@@ -108,6 +108,10 @@ pub enum Refused {
     RecordsDiffer { partition: i32, expected: Option<i64>, actual: Option<i64> },
     #[error("the idempotency key was used with another request or another body; use a new key")]
     KeyReused,
+    #[error("the catalogue has {limit} entries, which is its limit; delete some")]
+    CatalogFull { limit: i64 },
+    #[error("the catalogue has no entry of yours for {code:?} with this platform and firmware")]
+    NoCatalogEntry { code: String },
     #[error("a request with this idempotency key was answered before")]
     AnsweredBefore(Box<Accepted>),
     #[error(transparent)]

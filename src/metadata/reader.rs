@@ -12,6 +12,7 @@ use sqlx::{Any, AnyPool, AssertSqlSafe, Row};
 use uuid::Uuid;
 
 use crate::domain::batch::{Batch, FileTotals, NewBatch};
+use crate::domain::catalog::CatalogEntry;
 use crate::domain::event::Event;
 use crate::domain::status::BatchStatus;
 use crate::metadata::changes::ChangeCounters;
@@ -344,6 +345,33 @@ impl Metadata {
     pub async fn published(&self) -> Result<i64, MetadataError> {
         let row = sqlx::query("SELECT position FROM published").fetch_optional(&self.readers).await?;
         Ok(row.map(|row| row.try_get(0)).transpose()?.unwrap_or(0))
+    }
+
+    /// Users' entries of the catalogue for a code.
+    pub async fn catalog_of(&self, code: &str) -> Result<Vec<CatalogEntry>, MetadataError> {
+        let rows = self.dialect.query("SELECT entry FROM catalog WHERE code = ? ORDER BY platform, firmware");
+        let rows = rows.bind(code.to_owned()).fetch_all(&self.readers).await?;
+        rows.iter().map(|row| from_json(row.try_get(0)?)).collect()
+    }
+
+    /// At most `limit` of users' entries of the catalogue for which `selects` is true, by code.
+    pub async fn catalog(
+        &self,
+        limit: usize,
+        selects: impl Fn(&CatalogEntry) -> bool,
+    ) -> Result<Vec<CatalogEntry>, MetadataError> {
+        let rows = self.dialect.query("SELECT entry FROM catalog ORDER BY code, platform, firmware");
+        let (mut rows, mut found) = (rows.fetch(&self.readers), Vec::new());
+        while let Some(row) = rows.try_next().await? {
+            let entry = from_json(row.try_get(0)?)?;
+            if selects(&entry) {
+                found.push(entry);
+                if found.len() == limit {
+                    break;
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The next offset of each partition of a topic that lines were consumed from.

@@ -7,7 +7,7 @@ use crate::metadata::MetadataError;
 use crate::metadata::dialect::Dialect;
 
 /// The version of the tables, stored in PostgreSQL. A process refuses a newer one.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// Any number that no other use of the database has: serialises migrations.
 const MIGRATION_LOCK: i64 = 0x61_72_67_75_73;
@@ -65,6 +65,11 @@ CREATE TABLE IF NOT EXISTS published (one INTEGER PRIMARY KEY CHECK (one = 1), p
 -- For each partition that lines are consumed from, the offset of the next record.
 CREATE TABLE IF NOT EXISTS offsets (
     topic TEXT NOT NULL, kafka_partition INTEGER NOT NULL, next INTEGER NOT NULL, PRIMARY KEY (topic, kafka_partition)
+) STRICT, WITHOUT ROWID;
+-- What users know of codes; an empty platform or firmware stands for all.
+CREATE TABLE IF NOT EXISTS catalog (
+    code TEXT NOT NULL, platform TEXT NOT NULL, firmware TEXT NOT NULL, entry TEXT NOT NULL,
+    PRIMARY KEY (code, platform, firmware)
 ) STRICT, WITHOUT ROWID;
 -- The last commit of the lake: its epoch, and the version of each table as a JSON list.
 CREATE TABLE IF NOT EXISTS lake (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL, versions TEXT NOT NULL) STRICT;
@@ -125,6 +130,10 @@ CREATE TABLE IF NOT EXISTS writer (
     one BIGINT PRIMARY KEY CHECK (one = 1), term BIGINT NOT NULL, holder TEXT NOT NULL, seen_at TIMESTAMPTZ NOT NULL
 );
 INSERT INTO writer VALUES (1, 0, '', 'epoch') ON CONFLICT DO NOTHING;
+CREATE TABLE IF NOT EXISTS catalog (
+    code TEXT COLLATE "C" NOT NULL, platform TEXT COLLATE "C" NOT NULL, firmware TEXT COLLATE "C" NOT NULL,
+    entry TEXT NOT NULL, PRIMARY KEY (code, platform, firmware)
+);
 -- Since version 2.
 ALTER TABLE appended ADD COLUMN IF NOT EXISTS text_bytes BIGINT;
 CREATE TABLE IF NOT EXISTS version (one BIGINT PRIMARY KEY CHECK (one = 1), version BIGINT NOT NULL);

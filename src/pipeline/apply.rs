@@ -66,6 +66,14 @@ pub(super) async fn apply(
             let result = round.delete_batch(batch_id).await.map(|()| round.epoch());
             Some(answer(reply, result)?)
         }
+        Request::PutCatalog { entries, reply } => {
+            let result = round.put_catalog(&entries).await;
+            Some(answer(reply, result)?)
+        }
+        Request::DeleteCatalog { code, platform, firmware, reply } => {
+            let result = round.delete_catalog(&code, &platform, &firmware).await;
+            Some(answer(reply, result)?)
+        }
         Request::Abandon { version } => {
             round.abandon(version);
             None

@@ -29,6 +29,7 @@ use uuid::Uuid;
 use self::request::{Reply, Request};
 pub use self::sequencer::{Downstream, Sequencer};
 use crate::domain::batch::{Accepted, Batch, NewBatch, Part, StoredUpload};
+use crate::domain::catalog::CatalogEntry;
 use crate::ingest::Claim;
 use crate::metadata::{Consumed, Erased, MetadataError, MetadataWriter, Refused, RefusedPart, UploadKey};
 
@@ -201,6 +202,17 @@ impl Pipeline {
     /// Completes a batch.
     pub async fn complete(&self, batch_id: Uuid) -> Result<Batch, PipelineError> {
         self.call(|reply| Request::Complete { batch_id, reply }).await
+    }
+
+    /// Adds entries to the catalogue, or replaces those of the same code, platform and firmware; all, or none. Returns how
+    /// many are new.
+    pub async fn put_catalog(&self, entries: Vec<CatalogEntry>) -> Result<u64, PipelineError> {
+        self.call(|reply| Request::PutCatalog { entries, reply }).await
+    }
+
+    /// Deletes an entry of the catalogue; an empty platform or firmware stands for all.
+    pub async fn delete_catalog(&self, code: String, platform: String, firmware: String) -> Result<(), PipelineError> {
+        self.call(|reply| Request::DeleteCatalog { code, platform, firmware, reply }).await
     }
 
     /// The number of queued requests.

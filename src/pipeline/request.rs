@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::PipelineError;
 use crate::domain::batch::{Accepted, Batch, NewBatch, Part, StoredUpload};
+use crate::domain::catalog::CatalogEntry;
 use crate::domain::status::BatchStatus;
 use crate::ingest::Claim;
 use crate::metadata::{Consumed, Erased, RefusedPart, UploadKey};
@@ -67,6 +68,18 @@ pub(super) enum Request {
     DeleteBatch {
         batch_id: Uuid,
         reply: Reply<u64>,
+    },
+    /// Adds or replaces entries of the catalogue. Answers how many are new.
+    PutCatalog {
+        entries: Vec<CatalogEntry>,
+        reply: Reply<u64>,
+    },
+    /// Deletes an entry of the catalogue; an empty platform or firmware stands for all.
+    DeleteCatalog {
+        code: String,
+        platform: String,
+        firmware: String,
+        reply: Reply<()>,
     },
     /// Blocks were inserted for a version that will not be accepted.
     Abandon {
@@ -142,7 +155,10 @@ impl Request {
             Request::AcceptFile { reply, .. } | Request::Append { reply, .. } => drop(reply.send(Err(error))),
             Request::DeleteFile { reply, .. } | Request::DeleteBatch { reply, .. } => drop(reply.send(Err(error))),
             Request::Consume { reply, .. } => drop(reply.send(Err(error))),
-            Request::EventsPublished { reply, .. } | Request::Load { reply, .. } => drop(reply.send(Err(error))),
+            Request::EventsPublished { reply, .. }
+            | Request::Load { reply, .. }
+            | Request::DeleteCatalog { reply, .. } => drop(reply.send(Err(error))),
+            Request::PutCatalog { reply, .. } => drop(reply.send(Err(error))),
             Request::PartsAreStored { reply, .. }
             | Request::ForgetBefore { reply, .. }
             | Request::RecountFile { reply, .. } => drop(reply.send(Err(error))),

@@ -127,7 +127,7 @@ pub struct CodeRates {
     pub vehicles_total: u64,
     /// The share of the vehicles with the firmware that have the code.
     pub share: f64,
-    /// The share of the batches with the firmware that have the code.
+    /// The share of the batches with the firmware that have the code, active or not.
     pub batch_share: f64,
 }
 
@@ -238,25 +238,19 @@ impl ComparisonRequest {
         if self.is_of_fleet() {
             let count = if self.inactive { "count" } else { "count - inactive" };
             let cells = self.cells(epoch);
-            return format!(
-                "SELECT vin, firmware, code, {count} AS n, batches FROM ({cells}) WHERE subject = 'code' AND {count} > 0"
-            );
+            return format!("SELECT vin, firmware, code, {count} AS n, batches FROM ({cells}) WHERE subject = 'code'");
         }
         let of_lines = self.filter.of_lines();
         // The counts of files are enough, unless lines are selected by what only they have.
         let occurrences = match self.filter.has_times() || self.filter.component.is_some() {
             true => {
-                let active = if self.inactive { "" } else { " AND active" };
+                let one = if self.inactive { "1" } else { "CASE WHEN active THEN 1 ELSE 0 END" };
                 let times = if self.filter.has_times() { self.filter.of_times("ts") } else { "TRUE".to_owned() };
-                format!(
-                    "SELECT batch_id, code, count(*) AS n FROM errors WHERE {times}{of_lines}{active} GROUP BY 1, 2"
-                )
+                format!("SELECT batch_id, code, sum({one}) AS n FROM errors WHERE {times}{of_lines} GROUP BY 1, 2")
             }
             false => {
                 let count = if self.inactive { "count" } else { "count - inactive" };
-                format!(
-                    "SELECT batch_id, code, sum({count}) AS n FROM error_counts WHERE {count} > 0{of_lines} GROUP BY 1, 2"
-                )
+                format!("SELECT batch_id, code, sum({count}) AS n FROM error_counts WHERE TRUE{of_lines} GROUP BY 1, 2")
             }
         };
         format!(
@@ -367,8 +361,10 @@ impl Counted {
             () => Design::Independent,
         };
         let is_several = shared.len() > 1;
+        // Codes that are only inactive are not compared.
+        let codes = self.codes.iter().filter(|(_, found)| found.count != [0, 0]);
         let mut codes: Vec<ComparedCode> =
-            self.codes.iter().map(|(code, found)| self.compare_code(code, found, all, design, is_several)).collect();
+            codes.map(|(code, found)| self.compare_code(code, found, all, design, is_several)).collect();
         codes.sort_by(|a, b| a.p_value.total_cmp(&b.p_value));
         let p_values: Vec<f64> = codes.iter().map(|code| code.p_value).collect();
         for (code, q_value) in codes.iter_mut().zip(discovery::q_values(&p_values)) {

@@ -1,4 +1,4 @@
-//! What stands out in a batch: its codes, compared with other vehicles, other firmwares, the vehicle's past and time.
+//! What stands out in a batch: its codes, compared with other vehicles, other firmwares and the vehicle's past.
 //!
 //! All comes from the batch's report and the counts of the fleet in memory. A code is a finding if at most one in a
 //! hundred other vehicles has it ([`EvidenceKind::Rare`]), or if its firmware raises it ([`EvidenceKind::Firmware`]).
@@ -7,12 +7,12 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use argus_dataflow::{FleetGroup, Totals};
+use argus_dataflow::{FleetGroup, Recorded, Totals};
 use argus_sinks::FleetView;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::reads::report::{BatchFacts, CodeReport, Example, Report, ReportSeverity};
+use crate::reads::report::{BatchFacts, Example, Report, ReportSeverity};
 use crate::statistics::{TwoGroups, discovery, fisher};
 
 /// A code is rare if the share of vehicles with it, this one counted, is at most this.
@@ -24,11 +24,9 @@ const RAISED: f64 = 0.05;
 /// Fewer other vehicles say nothing.
 const VEHICLES_MIN: u64 = 20;
 
-/// Fewer occurrences are no burst.
-const BURST_MIN: u64 = 5;
-
-/// Occurrences at random times are so close together at most with this probability.
-const BURST: f64 = 1e-6;
+/// A firmware is as old as its first batch. A batch that was recorded more than this before it was created, in
+/// microseconds (90 days), counts as recorded when it was created: its clock was reset.
+const LATE_MAX: i64 = 90 * 24 * 3600 * 1_000_000;
 
 /// What was found in a batch.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -95,8 +93,6 @@ pub enum EvidenceKind {
     Firmware,
     /// With the vehicle's earlier batches, by the times in the logs.
     New,
-    /// With random times: the range of uniformly distributed times.
-    Burst,
 }
 
 /// What stands out in a batch. Its report must have the fleet's fields.
@@ -112,8 +108,11 @@ pub fn findings(report: &Report, facts: &BatchFacts, view: &FleetView) -> Findin
             _ => evidence.q_value.is_some_and(|q_value| q_value <= RAISED),
         };
         let tested: Vec<&Evidence> = rare.iter().chain(&firmware).collect();
-        let making = tested.iter().filter(|evidence| is_finding(evidence));
-        let least = making.filter_map(|evidence| evidence.p_value).min_by(f64::total_cmp);
+        let least = |evidence: &Option<Evidence>| {
+            evidence.as_ref().filter(|evidence| is_finding(evidence)).and_then(|evidence| evidence.p_value)
+        };
+        let (raises, is_rare) = (least(&firmware), least(&rare));
+        let least = [raises, is_rare].into_iter().flatten().min_by(f64::total_cmp);
         let any = tested.iter().filter_map(|evidence| evidence.p_value).min_by(f64::total_cmp);
         let new = (code.new_for_vehicle && batches > 1).then(|| new(batches - 1));
         let finding = Finding {
@@ -121,7 +120,14 @@ pub fn findings(report: &Report, facts: &BatchFacts, view: &FleetView) -> Findin
             severity: code.severity,
             count: code.count,
             bits: least.or(any).map(|p_value| -p_value.max(f64::MIN_POSITIVE).log2()),
-            evidence: [firmware, rare, new, burst(code, report)].into_iter().flatten().collect(),
+            // What makes it a finding comes first.
+            evidence: match is_rare.is_some() && least == is_rare {
+                true => [rare, firmware, new],
+                false => [firmware, rare, new],
+            }
+            .into_iter()
+            .flatten()
+            .collect(),
             line: code.example.clone(),
         };
         if least.is_some() { findings.push(finding) } else { others.push(finding) }
@@ -170,36 +176,20 @@ fn new(others: u64) -> Evidence {
     Evidence { test: None, p_value: None, ..Evidence::new(EvidenceKind::New, text, [0, others], "", 1.0) }
 }
 
-/// If the times of all occurrences are random in the time of the batch, their range is at most as short with this
-/// probability.
-fn burst(code: &CodeReport, report: &Report) -> Option<Evidence> {
-    let micros = |time: &serde_json::Value| {
-        chrono::DateTime::parse_from_rfc3339(time.as_str()?).ok().map(|time| time.timestamp_micros())
-    };
-    let (first, last) = (micros(&code.first_seen)?, micros(&code.last_seen)?);
-    let (begin, end) = (report.recorded_first?.timestamp_micros(), report.recorded_last?.timestamp_micros());
-    if code.count < BURST_MIN || end <= begin {
-        return None;
-    }
-    // Clocks of logs have a resolution of a second, often.
-    let within = (last - first).max(1_000_000) as f64 / (end - begin) as f64;
-    let n = code.count as f64;
-    let p_value = if within >= 1.0 { 1.0 } else { within.powf(n - 1.0) * (n - (n - 1.0) * within) };
-    let text = format!(
-        "all {} within {:.1} s of a log of {:.1} s",
-        code.count,
-        (last - first) as f64 / 1e6,
-        (end - begin) as f64 / 1e6
-    );
-    let counts = [code.count, code.count];
-    (p_value <= BURST).then(|| Evidence::new(EvidenceKind::Burst, text, counts, "range_of_uniform_times", p_value))
-}
-
 impl Evidence {
     fn new(kind: EvidenceKind, text: String, [found, of]: [u64; 2], test: &'static str, p_value: f64) -> Evidence {
         let (test, p_value) = (Some(test), Some(p_value));
         Evidence { kind, text, found, of, against_found: None, against_of: None, test, p_value, q_value: None }
     }
+}
+
+/// When a firmware was first recorded.
+fn begun(first: Recorded) -> i64 {
+    let created = first.batch_id.get_timestamp().map(|created| {
+        let (seconds, nanos) = created.to_unix();
+        i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000) + i64::from(nanos) / 1000
+    });
+    created.filter(|created| created.saturating_sub(first.at) > LATE_MAX).unwrap_or(first.at)
 }
 
 /// The codes of the batch's firmware, compared with the firmware that was recorded before it.
@@ -218,13 +208,15 @@ impl Raised {
         for (group, code, totals) in view.from(FleetGroup::Firmware(None)) {
             let FleetGroup::Firmware(name) = group else { break };
             if let (Some(name), None, Some(first)) = (name, code, totals.seen.first_batch) {
-                firmwares.push((first.at, name, totals));
+                firmwares.push((begun(first), name, totals));
             }
         }
         let own = firmwares.iter().find(|(_, name, _)| *name == firmware)?;
-        let before = firmwares.iter().filter(|(at, ..)| *at < own.0).max_by_key(|(at, ..)| *at)?;
+        // A build that few vehicles tried is no baseline.
+        let comparable = firmwares.iter().filter(|(.., totals)| totals.vehicles >= VEHICLES_MIN);
+        let before = comparable.filter(|(at, ..)| *at < own.0).max_by_key(|(at, ..)| *at)?;
         let all = [own.2.vehicles, before.2.vehicles];
-        if all.iter().any(|vehicles| *vehicles < VEHICLES_MIN) {
+        if all[0] < VEHICLES_MIN {
             return None;
         }
         let mut found: BTreeMap<String, [u64; 2]> = BTreeMap::new();

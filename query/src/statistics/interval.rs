@@ -42,23 +42,25 @@ pub fn paired(first: u64, second: u64, all: u64) -> (f64, [f64; 2]) {
     (difference, [(middle - half).max(-1.0), (middle + half).min(1.0)])
 }
 
-/// The common difference of independent proportions within strata (Mantel and Haenszel's weights), and its interval,
-/// with the variance of Sato, Greenland and Robins (1989). Strata without one of the groups do not count.
+/// The common difference of independent proportions within strata (Mantel and Haenszel's weights), and its interval. The
+/// variance of each proportion is that with one more with and one more without (Agresti and Caffo, 2000), so that it is
+/// not 0 where none or all have the property. Strata without one of the groups do not count.
 pub fn stratified(strata: &[TwoGroups]) -> (f64, [f64; 2]) {
-    let (mut weights, mut sum, mut p, mut q) = (0.0, 0.0, 0.0, 0.0);
+    let (mut weights, mut sum, mut variance) = (0.0, 0.0, 0.0);
     for TwoGroups { found, all } in strata.iter().filter(|stratum| !stratum.all.contains(&0)) {
         let ([a, b], [n, m]) = (found.map(|found| found as f64), all.map(|all| all as f64));
         let total = n + m;
-        weights += n * m / total;
+        let weight = n * m / total;
+        let of_share = |found: f64, all: f64| (found + 1.0) * (all - found + 1.0) / (all + 2.0).powi(3);
+        weights += weight;
         sum += (a * m - b * n) / total;
-        p += (n * n * b - m * m * a + n * m * (m - n) / 2.0) / (total * total);
-        q += (a * (m - b) + b * (n - a)) / (2.0 * total);
+        variance += weight * weight * (of_share(a, n) + of_share(b, m));
     }
     if weights == 0.0 {
         return (0.0, [-1.0, 1.0]);
     }
     let difference = sum / weights;
-    let half = Z * ((difference * p + q).max(0.0) / (weights * weights)).sqrt();
+    let half = Z * variance.sqrt() / weights;
     (difference, [(difference - half).max(-1.0), (difference + half).min(1.0)])
 }
 
@@ -111,6 +113,13 @@ mod tests {
         for covered in [of_pairs, of_strata] {
             assert!((1860..=1950).contains(&covered), "{of_pairs} and {of_strata} of 2000");
         }
+    }
+
+    #[test]
+    fn the_interval_of_all_or_none_has_a_width() {
+        let all_or_none = TwoGroups { found: [2, 0], all: [2, 2] };
+        let (difference, [low, high]) = stratified(&[all_or_none; 2]);
+        assert!(difference == 1.0 && (0.2..0.7).contains(&low) && high == 1.0, "{low} to {high}");
     }
 
     #[test]

@@ -1,19 +1,19 @@
-//! What stands out in a batch, and what is known of codes.
+//! What stands out in a batch, and where codes occur.
 
 use std::sync::Arc;
 
 use argus_dataflow::{FleetGroup, Totals};
-use argus_query::{Report, findings};
+use argus_query::cache::Found;
+use argus_query::{BatchFacts, Report, findings};
 use argus_sinks::{FleetView, Snapshot};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use metrics::counter;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::watch;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -23,29 +23,27 @@ use crate::answers::diagnosis::Diagnosis;
 use crate::answers::reports::Reports;
 use crate::app::Service;
 use crate::catalog::{self, Description};
-use crate::http::cached::{CachedAnswers, respond};
+use crate::http::cached::respond;
 use crate::http::error_responses::{Invalid, NotFound, Unavailable};
-use crate::http::extract::{Parameters, Segments};
-use crate::http::list::{List, limit_within};
+use crate::http::extract::Segments;
 use crate::http::problem::{Problem, batch_id};
-
-const LIMIT_DEFAULT: u32 = 100;
-const LIMIT_MAX: u32 = 1000;
-
-/// The columns of the catalogue as CSV.
-const COLUMNS: [&str; 5] = ["code", "meaning", "cause", "remedy", "source"];
+use crate::metadata::Metadata;
 
 #[derive(Clone)]
 struct DiagnosisContext {
     reports: Reports,
-    answers: CachedAnswers,
+    metadata: Metadata,
     snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
-/// `/batches/{id}/diagnosis`, `/codes/{code}` and `/catalog`.
-pub fn router(service: &Service, answers: CachedAnswers) -> OpenApiRouter {
-    let context = DiagnosisContext { reports: service.reports.clone(), answers, snapshots: service.snapshots.clone() };
-    OpenApiRouter::new().routes(routes!(diagnosis)).routes(routes!(code)).routes(routes!(entries)).with_state(context)
+/// `/batches/{id}/diagnosis` and `/codes/{code}`.
+pub fn router(service: &Service) -> OpenApiRouter {
+    let context = DiagnosisContext {
+        reports: service.reports.clone(),
+        metadata: service.metadata.clone(),
+        snapshots: service.snapshots.clone(),
+    };
+    OpenApiRouter::new().routes(routes!(diagnosis)).routes(routes!(code)).with_state(context)
 }
 
 /// A diagnosis at an epoch.
@@ -60,8 +58,8 @@ struct DiagnosisBody {
 
 /// What stands out in a batch.
 ///
-/// Each finding has its evidence: the comparison with other vehicles, with the firmware before, with the vehicle's past and
-/// with random times, its numbers, its test, and the first line with the code. There is a diagnosis once the batch is
+/// Each finding has its evidence: the comparison with other vehicles, with the firmware before and with the vehicle's past,
+/// its numbers, its test, and the first line with the code. There is a diagnosis once the batch is
 /// gathered; it follows the counts, also those of other batches.
 #[utoipa::path(
     get,
@@ -86,19 +84,22 @@ async fn diagnosis(
     // The report first: the counts of the fleet are at least as new.
     let (report, _) = context.reports.present(id, None).await?;
     let snapshot = Arc::clone(&context.snapshots.borrow());
-    let epoch = snapshot.epoch;
-    let compute = || async move {
-        counter!("argus_computed_total", "kind" => "diagnosis").increment(1);
-        Ok(json!(diagnose(id, &report, fleet(&snapshot)?)?))
-    };
-    let (answer, found) = context.answers.get(format!("diagnosis {id}"), epoch, epoch, compute).await?;
-    Ok(respond(&answer, found, &headers))
+    counter!("argus_computed_total", "kind" => "diagnosis").increment(1);
+    // Not cached: it takes microseconds, and changes with other batches and with the catalogue.
+    let (mut diagnosis, place) = diagnose(id, &report, fleet(&snapshot)?)?;
+    for explained in diagnosis.listed() {
+        let code = &explained.finding.code;
+        let entries = context.metadata.catalog_of(code).await?;
+        explained.catalog = catalog::best(code, entries, place.platform.as_deref(), place.firmware.as_deref());
+    }
+    Ok(respond(&Answer::at_epoch(&diagnosis, snapshot.epoch)?, Found::Bypass, &headers))
 }
 
-fn diagnose(id: Uuid, report: &Answer, view: &FleetView) -> Result<Diagnosis, Problem> {
+/// The diagnosis, and the batch's platform and firmware.
+fn diagnose(id: Uuid, report: &Answer, view: &FleetView) -> Result<(Diagnosis, BatchFacts), Problem> {
     let report: Report = serde_json::from_slice(report.body()).map_err(|error| Problem::internal(&error))?;
     match &report.batch {
-        Some(facts) if report.is_final => Ok(Diagnosis::of_batch(id, findings(&report, facts, view))),
+        Some(facts) if report.is_final => Ok((Diagnosis::of_batch(id, findings(&report, facts, view)), facts.clone())),
         facts => {
             let status = facts.as_ref().map_or("", |facts| facts.status.as_str());
             let detail = format!("there is no diagnosis yet: the batch is {status}; complete it (POST …/complete)");
@@ -192,54 +193,10 @@ async fn code(
         FleetGroup::Component(name) => Some(name),
         _ => None,
     });
-    let description = catalog::describe(&code);
+    let description = catalog::best(&code, context.metadata.catalog_of(&code).await?, None, None);
     if description.is_none() && firmwares.is_empty() {
         let detail = format!("no line has the code {code:?}, and the catalogue does not know it");
         return Err(Problem::new(StatusCode::NOT_FOUND, "code-not-found", detail));
     }
     Ok(axum::Json(CodeBody { code, description, firmwares, platforms, components, epoch: snapshot.epoch }))
-}
-
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct EntriesParameters {
-    /// Words that an entry must have, in any field.
-    q: Option<String>,
-    /// The maximum number of entries, 1 to 1000; default 100.
-    limit: Option<u32>,
-}
-
-/// The entries that were found.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "only its schema is used")]
-struct EntriesBody {
-    entries: Vec<Description>,
-    next_cursor: Option<String>,
-}
-
-/// Searches what is known of codes.
-///
-/// Codes that are put together from parts, such as trouble codes and HRESULTs, are found by their whole name.
-#[utoipa::path(
-    get,
-    path = "/api/v1/catalog",
-    tag = "fleet",
-    params(EntriesParameters),
-    responses(
-        (status = 200, description = "the entries, by code", content((EntriesBody = "application/json"), (String = "text/csv"))),
-        Invalid,
-    ),
-)]
-async fn entries(
-    Parameters(parameters): Parameters<EntriesParameters>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let limit = limit_within(parameters.limit, LIMIT_DEFAULT, LIMIT_MAX)? as usize;
-    let words = parameters.q.unwrap_or_default();
-    let found = match catalog::describe(words.trim()) {
-        Some(exact) => vec![exact],
-        None => catalog::search(&words).into_iter().take(limit).collect(),
-    };
-    List::new("entries", &COLUMNS, found, None)?.respond(&headers)
 }

@@ -169,7 +169,7 @@ async fn delete(
 /// Uploads several files: a form, or an archive.
 ///
 /// An archive is tar (plain, or compressed with gzip, zstd, xz, bzip2 or LZ4) or zip. Its files may be in folders, whose
-/// separators become `_` in the names. All files are accepted, or none is.
+/// separators become `_` in the names. If one of them is refused, none is counted.
 #[utoipa::path(
     post,
     path = "/api/v1/batches/{id}/files",

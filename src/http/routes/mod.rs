@@ -1,6 +1,7 @@
 //! A module for each resource, each with its own router.
 
 pub mod batches;
+pub mod catalog;
 pub mod chart;
 pub mod contents;
 pub mod diagnosis;

@@ -51,6 +51,9 @@ const PLATFORM: [&str; 3] = ["platform", "vehicle.platform", "device.model.ident
 /// The file of records whose resource has no `service.name`.
 const FILE_DEFAULT: &str = "otlp.log";
 
+/// Characters of a scope or a service that a line shows.
+const NAME_CHARS_MAX: usize = 100;
+
 /// Bodies received at once; more wait.
 const BODIES_MAX: usize = 32;
 
@@ -121,12 +124,9 @@ impl OtlpContext {
         let permit = Arc::clone(&self.decoding).acquire_owned().await.map_err(|error| Problem::internal(&error))?;
         let decoded = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            Ok::<_, Problem>(Lines::of(format.decode(&bytes)?))
+            Lines::of(format.decode(&bytes)?)
         });
-        let Lines { lines, rejected, reason } = decoded.await.map_err(|error| Problem::internal(&error))??;
-        if lines.iter().map(|line| line.text.len()).sum::<usize>() > PART_BYTES_MAX {
-            return Err(too_long(format!("the lines of a request may have at most {PART_BYTES_MAX} bytes")));
-        }
+        let Lines { lines, rejected, reason, .. } = decoded.await.map_err(|error| Problem::internal(&error))??;
         counter!("argus_shipped_records_total", "outcome" => "rejected").increment(rejected);
         let accepted = lines.len() as u64;
         if accepted > 0 {
@@ -173,7 +173,8 @@ impl Format {
         };
         let objects = match self {
             Format::Protobuf => messages(Kind::Request, bytes, 0),
-            Format::Json => memchr::memchr_iter(b'{', bytes).count(),
+            // Serde takes an array for an object, too.
+            Format::Json => memchr::memchr2_iter(b'{', b'[', bytes).count(),
         };
         if objects > OBJECTS_MAX {
             return Err(too_long(format!("a request may have at most {OBJECTS_MAX} records, attributes and values")));
@@ -242,6 +243,8 @@ enum Kind {
     AnyValue,
     ArrayValue,
     KeyValueList,
+    /// A message without records or attributes.
+    Other,
 }
 
 impl Kind {
@@ -257,6 +260,7 @@ impl Kind {
             (Kind::Resource, 1) | (Kind::Scope, 3) | (Kind::Record, 6) | (Kind::KeyValueList, 1) => {
                 Some(Kind::KeyValue)
             }
+            (Kind::Resource, 3) => Some(Kind::Other),
             (Kind::AnyValue, 5) => Some(Kind::ArrayValue),
             (Kind::AnyValue, 6) => Some(Kind::KeyValueList),
             _ => None,
@@ -289,6 +293,8 @@ fn messages(kind: Kind, mut bytes: &[u8], depth: usize) -> usize {
 #[derive(Default)]
 struct Lines {
     lines: Vec<Line>,
+    /// Their bytes.
+    bytes: usize,
     /// Records that are not counted.
     rejected: u64,
     /// Why the first of them is not.
@@ -296,24 +302,35 @@ struct Lines {
 }
 
 impl Lines {
-    fn of(request: ExportLogsServiceRequest) -> Lines {
+    fn of(request: ExportLogsServiceRequest) -> Result<Lines, Problem> {
         let mut lines = Lines::default();
-        request.resource_logs.into_iter().for_each(|logs| lines.add(logs));
-        lines
+        for logs in request.resource_logs {
+            lines.add(logs)?;
+        }
+        Ok(lines)
     }
 
-    fn add(&mut self, logs: ResourceLogs) {
+    /// Adds the lines of a resource. The limit is checked at each line: together they may have more bytes than the request,
+    /// because each repeats its scope.
+    fn add(&mut self, logs: ResourceLogs) -> Result<(), Problem> {
         let attributes = logs.resource.map(|resource| resource.attributes).unwrap_or_default();
         let sender = sender(&attributes);
-        let service = attribute(&attributes, &["service.name"]);
+        let service = attribute(&attributes, &["service.name"]).map(|name| word(&name));
+        let file = service.as_ref().map(|service| format!("{}.log", service.replace('/', "_")));
+        let file = file.as_deref().unwrap_or(FILE_DEFAULT);
         for scope_logs in logs.scope_logs {
-            let scope = scope_logs.scope.map(|scope| scope.name).filter(|name| !name.is_empty());
-            let component = scope.or_else(|| service.clone()).map(|name| word(&name));
+            let scope = scope_logs.scope.map(|scope| word(&scope.name)).filter(|name| !name.is_empty());
+            let component = scope.or_else(|| service.clone());
             for record in scope_logs.log_records {
-                let line =
-                    sender.clone().and_then(|sender| line(sender, service.as_deref(), component.as_deref(), record));
-                match line {
-                    Ok(line) => self.lines.push(line),
+                match sender.clone().and_then(|sender| line(sender, file, component.as_deref(), record)) {
+                    Ok(line) => {
+                        self.bytes += line.text.len() + line.file.len();
+                        if self.bytes > PART_BYTES_MAX {
+                            let detail = format!("the lines of a request may have at most {PART_BYTES_MAX} bytes");
+                            return Err(too_long(detail));
+                        }
+                        self.lines.push(line);
+                    }
                     Err(reason) => {
                         self.rejected += 1;
                         if self.reason.is_empty() {
@@ -323,6 +340,7 @@ impl Lines {
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -355,8 +373,8 @@ fn text(value: Option<&AnyValue>) -> String {
 }
 
 fn as_json(value: &Value) -> serde_json::Value {
-    let inner = |value: &Option<AnyValue>| {
-        let value = value.as_ref().and_then(|value| value.value.as_ref());
+    let inner = |value: Option<&AnyValue>| {
+        let value = value.and_then(|value| value.value.as_ref());
         value.map_or(serde_json::Value::Null, as_json)
     };
     match value {
@@ -365,9 +383,9 @@ fn as_json(value: &Value) -> serde_json::Value {
         Value::IntValue(number) => json!(number),
         Value::DoubleValue(number) => json!(number),
         Value::BytesValue(bytes) => json!(String::from_utf8_lossy(bytes)),
-        Value::ArrayValue(array) => array.values.iter().map(|value| inner(&Some(value.clone()))).collect(),
+        Value::ArrayValue(array) => array.values.iter().map(|value| inner(Some(value))).collect(),
         Value::KvlistValue(list) => {
-            let fields = list.values.iter().map(|field| (field.key.clone(), inner(&field.value)));
+            let fields = list.values.iter().map(|field| (field.key.clone(), inner(field.value.as_ref())));
             serde_json::Value::Object(fields.collect())
         }
         // Only profiles have them.
@@ -375,17 +393,15 @@ fn as_json(value: &Value) -> serde_json::Value {
     }
 }
 
-/// A name as one word, so that it can be the component of a line.
+/// The beginning of a name as one word, so that it can be the component of a line.
 fn word(name: &str) -> String {
     let is_of_word = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
-    name.chars().map(|c| if is_of_word(c) { c } else { '_' }).collect()
+    name.chars().take(NAME_CHARS_MAX).map(|c| if is_of_word(c) { c } else { '_' }).collect()
 }
 
 /// The line of a record.
-fn line(sender: Sender, service: Option<&str>, component: Option<&str>, record: LogRecord) -> Result<Line, String> {
-    let named = attribute(&record.attributes, &["log.file.name"]);
-    let named = named.or_else(|| service.map(|service| format!("{}.log", word(service).replace('/', "_"))));
-    let file = named.unwrap_or_else(|| FILE_DEFAULT.to_owned());
+fn line(sender: Sender, file: &str, component: Option<&str>, record: LogRecord) -> Result<Line, String> {
+    let file = attribute(&record.attributes, &["log.file.name"]).unwrap_or_else(|| file.to_owned());
     let file = file.rsplit(['/', '\\']).next().unwrap_or_default().to_owned();
     check_name(&file).map_err(|invalid| invalid.to_string())?;
     let mut body = text(record.body.as_ref());
@@ -444,7 +460,8 @@ mod tests {
         // JSON and protobuf say the same.
         let encoded = Bytes::from(request.encode_to_vec());
         assert!(Format::Protobuf.decode(&encoded).is_ok_and(|decoded| decoded == request));
-        let Lines { lines, rejected, reason } = Lines::of(request);
+        let lines = Lines::of(request).unwrap_or_else(|problem| panic!("{}", problem.detail()));
+        let Lines { lines, rejected, reason, .. } = lines;
         let shown =
             |line: Line| format!("{} {} {}", line.sender.vehicle_id, line.file, String::from_utf8_lossy(&line.text));
         (lines.into_iter().map(shown).collect(), rejected, reason)
@@ -501,13 +518,28 @@ mod tests {
         let body = Bytes::from(nested(1, &scope_logs));
         let refused = Format::Protobuf.decode(&body).expect_err("too many records");
         assert!(refused.detail().contains("200000"), "{}", refused.detail());
-        let json = Bytes::from(format!(
-            r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{}]}}]}}]}}"#,
-            "{},".repeat(OBJECTS_MAX)
-        ));
-        assert!(Format::Json.decode(&json).is_err());
+        for empty in ["{}", "[]"] {
+            let records = vec![empty; OBJECTS_MAX].join(",");
+            let json = format!(r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{records}]}}]}}]}}"#);
+            let refused = Format::Json.decode(&json.into()).expect_err("too many records");
+            assert!(refused.detail().contains("200000"), "{}", refused.detail());
+        }
         assert!(Format::Protobuf.decode(&Bytes::from_static(b"\x0a\x05x")).is_err());
         assert!(Format::Json.decode(&Bytes::from_static(b"{\"resourceLogs\":7}")).is_err());
+    }
+
+    #[test]
+    fn lines_that_repeat_a_long_scope_have_a_limit() {
+        let record = r#"{"severityNumber":9,"body":{"stringValue":"x"}}"#;
+        let records = vec![record; 60_000].join(",");
+        let scope = "s".repeat(1 << 20);
+        let resource = r#"{"attributes":[{"key":"vin","value":{"stringValue":"WVWZZZ1JZXW000001"}}]}"#;
+        let json = format!(
+            r#"{{"resourceLogs":[{{"resource":{resource},"scopeLogs":[{{"scope":{{"name":"{scope}"}},"logRecords":[{records}]}}]}}]}}"#
+        );
+        let request = Format::Json.decode(&json.into()).unwrap_or_else(|problem| panic!("{}", problem.detail()));
+        let refused = Lines::of(request).err().expect("too long");
+        assert!(refused.detail().contains("4194304"), "{}", refused.detail());
     }
 
     /// A field with a message.

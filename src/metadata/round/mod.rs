@@ -1,6 +1,7 @@
 //! A round: changes that commit in one transaction, at one epoch.
 
 mod batches;
+mod catalog;
 mod files;
 mod records;
 
