@@ -12,7 +12,7 @@
 //! - [`mix`]: the cache hit rate; [`lookup`]: reports that are not in memory;
 //! - [`sql`]: SQL queries over a fleet;
 //! - [`fleet`]: the cost of the fleet view as batches close;
-//! - [`diagnosis`]: diagnoses of a fleet with planted faults;
+//! - [`comparison`]: two firmwares of a large fleet; [`diagnosis`]: diagnoses of a fleet with planted faults;
 //! - [`memory`]: peak memory for a large file;
 //! - [`servers`]: freshness, ingest and reports on PostgreSQL, S3, Kafka and Redis; `kafka`: lines from a topic;
 //! - [`screenshots`]: pictures of the web pages, for people to look at;
@@ -25,6 +25,7 @@
 mod alone;
 mod client;
 mod compare;
+mod comparison;
 mod demo;
 mod diagnosis;
 mod fleet;
@@ -109,6 +110,8 @@ enum Command {
     Sql(sql::Args),
     /// Close many batches: the cost of the fleet view in memory, updates and reads.
     Fleet(fleet::Args),
+    /// Compare two firmwares of a large fleet.
+    Comparison(comparison::Args),
     /// Diagnose a fleet with planted faults, and compare with what was planted.
     Diagnosis(diagnosis::Args),
     /// The peak memory of `argus analyze` and of an upload for one large file.
@@ -142,6 +145,7 @@ fn main() -> Result<ExitCode> {
         Command::Lookup(args) => output.of(|run| runtime.block_on(lookup::measure(run, &args))),
         Command::Sql(args) => output.of(|run| sql::measure(run, &args)),
         Command::Fleet(args) => output.of(|run| runtime.block_on(fleet::measure(run, &args))),
+        Command::Comparison(args) => output.of(|run| runtime.block_on(comparison::measure(run, &args))),
         Command::Diagnosis(args) => output.of(|run| diagnosis::measure(run, &args)),
         Command::Memory(args) => output.of(|run| memory::measure(run, &args)),
         Command::Servers(args) => output.of(|run| servers::measure(run, &args)),

@@ -88,6 +88,7 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
                     (firmware_link(text(&compared, "against"))) " on " (grouped(number(&compared, "against_vehicles"))) " vehicles. "
                     (design(&compared)) " The unit is the vehicle; q is the false discovery rate." }
                 (exposure(&compared))
+                @if !items(&compared, "warnings").is_empty() { p.quiet { "The fleet is too large to compare each vehicle with itself, or within platforms." } }
                 @for (title, change) in [("Codes that more vehicles have", "more"), ("Codes that fewer vehicles have", "less"), ("No difference", "same")] {
                     section {
                         h2 { (title) }

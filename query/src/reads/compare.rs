@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use argus_sinks::Snapshot;
+use argus_dataflow::FleetGroup;
+use argus_sinks::{FleetView, Snapshot};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use serde::Serialize;
@@ -24,6 +25,9 @@ use crate::tables::views::{literal, time_literal};
 /// So many vehicles seen with both firmwares are enough for McNemar's test, if they are also half of the vehicles of
 /// the firmware with fewer.
 const PAIRS_ENOUGH: u64 = 10;
+
+/// With more codes of vehicles, only the totals of the firmwares are compared: reading so many takes about a second.
+const CODES_OF_VEHICLES_MAX: u64 = 500_000;
 
 /// A result with a p-value above this is not significant.
 const SIGNIFICANT: f64 = 0.05;
@@ -56,14 +60,18 @@ pub struct Comparison {
     pub vehicles: u64,
     /// Vehicles with the baseline that sent lines.
     pub against_vehicles: u64,
-    /// Vehicles that sent lines with both.
-    pub both_vehicles: u64,
+    /// Vehicles that sent lines with both; null if they are not known.
+    pub both_vehicles: Option<u64>,
     /// The exposure: batches per vehicle with the firmware.
     pub batches_per_vehicle: f64,
     /// Batches per vehicle with the baseline.
     pub against_batches_per_vehicle: f64,
-    /// The vehicles of each hardware platform.
+    /// The vehicles of each hardware platform; empty if they are not known.
     pub platforms: Vec<PlatformVehicles>,
+    /// `totals_only`: the fleet is too large to compare each vehicle with itself, or within platforms, so all vehicles of
+    /// one firmware are compared with all of the other.
+    #[schema(value_type = Vec<String>)]
+    pub warnings: Vec<&'static str>,
     /// Sorted by p-value, lowest first, then by code.
     pub codes: Vec<ComparedCode>,
 }
@@ -165,18 +173,69 @@ impl ComparisonRequest {
         FleetFilter { platform: None, ..self.filter.clone() }.is_all()
     }
 
-    /// Compares. Fails if no vehicle has sent lines with one of the firmwares.
+    /// Compares. Fails if no vehicle has sent lines with one of the firmwares. If the fleet is too large for its vehicles to
+    /// be read, the totals of the firmwares in memory are compared.
     pub async fn read(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Comparison, ComparisonError> {
-        let mut counted = Counted::default();
-        for rows in engine.collect_large(snapshot, &self.vehicles_sql(snapshot.epoch)).await? {
-            (0..rows.num_rows()).for_each(|row| counted.add_vehicles(&rows, row));
+        match &snapshot.fleet {
+            Some(fleet) if self.filter.is_all() && self.codes_of_vehicles(fleet) > CODES_OF_VEHICLES_MAX => {
+                self.compare_totals(fleet)
+            }
+            _ => self.read_vehicles(engine, snapshot).await,
         }
+    }
+
+    /// The number of codes of vehicles, each with its vehicle and firmware.
+    fn codes_of_vehicles(&self, fleet: &FleetView) -> u64 {
+        let of = |firmware: &String| {
+            let group = FleetGroup::Firmware(Some(firmware.clone()));
+            let own = fleet.from(group.clone()).take_while(move |(of, ..)| **of == group);
+            own.map(|(_, _, totals)| totals.vehicles).sum::<u64>()
+        };
+        of(&self.firmware) + of(&self.against)
+    }
+
+    fn compare_totals(&self, fleet: &FleetView) -> Result<Comparison, ComparisonError> {
+        let mut counted = Counted { is_of_totals: true, ..Counted::default() };
+        for (side, firmware) in [&self.firmware, &self.against].into_iter().enumerate() {
+            let group = FleetGroup::Firmware(Some(firmware.clone()));
+            let only = |number: u64| if side == 0 { [number, 0] } else { [0, number] };
+            for (_, code, totals) in fleet.from(group.clone()).take_while(|(of, ..)| **of == group) {
+                let Some(code) = code else {
+                    add(counted.platforms.entry(None).or_default(), only(totals.vehicles));
+                    add(&mut counted.batches, only(totals.batches));
+                    continue;
+                };
+                let (count, vehicles) = match self.inactive {
+                    true => (totals.count, totals.vehicles),
+                    false => (totals.count.saturating_sub(totals.inactive), totals.active_vehicles),
+                };
+                let found = counted.codes.entry(code.to_owned()).or_default();
+                add(&mut found.count, only(count));
+                add(&mut found.batches, only(totals.batches));
+                add(found.platforms.entry(None).or_default(), only(vehicles));
+            }
+        }
+        self.check(&counted)?;
+        Ok(counted.compare(self))
+    }
+
+    /// Fails if no vehicle has sent lines with one of the firmwares.
+    fn check(&self, counted: &Counted) -> Result<(), ComparisonError> {
         let all = counted.all();
         for (side, firmware) in [&self.firmware, &self.against].into_iter().enumerate() {
             if all[side] == 0 {
                 return Err(ComparisonError::UnknownFirmware(firmware.clone(), !self.filter.is_all()));
             }
         }
+        Ok(())
+    }
+
+    async fn read_vehicles(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Comparison, ComparisonError> {
+        let mut counted = Counted::default();
+        for rows in engine.collect_large(snapshot, &self.vehicles_sql(snapshot.epoch)).await? {
+            (0..rows.num_rows()).for_each(|row| counted.add_vehicles(&rows, row));
+        }
+        self.check(&counted)?;
         for rows in engine.collect_large(snapshot, &self.codes_sql(snapshot.epoch)).await? {
             (0..rows.num_rows()).for_each(|row| counted.add_codes(&rows, row));
         }
@@ -218,13 +277,17 @@ impl ComparisonRequest {
     /// Each vehicle with the number of its batches with lines, with either firmware.
     fn vehicles(&self, epoch: u64) -> String {
         let lines = match self.is_of_fleet() {
-            true => {
-                format!("SELECT vin, platform, firmware, batches FROM ({}) WHERE subject = 'lines'", self.cells(epoch))
-            }
-            false => format!(
-                "SELECT vin, platform, firmware, count(*) AS batches FROM ({}) GROUP BY 1, 2, 3",
-                self.batches()
+            true => format!(
+                "SELECT vin, platform, firmware, sum(live * batches) AS batches FROM {} AND subject = 'lines' \
+                 GROUP BY vin, platform, firmware HAVING sum(live) > 0",
+                self.cells(epoch)
             ),
+            false => {
+                format!(
+                    "SELECT vin, platform, firmware, count(*) AS batches FROM ({}) GROUP BY 1, 2, 3",
+                    self.batches()
+                )
+            }
         };
         format!(
             "SELECT vin, min(platform) AS platform, {} AS one, {} AS other FROM ({lines}) GROUP BY vin",
@@ -233,12 +296,15 @@ impl ComparisonRequest {
         )
     }
 
-    /// The codes of each vehicle and firmware: occurrences `n`, and batches.
+    /// The codes of each vehicle and firmware: occurrences `n`, and batches. They are sums, so differences of cells need not
+    /// be added up before.
     fn codes(&self, epoch: u64) -> String {
         if self.is_of_fleet() {
-            let count = if self.inactive { "count" } else { "count - inactive" };
+            let count = if self.inactive { "count" } else { "(count - inactive)" };
             let cells = self.cells(epoch);
-            return format!("SELECT vin, firmware, code, {count} AS n, batches FROM ({cells}) WHERE subject = 'code'");
+            return format!(
+                "SELECT vin, firmware, code, live * {count} AS n, live * batches AS batches FROM {cells} AND subject = 'code'"
+            );
         }
         let of_lines = self.filter.of_lines();
         // The counts of files are enough, unless lines are selected by what only they have.
@@ -260,17 +326,11 @@ impl ComparisonRequest {
         )
     }
 
-    /// The maintained counts of the vehicles with the firmwares.
+    /// The differences of the maintained counts of the vehicles with the firmwares, with a condition.
     fn cells(&self, epoch: u64) -> String {
         let platform = self.filter.platform.as_deref();
         let platform = platform.map_or_else(String::new, |platform| format!(" AND platform = {}", literal(platform)));
-        format!(
-            "SELECT firmware, platform, vehicle_id, vin, subject, code, count, inactive, batches FROM lake.fleet \
-             WHERE epoch <= {epoch} AND subject <> 'component' AND {}{platform} \
-             GROUP BY firmware, platform, vehicle_id, vin, subject, code, count, inactive, batches, first_seen, \
-             last_seen, first_batch, first_recorded HAVING sum(live) > 0",
-            self.firmwares("firmware")
-        )
+        format!("lake.fleet WHERE epoch <= {epoch} AND {}{platform}", self.firmwares("firmware"))
     }
 
     /// The selected batches with lines. With a time range: those whose lines may be in it.
@@ -314,6 +374,8 @@ struct Counted {
     both: u64,
     batches: [u64; 2],
     codes: BTreeMap<String, CountedCode>,
+    /// Whether only the totals of the firmwares are known.
+    is_of_totals: bool,
 }
 
 #[derive(Debug, Default)]
@@ -380,10 +442,11 @@ impl Counted {
             against: request.against.clone(),
             vehicles: all[0],
             against_vehicles: all[1],
-            both_vehicles: self.both,
+            both_vehicles: (!self.is_of_totals).then_some(self.both),
             batches_per_vehicle: ratio(self.batches[0], all[0]),
             against_batches_per_vehicle: ratio(self.batches[1], all[1]),
-            platforms: platforms.collect(),
+            platforms: platforms.filter(|_| !self.is_of_totals).collect(),
+            warnings: if self.is_of_totals { vec!["totals_only"] } else { Vec::new() },
             codes,
         }
     }
@@ -497,4 +560,54 @@ fn text(rows: &RecordBatch, column: usize, row: usize) -> Option<String> {
 /// The numbers in consecutive columns.
 fn numbers<const N: usize>(rows: &RecordBatch, first: usize, row: usize) -> [u64; N] {
     std::array::from_fn(|index| rows.column(first + index).as_primitive::<Int64Type>().value(row).max(0) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use argus_dataflow::{FleetRow, SeenRange, Totals};
+
+    use super::*;
+
+    /// The totals of a firmware: vehicles with each code, each with two occurrences, one of them inactive.
+    fn rows(firmware: &str, vehicles: u64, codes: &[(&str, u64)]) -> Vec<FleetRow> {
+        let totals = |vehicles: u64| Totals {
+            count: 2 * vehicles,
+            inactive: vehicles,
+            batches: vehicles,
+            vehicles,
+            active_vehicles: vehicles,
+            seen: SeenRange { first: None, last: None, first_batch: None },
+        };
+        let all = [(None, vehicles)].into_iter().chain(codes.iter().map(|(code, found)| (Some(*code), *found)));
+        all.map(|(code, found)| FleetRow {
+            group: FleetGroup::Firmware(Some(firmware.to_owned())),
+            code: code.map(str::to_owned),
+            totals: totals(found),
+        })
+        .collect()
+    }
+
+    #[test]
+    fn the_totals_of_a_large_fleet_are_compared_by_fishers_test() {
+        let mut view = FleetView::default();
+        let rows =
+            [rows("7.1.0", 200, &[("E_OLD", 50), ("E_BOTH", 20)]), rows("7.2.0", 100, &[("E_BOTH", 40)])].concat();
+        view.apply(1, rows.iter().map(|row| (row, 1)));
+        let request = ComparisonRequest {
+            firmware: "7.2.0".to_owned(),
+            against: "7.1.0".to_owned(),
+            inactive: false,
+            filter: FleetFilter::default(),
+        };
+        let compared = request.compare_totals(&view).expect("both firmwares are there");
+        assert_eq!((compared.vehicles, compared.against_vehicles, compared.both_vehicles), (100, 200, None));
+        assert_eq!((compared.platforms.len(), compared.warnings), (0, vec!["totals_only"]));
+        let code = |name: &str| compared.codes.iter().find(|code| code.code == name).expect("it is compared").clone();
+        let both = code("E_BOTH");
+        assert_eq!((both.with.vehicles, both.against.vehicles, both.change, both.test), (40, 20, "more", fisher::NAME));
+        assert_eq!((both.with.count, both.platforms.len()), (40, 0));
+        assert_eq!((code("E_OLD").with.vehicles, code("E_OLD").change), (0, "less"));
+        let unknown = ComparisonRequest { against: "9".to_owned(), ..request }.compare_totals(&view);
+        assert!(matches!(unknown, Err(ComparisonError::UnknownFirmware(firmware, false)) if firmware == "9"));
+    }
 }

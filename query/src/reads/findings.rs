@@ -18,15 +18,16 @@ use crate::statistics::{TwoGroups, discovery, fisher};
 /// A code is rare if the share of vehicles with it, this one counted, is at most this.
 const RARE: f64 = 0.01;
 
-/// A firmware raises a code if the false discovery rate is at most this.
-const RAISED: f64 = 0.05;
+/// A firmware raises a code if the false discovery rate is at most this. A wrong result would be a finding of every vehicle
+/// with the code.
+const RAISED: f64 = 0.001;
 
 /// Fewer other vehicles say nothing.
 const VEHICLES_MIN: u64 = 20;
 
 /// A firmware is as old as its first batch. A batch that was recorded more than this before it was created, in
-/// microseconds (90 days), counts as recorded when it was created: its clock was reset.
-const LATE_MAX: i64 = 90 * 24 * 3600 * 1_000_000;
+/// microseconds (a year), counts as recorded when it was created: its clock was reset.
+const LATE_MAX: i64 = 365 * 24 * 3600 * 1_000_000;
 
 /// What was found in a batch.
 #[derive(Debug, Clone, Serialize, ToSchema)]
