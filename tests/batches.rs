@@ -254,6 +254,7 @@ async fn batches_are_listed_newest_first_and_filtered() {
     assert_eq!(listed(&server.get("/batches?firmware=1.1&status=pending").await).len(), 2);
     assert_eq!(listed(&server.get("/batches?status=completed").await).len(), 0);
     common::check_filters_of_batches(&server).await;
+    common::check_catalog(&server).await;
 }
 
 #[tokio::test]

@@ -126,6 +126,7 @@ async fn postgres_and_s3_keep_everything_through_crashes() {
     server = deployment.start();
     check(&server, &batch, 2).await;
     common::check_filters_of_batches(&server).await;
+    common::check_catalog(&server).await;
     server.kill();
 }
 

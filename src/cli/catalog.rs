@@ -4,7 +4,7 @@ use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use reqwest::Client;
 use serde::Deserialize;
@@ -81,19 +81,13 @@ fn read(file: &Path) -> Result<Vec<CatalogEntry>> {
     let bytes = std::fs::read(file)?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
-        anyhow::anyhow!("line {} is not UTF-8; save the file as UTF-8", line + 1)
+        anyhow!("line {} is not UTF-8; save the file as UTF-8", line + 1)
     })?;
-    let entries = match text.trim_start().starts_with('[') {
+    let entries: Vec<CatalogEntry> = match text.trim_start().starts_with('[') {
         true => serde_json::from_str(&text).context("the JSON is invalid")?,
         false => of_csv(&text)?,
     };
-    let mut places = std::collections::HashSet::new();
-    for (index, entry) in entries.iter().enumerate() {
-        entry.check().with_context(|| format!("entry {}", index + 1))?;
-        if !places.insert((&entry.code, &entry.platform, &entry.firmware)) {
-            bail!("entry {}: {:?} is there twice, with the same platform and firmware", index + 1, entry.code);
-        }
-    }
+    CatalogEntry::check_all(&entries).map_err(anyhow::Error::msg)?;
     Ok(entries)
 }
 

@@ -1,5 +1,7 @@
 //! Users' entries of the catalogue: what they know of a code.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -78,6 +80,22 @@ impl CatalogEntry {
             true => Ok(()),
             false => Err(Invalid::Entry { field: "links", reason: "must be at most 10 http or https URLs" }),
         }
+    }
+
+    /// Checks several entries: each, and that no two have the same code, platform and firmware. Says which is wrong.
+    pub fn check_all(entries: &[CatalogEntry]) -> Result<(), String> {
+        let mut places = HashSet::new();
+        for (index, entry) in entries.iter().enumerate() {
+            entry.check().map_err(|invalid| format!("entry {}: {invalid}", index + 1))?;
+            if !places.insert((&entry.code, &entry.platform, &entry.firmware)) {
+                let code = &entry.code;
+                return Err(format!(
+                    "entry {}: {code:?} is there twice, with the same platform and firmware",
+                    index + 1
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// How well it fits a platform and a firmware; `None` if it is of others.

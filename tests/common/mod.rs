@@ -272,6 +272,25 @@ pub async fn check_filters_of_batches(server: &Server) {
     }
 }
 
+/// Checks users' entries of the catalogue, on any metadata database.
+pub async fn check_catalog(server: &Server) {
+    for (platform, meaning, status) in
+        [(None, "of all", 201), (Some("mk5"), "of mk5", 201), (Some("mk5"), "of mk5 'again'", 200)]
+    {
+        let entry = json!({"meaning": meaning, "platform": platform});
+        let answer = server.send(Method::PUT, "/catalog/ACME-100", entry.to_string()).await;
+        assert_eq!(answer.status().as_u16(), status, "{meaning}");
+    }
+    assert_eq!(server.get("/codes/ACME-100").await["description"]["meaning"], "of all");
+    let found = server.get("/catalog?q=acme-100+AGAIN").await;
+    assert_eq!((&found["entries"][0]["platform"], found["entries"].as_array().map(Vec::len)), (&json!("mk5"), Some(1)));
+    for status in [204, 404] {
+        let answer = server.send(Method::DELETE, "/catalog/ACME-100?platform=mk5", "").await;
+        assert_eq!(answer.status().as_u16(), status);
+    }
+    assert_eq!(server.get("/catalog?q=ACME-100").await["entries"].as_array().map(Vec::len), Some(1));
+}
+
 /// Runs the binary with some standard input.
 pub fn argus(arguments: &[&str], input: &[u8]) -> Output {
     argus_with(arguments, &[], input)

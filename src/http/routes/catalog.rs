@@ -1,7 +1,5 @@
 //! What is known of codes: search, and users' own entries.
 
-use std::collections::HashSet;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -145,15 +143,7 @@ async fn put_several(
     if entries.len() > ENTRIES_MAX {
         return Err(Problem::invalid(format!("a request may have at most {ENTRIES_MAX} entries; send several")));
     }
-    let mut places = HashSet::new();
-    for (index, entry) in entries.iter().enumerate() {
-        entry.check().map_err(|invalid| Problem::invalid(format!("entry {}: {invalid}", index + 1)))?;
-        if !places.insert((&entry.code, &entry.platform, &entry.firmware)) {
-            let detail =
-                format!("entry {}: {:?} is there twice, with the same platform and firmware", index + 1, entry.code);
-            return Err(Problem::invalid(detail));
-        }
-    }
+    CatalogEntry::check_all(&entries).map_err(Problem::invalid)?;
     let all = entries.len() as u64;
     let created = context.pipeline.put_catalog(entries).await?;
     Ok(Json(PutBody { created, replaced: all.saturating_sub(created) }))
