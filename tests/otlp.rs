@@ -1,4 +1,5 @@
 //! Logs of OpenTelemetry, from its Python SDK and by hand.
+#![cfg(feature = "otlp")]
 
 mod common;
 

@@ -61,6 +61,9 @@ impl Diagnosis {
     pub fn of_batch(batch_id: Uuid, found: Findings) -> Diagnosis {
         let summary = match found.findings.as_slice() {
             [] if found.others.is_empty() => "No active error code.".to_owned(),
+            [] if found.others.iter().all(|code| code.bits.is_none()) => {
+                "There are too few other vehicles with this firmware or platform to compare with.".to_owned()
+            }
             [] => "No code stands out among those of other vehicles.".to_owned(),
             [first, ..] => {
                 let reason = first.evidence.first().map_or("", |evidence| evidence.text.as_str());
