@@ -255,7 +255,7 @@ const SIGNALS: [Row; 18] = [
     ("USR2", "a signal of the user", "", ""),
     ("PIPE", "a write to a pipe without a reader", "the reader has ended", "see why the other process ended"),
     ("ALRM", "a timer has run out", "", ""),
-    ("TERM", "the process was told to end", "", ""),
+    ("TERM", "a request to end", "", ""),
     ("XCPU", "the limit of processor time is used up", "", "raise the limit, or find the loop"),
     ("XFSZ", "the limit of the file size is reached", "", "raise the limit, or rotate the file"),
     ("SYS", "a forbidden system call", "a seccomp filter does not know the call", "update the filter"),

@@ -24,7 +24,7 @@ const ANSWER_BYTES_MAX: usize = 256 << 10;
 /// Rows of an answer, unless the assistant asks for another number.
 const ROWS_DEFAULT: u32 = 50;
 
-/// What an assistant is told about the tools.
+/// The instructions for assistants, which the protocol has.
 const INSTRUCTIONS: &str = "Error codes in the update logs of a fleet of vehicles. A batch is what one vehicle sent of one \
     update attempt. Begin with `batches`, `codes` or `compare`; `report` summarises a batch, `diagnosis` says what stands out in it, and `errors` has its lines; \
     `sql` answers the rest (tables batches, files, error_counts, errors, fleet_codes, vehicles, catalog). Every answer has \

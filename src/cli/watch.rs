@@ -1,4 +1,4 @@
-//! `argus upload --watch DIR`: a gateway into whose folder files drop. Files that have come to rest become a batch.
+//! `argus upload --watch DIR`: a gateway into whose folder files drop. Files that do not change any more become a batch.
 //!
 //! A file counts as uploaded from the moment when its batch is completed, whatever happens to the report after it: a batch
 //! that is completed must not be sent again.
@@ -20,10 +20,10 @@ use crate::cli::upload_state::Remembered;
 /// How often the folder is listed.
 const LIST_EVERY: Duration = Duration::from_secs(1);
 
-/// A file comes to rest when it has not changed for so long.
-const REST: Duration = Duration::from_secs(3);
+/// A file is complete when it has not changed for so long.
+const COMPLETE_AFTER: Duration = Duration::from_secs(3);
 
-/// Files at rest wait so long for others that still change, to become one batch with them.
+/// Complete files wait so long for others that still change, to become one batch with them.
 const GROUP_WAIT: Duration = Duration::from_secs(30);
 
 /// A file that is gone for so long is forgotten: the folder may be on a disk that is away for a while.
@@ -72,7 +72,7 @@ struct Watched {
     since: HashMap<String, (Content, Instant)>,
     /// Since when files that were done are gone.
     gone: HashMap<String, Instant>,
-    /// Since when files at rest wait for others.
+    /// Since when complete files wait for others.
     waiting: Option<Instant>,
 }
 
@@ -84,7 +84,7 @@ impl Watched {
         Watched { done, remembered, since: HashMap::new(), gone: HashMap::new(), waiting: None }
     }
 
-    /// The files to upload now as one batch: those at rest, once none changes any more or they have waited for long. One
+    /// The files to upload now as one batch: the complete ones, once no other changes any more or they have waited for long. One
     /// that is `alone` is a batch of its own.
     fn due(&mut self, files: Vec<Source>, alone: impl Fn(&Source) -> bool) -> Vec<Due> {
         let is_hidden = |name: &str| name.starts_with('.') || UNFINISHED.iter().any(|ending| name.ends_with(ending));
@@ -98,22 +98,23 @@ impl Watched {
         let mut due: Vec<Due> = files;
         due.retain(|file| self.done.get(&file.source.name) != Some(&file.content.key()));
         self.since.retain(|name, _| due.iter().any(|file| file.source.name == *name));
-        let (mut at_rest, mut changing) = (Vec::new(), 0);
+        let (mut complete, mut changing) = (Vec::new(), 0);
         for file in due {
             let since = self.since.entry(file.source.name.clone()).or_insert((file.content, now));
             if since.0 != file.content {
                 *since = (file.content, now);
             }
-            if since.1.elapsed() >= REST { at_rest.push(file) } else { changing += 1 }
+            if since.1.elapsed() >= COMPLETE_AFTER { complete.push(file) } else { changing += 1 }
         }
-        if at_rest.is_empty() {
+        if complete.is_empty() {
             self.waiting = None;
         } else if changing > 0 && self.waiting.get_or_insert(now).elapsed() < GROUP_WAIT {
-            at_rest.clear();
-        } else if let Some(index) = at_rest.iter().position(|file| alone(&file.source)).filter(|_| at_rest.len() > 1) {
-            at_rest = vec![at_rest.swap_remove(index)];
+            complete.clear();
+        } else if let Some(index) = complete.iter().position(|file| alone(&file.source)).filter(|_| complete.len() > 1)
+        {
+            complete = vec![complete.swap_remove(index)];
         }
-        at_rest
+        complete
     }
 
     /// Forgets files that are gone for long. An empty folder says nothing: its disk may be away.
@@ -170,7 +171,7 @@ pub trait Uploads {
     fn report(&self, batch: Self::Completed) -> impl Future<Output = Result<()>>;
 }
 
-/// Uploads what drops into a folder until the process is told to stop. An upload that is not completed then is continued by
+/// Uploads what drops into a folder until SIGTERM or SIGINT. An upload that is not completed then is continued by
 /// the next run.
 pub async fn watch(folder: &Path, key: &Value, uploads: &impl Uploads) -> Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
