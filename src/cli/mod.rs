@@ -12,6 +12,7 @@ pub mod check;
 pub mod config;
 mod diagnose;
 pub mod explain;
+mod file_body;
 pub mod interval;
 pub mod maintain;
 pub mod manual;
@@ -27,6 +28,7 @@ pub mod sql;
 mod tail;
 pub mod terminal;
 pub mod upload;
+mod upload_client;
 mod upload_state;
 mod watch;
 
@@ -378,7 +380,10 @@ pub fn main() -> ExitCode {
         Command::Diagnose(args) => diagnose::run(&args),
         Command::Catalog(args) => catalog::run(&args),
         Command::Sql(args) => sql::run(&args),
-        Command::Upload(args) => upload::run(&args),
+        Command::Upload(args) => match &args.watch {
+            Some(folder) => watch::run(&args, folder),
+            None => upload::run(&args),
+        },
         Command::Report(args) => ask::report(&args),
         Command::Codes(args) => ask::codes(&args),
         Command::Compare(args) => ask::compare(&args),

@@ -17,7 +17,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, header};
 use serde_json::json;
 use url::Url;
 
-use super::upload::{Attempt, STALL_TIME};
+use super::upload_client::{Attempt, STALL_TIME};
 use super::upload_state::Remembered;
 
 /// A file that is uploaded to a server.

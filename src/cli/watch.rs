@@ -4,9 +4,9 @@
 //! that is completed must not be sent again.
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
 use std::io::{Write, stderr};
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
+use crate::cli::ask::print_report;
+use crate::cli::file_body::is_archive;
 use crate::cli::sources::Source;
+use crate::cli::upload::{UploadArgs, UploadFailure, discard, named_sources, upload};
 use crate::cli::upload_state::Remembered;
 
 /// How often the folder is listed.
@@ -84,9 +87,9 @@ impl Watched {
         Watched { done, remembered, since: HashMap::new(), gone: HashMap::new(), waiting: None }
     }
 
-    /// The files to upload now as one batch: the complete ones, once no other changes any more or they have waited for long. One
-    /// that is `alone` is a batch of its own.
-    fn due(&mut self, files: Vec<Source>, alone: impl Fn(&Source) -> bool) -> Vec<Due> {
+    /// The files to upload now as one batch: the complete ones, once no other changes any more or they have waited for long. An
+    /// archive is a batch of its own.
+    fn due(&mut self, files: Vec<Source>) -> Vec<Due> {
         let is_hidden = |name: &str| name.starts_with('.') || UNFINISHED.iter().any(|ending| name.ends_with(ending));
         let files: Vec<Due> = files
             .into_iter()
@@ -110,7 +113,10 @@ impl Watched {
             self.waiting = None;
         } else if changing > 0 && self.waiting.get_or_insert(now).elapsed() < GROUP_WAIT {
             complete.clear();
-        } else if let Some(index) = complete.iter().position(|file| alone(&file.source)).filter(|_| complete.len() > 1)
+        } else if let Some(index) = complete
+            .iter()
+            .position(|file| is_archive(&file.source.path).unwrap_or(false))
+            .filter(|_| complete.len() > 1)
         {
             complete = vec![complete.swap_remove(index)];
         }
@@ -143,47 +149,29 @@ impl Watched {
     }
 }
 
-/// Why files were not uploaded.
-pub enum UploadFailure {
-    /// The server refused one of the files: the same files fail again.
-    Refused(anyhow::Error),
-    /// It may work later.
-    Later(anyhow::Error),
-    /// No file can be uploaded: the command is wrong.
-    Fatal(anyhow::Error),
-}
-
-/// How files are uploaded.
-pub trait Uploads {
-    /// A completed batch.
-    type Completed;
-
-    /// The files of the folder.
-    fn list(&self) -> Result<Vec<Source>>;
-
-    /// Whether a file is a batch of its own.
-    fn is_alone(&self, source: &Source) -> bool;
-
-    /// Uploads files as a batch, and completes it.
-    fn upload(&self, files: Vec<Source>) -> impl Future<Output = Result<Self::Completed, UploadFailure>>;
-
-    /// Prints the report of a batch when it is final.
-    fn report(&self, batch: Self::Completed) -> impl Future<Output = Result<()>>;
+/// Runs `argus upload --watch DIR`.
+pub fn run(args: &UploadArgs, folder: &Path) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(watch(args, folder))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Uploads what drops into a folder until SIGTERM or SIGINT. An upload that is not completed then is continued by
 /// the next run.
-pub async fn watch(folder: &Path, key: &Value, uploads: &impl Uploads) -> Result<()> {
+async fn watch(args: &UploadArgs, folder: &Path) -> Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut watched = Watched::new(key);
+    // Another vehicle or firmware is another upload of the same files.
+    let UploadArgs { server, vehicle, vin, platform, firmware, labels, .. } = args;
+    let of = json!(["watch", server.as_str(), std::path::absolute(folder)?, vehicle, vin, platform, firmware, labels]);
+    let mut watched = Watched::new(&of);
     writeln!(stderr(), "watching {}", folder.display())?;
     let work = async {
         let (mut wait, mut last_error) = (WAIT_MIN, String::new());
         loop {
-            let due = match uploads.list() {
+            let due = match list(folder) {
                 Ok(files) => {
                     last_error.clear();
-                    watched.due(files, |source| uploads.is_alone(source))
+                    watched.due(files)
                 }
                 Err(error) => {
                     let error = format!("{error:#}");
@@ -198,13 +186,13 @@ pub async fn watch(folder: &Path, key: &Value, uploads: &impl Uploads) -> Result
                 tokio::time::sleep(LIST_EVERY).await;
                 continue;
             }
-            match upload(&mut watched, uploads, &due).await {
+            match send(&mut watched, args, &due).await {
                 Ok(()) => wait = WAIT_MIN,
                 // One of them is refused: the others must not wait for it.
                 Err(UploadFailure::Refused(error)) if due.len() > 1 => {
                     writeln!(stderr(), "argus: {error:#}; uploading each file as a batch of its own")?;
                     for file in due {
-                        match upload(&mut watched, uploads, std::slice::from_ref(&file)).await {
+                        match send(&mut watched, args, std::slice::from_ref(&file)).await {
                             Ok(()) => {}
                             Err(UploadFailure::Refused(error)) => skip(&mut watched, &file, &error)?,
                             // It is due again.
@@ -234,11 +222,27 @@ pub async fn watch(folder: &Path, key: &Value, uploads: &impl Uploads) -> Result
     }
 }
 
-/// Uploads files, and prints their report. They are done when their batch is completed.
-async fn upload(watched: &mut Watched, uploads: &impl Uploads, files: &[Due]) -> Result<(), UploadFailure> {
-    let batch = uploads.upload(files.iter().map(|file| file.source.clone()).collect()).await?;
+/// The files of the folder; one that is away has none.
+fn list(folder: &Path) -> Result<Vec<Source>> {
+    if folder.is_dir() { named_sources(&[folder.to_owned()]) } else { Ok(Vec::new()) }
+}
+
+/// Uploads files, and prints their report. They are done when their batch is completed; what the server refuses leaves no
+/// batch behind.
+async fn send(watched: &mut Watched, args: &UploadArgs, files: &[Due]) -> Result<(), UploadFailure> {
+    let sources: Vec<Source> = files.iter().map(|file| file.source.clone()).collect();
+    let uploaded = upload(args, sources.clone()).await;
+    if let Err(UploadFailure::Refused(_)) = uploaded {
+        discard(args, &sources).await.map_err(UploadFailure::Later)?;
+    }
+    let batch = uploaded?;
     watched.set_done(files);
-    if let Err(error) = uploads.report(batch).await {
+    batch.run.forget();
+    let reported = match batch.report().await {
+        Ok(report) => print_report(args.format, &report),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = reported {
         // Standard error may be closed, too.
         let _ = writeln!(stderr(), "argus: the files are uploaded, but there is no report: {error:#}");
     }

@@ -85,7 +85,7 @@ async fn diagnosis(
     let (report, _) = context.reports.present(id, None).await?;
     let snapshot = Arc::clone(&context.snapshots.borrow());
     counter!("argus_computed_total", "kind" => "diagnosis").increment(1);
-    // Not cached: it takes microseconds, and changes with other batches and with the catalogue.
+    // Not cached: it comes from the counts in memory, and changes with other batches and with the catalogue.
     let (mut diagnosis, place) = diagnose(id, &report, fleet(&snapshot)?)?;
     for explained in diagnosis.listed() {
         let code = &explained.finding.code;
