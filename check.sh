@@ -29,6 +29,7 @@ tools_of_tests() {
     need bzip2 bzip2
     need xz xz-utils
     need zstd zstd
+    need openssl openssl
     need lz4 lz4
     need psql postgresql-client
     need pg_ctlcluster postgresql

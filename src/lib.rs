@@ -4,7 +4,7 @@
 //! stores, `argus_query` reads. A module uses only modules above it in this list:
 //!
 //! - [`allocator`]: the allocator of the process; [`data_dir`]: the data directory and its lock; [`shutdown`]: whether the server is stopping;
-//!   [`telemetry`]: the log and traces;
+//!   [`telemetry`]: the log and traces; [`tls`]: certificates;
 //! - [`storage`]: the object store of the raw files and the lake;
 //! - [`domain`]: batches, files, their status and their events;
 //! - [`metadata`]: batches and files in SQLite, and the journal of accepted changes;
@@ -16,8 +16,8 @@
 //! - [`answers`]: cached reports and charts, diagnoses;
 //! - [`app`]: opens and connects all parts;
 //! - [`pages`]: the web pages, over any router of the API;
-//! - [`http`]: the service over HTTP; [`sql_servers`]: SQL over PostgreSQL and Arrow Flight SQL;
-//! - [`server`]: HTTP and the SQL servers together;
+//! - [`http`]: the service over HTTP; [`sql_servers`]: SQL over PostgreSQL and Arrow Flight SQL; [`syslog`]: lines in;
+//! - [`server`]: all servers together;
 //! - [`cli`]: the command line.
 
 pub mod allocator;
@@ -39,4 +39,6 @@ pub mod server;
 pub mod shutdown;
 pub mod sql_servers;
 pub mod storage;
+pub mod syslog;
 pub mod telemetry;
+pub mod tls;

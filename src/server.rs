@@ -1,4 +1,4 @@
-//! A server: the service over HTTP, and over the enabled SQL protocols.
+//! A server: the service over HTTP, and over the enabled protocols of SQL and syslog.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,8 +14,11 @@ use crate::http;
 use crate::http::connections::{self, bind};
 use crate::http::fast_path::FastPath;
 use crate::http::origin::OriginPolicy;
+use crate::http::routes::health::OtherAddresses;
 use crate::shutdown::Stopping;
-use crate::sql_servers::{SqlAddresses, SqlServers};
+use crate::sql_servers::{SqlAddresses, SqlServers, bind_optional};
+use crate::syslog;
+use crate::tls::{Certificate, TlsFiles};
 
 /// How long open requests may continue after the signal to stop.
 const STOP_WAIT: Duration = Duration::from_secs(30);
@@ -23,36 +26,77 @@ const STOP_WAIT: Duration = Duration::from_secs(30);
 /// How often the samples of histograms are drained.
 const DRAIN_EVERY: Duration = Duration::from_secs(5);
 
+/// Where a server listens.
+#[derive(Debug, Clone, Default)]
+pub struct Listeners {
+    /// HTTP: HOST:PORT, where port 0 picks a free one.
+    pub http: String,
+    /// The names, beside its address, by which browsers may know the server.
+    pub allowed_hosts: Vec<String>,
+    /// The SQL servers.
+    pub sql: SqlAddresses,
+    /// Syslog over TCP.
+    pub syslog: Option<String>,
+    /// Syslog over TLS.
+    pub syslog_tls: Option<String>,
+    /// The certificate for HTTP and for syslog over TLS; without one, HTTP is not encrypted.
+    pub tls: Option<TlsFiles>,
+}
+
 /// The service with its listeners.
 pub struct Server {
     address: SocketAddr,
+    is_encrypted: bool,
     http: JoinHandle<()>,
     work: Work,
 }
 
 impl Server {
-    /// Opens the service and listens. When this returns, requests are accepted. Browsers may know the server by the
-    /// `allowed_hosts`, beside its address.
-    pub async fn start(
-        config: ServiceConfig,
-        listen: &str,
-        allowed_hosts: &[String],
-        sql_servers: &SqlAddresses,
-        metrics: PrometheusHandle,
-    ) -> Result<Server> {
-        // Bind first: if an address is in use, the data directory is not touched.
-        let listener = bind(listen).await?;
+    /// Opens the service and listens. When this returns, requests are accepted.
+    pub async fn start(config: ServiceConfig, listeners: &Listeners, metrics: PrometheusHandle) -> Result<Server> {
+        // First, so that with a wrong certificate or an address in use the data directory is not touched.
+        let certificate = listeners.tls.clone().map(Certificate::read).transpose()?;
+        let tls = certificate.as_ref().map(Certificate::acceptor).transpose()?;
+        let listener = bind(&listeners.http).await?;
         let address = listener.local_addr()?;
-        let sql_servers = SqlServers::bind(sql_servers).await?;
+        let sql_servers = SqlServers::bind(&listeners.sql).await?;
+        let syslog = bind_optional(listeners.syslog.as_deref()).await?;
+        let syslog_tls = bind_optional(listeners.syslog_tls.as_deref()).await?;
         let mut service = Service::open(config).await?;
         service.work.spawn(drain_histograms(metrics.clone(), service.stopping.clone()));
-        let router = http::router(&service, metrics, sql_servers.addresses());
-        let fast_path = FastPath::new(OriginPolicy::new(address, allowed_hosts), service.reports.clone(), router);
+        let mut others = OtherAddresses { sql: sql_servers.addresses(), ..OtherAddresses::default() };
+        for (name, listener) in [("tcp", &syslog), ("tls", &syslog_tls)] {
+            if let Some(listener) = listener {
+                let address = listener.local_addr()?;
+                tracing::info!(%address, "listening for syslog over {name}");
+                others.syslog.insert(name, address);
+            }
+        }
+        let router = http::router(&service, metrics, others);
+        let policy = OriginPolicy::new(address, &listeners.allowed_hosts);
+        let fast_path = FastPath::new(policy, service.reports.clone(), router);
         sql_servers.spawn(&mut service)?;
+        let messages = syslog::Receiver::new(&service);
         let mut work = service.work;
-        let http = tokio::spawn(connections::serve(listener, fast_path, service.stopping.clone()));
+        for (listener, tls) in [(syslog, None), (syslog_tls, tls.clone())] {
+            if let Some(listener) = listener {
+                work.spawn(messages.clone().serve(listener, tls));
+            }
+        }
+        if let Some(certificate) = certificate {
+            // Ends with the process.
+            tokio::spawn(certificate.follow_changes());
+        }
+        let is_encrypted = tls.is_some();
+        let http = tokio::spawn(connections::serve(listener, tls, fast_path, service.stopping.clone()));
         work.spawn(service.maintainer.schedule(service.stopping));
-        Ok(Server { address, http, work })
+        Ok(Server { address, is_encrypted, http, work })
+    }
+
+    /// The address for clients: `http://HOST:PORT`, or `https://HOST:PORT`.
+    pub fn url(&self) -> String {
+        let scheme = if self.is_encrypted { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// The HTTP address.

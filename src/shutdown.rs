@@ -1,5 +1,7 @@
 //! The stop state of the server; every long operation watches it.
 
+use tokio::sync::watch;
+
 /// Whether requests may continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopping {
@@ -9,4 +11,9 @@ pub enum Stopping {
     Soon,
     /// All requests are aborted.
     Now,
+}
+
+/// Waits until the server stops, or the sender of `stopping` is dropped.
+pub async fn stopped(stopping: &mut watch::Receiver<Stopping>) {
+    drop(stopping.wait_for(|stopping| *stopping != Stopping::No).await);
 }

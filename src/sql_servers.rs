@@ -88,7 +88,8 @@ impl SqlServers {
     }
 }
 
-async fn bind_optional(address: Option<&str>) -> Result<Option<TcpListener>> {
+/// Listens on an address, if there is one.
+pub(crate) async fn bind_optional(address: Option<&str>) -> Result<Option<TcpListener>> {
     match address {
         Some(address) => bind(address).await.map(Some),
         None => Ok(None),

@@ -92,6 +92,17 @@ async fn every_filter_selects_what_a_plain_loop_selects() {
     for drive in &drives {
         upload(&server, drive).await;
     }
+    let totals = server.get("/fleet/totals").await;
+    let rows = "SELECT firmware, count(DISTINCT vin), count(*) FROM batches GROUP BY firmware \
+                ORDER BY min(recorded_first) DESC, firmware DESC";
+    let rows = server.sql(rows).await;
+    let firmwares = totals["firmwares"].as_array().expect("a list").iter();
+    let firmwares: Vec<Value> =
+        firmwares.map(|one| json!([one["firmware"], one["vehicles"], one["batches"]])).collect();
+    assert_eq!(json!(firmwares), rows);
+    let vehicles: BTreeSet<usize> = drives.iter().map(|drive| drive.vehicle).collect();
+    assert_eq!([&totals["batches"], &totals["vehicles"]], [&json!(drives.len()), &json!(vehicles.len())]);
+
     let any_batch = |_: &Drive| true;
     let any_line = |_: &(u32, &str, &str)| true;
     let in_march = |drive: &Drive, from: u32, to: u32| {

@@ -6,6 +6,7 @@ use common::Server;
 use futures::StreamExt;
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 /// One server-sent event.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,7 +64,8 @@ async fn every_status_is_sent_in_order_and_a_reconnected_client_misses_none() {
     };
     let in_order = ["uploaded", "scattering", "scattered", "gathering", "gathered", "diagnosing", "completed"];
     assert_eq!(statuses(&all), in_order);
-    let report = all.iter().find(|event| event.name == "report").expect("a report event");
+    let report = all.iter().find(|event| event.name == "report" && event.data["final"] == true);
+    let report = report.expect("a final report event");
     assert_eq!((&report.data["total_lines"], &report.data["error_codes"]), (&json!(3), &json!(2)));
     assert_eq!(report.data["event_type"], "AllFilesGathered");
     let progress = all.iter().rfind(|event| event.name == "progress").expect("a progress event");
@@ -75,6 +77,52 @@ async fn every_status_is_sent_in_order_and_a_reconnected_client_misses_none() {
     server.stop();
     let server = Server::start(data.path());
     assert_eq!(statuses(&follow(&server, &id, None, completed).await), in_order);
+}
+
+#[tokio::test]
+async fn a_report_event_has_the_codes_that_changed() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let id = server.new_batch().await;
+    let (told, mut lines) = watch::channel(0);
+    let completed = |event: &Event| {
+        if event.name == "report" {
+            told.send_replace(event.data["total_lines"].as_u64().expect("a number"));
+        }
+        event.name == "status" && event.data["status"] == "completed"
+    };
+    let (all, ()) = tokio::join!(follow(&server, &id, None, completed), async {
+        server.put(&id, "a.log", "E_FAIL\nE_FAIL\nE_ABORT\n").await;
+        lines.wait_for(|lines| *lines == 3).await.expect("the follower is told");
+        server.put(&id, "a.log", "E_FAIL\nE_FAIL\nE_FAIL\nok\n").await;
+        lines.wait_for(|lines| *lines == 4).await.expect("the follower is told");
+        server.put(&id, "b.log", "E_ABORT\n").await;
+        server.complete(&id).await;
+    });
+    let reports: Vec<&Value> = all.iter().filter(|event| event.name == "report").map(|event| &event.data).collect();
+    let changes = |report: &Value| -> Vec<(String, i64, i64)> {
+        let changed = report["changed"].as_array().expect("a list").iter();
+        changed
+            .map(|one| {
+                let number = |field: &str| one[field].as_i64().expect("a number");
+                (one["code"].as_str().expect("text").to_owned(), number("count"), number("change"))
+            })
+            .collect()
+    };
+    let of = |code: &str, count, change| (code.to_owned(), count, change);
+    assert_eq!(changes(reports[0]), [of("E_FAIL", 2, 2), of("E_ABORT", 1, 1)]);
+    assert_eq!(changes(reports[1]), [of("E_ABORT", 0, -1), of("E_FAIL", 3, 1)]);
+    assert_eq!(reports[0]["final"], false);
+    let last = reports.last().expect("there are some");
+    assert_eq!((&last["final"], &last["total_errors"], &last["error_codes"]), (&json!(true), &json!(4), &json!(2)));
+    // The last file may have been told before the batch was gathered.
+    let told: i64 = reports[2..].iter().flat_map(|report| changes(report)).map(|(_, _, change)| change).sum();
+    assert_eq!(told, 1);
+
+    let again = follow(&server, &id, None, |event| event.name == "report").await;
+    let report = &again.last().expect("the report").data;
+    assert_eq!(report["final"], true, "the first report of a gathered batch is the final one");
+    assert_eq!(changes(report), [of("E_FAIL", 3, 3), of("E_ABORT", 1, 1)]);
 }
 
 #[tokio::test]

@@ -58,6 +58,32 @@ fn pages(batch: &str) -> Vec<(String, &'static str)> {
 }
 
 #[tokio::test]
+async fn a_batch_shows_what_changed_since_the_batch_before() {
+    let (_data, server, _) = start().await;
+    let next = server.new_batch_of(json!({"vehicle_id": "veh-1", "vin": VIN, "firmware": "7.2.1"})).await;
+    let lines =
+        "2026-03-03 10:00:00 ERROR [main] ota.Flash - E_ABORT\n2026-03-03 10:00:01 INFO [main] bms.Cell - E_FAIL\n";
+    server.put(&next, "ota.log", lines).await;
+    let page = |query: &'static str| {
+        let url = server.root_url(&format!("/batches/{next}{query}"));
+        async move { reqwest::get(url).await.expect("it answers").text().await.expect("text") }
+    };
+    let text = page("").await;
+    let (_, changes) = text.split_once("id=\"changes\"").expect("there was a batch before");
+    let (changes, _) = changes.split_once("</section>").expect("it ends");
+    for shown in ["12 occurrences on 12 lines", "firmware=7.2.0", ">12</td><td class=\"number\">1</td>", "new"] {
+        assert!(changes.contains(shown), "{shown}: {changes}");
+    }
+    for (query, is_shown) in [("?level=error", false), ("?level=info", true), ("?component=bms.Cell", true)] {
+        let text = page(query).await;
+        let (_, lines) = text.split_once("<ol class=\"lines\">").expect("there are lines");
+        assert_eq!(lines.contains("E_FAIL"), is_shown, "{query}");
+        assert_eq!(lines.contains("E_ABORT"), !is_shown, "{query}");
+    }
+    server.stop();
+}
+
+#[tokio::test]
 async fn every_page_has_its_data_without_script() {
     let (_data, server, batch) = start().await;
     for (path, shows) in pages(&batch) {

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 /// The folders and files of `src`, from the bottom up: each may use those before it.
-const LAYERS: [&str; 19] = [
+const LAYERS: [&str; 21] = [
     "allocator",
     "data_dir",
     "shutdown",
     "telemetry",
+    "tls",
     "storage",
     "domain",
     "catalog",
@@ -21,6 +22,7 @@ const LAYERS: [&str; 19] = [
     "pages",
     "http",
     "sql_servers",
+    "syslog",
     "server",
     "cli",
 ];

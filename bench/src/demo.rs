@@ -6,8 +6,7 @@ use anyhow::{Context, Result, bail};
 use argus::app::ServiceConfig;
 use argus::cli::ReportFormat;
 use argus::cli::render;
-use argus::server::Server;
-use argus::sql_servers::SqlAddresses;
+use argus::server::{Listeners, Server};
 use argus_dataflow::RuleSet;
 use argus_query::Report;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -56,7 +55,8 @@ impl Fleet {
             Ok(_) => listen,
             Err(_) => "127.0.0.1:0",
         };
-        let server = Server::start(config, listen, &[], &SqlAddresses::default(), metrics).await?;
+        let server =
+            Server::start(config, &Listeners { http: listen.to_owned(), ..Listeners::default() }, metrics).await?;
         let base = format!("http://{}", server.address());
         writeln!(stdout(), "argus listening on {base}\n\nOpen {base}/ in a browser.\n")?;
         let client = Client::new();

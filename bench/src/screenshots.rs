@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::demo::Fleet;
 
@@ -29,13 +30,19 @@ pub async fn run(args: &Args) -> Result<()> {
     let fleet = Fleet::start("127.0.0.1:0").await?;
     let Fleet { base, last, .. } = &fleet;
     let sql = "SELECT+code,+sum(count)+AS+count+FROM+error_counts+GROUP+BY+code+ORDER+BY+2+DESC";
+    let batch = answer(base, &format!("/batches/{last}")).await?;
+    let codes = answer(base, "/fleet/codes?limit=1").await?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (vin, code) = (text(&batch["vin"]), text(&codes["codes"][0]["code"]));
     let pages = [
         ("overview", "/".to_owned()),
         ("batches", "/batches".to_owned()),
         ("batch", format!("/batches/{last}")),
         ("firmware", "/firmware".to_owned()),
         ("codes", "/codes".to_owned()),
+        ("code", format!("/codes/{code}")),
         ("vehicles", "/vehicles".to_owned()),
+        ("vehicle", format!("/vehicles/{vin}")),
         ("sql", format!("/sql?sql={sql}")),
         ("upload", "/upload".to_owned()),
     ];
@@ -59,4 +66,9 @@ pub async fn run(args: &Args) -> Result<()> {
         }
     }
     fleet.server.stop().await
+}
+
+/// The answer of the demo's API.
+async fn answer(base: &str, path: &str) -> Result<Value> {
+    Ok(reqwest::get(format!("{base}/api/v1{path}")).await?.error_for_status()?.json().await?)
 }

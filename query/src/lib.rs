@@ -38,8 +38,9 @@ pub use reads::error_lines::{ErrorLine, ErrorsPage, ErrorsRequest, files_of_othe
 pub use reads::filter::FleetFilter;
 pub use reads::findings::{Evidence, EvidenceKind, Finding, Findings, findings};
 pub use reads::fleet_codes::{FleetCode, FleetCodes, FleetRequest, GroupBy};
+pub use reads::fleet_totals::{FirmwareTotals, FleetTotals};
 pub use reads::history::{RecordedBatch, VehicleCode, batches_of_vehicle};
-pub use reads::report::{BatchFacts, CodeReport, Report};
+pub use reads::report::{BatchFacts, CodeReport, Report, ReportSeverity};
 pub use reads::timeline::{Bucket, Counted, Timeline, TimelineGroup, TimelineRequest};
 pub use reads::vehicles::{VehicleRow, VehiclesRequest};
 pub use results::encode::{Encoder, RowFormat};

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::answers::answer::{Answer, AnswerError};
+use crate::answers::report_changes::ReportChanges;
 use crate::domain::batch::NewBatch;
 use crate::metadata::Metadata;
 
@@ -45,7 +46,7 @@ struct ReportKey {
 }
 
 /// A report without the fleet's counts, and its last renderings.
-struct CachedReport {
+pub struct CachedReport {
     report: Report,
     facts: BatchFacts,
     /// The epoch of the snapshot that the report was read from.
@@ -94,6 +95,16 @@ impl Reports {
 
     /// The report of a batch with at most `top` codes, at the epoch that readers see or a later one.
     pub async fn present(&self, id: Uuid, top: Option<usize>) -> Result<(Arc<Answer>, Found), AnswerError> {
+        let (cached, snapshot, found) = self.current(id).await?;
+        Ok((cached.rendered(&snapshot, top)?, found))
+    }
+
+    /// The report of a batch without the fleet's counts, at the epoch that readers see or a later one.
+    pub async fn counted(&self, id: Uuid) -> Result<Arc<CachedReport>, AnswerError> {
+        Ok(self.current(id).await?.0)
+    }
+
+    async fn current(&self, id: Uuid) -> Result<(Arc<CachedReport>, Arc<Snapshot>, Found), AnswerError> {
         loop {
             let snapshot = Arc::clone(&self.snapshots.borrow());
             let key = self.key(id, &snapshot);
@@ -105,7 +116,7 @@ impl Reports {
             let cached = cached?;
             // If the request that computed it had a later snapshot, retry with one at least as late.
             if cached.epoch <= snapshot.epoch {
-                return Ok((cached.rendered(&snapshot, top)?, found));
+                return Ok((cached, snapshot, found));
             }
         }
     }
@@ -156,6 +167,16 @@ impl Reports {
 }
 
 impl CachedReport {
+    /// The epoch that it was read at.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// How it differs from an earlier report of the batch; without one, from an empty report.
+    pub fn changes_since(&self, before: Option<&CachedReport>) -> ReportChanges {
+        ReportChanges::between(before.map(|before| &before.report), &self.report, self.is_final)
+    }
+
     /// The report at the epoch of a snapshot with this version of the batch, or a cached rendering at a later epoch.
     fn rendered(&self, snapshot: &Snapshot, top: Option<usize>) -> Result<Arc<Answer>, AnswerError> {
         let last_rendered = if top.is_some() { &self.cut } else { &self.whole };

@@ -77,7 +77,7 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  argus serve --data ./argus-data\n  argus serve --listen 127.0.0.1:0 --pg 127.0.0.1:5432"
     )]
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Count the error codes in files, folders or standard input (-), without a server.
     #[command(
         after_help = "Examples:\n  argus analyze logs/\n  journalctl | argus analyze -\n  argus analyze logs/ --rules +acme.toml --format json"
@@ -160,6 +160,18 @@ pub struct ServeArgs {
     /// Also serve SQL over Arrow Flight SQL, on this address; port 0 picks a free one.
     #[arg(long, env = "ARGUS_FLIGHT", value_name = "HOST:PORT", value_parser = address)]
     pub flight: Option<String>,
+    /// Also receive syslog over TCP, on this address: RFC 5424 and 3164, messages counted or ended by line feeds.
+    #[arg(long, env = "ARGUS_SYSLOG", value_name = "HOST:PORT", value_parser = address)]
+    pub syslog: Option<String>,
+    /// Also receive syslog over TLS (RFC 5425), on this address.
+    #[arg(long, env = "ARGUS_SYSLOG_TLS", value_name = "HOST:PORT", value_parser = address, requires = "tls_cert")]
+    pub syslog_tls: Option<String>,
+    /// Serve HTTP over TLS with this certificate, followed by those that sign it, in PEM. It is read again when it changes.
+    #[arg(long, env = "ARGUS_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, in PEM.
+    #[arg(long, env = "ARGUS_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// The other servers.
     #[command(flatten)]
     pub servers: ServersArgs,
@@ -421,8 +433,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap:
     let mut command = config::with_defaults(Cli::command(), &arguments)?;
     let cli = Cli::from_arg_matches(&command.try_get_matches_from_mut(arguments)?)?;
     let storage = match &cli.command {
-        Command::Serve(ServeArgs { storage, .. })
-        | Command::Check(CheckArgs { storage, .. })
+        Command::Serve(serve) => Some(&serve.storage),
+        Command::Check(CheckArgs { storage, .. })
         | Command::Recount(RecountArgs { storage, .. })
         | Command::Maintain(MaintainArgs { storage, .. }) => Some(storage),
         _ => None,

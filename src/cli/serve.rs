@@ -10,10 +10,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{KafkaConfig, ServiceConfig};
 use crate::cli::{ServeArgs, interval, terminal};
-use crate::server::Server;
+use crate::server::{Listeners, Server};
 use crate::sql_servers::SqlAddresses;
 use crate::storage::Storage;
 use crate::telemetry::Telemetry;
+use crate::tls::TlsFiles;
 
 /// The buckets of all histograms, in seconds: from a cached answer to a long query.
 const BUCKETS: [f64; 14] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0];
@@ -35,19 +36,27 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
         tracing::warn!(%error, "cannot raise the limit of open files; it limits the number of connections");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let sql_servers = SqlAddresses { pg: args.pg.clone(), flight: args.flight.clone() };
+    let tls = args.tls_cert.clone().zip(args.tls_key.clone()).map(|(cert, key)| TlsFiles { cert, key });
+    let listeners = Listeners {
+        http: args.listen.clone(),
+        allowed_hosts: args.allowed_host.clone(),
+        sql: SqlAddresses { pg: args.pg.clone(), flight: args.flight.clone() },
+        syslog: args.syslog.clone(),
+        syslog_tls: args.syslog_tls.clone(),
+        tls,
+    };
     let done = runtime.block_on(async {
         if let Some(store) = &args.storage.store {
             config.storage = Some(Storage::open(store).await?);
         }
-        serve(config, args, &sql_servers).await
+        serve(config, &listeners).await
     });
     // Tasks that still wait for a client or a disk can be aborted without losing data.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve(config: ServiceConfig, args: &ServeArgs, sql_servers: &SqlAddresses) -> Result<()> {
+async fn serve(config: ServiceConfig, listeners: &Listeners) -> Result<()> {
     let data = config.data.clone();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -56,17 +65,17 @@ async fn serve(config: ServiceConfig, args: &ServeArgs, sql_servers: &SqlAddress
         .install_recorder()
         .context("cannot install the metrics recorder")?;
     let mut server = tokio::select! {
-        server = Server::start(config, &args.listen, &args.allowed_host, sql_servers, metrics) => server?,
+        server = Server::start(config, listeners, metrics) => server?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
     {
         let mut out = stdout().lock();
-        writeln!(out, "argus listening on http://{}", server.address())?;
+        writeln!(out, "argus listening on {}", server.url())?;
         out.flush()?;
     }
     let address = server.address();
-    tracing::info!(data = %data.display(), "the web pages are at http://{address}/");
+    tracing::info!(data = %data.display(), "the web pages are at {}/", server.url());
     if !address.ip().is_loopback() {
         tracing::warn!(
             %address,

@@ -83,7 +83,8 @@ impl NewBatch {
     }
 }
 
-fn check_vin(vin: &str) -> Result<(), Invalid> {
+/// Checks that a text is a VIN.
+pub fn check_vin(vin: &str) -> Result<(), Invalid> {
     let is_valid = |byte: u8| (byte.is_ascii_uppercase() && !b"IOQ".contains(&byte)) || byte.is_ascii_digit();
     if vin.len() == 17 && vin.bytes().all(is_valid) { Ok(()) } else { Err(Invalid::Vin(vin.to_owned())) }
 }

@@ -16,10 +16,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
 
 use crate::http::fast_path::FastPath;
-use crate::shutdown::Stopping;
+use crate::shutdown::{Stopping, stopped};
+use crate::tls::HANDSHAKE_MAX;
 
 /// The limit of open connections; more wait until one closes.
 const CONNECTIONS_MAX: usize = 32 << 10;
@@ -35,8 +38,14 @@ pub async fn bind(address: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Serves connections on `listener` until the service stops. Returns when all open requests are answered.
-pub async fn serve(listener: TcpListener, fast_path: FastPath, mut stopping: watch::Receiver<Stopping>) {
+/// Serves connections on `listener`, over TLS if there is an acceptor, until the service stops. Returns when all open
+/// requests are answered.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    fast_path: FastPath,
+    mut stopping: watch::Receiver<Stopping>,
+) {
     let open = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -51,10 +60,17 @@ pub async fn serve(listener: TcpListener, fast_path: FastPath, mut stopping: wat
                     if stream.set_nodelay(true).is_err() {
                         continue;
                     }
-                    let served = serve_connection(stream, fast_path.clone(), TIMEOUTS, stopping.clone());
+                    let (tls, fast_path, stopping) = (tls.clone(), fast_path.clone(), stopping.clone());
                     connections.spawn(async move {
                         let _permit = permit;
-                        served.await;
+                        match tls {
+                            None => serve_connection(stream, fast_path, TIMEOUTS, stopping).await,
+                            Some(tls) => match timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
+                                Ok(Ok(stream)) => serve_connection(stream, fast_path, TIMEOUTS, stopping).await,
+                                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                                Err(_) => tracing::debug!("a TLS handshake took too long"),
+                            },
+                        }
                     });
                 }
                 // The client has closed the connection already.
@@ -106,11 +122,6 @@ async fn serve_connection<S, B>(
             let _ = connection.await;
         }
     }
-}
-
-/// Waits until the service stops, or the sender of `stopping` is dropped.
-async fn stopped(stopping: &mut watch::Receiver<Stopping>) {
-    let _ = stopping.wait_for(|stopping| *stopping != Stopping::No).await;
 }
 
 #[cfg(test)]

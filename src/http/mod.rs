@@ -16,9 +16,6 @@ pub mod routes;
 pub mod shipped;
 pub mod waiting;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-
 #[cfg(not(feature = "docs"))]
 use axum::Json;
 use axum::Router;
@@ -35,6 +32,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::app::Service;
 use crate::http::cached::CachedAnswers;
 use crate::http::problem::{Problem, ProblemBody};
+use crate::http::routes::health::OtherAddresses;
 use crate::http::routes::{
     batches, catalog, chart, contents, diagnosis, events, files, fleet, fleet_events, health, lines, query, report,
     shippers, uploads, vehicles,
@@ -63,7 +61,7 @@ use crate::http::routes::{
 struct ApiDescription;
 
 /// All paths of the service.
-pub fn router(service: &Service, metrics: PrometheusHandle, sql_servers: BTreeMap<&'static str, SocketAddr>) -> Router {
+pub fn router(service: &Service, metrics: PrometheusHandle, others: OtherAddresses) -> Router {
     // Handlers have full paths: nested routers would copy the URI of every request.
     let router = OpenApiRouter::with_openapi(ApiDescription::openapi())
         .merge(batches::router(service))
@@ -81,7 +79,7 @@ pub fn router(service: &Service, metrics: PrometheusHandle, sql_servers: BTreeMa
         .merge(shippers::router(service))
         .merge(uploads::router(service))
         .merge(vehicles::router(service))
-        .merge(health::router(service, metrics, sql_servers));
+        .merge(health::router(service, metrics, others));
     #[cfg(feature = "otlp")]
     let router = router.merge(routes::otlp::router(service));
     let (router, description) = router.split_for_parts();

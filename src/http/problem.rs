@@ -115,6 +115,11 @@ impl Problem {
 }
 
 impl Problem {
+    /// The status of the response.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// What went wrong and what to do.
     pub fn detail(&self) -> &str {
         &self.detail
@@ -198,7 +203,7 @@ impl From<PipelineError> for Problem {
             PipelineError::Refused(refused @ Refused::NoCatalogEntry { .. }) => {
                 Problem::new(StatusCode::NOT_FOUND, "no-catalog-entry", refused.to_string())
             }
-            PipelineError::Refused(refused @ Refused::CatalogFull { .. }) => {
+            PipelineError::Refused(refused @ (Refused::CatalogFull { .. } | Refused::TooManyDocuments { .. })) => {
                 Problem::new(StatusCode::CONFLICT, "catalog-full", refused.to_string())
             }
             PipelineError::Refused(Refused::Metadata(error)) => error.into(),

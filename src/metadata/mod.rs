@@ -5,7 +5,7 @@
 //! change until its epoch is committed to the lake, so that a restart can replay it.
 //!
 //! - [`dialect`]: what differs between the databases; [`schema`]: the tables; [`database`]: connections;
-//! - [`changes`]: change counters of batches;
+//! - [`changes`]: change counters of batches; [`documents`]: small documents;
 //! - [`reader`]: the queries that read;
 //! - [`round`]: changes that commit together, at one epoch;
 //! - [`writer`]: the write connection, and the term of the process that has it;
@@ -14,6 +14,7 @@
 mod changes;
 mod database;
 mod dialect;
+mod documents;
 mod packed;
 mod reader;
 mod round;
@@ -31,6 +32,7 @@ use crate::domain::status::{BatchStatus, IllegalTransition};
 pub use changes::ChangeCounters;
 pub use database::{InvalidLocation, Location, try_out, vacuum, without_password};
 pub use dialect::Dialect;
+pub use documents::{Document, DocumentKind};
 pub use packed::pack;
 pub use reader::{AppendedParts, BatchFilter, Metadata, StoredFile, Withdrawn};
 pub use round::{Committed, Consumed, Erased, RefusedPart, Round, UploadKey};
@@ -112,6 +114,8 @@ pub enum Refused {
     CatalogFull { limit: i64 },
     #[error("the catalogue has no entry of yours for {code:?} with this platform and firmware")]
     NoCatalogEntry { code: String },
+    #[error("there are {limit} documents of the kind {kind}, which is their limit; delete some")]
+    TooManyDocuments { kind: &'static str, limit: i64 },
     #[error("a request with this idempotency key was answered before")]
     AnsweredBefore(Box<Accepted>),
     #[error(transparent)]

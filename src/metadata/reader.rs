@@ -6,6 +6,7 @@ use argus_dataflow::{Change, VersionId};
 use argus_sinks::LakeState;
 use bytes::Bytes;
 use futures::TryStreamExt;
+use serde::de::DeserializeOwned;
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::query::Query;
 use sqlx::{Any, AnyPool, AssertSqlSafe, Row};
@@ -21,7 +22,7 @@ use crate::metadata::packed::Joined;
 use crate::metadata::rows::{
     FileRecord, count, from_json, read_appended, read_batch, read_entry, read_file, unreadable_text, uuid,
 };
-use crate::metadata::{Deployment, JournalEntry, MetadataError};
+use crate::metadata::{Deployment, DocumentKind, JournalEntry, MetadataError};
 
 /// Selects the batches of a listing.
 #[derive(Debug, Clone, Default)]
@@ -372,6 +373,24 @@ impl Metadata {
             }
         }
         Ok(found)
+    }
+
+    /// A document.
+    pub async fn document<T: DeserializeOwned>(
+        &self,
+        kind: DocumentKind,
+        id: &str,
+    ) -> Result<Option<T>, MetadataError> {
+        let row = self.dialect.query("SELECT body FROM documents WHERE kind = ? AND id = ?");
+        let row = row.bind(kind.as_str()).bind(id.to_owned()).fetch_optional(&self.readers).await?;
+        row.map(|row| from_json(row.try_get(0)?)).transpose()
+    }
+
+    /// All documents of a kind, by id.
+    pub async fn documents<T: DeserializeOwned>(&self, kind: DocumentKind) -> Result<Vec<(String, T)>, MetadataError> {
+        let rows = self.dialect.query("SELECT id, body FROM documents WHERE kind = ? ORDER BY id");
+        let rows = rows.bind(kind.as_str()).fetch_all(&self.readers).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, from_json(row.try_get(1)?)?))).collect()
     }
 
     /// The next offset of each partition of a topic that lines were consumed from.

@@ -7,7 +7,7 @@ use crate::metadata::MetadataError;
 use crate::metadata::dialect::Dialect;
 
 /// The version of the tables, stored in PostgreSQL. A process refuses a newer one.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 /// Any number that no other use of the database has: serialises migrations.
 const MIGRATION_LOCK: i64 = 0x61_72_67_75_73;
@@ -71,6 +71,10 @@ CREATE TABLE IF NOT EXISTS catalog (
     code TEXT NOT NULL, platform TEXT NOT NULL, firmware TEXT NOT NULL, entry TEXT NOT NULL,
     PRIMARY KEY (code, platform, firmware)
 ) STRICT, WITHOUT ROWID;
+-- Small documents in JSON: a kind, and an id within it.
+CREATE TABLE IF NOT EXISTS documents (
+    kind TEXT NOT NULL, id TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (kind, id)
+) STRICT, WITHOUT ROWID;
 -- The last commit of the lake: its epoch, and the version of each table as a JSON list.
 CREATE TABLE IF NOT EXISTS lake (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL, versions TEXT NOT NULL) STRICT;
 ";
@@ -133,6 +137,9 @@ INSERT INTO writer VALUES (1, 0, '', 'epoch') ON CONFLICT DO NOTHING;
 CREATE TABLE IF NOT EXISTS catalog (
     code TEXT COLLATE "C" NOT NULL, platform TEXT COLLATE "C" NOT NULL, firmware TEXT COLLATE "C" NOT NULL,
     entry TEXT NOT NULL, PRIMARY KEY (code, platform, firmware)
+);
+CREATE TABLE IF NOT EXISTS documents (
+    kind TEXT COLLATE "C" NOT NULL, id TEXT COLLATE "C" NOT NULL, body TEXT NOT NULL, PRIMARY KEY (kind, id)
 );
 -- Since version 2.
 ALTER TABLE appended ADD COLUMN IF NOT EXISTS text_bytes BIGINT;

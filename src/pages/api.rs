@@ -9,6 +9,7 @@ use tower::ServiceExt;
 use url::form_urlencoded::Serializer;
 
 use super::layout::PageError;
+use super::recent::{Answered, RecentAnswers};
 
 /// The limit of an answer that a page shows (16 MiB).
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -18,12 +19,27 @@ pub const ROWS_MAX: usize = 1000;
 
 /// The API. Clones share it.
 #[derive(Clone)]
-pub struct Api(Router);
+pub struct Api {
+    router: Router,
+    recent: RecentAnswers,
+}
 
 impl Api {
     /// Calls this router.
-    pub fn new(api: Router) -> Api {
-        Api(api)
+    pub fn new(router: Router) -> Api {
+        Api { router, recent: RecentAnswers::new() }
+    }
+
+    /// As [`Api::get`], but if that takes long, the answer may be some seconds old.
+    pub async fn get_recent(&self, path: &str, parameters: &[(&str, Option<&str>)]) -> Result<Answered, PageError> {
+        let (api, address) = (self.clone(), with_parameters(path, parameters));
+        self.recent.get(address.clone(), || async move { api.get(&address, &[]).await }).await
+    }
+
+    /// As [`Api::query`], but if that takes long, the answer may be some seconds old.
+    pub async fn query_recent(&self, sql: &str) -> Result<Answered, PageError> {
+        let (api, sql) = (self.clone(), sql.to_owned());
+        self.recent.get(sql.clone(), || async move { api.query(&sql).await }).await
     }
 
     /// The answer to `GET /api/v1` and a path, with the parameters that have a value.
@@ -62,7 +78,7 @@ impl Api {
     }
 
     async fn call(&self, request: Request<Body>) -> Response {
-        self.0.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+        self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
     }
 }
 

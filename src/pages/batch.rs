@@ -1,5 +1,7 @@
 //! A batch: its progress, codes, files, and the lines with codes.
 
+use std::collections::BTreeMap;
+
 use axum::extract::{Path, Query, State};
 use axum::response::Html;
 use maud::{Markup, html};
@@ -17,6 +19,9 @@ use super::parts::{
 /// Codes and files that the page shows; the report has all.
 const ROWS: usize = 200;
 
+/// The levels of lines, the worst first.
+const LEVELS: [&str; 7] = ["critical", "error", "warning", "notice", "info", "debug", "trace"];
+
 /// Lines with codes on a page.
 const LINES: &str = "50";
 
@@ -25,6 +30,8 @@ pub struct Parameters {
     code: Option<String>,
     file: Option<String>,
     severity: Option<String>,
+    level: Option<String>,
+    component: Option<String>,
     since: Option<String>,
     until: Option<String>,
     context: Option<String>,
@@ -37,6 +44,8 @@ impl Parameters {
             ("code", self.code.as_deref()),
             ("file", self.file.as_deref()),
             ("severity", self.severity.as_deref()),
+            ("level", self.level.as_deref()),
+            ("component", self.component.as_deref()),
             ("since", self.since.as_deref()),
             ("until", self.until.as_deref()),
             ("context", self.context.as_deref()),
@@ -66,6 +75,7 @@ pub async fn page(
     let errors = api.get(&format!("{path}/errors"), &lines).await?;
     // There is none before the batch is gathered.
     let diagnosis = api.get(&format!("{path}/diagnosis"), &[]).await.ok();
+    let before = batch_before(&api, &batch).await?;
     let codes = items(&report, "codes");
     let new = codes.iter().filter(|code| code["new_for_vehicle"] == true).count();
     let percent = progress["percent"].as_f64().unwrap_or(0.0);
@@ -101,6 +111,12 @@ pub async fn page(
                 @if new > 0 { "; " strong { (new) " new for this vehicle" } } "." }
             (codes_table(&path, codes))
         }
+        @if let Some((before, report_before)) = &before {
+            section id="changes" aria-labelledby="changes-title" {
+                h2 id="changes-title" { "Since the batch before" }
+                (changes(&report, before, report_before))
+            }
+        }
         section id="time" aria-labelledby="time-title" {
             h2 id="time-title" { "Over time" }
             (chart::timeline(&timeline, "Occurrences by severity", |since, until| {
@@ -120,6 +136,8 @@ pub async fn page(
                 (field("code", "Code", parameters.code.as_deref()))
                 (field("file", "File", parameters.file.as_deref()))
                 (choice("severity", "Severity", &SEVERITIES, parameters.severity.as_deref()))
+                (choice("level", "Level", &LEVELS, parameters.level.as_deref()))
+                (field("component", "Component", parameters.component.as_deref()))
                 (field("since", "Since", parameters.since.as_deref()))
                 (field("until", "Until", parameters.until.as_deref()))
                 label { "Lines around " input type="number" name="context" min="0" max="50" value=(parameters.context.as_deref().unwrap_or("0")); }
@@ -135,7 +153,60 @@ pub async fn page(
     };
     let title = format!("Batch of {}", text(&batch, "vin"));
     let events = format!("/api/v1{path}/events");
-    Ok(whole_page(&title, Section::Batches, Some(Follows { events: &events, every_ms: 250 }), &body))
+    Ok(whole_page(&title, Section::Batches, Some(Follows { events: &events, every_ms: 250, is_old: false }), &body))
+}
+
+/// The batch of the vehicle that was created before, and its report.
+async fn batch_before(api: &Api, batch: &Value) -> Result<Option<(Value, Value)>, PageError> {
+    let query = [("vin", Some(text(batch, "vin"))), ("cursor", Some(text(batch, "id"))), ("limit", Some("1"))];
+    let found = api.get("/batches", &query).await?;
+    let Some(before) = items(&found, "batches").first() else { return Ok(None) };
+    // It may be deleted meanwhile.
+    let report = api.get(&format!("/batches/{}/report", segment(text(before, "id"))), &[]).await.ok();
+    Ok(report.map(|report| (before.clone(), report)))
+}
+
+/// The codes that are new, gone, more or fewer than in another batch.
+fn changes(report: &Value, before: &Value, report_before: &Value) -> Markup {
+    let counts = |report: &'_ Value| -> BTreeMap<String, u64> {
+        items(report, "codes").iter().map(|code| (text(code, "code").to_owned(), number(code, "count"))).collect()
+    };
+    let (now, then) = (counts(report), counts(report_before));
+    let of = |counts: &BTreeMap<String, u64>, code: &str| counts.get(code).copied().unwrap_or(0);
+    let mut codes: Vec<(&str, u64, u64)> = now
+        .keys()
+        .chain(then.keys().filter(|code| !now.contains_key(*code)))
+        .map(|code| (code.as_str(), of(&then, code), of(&now, code)))
+        .filter(|(_, before, after)| before != after)
+        .collect();
+    codes.sort_by_key(|(code, before, after)| (std::cmp::Reverse(before.abs_diff(*after)), *code));
+    let firmwares = [text(before, "firmware"), text(report, "firmware")];
+    html! {
+        p {
+            a href={ "/batches/" (segment(text(before, "id"))) } { (time(&before["created_at"])) }
+            @if firmwares[0] != firmwares[1] { ", with " (firmware_link(firmwares[0])) }
+            ": " (grouped(number(report_before, "total_errors"))) " occurrences on " (grouped(number(report_before, "total_lines"))) " lines."
+        }
+        @if codes.is_empty() { p.quiet { "The same codes, as often." } }
+        @else {
+            div.scroll tabindex="0" role="region" aria-label="Changed codes" {
+                table {
+                    thead { tr { th scope="col" { "Code" } th.number scope="col" { "Before" } th.number scope="col" { "Now" } th scope="col" { "" } } }
+                    tbody {
+                        @for (code, before, after) in codes.iter().take(ROWS) {
+                            tr {
+                                td { (code_link(code)) }
+                                td.number { (grouped(*before)) }
+                                td.number { (grouped(*after)) }
+                                td { @if *before == 0 { span.new { "new" } } @else if *after == 0 { span.gone { "gone" } } }
+                            }
+                        }
+                    }
+                }
+            }
+            @if codes.len() > ROWS { p.quiet { "The first " (ROWS) " of " (codes.len()) " codes." } }
+        }
+    }
 }
 
 /// The length of a bar, so that a batch of hours and one of months both have a shape.

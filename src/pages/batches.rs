@@ -68,6 +68,6 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
         }
     };
     // Older pages do not change when batches arrive.
-    let follows = cursor.is_none().then_some(Follows { events: "/api/v1/events", every_ms: 1000 });
+    let follows = cursor.is_none().then_some(Follows { events: "/api/v1/events", every_ms: 1000, is_old: false });
     Ok(whole_page("Batches", Section::Batches, follows, &body))
 }

@@ -1,4 +1,4 @@
-//! Pictures in pages: stacked bars over time, and horizontal bars.
+//! Pictures in pages: stacked bars over time, small lines over time, and horizontal bars.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,9 @@ use super::parts::{grouped, items, number, shown, text};
 
 /// The most bars that fit on a phone.
 const BARS_MAX: i64 = 60;
+
+/// The most points of a small line.
+const SPARKS_MAX: i64 = 50;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 140.0;
@@ -107,6 +110,58 @@ fn short(time: &str) -> String {
     time.chars().take(16).map(|character| if character == 'T' { ' ' } else { character }).collect()
 }
 
+/// Small lines of the groups of `/fleet/timeline`, all over the same time.
+pub struct Sparklines<'a> {
+    groups: BTreeMap<&'a str, BTreeMap<i64, u64>>,
+    first: i64,
+    bars: i64,
+}
+
+impl<'a> Sparklines<'a> {
+    /// The lines of an answer.
+    pub fn of(answer: &'a Value) -> Sparklines<'a> {
+        let seconds = i64::try_from(number(answer, "bucket_seconds")).unwrap_or(i64::MAX).max(1);
+        let mut groups: BTreeMap<&str, BTreeMap<i64, u64>> = BTreeMap::new();
+        for bucket in items(answer, "buckets") {
+            let at = bucket["at"].as_str().and_then(|at| DateTime::parse_from_rfc3339(at).ok());
+            if let Some(at) = at {
+                let of_group = groups.entry(text(bucket, "group")).or_default();
+                *of_group.entry(at.timestamp() / seconds).or_default() += number(bucket, "count");
+            }
+        }
+        let all = || groups.values().flat_map(BTreeMap::keys).copied();
+        let (first, last) = (all().min().unwrap_or(0), all().max().unwrap_or(0));
+        Sparklines { first, bars: last - first + 1, groups }
+    }
+
+    /// The line of a group; empty if it has none, or if there is only one point in time.
+    pub fn line(&self, group: &str) -> Markup {
+        let Some(counts) = self.groups.get(group).filter(|_| self.bars > 1) else { return html! {} };
+        let bars = self.bars.min(SPARKS_MAX);
+        let mut points = vec![0_u64; usize::try_from(bars).unwrap_or(1)];
+        for (at, count) in counts {
+            let index = usize::try_from((at - self.first) * bars / self.bars).unwrap_or(0);
+            if let Some(point) = points.get_mut(index) {
+                *point += count;
+            }
+        }
+        let highest = points.iter().copied().max().unwrap_or(1).max(1);
+        let at = |(index, count): (usize, &u64)| {
+            format!(
+                "{:.1},{:.1}",
+                100.0 * index as f64 / (bars - 1) as f64,
+                19.0 - 18.0 * *count as f64 / highest as f64
+            )
+        };
+        let line = points.iter().enumerate().map(at).collect::<Vec<_>>().join(" ");
+        html! {
+            svg.spark viewBox="0 0 100 20" preserveAspectRatio="none" role="img" aria-label={ "over time, at most " (grouped(highest)) } {
+                polyline points=(line) {}
+            }
+        }
+    }
+}
+
 /// A share as a bar beside its number.
 pub fn share(part: f64) -> Markup {
     let part = part.clamp(0.0, 1.0);
@@ -143,5 +198,22 @@ mod tests {
         ]});
         let chart = timeline(&answer, "Occurrences", |_, _| String::new()).into_string();
         assert!(chart.matches("<a href").count() <= BARS_MAX as usize, "{chart}");
+    }
+
+    #[test]
+    fn small_lines_share_their_time() {
+        let day = |day: u32, group: &str, count: u64| json!({"at": format!("2026-03-{day:02}T00:00:00Z"), "group": group, "count": count});
+        let answer = json!({"bucket_seconds": 86400, "buckets": [day(1, "A", 4), day(2, "A", 2), day(3, "B", 1)]});
+        let lines = Sparklines::of(&answer);
+        assert!(
+            lines.line("A").into_string().contains("0.0,1.0 50.0,10.0 100.0,19.0"),
+            "{}",
+            lines.line("A").into_string()
+        );
+        assert!(lines.line("B").into_string().contains("0.0,19.0 50.0,19.0 100.0,1.0"));
+        assert_eq!(lines.line("C").into_string(), "");
+        let answer = json!({"bucket_seconds": 1, "buckets": [day(1, "A", 4), day(9, "A", 2)]});
+        assert_eq!(Sparklines::of(&answer).line("A").into_string().matches(',').count() as i64, SPARKS_MAX + 1);
+        assert_eq!(Sparklines::of(&json!({})).line("A").into_string(), "");
     }
 }

@@ -12,7 +12,7 @@ use super::api::{Api, segment, with_parameters};
 use super::chart;
 use super::layout::{PageError, Section, page as whole_page};
 use super::parts::{
-    SEVERITIES, choice, code_link, field, firmware_link, grouped, items, number, severity, shown, text, time,
+    SEVERITIES, as_of, choice, code_link, field, firmware_link, grouped, items, number, severity, shown, text, time,
     vehicle_link,
 };
 
@@ -85,29 +85,29 @@ pub async fn page(State(api): State<Api>, Path(code): Path<String>) -> Result<Ht
     let quoted = format!("'{}'", code.replace('\'', "''"));
     let of_code = |sql: &str| sql.replace("$code", &quoted);
     let places = api
-        .query(&of_code(
+        .query_recent(&of_code(
             "SELECT b.firmware, b.platform, sum(c.count), count(DISTINCT b.vin), min(c.first_seen), max(c.last_seen), max(c.severity) \
              FROM error_counts c JOIN batches b USING (batch_id) WHERE c.code = $code GROUP BY 1, 2 ORDER BY 1, 2",
         ))
         .await?;
-    let rows = items(&places, "rows");
+    let rows = items(&places.value, "rows");
     if rows.is_empty() {
         return Err(PageError::new(StatusCode::NOT_FOUND, &format!("no line has the code {code}")));
     }
     let examples = api
-        .query(&of_code("SELECT batch_id, vin, file, line, ts, text FROM errors JOIN batches USING (batch_id) WHERE code = $code ORDER BY batch_id DESC, file, line LIMIT 10"))
+        .query_recent(&of_code("SELECT batch_id, vin, file, line, ts, text FROM errors JOIN batches USING (batch_id) WHERE code = $code ORDER BY batch_id DESC, file, line LIMIT 10"))
         .await?;
     let with = api
-        .query(&of_code(
+        .query_recent(&of_code(
             "SELECT o.code, count(DISTINCT o.batch_id) FROM error_counts o JOIN (SELECT DISTINCT batch_id FROM error_counts WHERE code = $code) b \
              ON o.batch_id = b.batch_id WHERE o.code <> $code GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 10",
         ))
         .await?;
     let vehicles = api
-        .query(&of_code("SELECT b.vin, sum(c.count) FROM error_counts c JOIN batches b USING (batch_id) WHERE c.code = $code GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20"))
+        .query_recent(&of_code("SELECT b.vin, sum(c.count) FROM error_counts c JOIN batches b USING (batch_id) WHERE c.code = $code GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20"))
         .await?;
     let timeline = api
-        .get(
+        .get_recent(
             "/fleet/timeline",
             &[("code", Some(&code)), ("group_by", Some("firmware")), ("bucket", Some("1d")), ("limit", Some("10000"))],
         )
@@ -133,7 +133,8 @@ pub async fn page(State(api): State<Api>, Path(code): Path<String>) -> Result<Ht
         p { (severity(rows[0][6].as_str().unwrap_or_default())) " "
             (grouped(rows.iter().filter_map(|row| row[2].as_u64()).sum())) " occurrences. "
             a href=(with_parameters("/sql", &[("sql", Some(&of_code("SELECT * FROM errors WHERE code = $code LIMIT 100")))])) { "All lines in SQL" } }
-        section { h2 { "Over time" } (chart::timeline(&timeline, "Occurrences by firmware", |since, until| {
+        (as_of(&places))
+        section { h2 { "Over time" } (chart::timeline(&timeline.value, "Occurrences by firmware", |since, until| {
             with_parameters("/codes", &[("since", Some(since)), ("until", Some(until))])
         })) }
         section {
@@ -159,7 +160,7 @@ pub async fn page(State(api): State<Api>, Path(code): Path<String>) -> Result<Ht
         }
         section { h2 { "Example lines" }
             ol.lines {
-                @for row in items(&examples, "rows") {
+                @for row in items(&examples.value, "rows") {
                     @let (id, file) = (row[0].as_str().unwrap_or_default(), row[2].as_str().unwrap_or_default());
                     @let filters = [("code", Some(&*code)), ("file", Some(file))];
                     li {
@@ -171,10 +172,10 @@ pub async fn page(State(api): State<Api>, Path(code): Path<String>) -> Result<Ht
             }
         }
         section { h2 { "Vehicles" }
-            ul { @for row in items(&vehicles, "rows") { li { (vehicle_link(row[0].as_str().unwrap_or_default())) " " (grouped(row[1].as_u64().unwrap_or(0))) } } }
+            ul { @for row in items(&vehicles.value, "rows") { li { (vehicle_link(row[0].as_str().unwrap_or_default())) " " (grouped(row[1].as_u64().unwrap_or(0))) } } }
         }
         section { h2 { "Codes in the same batches" }
-            ul { @for row in items(&with, "rows") { li { (code_link(row[0].as_str().unwrap_or_default())) " in " (grouped(row[1].as_u64().unwrap_or(0))) " batches" } } }
+            ul { @for row in items(&with.value, "rows") { li { (code_link(row[0].as_str().unwrap_or_default())) " in " (grouped(row[1].as_u64().unwrap_or(0))) " batches" } } }
         }
     };
     Ok(whole_page(&format!("Code {code}"), Section::Codes, None, &body))

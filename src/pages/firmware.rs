@@ -1,15 +1,17 @@
 //! A firmware compared with another one.
 
+use std::sync::Arc;
+
 use axum::extract::{Query, State};
 use axum::response::Html;
 use maud::{Markup, html};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::api::{Api, with_parameters};
 use super::chart;
 use super::layout::{PageError, Section, page as whole_page};
-use super::parts::{choice, code_link, firmware_link, grouped, items, number, shown, text, time};
+use super::parts::{as_of, choice, code_link, firmware_link, grouped, items, number, shown, text, time};
 
 /// Codes that the page shows.
 const ROWS: usize = 500;
@@ -24,41 +26,30 @@ pub struct Parameters {
     platform: Option<String>,
 }
 
-/// The firmwares, the newest first: `name`, `vehicles`, `batches`, `first`, `last`.
-pub async fn firmwares(api: &Api) -> Result<Vec<Value>, PageError> {
-    let rows = api
-        .query(
-            "SELECT firmware, count(DISTINCT vin), count(*), min(created_at), max(created_at) FROM batches \
-             WHERE firmware IS NOT NULL GROUP BY firmware ORDER BY min(created_at) DESC, firmware DESC",
-        )
-        .await?;
-    let firmware =
-        |row: &Value| json!({"name": row[0], "vehicles": row[1], "batches": row[2], "first": row[3], "last": row[4]});
-    Ok(items(&rows, "rows").iter().map(firmware).collect())
-}
-
 /// `/firmware`.
 pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) -> Result<Html<String>, PageError> {
-    let firmwares = firmwares(&api).await?;
+    let totals = api.get("/fleet/totals", &[]).await?;
+    let firmwares = items(&totals, "firmwares");
     let given = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
-    let name = |index: usize| firmwares.get(index).map(|one| text(one, "name").to_owned());
+    let name = |index: usize| firmwares.get(index).map(|one| text(one, "firmware").to_owned());
     let firmware = given(&parameters.firmware).or_else(|| name(0));
     // The one before it, or any other.
-    let position = firmwares.iter().position(|one| Some(text(one, "name")) == firmware.as_deref());
+    let position = firmwares.iter().position(|one| Some(text(one, "firmware")) == firmware.as_deref());
     let before = position
         .and_then(|position| name(position + 1))
         .or_else(|| name(0))
         .filter(|other| Some(other) != firmware.as_ref());
     let against = given(&parameters.against).or(before);
     let platform = given(&parameters.platform);
-    let platforms = api.query("SELECT DISTINCT platform FROM batches WHERE platform IS NOT NULL ORDER BY 1").await?;
-    let platforms: Vec<&str> = items(&platforms, "rows").iter().filter_map(|row| row[0].as_str()).collect();
-    let names: Vec<&str> = firmwares.iter().map(|one| text(one, "name")).collect();
+    let platforms =
+        api.query_recent("SELECT DISTINCT platform FROM batches WHERE platform IS NOT NULL ORDER BY 1").await?;
+    let platforms: Vec<&str> = items(&platforms.value, "rows").iter().filter_map(|row| row[0].as_str()).collect();
+    let names: Vec<&str> = firmwares.iter().map(|one| text(one, "firmware")).collect();
     let compared = match (&firmware, &against) {
         (Some(firmware), Some(against)) => {
             let names =
                 [("firmware", Some(firmware.as_str())), ("against", Some(against)), ("platform", platform.as_deref())];
-            Some(api.get("/fleet/compare", &names).await)
+            Some(api.get_recent("/fleet/compare", &names).await)
         }
         _ => None,
     };
@@ -73,7 +64,19 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
         ("limit", Some("10000")),
         ("platform", platform.as_deref()),
     ];
-    let adoption = api.get("/fleet/timeline", &shape).await?;
+    let adoption = api.get_recent("/fleet/timeline", &shape).await?;
+    let shape = [
+        ("firmware", firmware.as_deref()),
+        ("group_by", Some("code")),
+        ("bucket", Some("1d")),
+        ("limit", Some("10000")),
+        ("platform", platform.as_deref()),
+    ];
+    let over_time = match &firmware {
+        Some(_) => api.get_recent("/fleet/timeline", &shape).await?.value,
+        None => Arc::default(),
+    };
+    let lines = chart::Sparklines::of(&over_time);
     let body = html! {
         h1 { "Firmware" }
         form.filters action="/firmware" {
@@ -83,36 +86,39 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
             button { "Compare" }
         }
         @match compared {
-            Some(Ok(compared)) => {
-                p { (firmware_link(text(&compared, "firmware"))) " on " (grouped(number(&compared, "vehicles"))) " vehicles, "
-                    (firmware_link(text(&compared, "against"))) " on " (grouped(number(&compared, "against_vehicles"))) " vehicles. "
-                    (design(&compared)) " The unit is the vehicle; q is the false discovery rate." }
-                (exposure(&compared))
-                @if !items(&compared, "warnings").is_empty() { p.quiet { "The fleet is too large to compare each vehicle with itself, or within platforms." } }
+            Some(Ok(answered)) => {
+                @let compared = &answered.value;
+                p { (firmware_link(text(compared, "firmware"))) " on " (grouped(number(compared, "vehicles"))) " vehicles, "
+                    (firmware_link(text(compared, "against"))) " on " (grouped(number(compared, "against_vehicles"))) " vehicles. "
+                    (design(compared)) " The unit is the vehicle; q is the false discovery rate." }
+                (exposure(compared))
+                @if !items(compared, "warnings").is_empty() { p.quiet { "The fleet is too large to compare each vehicle with itself, or within platforms." } }
                 @for (title, change) in [("Codes that more vehicles have", "more"), ("Codes that fewer vehicles have", "less"), ("No difference", "same")] {
                     section {
                         h2 { (title) }
-                        (compared_table(&compared, Some(change), ROWS))
+                        (compared_table(compared, Some(change), ROWS, Some(&lines)))
                     }
                 }
+                (as_of(&answered))
             }
             Some(Err(error)) => p role="alert" { (shown(error.detail())) },
             None => p.quiet { "There are no two firmwares to compare." },
         }
         section aria-labelledby="adoption-title" {
             h2 id="adoption-title" { "Adoption" }
-            (chart::timeline(&adoption, "Batches by firmware", |_, _| "/batches".to_owned()))
+            (chart::timeline(&adoption.value, "Batches by firmware", |_, _| "/batches".to_owned()))
+            (as_of(&adoption))
             div.scroll tabindex="0" role="region" aria-label="Firmwares" {
                 table {
-                    thead { tr { th scope="col" { "Firmware" } th.number scope="col" { "Vehicles" } th.number scope="col" { "Batches" } th scope="col" { "First batch" } th scope="col" { "Last batch" } } }
+                    thead { tr { th scope="col" { "Firmware" } th.number scope="col" { "Vehicles" } th.number scope="col" { "Batches" } th.number scope="col" { "Lines" } th scope="col" { "First recorded" } } }
                     tbody {
-                        @for one in &firmwares {
+                        @for one in firmwares {
                             tr {
-                                td { a href=(with_parameters("/batches", &[("firmware", Some(text(one, "name")))])) { (shown(text(one, "name"))) } }
+                                td { a href=(with_parameters("/batches", &[("firmware", Some(text(one, "firmware")))])) { (shown(text(one, "firmware"))) } }
                                 td.number { (grouped(number(one, "vehicles"))) }
                                 td.number { (grouped(number(one, "batches"))) }
-                                td { (time(&one["first"])) }
-                                td { (time(&one["last"])) }
+                                td.number { (grouped(number(one, "lines"))) }
+                                td { (time(&one["first_recorded"])) }
                             }
                         }
                     }
@@ -123,8 +129,13 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
     Ok(whole_page("Firmware", Section::Firmware, None, &body))
 }
 
-/// The codes of a comparison that changed in a way.
-pub fn compared_table(compared: &Value, change: Option<&str>, rows: usize) -> Markup {
+/// The codes of a comparison that changed in a way, each with its line over time if there are `lines`.
+pub fn compared_table(
+    compared: &Value,
+    change: Option<&str>,
+    rows: usize,
+    lines: Option<&chart::Sparklines<'_>>,
+) -> Markup {
     let codes: Vec<&Value> = items(compared, "codes")
         .iter()
         .filter(|code| change.is_none_or(|change| text(code, "change") == change))
@@ -137,7 +148,9 @@ pub fn compared_table(compared: &Value, change: Option<&str>, rows: usize) -> Ma
                     thead { tr {
                         th scope="col" { "Code" } th scope="col" { "Vehicles" } th scope="col" { "Before" }
                         th.number scope="col" { "Difference" } th scope="col" { "95 % interval" }
-                        th.number scope="col" { "p" } th.number scope="col" { "q" } th scope="col" { "" }
+                        th.number scope="col" { "p" } th.number scope="col" { "q" }
+                        @if lines.is_some() { th scope="col" { "Over time" } }
+                        th scope="col" { "" }
                     } }
                     tbody {
                         @for code in codes.iter().take(rows) {
@@ -150,6 +163,7 @@ pub fn compared_table(compared: &Value, change: Option<&str>, rows: usize) -> Ma
                                 td { (percent(&code["interval"][0])) " to " (percent(&code["interval"][1])) }
                                 td.number { (probability(&code["p_value"])) }
                                 td.number { (probability(&code["q_value"])) }
+                                @if let Some(lines) = lines { td { (lines.line(text(code, "code"))) } }
                                 td {
                                     @if number(against, "vehicles") == 0 { strong { "new" } " " } @else if number(code, "vehicles") == 0 { "gone " }
                                     @for warning in items(code, "warnings") { span.quiet { (warning_text(warning.as_str().unwrap_or_default())) } " " }

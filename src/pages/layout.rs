@@ -70,12 +70,13 @@ const SECTIONS: [(Section, &str, &str); 7] = [
     (Section::Upload, "/upload", "Upload"),
 ];
 
-/// What a page follows: the path of the events after which it has changed, and how often it is shown again at most, in
-/// milliseconds.
+/// What a page follows: the path of the events after which it has changed, how often it is shown again at most, in
+/// milliseconds, and whether it shows something old, so that it is shown again without an event.
 #[derive(Debug, Clone, Copy)]
 pub struct Follows<'p> {
     pub events: &'p str,
     pub every_ms: u32,
+    pub is_old: bool,
 }
 
 /// A page.
@@ -103,7 +104,10 @@ pub fn page(title: &str, section: Section, follows: Option<Follows<'_>>, body: &
                         a href="/docs/" { "API" }
                     }
                 }
-                main id="main" tabindex="-1" data-events=[follows.map(|follows| follows.events)] data-every=[follows.map(|follows| follows.every_ms)] { (body) }
+                main id="main" tabindex="-1" data-events=[follows.map(|follows| follows.events)] data-every=[follows.map(|follows| follows.every_ms)] {
+                    (body)
+                    @if follows.is_some_and(|follows| follows.is_old) { div id="old" data-old="" {} } @else { div id="old" {} }
+                }
             }
         }
     };

@@ -1,7 +1,7 @@
 //! The web pages: HTML that is rendered on the server and works without script.
 //!
 //! Pages read the API of the same process ([`api`]), so that they show exactly what it
-//! answers. Every filter of a page is in its URL. One small script (`assets/argus.js`)
+//! answers; [`recent`] keeps what takes long to compute. Every filter of a page is in its URL. One small script (`assets/argus.js`)
 //! shows changes as they happen, and uploads files.
 //!
 //! - [`layout`]: the frame of every page; [`parts`]: what pages are made of; [`chart`]: pictures
@@ -16,6 +16,7 @@ mod firmware;
 mod layout;
 mod overview;
 mod parts;
+mod recent;
 mod sql;
 mod upload;
 mod vehicles;

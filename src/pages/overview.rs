@@ -2,15 +2,15 @@
 
 use axum::extract::{Query, State};
 use axum::response::Html;
-use chrono::{DateTime, SecondsFormat, TimeDelta};
+use chrono::{DateTime, NaiveTime, SecondsFormat, TimeDelta};
 use maud::html;
 use serde::Deserialize;
 
 use super::api::{Api, with_parameters};
 use super::chart;
-use super::firmware::{compared_table, firmwares};
+use super::firmware::compared_table;
 use super::layout::{Follows, PageError, Section, page as whole_page};
-use super::parts::{batches_table, code_link, firmware_link, grouped, items, number, text};
+use super::parts::{as_of, batches_table, code_link, firmware_link, grouped, items, number, text};
 
 /// Codes and batches that the overview shows.
 const ROWS: usize = 10;
@@ -29,22 +29,23 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
     let rows = ROWS.to_string();
     let batches = api.get("/batches", &[("limit", Some(&rows))]).await?;
     let codes = api.get("/fleet/codes", &[("limit", Some(&rows))]).await?;
-    let totals = api.query("SELECT count(*), count(DISTINCT vin), max(recorded_last) FROM batches").await?;
-    let totals = &totals["rows"][0];
-    let firmwares = firmwares(&api).await?;
-    let compared = match firmwares.as_slice() {
+    let totals = api.get("/fleet/totals", &[]).await?;
+    let firmwares = items(&totals, "firmwares");
+    let compared = match firmwares {
         [newest, before, ..] => {
-            let names = [("firmware", Some(text(newest, "name"))), ("against", Some(text(before, "name")))];
-            // One of them may have sent no lines yet.
-            api.get("/fleet/compare", &names).await.ok()
+            let names = [("firmware", Some(text(newest, "firmware"))), ("against", Some(text(before, "firmware")))];
+            Some(api.get_recent("/fleet/compare", &names).await?)
         }
         _ => None,
     };
     // The logs' own times end where the last one ends, not now.
-    let last = totals[2].as_str().and_then(|time| DateTime::parse_from_rfc3339(time).ok());
-    let timeline = match last {
+    let last = api.query_recent("SELECT max(recorded_last) FROM batches").await?;
+    let last_at = last.value["rows"][0][0].as_str().and_then(|time| DateTime::parse_from_rfc3339(time).ok());
+    let timeline = match last_at {
         Some(last) => {
-            let since = (last - TimeDelta::days(i64::from(days))).to_rfc3339_opts(SecondsFormat::Secs, true);
+            // From the beginning of a day, so that the question is the same all day.
+            let since = (last - TimeDelta::days(i64::from(days))).date_naive().and_time(NaiveTime::MIN).and_utc();
+            let since = since.to_rfc3339_opts(SecondsFormat::Secs, true);
             let bucket = if days > 14 { "1d" } else { "6h" };
             let parameters = [
                 ("since", Some(&*since)),
@@ -52,15 +53,15 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
                 ("group_by", Some("firmware")),
                 ("limit", Some("10000")),
             ];
-            Some(api.get("/fleet/timeline", &parameters).await?)
+            Some(api.get_recent("/fleet/timeline", &parameters).await?)
         }
         None => None,
     };
     let body = html! {
         h1 { "Overview" }
         div.totals id="totals" {
-            div { b { (grouped(totals[0].as_u64().unwrap_or(0))) } " batches" }
-            div { b { (grouped(totals[1].as_u64().unwrap_or(0))) } " vehicles" }
+            div { b { (grouped(number(&totals, "batches"))) } " batches" }
+            div { b { (grouped(number(&totals, "vehicles"))) } " vehicles" }
             div { b { (grouped(firmwares.len() as u64)) } " firmwares" }
         }
         section id="occurrences" aria-labelledby="occurrences-title" {
@@ -71,9 +72,12 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
                 }
             }
             @match &timeline {
-                Some(timeline) => (chart::timeline(timeline, "Occurrences of error codes", |since, until| {
-                    with_parameters("/codes", &[("since", Some(since)), ("until", Some(until))])
-                })),
+                Some(timeline) => {
+                    (chart::timeline(&timeline.value, "Occurrences of error codes", |since, until| {
+                        with_parameters("/codes", &[("since", Some(since)), ("until", Some(until))])
+                    }))
+                    (as_of(timeline))
+                }
                 None => p { "Nothing was uploaded yet. " a href="/upload" { "Upload logs" } " or run "
                     code { "argus upload --vehicle ID --vin VIN LOGS" } "." },
             }
@@ -82,13 +86,15 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
             h2 id="newest-firmware-title" { "The newest firmware" }
             @match (&compared, firmwares.first()) {
                 (Some(compared), _) => {
-                    p { (firmware_link(text(compared, "firmware"))) " on " (grouped(number(compared, "vehicles")))
-                        " vehicles, against " (firmware_link(text(compared, "against"))) " on "
-                        (grouped(number(compared, "against_vehicles"))) ": codes that more vehicles have." }
-                    (compared_table(compared, Some("more"), ROWS))
+                    @let answer = &compared.value;
+                    p { (firmware_link(text(answer, "firmware"))) " on " (grouped(number(answer, "vehicles")))
+                        " vehicles, against " (firmware_link(text(answer, "against"))) " on "
+                        (grouped(number(answer, "against_vehicles"))) ": codes that more vehicles have." }
+                    (compared_table(answer, Some("more"), ROWS, None))
+                    (as_of(compared))
                 }
-                (None, Some(newest)) => p { (firmware_link(text(newest, "name"))) " has no other firmware to compare with." },
-                (None, None) => p.quiet { "No batch names its firmware." },
+                (None, Some(newest)) => p { (firmware_link(text(newest, "firmware"))) " has no other firmware to compare with." },
+                (None, None) => p.quiet { "No batch with lines names its firmware." },
             }
         }
         section id="top-codes" aria-labelledby="top-codes-title" {
@@ -114,7 +120,8 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
             (batches_table(items(&batches, "batches")))
         }
     };
+    let is_old = [Some(&last), compared.as_ref(), timeline.as_ref()].into_iter().flatten().any(|one| one.is_old);
     // It reads the whole fleet, and every epoch computes it again.
-    let follows = Follows { events: "/api/v1/events", every_ms: 3000 };
+    let follows = Follows { events: "/api/v1/events", every_ms: 3000, is_old };
     Ok(whole_page("Overview", Section::Overview, Some(follows), &body))
 }

@@ -4,6 +4,7 @@ use maud::{Markup, Render, html};
 use serde_json::Value;
 
 use super::api::{segment, with_parameters};
+use super::recent::Answered;
 
 /// A text from a client or a log, shown harmlessly: control characters, escapes of terminals and marks that change the
 /// direction of writing are replaced by visible ones.
@@ -100,6 +101,11 @@ pub fn firmware_link(firmware: &str) -> Markup {
         @if firmware.is_empty() { span.quiet { "none" } }
         @else { a href=(with_parameters("/firmware", &[("firmware", Some(firmware))])) { (shown(firmware)) } }
     }
+}
+
+/// A note at something that takes long to compute, if there may be a newer one.
+pub fn as_of(answered: &Answered) -> Markup {
+    html! { @if let Some(epoch) = answered.old_epoch() { p.quiet { "As of epoch " (epoch) "; newer uploads follow in a moment." } } }
 }
 
 /// A table of batches.

@@ -7,7 +7,9 @@ use serde::Deserialize;
 
 use super::api::{Api, segment, with_parameters};
 use super::layout::{PageError, Section, page as whole_page};
-use super::parts::{code_link, field, firmware_link, grouped, items, number, shown, status, text, time, vehicle_link};
+use super::parts::{
+    as_of, code_link, field, firmware_link, grouped, items, number, shown, status, text, time, vehicle_link,
+};
 
 #[derive(Deserialize)]
 pub struct ListParameters {
@@ -22,7 +24,8 @@ pub async fn list(State(api): State<Api>, Query(parameters): Query<ListParameter
     let ListParameters { vehicle_id, platform, firmware, cursor } = &parameters;
     let filters =
         [("vehicle_id", vehicle_id.as_deref()), ("platform", platform.as_deref()), ("firmware", firmware.as_deref())];
-    let answer = api.get("/vehicles", &[&filters[..], &[("cursor", cursor.as_deref())]].concat()).await?;
+    let answered = api.get_recent("/vehicles", &[&filters[..], &[("cursor", cursor.as_deref())]].concat()).await?;
+    let answer = &answered.value;
     let next = answer["next_cursor"].as_str();
     let body = html! {
         h1 { "Vehicles" }
@@ -39,7 +42,7 @@ pub async fn list(State(api): State<Api>, Query(parameters): Query<ListParameter
                     th.number scope="col" { "Batches" } th scope="col" { "First seen" } th scope="col" { "Last seen" }
                 } }
                 tbody {
-                    @for vehicle in items(&answer, "vehicles") {
+                    @for vehicle in items(answer, "vehicles") {
                         tr {
                             td { (vehicle_link(text(vehicle, "vin"))) }
                             td { (shown(text(vehicle, "vehicle_id"))) }
@@ -53,6 +56,7 @@ pub async fn list(State(api): State<Api>, Query(parameters): Query<ListParameter
                 }
             }
         }
+        (as_of(&answered))
         @if next.is_some() {
             p { a rel="next" href=(with_parameters("/vehicles", &[&filters[..], &[("cursor", next)]].concat())) { "More vehicles" } }
         }

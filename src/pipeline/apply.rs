@@ -74,6 +74,14 @@ pub(super) async fn apply(
             let result = round.delete_catalog(&code, &platform, &firmware).await;
             Some(answer(reply, result)?)
         }
+        Request::PutDocuments { documents, reply } => {
+            let result = round.put_documents(&documents).await;
+            Some(answer(reply, result)?)
+        }
+        Request::DeleteDocument { kind, id, reply } => {
+            let result = round.delete_document(kind, &id).await;
+            Some(answer(reply, result)?)
+        }
         Request::Abandon { version } => {
             round.abandon(version);
             None

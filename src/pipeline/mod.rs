@@ -31,7 +31,9 @@ pub use self::sequencer::{Downstream, Sequencer};
 use crate::domain::batch::{Accepted, Batch, NewBatch, Part, StoredUpload};
 use crate::domain::catalog::CatalogEntry;
 use crate::ingest::Claim;
-use crate::metadata::{Consumed, Erased, MetadataError, MetadataWriter, Refused, RefusedPart, UploadKey};
+use crate::metadata::{
+    Consumed, Document, DocumentKind, Erased, MetadataError, MetadataWriter, Refused, RefusedPart, UploadKey,
+};
 
 /// Requests that may be queued; at the limit, senders wait.
 const WAITING_MAX: usize = 1024;
@@ -208,6 +210,16 @@ impl Pipeline {
     /// many are new.
     pub async fn put_catalog(&self, entries: Vec<CatalogEntry>) -> Result<u64, PipelineError> {
         self.call(|reply| Request::PutCatalog { entries, reply }).await
+    }
+
+    /// Adds documents, or replaces those of the same kind and id; all, or none.
+    pub async fn put_documents(&self, documents: Vec<Document>) -> Result<(), PipelineError> {
+        self.call(|reply| Request::PutDocuments { documents, reply }).await
+    }
+
+    /// Deletes a document. Returns whether there was one.
+    pub async fn delete_document(&self, kind: DocumentKind, id: String) -> Result<bool, PipelineError> {
+        self.call(|reply| Request::DeleteDocument { kind, id, reply }).await
     }
 
     /// Deletes an entry of the catalogue; an empty platform or firmware stands for all.

@@ -9,7 +9,7 @@ use crate::domain::batch::{Accepted, Batch, NewBatch, Part, StoredUpload};
 use crate::domain::catalog::CatalogEntry;
 use crate::domain::status::BatchStatus;
 use crate::ingest::Claim;
-use crate::metadata::{Consumed, Erased, RefusedPart, UploadKey};
+use crate::metadata::{Consumed, Document, DocumentKind, Erased, RefusedPart, UploadKey};
 
 /// Receives the answer.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, PipelineError>>;
@@ -80,6 +80,17 @@ pub(super) enum Request {
         platform: String,
         firmware: String,
         reply: Reply<()>,
+    },
+    /// Adds or replaces documents.
+    PutDocuments {
+        documents: Vec<Document>,
+        reply: Reply<()>,
+    },
+    /// Deletes a document. Answers whether there was one.
+    DeleteDocument {
+        kind: DocumentKind,
+        id: String,
+        reply: Reply<bool>,
     },
     /// Blocks were inserted for a version that will not be accepted.
     Abandon {
@@ -157,10 +168,12 @@ impl Request {
             Request::Consume { reply, .. } => drop(reply.send(Err(error))),
             Request::EventsPublished { reply, .. }
             | Request::Load { reply, .. }
-            | Request::DeleteCatalog { reply, .. } => drop(reply.send(Err(error))),
+            | Request::DeleteCatalog { reply, .. }
+            | Request::PutDocuments { reply, .. } => drop(reply.send(Err(error))),
             Request::PutCatalog { reply, .. } => drop(reply.send(Err(error))),
             Request::PartsAreStored { reply, .. }
             | Request::ForgetBefore { reply, .. }
+            | Request::DeleteDocument { reply, .. }
             | Request::RecountFile { reply, .. } => drop(reply.send(Err(error))),
             // The sender sees that the reply was dropped, and retries with the next commit.
             Request::Abandon { .. } | Request::FileFailed { .. } | Request::LakeCommitted { .. } => {}

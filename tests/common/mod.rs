@@ -101,9 +101,13 @@ impl Server {
 
     /// The address of the server for another SQL protocol: `postgres` or `flight`.
     pub async fn sql_address(&self, protocol: &str) -> String {
+        self.ready().await["sql"][protocol].as_str().expect("the server is open").to_owned()
+    }
+
+    /// What `/readyz` says.
+    pub async fn ready(&self) -> Value {
         let answer = self.client.get(self.root_url("/readyz")).send().await.expect("the server answers");
-        let ready: Value = answer.json().await.expect("JSON");
-        ready["sql"][protocol].as_str().expect("the server is open").to_owned()
+        answer.json().await.expect("JSON")
     }
 
     /// Sends a request; `None` if the server dies during it.

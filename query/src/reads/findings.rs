@@ -7,11 +7,12 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use argus_dataflow::{FleetGroup, Recorded, Totals};
+use argus_dataflow::FleetGroup;
 use argus_sinks::FleetView;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::reads::fleet_totals::{FirmwareTotals, FleetTotals};
 use crate::reads::report::{BatchFacts, Example, Report, ReportSeverity};
 use crate::statistics::{TwoGroups, discovery, fisher};
 
@@ -24,10 +25,6 @@ const RAISED: f64 = 0.001;
 
 /// Fewer other vehicles say nothing.
 const VEHICLES_MIN: u64 = 20;
-
-/// A firmware is as old as its first batch. A batch that was recorded more than this before it was created, in
-/// microseconds (a year), counts as recorded when it was created: its clock was reset.
-const LATE_MAX: i64 = 365 * 24 * 3600 * 1_000_000;
 
 /// What was found in a batch.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -184,15 +181,6 @@ impl Evidence {
     }
 }
 
-/// When a firmware was first recorded.
-fn begun(first: Recorded) -> i64 {
-    let created = first.batch_id.get_timestamp().map(|created| {
-        let (seconds, nanos) = created.to_unix();
-        i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000) + i64::from(nanos) / 1000
-    });
-    created.filter(|created| created.saturating_sub(first.at) > LATE_MAX).unwrap_or(first.at)
-}
-
 /// The codes of the batch's firmware, compared with the firmware that was recorded before it.
 struct Raised {
     against: String,
@@ -205,23 +193,18 @@ impl Raised {
     /// `None` without another firmware before it, or with too few vehicles of one of them.
     fn by(view: &FleetView, facts: &BatchFacts) -> Option<Raised> {
         let firmware = facts.firmware.as_deref()?;
-        let mut firmwares: Vec<(i64, &str, Totals)> = Vec::new();
-        for (group, code, totals) in view.from(FleetGroup::Firmware(None)) {
-            let FleetGroup::Firmware(name) = group else { break };
-            if let (Some(name), None, Some(first)) = (name, code, totals.seen.first_batch) {
-                firmwares.push((begun(first), name, totals));
-            }
-        }
-        let own = firmwares.iter().find(|(_, name, _)| *name == firmware)?;
+        // The latest first.
+        let mut firmwares = FleetTotals::of(view).firmwares.into_iter();
+        let own = firmwares.find(|one| one.firmware == firmware)?;
         // A build that few vehicles tried is no baseline.
-        let comparable = firmwares.iter().filter(|(.., totals)| totals.vehicles >= VEHICLES_MIN);
-        let before = comparable.filter(|(at, ..)| *at < own.0).max_by_key(|(at, ..)| *at)?;
-        let all = [own.2.vehicles, before.2.vehicles];
+        let comparable = |one: &FirmwareTotals| one.vehicles >= VEHICLES_MIN && one.first_recorded < own.first_recorded;
+        let before = firmwares.find(comparable)?;
+        let all = [own.vehicles, before.vehicles];
         if all[0] < VEHICLES_MIN {
             return None;
         }
         let mut found: BTreeMap<String, [u64; 2]> = BTreeMap::new();
-        for (side, name) in [firmware, before.1].into_iter().enumerate() {
+        for (side, name) in [firmware, &before.firmware].into_iter().enumerate() {
             let group = FleetGroup::Firmware(Some(name.to_owned()));
             for (of, code, totals) in view.from(group.clone()) {
                 match code {
@@ -241,7 +224,7 @@ impl Raised {
             code.3 = q_value;
         }
         codes.sort_by(|a, b| a.0.cmp(&b.0));
-        Some(Raised { against: before.1.to_owned(), all, codes })
+        Some(Raised { against: before.firmware, all, codes })
     }
 
     /// If more vehicles have the code with the batch's firmware than with the one before.

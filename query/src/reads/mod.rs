@@ -6,6 +6,7 @@
 //!   lines they cover;
 //! - [`compare`]: two firmwares, by the tests in [`crate::statistics`]; [`vehicles`]: the list of vehicles; [`history`]: the batches
 //!   and codes of one;
+//! - [`fleet_totals`]: the size of the fleet and its firmwares;
 //! - [`findings`]: what stands out in a batch;
 //! - [`cells`]: past state that the dataflow loads.
 
@@ -15,6 +16,7 @@ pub mod error_lines;
 pub mod filter;
 pub mod findings;
 pub mod fleet_codes;
+pub mod fleet_totals;
 pub mod history;
 pub mod lookup;
 pub mod report;

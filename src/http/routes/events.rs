@@ -1,9 +1,10 @@
 //! The events of a batch, as server-sent events.
 //!
-//! `status`, `report` and `diagnosis` events come from the event log; `progress`
-//! events come from the snapshot that readers see. An event's id has the position
-//! in the log and the epoch of the snapshot, `POSITION-EPOCH`, so that
-//! `Last-Event-ID` resumes without a gap. A follower is woken when its batch
+//! `status`, `diagnosis` and the final `report` events come from the event log;
+//! `progress` events and `report` events before it come from the snapshot that readers
+//! see. A `report` event has the codes that changed since the one before it. An event's
+//! id has the position in the log and the epoch of the snapshot, `POSITION-EPOCH`, so
+//! that `Last-Event-ID` resumes without a gap. A follower is woken when its batch
 //! changes, and ends when the batch is deleted.
 
 use std::collections::VecDeque;
@@ -11,7 +12,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argus_query::{Engine, QueryError, Report};
+use argus_query::QueryError;
 use argus_sinks::Snapshot;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -20,10 +21,14 @@ use axum::response::sse::{Event as SseEvent, KeepAlive};
 use futures::Stream;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::answers::answer::AnswerError;
+use crate::answers::report_changes::ReportChanges;
+use crate::answers::reports::{CachedReport, Reports};
 use crate::app::Service;
 use crate::domain::batch::Batch;
 use crate::domain::event::{Event, EventKind};
@@ -39,11 +44,13 @@ use crate::shutdown::Stopping;
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Events read at once.
 pub(super) const PAGE: u32 = 100;
+/// The shortest time between two `report` events of a batch that is not gathered.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 struct EventsContext {
     metadata: Metadata,
-    engine: Engine,
+    reports: Reports,
     followers: Followers,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     stopping: watch::Receiver<Stopping>,
@@ -53,7 +60,7 @@ struct EventsContext {
 pub fn router(service: &Service) -> OpenApiRouter {
     let context = EventsContext {
         metadata: service.metadata.clone(),
-        engine: service.engine.clone(),
+        reports: service.reports.clone(),
         followers: service.followers.clone(),
         snapshots: service.snapshots.clone(),
         stopping: service.stopping.clone(),
@@ -95,7 +102,9 @@ impl EventId {
     responses(
         (
             status = 200,
-            description = "a stream of events: `status`, `progress`, `report`, `diagnosis`",
+            description = "a stream of events: `status`, `progress`, `report`, `diagnosis`. A `report` event has the \
+                           codes that changed since the one before, with their counts now; `final` is true once the \
+                           batch is gathered",
             body = String,
             content_type = "text/event-stream"
         ),
@@ -118,8 +127,9 @@ async fn follow(
     };
     // Subscribe before the first read, so that no change between the two is missed.
     let changes = context.followers.follow(id);
-    let reader =
-        EventReader { context, id, changes, last_id, progress: Value::Null, ready: VecDeque::new(), ended: false };
+    let report = LastReport { report: None, due: Instant::now() };
+    let (progress, ready) = (Value::Null, VecDeque::new());
+    let reader = EventReader { context, id, changes, last_id, progress, report, ready, ended: false };
     let stream = futures::stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         Some((Ok(event), reader))
@@ -134,6 +144,8 @@ pub(super) enum FollowError {
     Metadata(#[from] MetadataError),
     #[error(transparent)]
     Query(#[from] QueryError),
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
 }
 
 /// Reads the events of a batch for one client.
@@ -144,9 +156,17 @@ struct EventReader {
     last_id: EventId,
     /// The progress sent last, without epoch and status.
     progress: Value,
+    report: LastReport,
     ready: VecDeque<SseEvent>,
     /// Whether the batch is deleted.
     ended: bool,
+}
+
+/// The report that was sent last.
+struct LastReport {
+    report: Option<Arc<CachedReport>>,
+    /// When the next one may be sent, if the batch is not gathered.
+    due: Instant,
 }
 
 impl EventReader {
@@ -168,9 +188,11 @@ impl EventReader {
                 return None;
             }
             if self.ready.is_empty() && !self.ended {
-                let EventReader { changes, context, .. } = self;
+                let EventReader { changes, context, report, .. } = self;
+                let due = report.due;
                 tokio::select! {
                     () = changes.changed() => {}
+                    () = tokio::time::sleep_until(due), if due > Instant::now() => {}
                     _ = context.stopping.wait_for(|stopping| *stopping != Stopping::No) => return None,
                 }
             }
@@ -189,7 +211,38 @@ impl EventReader {
         };
         // Send the progress of all files before the status that the batch is complete.
         self.read_progress(&batch, snapshot.epoch).await?;
+        if !batch.status_at(snapshot.epoch).is_gathered() {
+            self.read_report().await?;
+        }
         self.read_events(&snapshot).await
+    }
+
+    /// Sends the codes that changed since the last report, but not too often.
+    async fn read_report(&mut self) -> Result<(), FollowError> {
+        if self.report.due > Instant::now() {
+            return Ok(());
+        }
+        let Some((report, changes)) = self.changes().await? else { return Ok(()) };
+        // Once it is gathered, the event log has the report.
+        if changes.is_final || changes.changed.is_empty() {
+            return Ok(());
+        }
+        let mut data = json!(changes);
+        data["batch_id"] = json!(self.id);
+        data["epoch"] = json!(report.epoch());
+        self.report = LastReport { report: Some(report), due: Instant::now() + REPORT_EVERY };
+        self.send("report", &data);
+        Ok(())
+    }
+
+    /// The report now, and how it differs from the last one; `None` if the batch is deleted.
+    async fn changes(&self) -> Result<Option<(Arc<CachedReport>, ReportChanges)>, FollowError> {
+        let report = match self.context.reports.counted(self.id).await {
+            Err(AnswerError::NoBatch(_)) => return Ok(None),
+            report => report?,
+        };
+        let changes = report.changes_since(self.report.report.as_deref());
+        Ok(Some((report, changes)))
     }
 
     /// Reads the event log, up to the first event that the frontier has not passed.
@@ -201,11 +254,19 @@ impl EventReader {
                 if event.kind.waits_for_frontier() && event.epoch > snapshot.epoch {
                     return Ok(());
                 }
+                let mut changes = None;
                 if let EventKind::AllFilesGathered { total_lines, error_codes } = &mut event.kind {
-                    (*total_lines, *error_codes) = Report::totals(&self.context.engine, snapshot, self.id).await?;
+                    // Without one, the batch is deleted: the next read says so.
+                    let Some((report, now)) = self.changes().await? else { return Ok(()) };
+                    (*total_lines, *error_codes) = (now.total_lines, now.error_codes);
+                    self.report.report = Some(report);
+                    changes = Some(now);
                 }
                 self.last_id.position = position;
-                if let Some((name, data)) = sse_event(&event) {
+                if let Some((name, mut data)) = sse_event(&event) {
+                    if let Some(changes) = changes {
+                        merge(&mut data, json!(changes));
+                    }
                     self.send(name, &data);
                 }
             }
@@ -235,6 +296,13 @@ impl EventReader {
 
     fn send(&mut self, name: &str, data: &Value) {
         self.ready.push_back(SseEvent::default().event(name).id(self.last_id.text()).data(data.to_string()));
+    }
+}
+
+/// Adds the fields of an object to another one.
+fn merge(object: &mut Value, fields: Value) {
+    if let (Value::Object(object), Value::Object(fields)) = (object, fields) {
+        object.extend(fields);
     }
 }
 

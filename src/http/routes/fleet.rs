@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use argus_query::{
     Bucket, Comparison, ComparisonError, ComparisonRequest, Counted, Engine, FleetCode, FleetCodes, FleetFilter,
-    FleetRequest, GroupBy, Timeline, TimelineGroup, TimelineRequest,
+    FleetRequest, FleetTotals, GroupBy, Timeline, TimelineGroup, TimelineRequest,
 };
 use argus_sinks::{FleetView, Snapshot};
 use axum::extract::State;
@@ -20,10 +20,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::answers::answer::AnswerError;
 use crate::app::Service;
 use crate::http::cached::{CachedAnswers, respond};
 use crate::http::error_responses::{GatewayTimeout, Invalid, NotFound, TooManyRequests, Unavailable};
-use crate::http::extract::{WithLabels, severity, time};
+use crate::http::extract::{Parameters, WithLabels, severity, time};
 use crate::http::list::{CODE_COLUMNS, COMPARED_COLUMNS, accepts_csv, csv_of, limit_within};
 use crate::http::problem::Problem;
 use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
@@ -45,7 +46,65 @@ struct FleetContext {
 /// `/fleet`.
 pub fn router(service: &Service, answers: CachedAnswers) -> OpenApiRouter {
     let context = FleetContext { engine: service.engine.clone(), answers, snapshots: service.snapshots.clone() };
-    OpenApiRouter::new().routes(routes!(codes)).routes(routes!(compare)).routes(routes!(timeline)).with_state(context)
+    OpenApiRouter::new()
+        .routes(routes!(totals))
+        .routes(routes!(codes))
+        .routes(routes!(compare))
+        .routes(routes!(timeline))
+        .with_state(context)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct TotalsParameters {
+    /// Wait until the answer covers this epoch, for example the epoch of a receipt.
+    min_epoch: Option<u64>,
+    /// How long to wait for `min_epoch` before 504, in milliseconds; default 5000, at most 60000.
+    timeout_ms: Option<u64>,
+}
+
+/// The size of the fleet at an epoch.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct TotalsBody {
+    epoch: u64,
+    #[schema(inline)]
+    #[serde(flatten)]
+    totals: FleetTotals,
+}
+
+/// The size of the fleet, and its firmwares: batches and vehicles that have sent lines.
+#[utoipa::path(
+    get,
+    path = "/api/v1/fleet/totals",
+    tag = "fleet",
+    params(TotalsParameters, ("If-None-Match" = Option<String>, Header, description = "the ETag of the client's copy")),
+    responses(
+        (status = 200, description = "the totals; the latest firmware first", content((TotalsBody = "application/json"), (String = "text/csv"))),
+        (status = 304, description = "the client's copy is current"),
+        Invalid, Unavailable, GatewayTimeout,
+    ),
+)]
+async fn totals(
+    State(context): State<FleetContext>,
+    Parameters(parameters): Parameters<TotalsParameters>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let timeout_ms = parameters.timeout_ms.unwrap_or(WAIT_MS_DEFAULT);
+    let snapshot = snapshot_at_least(&context.snapshots, parameters.min_epoch, timeout_ms).await?;
+    let (changed, epoch) = (fleet_changed(&snapshot), snapshot.epoch);
+    let compute = || async move {
+        counter!("argus_computed_total", "kind" => "fleet").increment(1);
+        // Only a snapshot of a past epoch has no fleet.
+        let view = snapshot.fleet.as_ref().ok_or(AnswerError::Starting)?;
+        Ok(json!(FleetTotals::of(view)))
+    };
+    let (answer, found) = context.answers.get("fleet/totals".to_owned(), changed, epoch, compute).await?;
+    match accepts_csv(&headers) {
+        true => csv_of(&answer, "firmwares", &["firmware", "vehicles", "batches", "lines", "first_recorded"]),
+        false => Ok(respond(&answer, found, &headers)),
+    }
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -40,16 +40,20 @@ struct HealthContext {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     frontier_lag: FrontierLag,
     metrics: PrometheusHandle,
-    /// The addresses of the SQL servers, by protocol.
-    sql_servers: Arc<BTreeMap<&'static str, SocketAddr>>,
+    others: Arc<OtherAddresses>,
+}
+
+/// The addresses of the servers beside HTTP, by protocol.
+#[derive(Debug, Clone, Default)]
+pub struct OtherAddresses {
+    /// The SQL servers: `postgres`, `flight`.
+    pub sql: BTreeMap<&'static str, SocketAddr>,
+    /// Syslog: `tcp`, `tls`.
+    pub syslog: BTreeMap<&'static str, SocketAddr>,
 }
 
 /// `/healthz`, `/readyz` and `/metrics`.
-pub fn router(
-    service: &Service,
-    metrics: PrometheusHandle,
-    sql_servers: BTreeMap<&'static str, SocketAddr>,
-) -> OpenApiRouter {
+pub fn router(service: &Service, metrics: PrometheusHandle, others: OtherAddresses) -> OpenApiRouter {
     let context = HealthContext {
         metadata: service.metadata.clone(),
         dataflow: service.dataflow.clone(),
@@ -60,7 +64,7 @@ pub fn router(
         snapshots: service.snapshots.clone(),
         frontier_lag: service.frontier_lag.clone(),
         metrics,
-        sql_servers: Arc::new(sql_servers),
+        others: Arc::new(others),
     };
     OpenApiRouter::new()
         .routes(routes!(alive))
@@ -97,6 +101,9 @@ struct ReadyBody {
     /// The addresses of the SQL servers, by protocol.
     #[schema(value_type = BTreeMap<String, String>)]
     sql: BTreeMap<&'static str, SocketAddr>,
+    /// The addresses for syslog: `tcp` and `tls`.
+    #[schema(value_type = BTreeMap<String, String>)]
+    syslog: BTreeMap<&'static str, SocketAddr>,
     /// The last 100 files since the start that could not be counted. They are also marked in their reports.
     failed_files: Vec<FailedFile>,
 }
@@ -125,8 +132,8 @@ async fn ready(State(context): State<HealthContext>) -> Result<Json<ReadyBody>, 
     }
     match context.metadata.last_epoch().await {
         Ok(epoch) => {
-            let (sql, failed_files) = ((*context.sql_servers).clone(), context.failures.last());
-            Ok(Json(ReadyBody { status: "ready", epoch, sql, failed_files }))
+            let (OtherAddresses { sql, syslog }, failed_files) = ((*context.others).clone(), context.failures.last());
+            Ok(Json(ReadyBody { status: "ready", epoch, sql, syslog, failed_files }))
         }
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "not ready");

@@ -63,7 +63,7 @@ impl Round<'_> {
         Ok(batch)
     }
 
-    /// Deletes a batch with its files, events and idempotency keys.
+    /// Deletes a batch with its files, events, documents and idempotency keys.
     pub async fn delete_batch(&mut self, id: Uuid) -> Result<(), Refused> {
         let batch = self.batch(id).await?;
         let files = self
@@ -82,6 +82,7 @@ impl Round<'_> {
         ] {
             self.dialect.query(delete).bind(id.to_string()).execute(&mut *self.transaction).await?;
         }
+        self.delete_documents_of(&id.to_string()).await?;
         self.events.retain(|event| event.batch_id != id);
         self.changed.insert(id);
         let completed = if batch.completed_epoch.is_some() { -1 } else { 0 };

@@ -2,6 +2,7 @@
 
 mod batches;
 mod catalog;
+mod documents;
 mod files;
 mod records;
 

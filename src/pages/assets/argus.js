@@ -11,7 +11,7 @@ async function refresh(url, signal) {
   for (const part of page.querySelectorAll('main [id]')) {
     const old = document.getElementById(part.id);
     const isOuter = !part.parentElement.closest('main [id]:not(main)');
-    if (isOuter && old && old.innerHTML !== part.innerHTML && !old.contains(document.activeElement)) old.replaceWith(part);
+    if (isOuter && old && !old.isEqualNode(part) && !old.contains(document.activeElement)) old.replaceWith(part);
   }
   return answer;
 }
@@ -25,8 +25,10 @@ if (main.dataset.events) {
     running = true;
     try { await refresh(location.href); } catch { /* The next event tries again. */ }
     running = false;
-    if (again) { again = false; changed(); }
+    if (again || isOld()) { again = false; changed(); }
   };
+  // What takes long to compute is shown as it was, and again when it is computed.
+  const isOld = () => document.querySelector('#old')?.dataset.old !== undefined;
   const changed = () => { timer ??= setTimeout(update, Number(main.dataset.every)); };
   // A page that nobody sees follows nothing: browsers allow few connections to a server.
   const follow = () => {
@@ -37,6 +39,7 @@ if (main.dataset.events) {
     for (const kind of ['status', 'progress', 'report', 'diagnosis', 'resync', 'message']) events.addEventListener(kind, changed);
   };
   follow();
+  if (isOld()) changed();
   document.addEventListener('visibilitychange', () => { follow(); if (!document.hidden) changed(); });
   addEventListener('pagehide', () => events?.close());
 }
