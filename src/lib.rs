@@ -8,21 +8,25 @@
 //! - [`storage`]: the object store of the raw files and the lake;
 //! - [`domain`]: batches, files, their status and their events;
 //! - [`metadata`]: batches and files in SQLite, and the journal of accepted changes;
+//! - [`access`]: tokens, and what they may do;
 //! - [`ingest`]: receives uploads, stores their bytes durably, and splits them into blocks;
 //! - [`pipeline`]: accepts changes durably, each at an epoch, and replays them after a restart;
-//! - `kafka`: events out, lines in;
 //! - [`maintenance`]: compaction, retention, erasure, recounts;
 //! - [`catalog`]: what is known of codes;
 //! - [`answers`]: cached reports and charts, diagnoses;
+//! - `kafka`: events out, lines in;
+//! - [`assistant`]: a language model that explains findings;
 //! - [`app`]: opens and connects all parts;
 //! - [`pages`]: the web pages, over any router of the API;
 //! - [`http`]: the service over HTTP; [`sql_servers`]: SQL over PostgreSQL and Arrow Flight SQL; [`syslog`]: lines in;
 //! - [`server`]: all servers together;
 //! - [`cli`]: the command line.
 
+pub mod access;
 pub mod allocator;
 pub mod answers;
 pub mod app;
+pub mod assistant;
 pub mod catalog;
 pub mod cli;
 pub mod data_dir;

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::access::Access;
 use crate::app::work::Work;
 use crate::app::{Service, ServiceConfig};
 use crate::http;
@@ -39,6 +40,8 @@ pub struct Listeners {
     pub syslog: Option<String>,
     /// Syslog over TLS.
     pub syslog_tls: Option<String>,
+    /// Whether everybody may use the server on an address that is not loopback.
+    pub insecure: bool,
     /// The certificate for HTTP and for syslog over TLS; without one, HTTP is not encrypted.
     pub tls: Option<TlsFiles>,
 }
@@ -47,6 +50,7 @@ pub struct Listeners {
 pub struct Server {
     address: SocketAddr,
     is_encrypted: bool,
+    access: Access,
     http: JoinHandle<()>,
     work: Work,
 }
@@ -74,9 +78,11 @@ impl Server {
         }
         let router = http::router(&service, metrics, others);
         let policy = OriginPolicy::new(address, &listeners.allowed_hosts);
-        let fast_path = FastPath::new(policy, service.reports.clone(), router);
+        check_exposure(&service.access, listeners, address)?;
+        let fast_path = FastPath::new(policy, service.access.clone(), service.reports.clone(), router);
         sql_servers.spawn(&mut service)?;
         let messages = syslog::Receiver::new(&service);
+        let access = service.access.clone();
         let mut work = service.work;
         for (listener, tls) in [(syslog, None), (syslog_tls, tls.clone())] {
             if let Some(listener) = listener {
@@ -90,7 +96,12 @@ impl Server {
         let is_encrypted = tls.is_some();
         let http = tokio::spawn(connections::serve(listener, tls, fast_path, service.stopping.clone()));
         work.spawn(service.maintainer.schedule(service.stopping));
-        Ok(Server { address, is_encrypted, http, work })
+        Ok(Server { address, is_encrypted, access, http, work })
+    }
+
+    /// Whether nobody needs a token.
+    pub fn is_open(&self) -> bool {
+        self.access.is_open()
     }
 
     /// The address for clients: `http://HOST:PORT`, or `https://HOST:PORT`.
@@ -122,6 +133,30 @@ impl Server {
         }
         self.work.finish().await
     }
+}
+
+/// Refuses to serve others than this machine without tokens.
+fn check_exposure(access: &Access, listeners: &Listeners, address: SocketAddr) -> Result<()> {
+    let others = [&listeners.sql.pg, &listeners.sql.flight];
+    if !access.is_open() && others.iter().any(|other| other.is_some()) && !listeners.insecure {
+        bail!(
+            "the servers of --pg and --flight do not know tokens, and this server needs one for every request: leave them \
+             out, or accept with --insecure that anybody who reaches them can read all tables"
+        );
+    }
+    let is_exposed = |address: &Option<String>| {
+        address.as_deref().is_some_and(|address| {
+            !address.starts_with("127.") && !address.starts_with("localhost:") && !address.starts_with("[::1]:")
+        })
+    };
+    let exposed = !address.ip().is_loopback() && access.is_open() || others.into_iter().any(is_exposed);
+    if exposed && !listeners.insecure {
+        bail!(
+            "this server would be open to anybody who reaches {address}, to read, upload and delete: listen on 127.0.0.1, \
+             create a token first (argus token create --scope admin --data DIR), or accept it with --insecure"
+        );
+    }
+    Ok(())
 }
 
 /// The recorder keeps the samples of histograms until they are drained, by a scrape or here.

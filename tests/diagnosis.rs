@@ -218,6 +218,17 @@ async fn a_catalogue_is_imported_from_a_file_and_survives_a_restart() {
         let (code, text) = import(name, bytes).await;
         assert!(code == Some(1) && text.contains(words), "{name}: {text}");
     }
+    // SQL sees entries at once, whatever is cached.
+    let known = "SELECT meaning, firmware, source FROM catalog WHERE code = 'ACME-7' ORDER BY firmware NULLS FIRST";
+    let rows = json!([["other", null, "user"], ["of 7", "7", "user"]]);
+    assert_eq!(server.sql(known).await, rows);
+    let deleted = server.send(Method::DELETE, "/catalog/ACME-7?firmware=7", "").await;
+    assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
+    assert_eq!(server.sql(known).await, json!([["other", null, "user"]]));
+    assert_eq!(import("b.json", entries.to_string().as_bytes()).await.0, Some(0));
+    assert_eq!(server.sql(known).await, rows);
+    let built_in = server.sql("SELECT source <> 'user', remedy IS NULL FROM catalog WHERE code = 'ENOSPC'").await;
+    assert_eq!(built_in, json!([[true, false]]));
     server.kill();
     let server = Server::start(data.path());
     assert_eq!(server.get("/codes/ACME-7").await["description"]["meaning"], "other");

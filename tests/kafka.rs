@@ -42,6 +42,7 @@ async fn every_event_is_published_in_the_order_of_its_batch_and_again_after_a_cr
         "AllFilesGathered",
         "BatchStatusChanged",
         "BatchStatusChanged",
+        "DiagnosisCompleted",
     ];
     let published = |count: usize| -> Vec<Value> {
         let records = kafka.records("argus.events", count);
@@ -62,6 +63,9 @@ async fn every_event_is_published_in_the_order_of_its_batch_and_again_after_a_cr
     }
     let gathered = events.iter().find(|event| event["event_type"] == "AllFilesGathered").expect("it is there");
     assert_eq!((&gathered["total_lines"], &gathered["error_codes"]), (&json!(2), &json!(2)));
+    let diagnosed = events.last().expect("it is there");
+    assert!(diagnosed["summary"].as_str().is_some_and(|text| text.contains("too few other vehicles")), "{diagnosed}");
+    assert_eq!([&diagnosed["top_codes"], &diagnosed["tokens"]], [&json!([]), &json!(0)]);
 
     // A crash may repeat events, with the same ids; it loses none.
     server.kill();

@@ -82,15 +82,25 @@ async fn the_server_conforms_to_the_document() {
                  schemathesis.serializer.alias('application/offset+octet-stream', 'application/octet-stream')\n\
                  schemathesis.serializer.alias('application/x-ndjson', 'text/plain')\n";
     std::fs::write(data.path().join("media_types.py"), hooks).expect("writes");
-    let output = Command::new(tool)
-        .env("SCHEMATHESIS_HOOKS", "media_types")
-        .env("PYTHONPATH", data.path())
-        .args(["run", &server.root_url("/openapi.json"), "--checks", checks, "--max-examples", "15", "--seed", "5"])
-        // Streams that never end.
-        .args(["--exclude-path-regex", "/events$", "--request-timeout", "70", "--phases", "examples,fuzzing"])
-        .current_dir(data.path())
-        .output()
-        .expect("schemathesis runs");
-    let report = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{report}");
+    // Streams never end, and the first token closes the server.
+    let (streams, streams_and_tokens) = ("/events$", "/events$|/tokens");
+    let run = |examples: &str, excluded: &str, header: &[&str]| {
+        let output = Command::new(&tool)
+            .env("SCHEMATHESIS_HOOKS", "media_types")
+            .env("PYTHONPATH", data.path())
+            .args(["run", &server.root_url("/openapi.json"), "--checks", checks, "--max-examples", examples])
+            .args(["--exclude-path-regex", excluded, "--request-timeout", "70", "--phases", "examples,fuzzing"])
+            .args(["--seed", "5"])
+            .args(header)
+            .current_dir(data.path())
+            .output()
+            .expect("schemathesis runs");
+        let report = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{report}");
+    };
+    run("15", streams_and_tokens, &[]);
+    let created = server.send(reqwest::Method::POST, "/tokens", r#"{"scopes":["admin"]}"#).await;
+    let secret = created.json::<Value>().await.expect("JSON")["secret"].as_str().expect("text").to_owned();
+    run("3", streams, &[]);
+    run("5", streams, &["--header", &format!("Authorization: Bearer {secret}")]);
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The folders and files of `src`, from the bottom up: each may use those before it.
-const LAYERS: [&str; 21] = [
+const LAYERS: [&str; 23] = [
     "allocator",
     "data_dir",
     "shutdown",
@@ -15,9 +15,11 @@ const LAYERS: [&str; 21] = [
     "metadata",
     "ingest",
     "pipeline",
-    "kafka",
+    "access",
     "maintenance",
     "answers",
+    "kafka",
+    "assistant",
     "app",
     "pages",
     "http",

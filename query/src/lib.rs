@@ -44,4 +44,4 @@ pub use reads::report::{BatchFacts, CodeReport, Report, ReportSeverity};
 pub use reads::timeline::{Bucket, Counted, Timeline, TimelineGroup, TimelineRequest};
 pub use reads::vehicles::{VehicleRow, VehiclesRequest};
 pub use results::encode::{Encoder, RowFormat};
-pub use tables::catalog::CatalogRow;
+pub use tables::catalog::{CatalogRow, CatalogSource};

@@ -1,16 +1,29 @@
-//! The diagnosis of a batch: its findings, with what is known of their codes.
+//! The diagnosis of a batch: its findings, with what is known of their codes, and similar cases.
 //!
 //! It is computed from the report and the counts of the fleet, so it is never older than they are: when lines are replaced
 //! or taken back, so are its findings. It says only what the counts and the catalogue hold; each finding has its evidence.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
-use argus_query::{Finding, Findings, Report};
+use argus_query::{BatchFacts, Finding, Findings, Report, findings};
+use argus_sinks::Snapshot;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::answers::answer::AnswerError;
+use crate::answers::reports::Reports;
 use crate::catalog::{self, Description};
+use crate::domain::case::{Case, Situation, Verdict};
+use crate::domain::explanation::Explanation;
+use crate::domain::mask::masked;
+use crate::metadata::{DocumentKind, Metadata};
+
+/// Similar cases that are listed.
+const CASES_MAX: usize = 3;
 
 /// Findings that are listed, and codes beside them.
 const FINDINGS_MAX: usize = 10;
@@ -30,6 +43,127 @@ pub struct Diagnosis {
     pub findings: Vec<ExplainedFinding>,
     /// The rest, in numbers.
     pub others: Others,
+    /// Batches whose diagnosis a user has judged, and that share codes: the most similar first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub similar_cases: Vec<SimilarCase>,
+    /// What a user said of this diagnosis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feedback: Option<Case>,
+    /// What a language model wrote about the findings, if one is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Explanation>,
+}
+
+/// A similar case.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct SimilarCase {
+    /// Identifies it in this diagnosis: `S1` is the first.
+    pub id: String,
+    /// Its batch.
+    pub batch_id: String,
+    /// The case.
+    #[serde(flatten)]
+    #[schema(inline)]
+    pub case: Case,
+    /// The codes that both have, of those that any has, from 0 to 1.
+    pub similarity: f64,
+    /// Whether its findings have the same codes on the same platform.
+    pub is_same: bool,
+}
+
+/// Why there is no diagnosis.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what each variant means")]
+pub enum DiagnosisError {
+    #[error("there is no diagnosis yet: the batch is {0}; complete it (POST …/complete)")]
+    NotGathered(String),
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
+}
+
+/// A diagnosis, and what it was made of.
+pub struct Diagnosed {
+    /// The diagnosis.
+    pub diagnosis: Diagnosis,
+    /// The batch.
+    pub facts: BatchFacts,
+    /// The epoch of the counts.
+    pub epoch: u64,
+}
+
+/// Computes diagnoses.
+#[derive(Clone)]
+pub struct Diagnoses {
+    reports: Reports,
+    metadata: Metadata,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Diagnoses {
+    /// From the reports and the counts of the fleet.
+    pub fn new(reports: Reports, metadata: Metadata, snapshots: watch::Receiver<Arc<Snapshot>>) -> Diagnoses {
+        Diagnoses { reports, metadata, snapshots }
+    }
+
+    /// The diagnosis of a gathered batch.
+    pub async fn of(&self, id: Uuid) -> Result<Diagnosed, DiagnosisError> {
+        // The report first: the counts of the fleet are at least as new.
+        let (report, _) = self.reports.present(id, None).await?;
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let view = snapshot.fleet.as_ref().ok_or(AnswerError::Starting)?;
+        let report: Report = serde_json::from_slice(report.body()).map_err(AnswerError::write)?;
+        let facts = match &report.batch {
+            Some(facts) if report.is_final => facts.clone(),
+            facts => {
+                let status = facts.as_ref().map_or_else(String::new, |facts| facts.status.clone());
+                return Err(DiagnosisError::NotGathered(status));
+            }
+        };
+        let mut diagnosis = Diagnosis::of_batch(id, findings(&report, &facts, view));
+        for explained in diagnosis.listed() {
+            let code = &explained.finding.code;
+            let entries = self.metadata.catalog_of(code).await.map_err(AnswerError::from)?;
+            explained.catalog = catalog::best(code, entries, facts.platform.as_deref(), facts.firmware.as_deref());
+        }
+        self.add_cases(id, &mut diagnosis, &facts).await?;
+        let key = id.to_string();
+        let explanation = self.metadata.document::<Explanation>(DocumentKind::Explanation, &key).await;
+        diagnosis.explanation = explanation.map_err(AnswerError::from)?;
+        let current = diagnosis.fingerprint(&facts);
+        if let Some(explanation) = &mut diagnosis.explanation {
+            explanation.outdated = explanation.of != current;
+        }
+        Ok(Diagnosed { diagnosis, facts, epoch: snapshot.epoch })
+    }
+
+    async fn add_cases(&self, id: Uuid, diagnosis: &mut Diagnosis, facts: &BatchFacts) -> Result<(), AnswerError> {
+        let own_id = id.to_string();
+        let cases = self.metadata.documents::<Case>(DocumentKind::Case).await?;
+        let (codes, lines) = (diagnosis.codes(), diagnosis.lines(facts));
+        let situation = Situation { platform: facts.platform.as_deref(), codes: &codes, lines: &lines };
+        let mut similar = Vec::new();
+        for (batch_id, case) in cases {
+            if batch_id == own_id {
+                diagnosis.feedback = Some(case);
+            } else if case.verdict != Verdict::Wrong
+                && let Some(similarity) = case.similarity(situation)
+            {
+                similar.push((similarity, batch_id, case));
+            }
+        }
+        similar.sort_by(|a, b| b.0.partial_cmp(&a.0).unwrap_or(std::cmp::Ordering::Equal).then_with(|| b.1.cmp(&a.1)));
+        let listed = similar.into_iter().take(CASES_MAX).enumerate();
+        diagnosis.similar_cases = listed
+            .map(|(index, (similarity, batch_id, case))| SimilarCase {
+                id: format!("S{}", index + 1),
+                batch_id,
+                is_same: case.is_same(situation),
+                similarity: similarity.codes,
+                case,
+            })
+            .collect();
+        Ok(())
+    }
 }
 
 /// A finding, and what is known of its code.
@@ -98,6 +232,30 @@ impl Diagnosis {
         Diagnosis::new(summary, findings, Vec::new(), None)
     }
 
+    /// The codes of its findings, sorted.
+    pub fn codes(&self) -> Vec<String> {
+        let mut codes: Vec<String> = self.findings.iter().map(|explained| explained.finding.code.clone()).collect();
+        codes.sort_unstable();
+        codes
+    }
+
+    /// The codes of its first findings.
+    pub fn top_codes(&self, count: usize) -> Vec<String> {
+        self.findings.iter().take(count).map(|explained| explained.finding.code.clone()).collect()
+    }
+
+    /// The first line of each finding, without what identifies the vehicle.
+    pub fn lines(&self, facts: &BatchFacts) -> Vec<String> {
+        let lines = self.findings.iter().map(|explained| &explained.finding.line.text);
+        lines.map(|text| masked(text, &facts.vehicle_id).into_owned()).collect()
+    }
+
+    /// Identifies its findings: another set of codes, another platform or another firmware has another one.
+    pub fn fingerprint(&self, facts: &BatchFacts) -> String {
+        let of = serde_json::json!([facts.platform, facts.firmware, self.codes()]);
+        hex::encode(&Sha256::digest(of.to_string().as_bytes())[..16])
+    }
+
     /// All findings and codes that it lists.
     pub fn listed(&mut self) -> impl Iterator<Item = &mut ExplainedFinding> {
         self.findings.iter_mut().chain(&mut self.others.top)
@@ -127,6 +285,9 @@ impl Diagnosis {
                 occurrences: rest.iter().map(|finding| finding.count).sum(),
                 top: (listed..).zip(rest).take(FINDINGS_MAX).map(explained).collect(),
             },
+            similar_cases: Vec::new(),
+            feedback: None,
+            explanation: None,
         }
     }
 }

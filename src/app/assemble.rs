@@ -24,8 +24,12 @@ use super::metrics::describe;
 use super::progress::Progress;
 use super::work::Work;
 use super::{Service, ServiceConfig};
+use crate::access::Access;
+use crate::answers::diagnosis::Diagnoses;
+use crate::answers::event_details::EventDetails;
 use crate::answers::reports::Reports;
 use crate::answers::texts::Texts;
+use crate::assistant::{self, Assistant};
 use crate::data_dir;
 use crate::ingest::disk::DiskSpace;
 use crate::ingest::raw_store::RawStore;
@@ -37,7 +41,7 @@ use crate::maintenance::erasure::Erasure;
 use crate::maintenance::orphans::Orphans;
 use crate::maintenance::rescan::Rescan;
 use crate::maintenance::{Leftovers, Maintainer, recount};
-use crate::metadata::{Deployment, Location, Metadata, MetadataWriter};
+use crate::metadata::{CatalogRows, Deployment, Location, Metadata, MetadataWriter};
 use crate::pipeline::failures::{Failures, NotedFailures};
 use crate::pipeline::followers::Followers;
 use crate::pipeline::frontier_lag::FrontierLag;
@@ -83,7 +87,7 @@ impl Stores {
     fn engine(&self, config: &ServiceConfig) -> Result<Engine> {
         let engine_config = EngineConfig {
             query_threads: config.workers,
-            catalog: CatalogRow::of_rules(&config.rules),
+            catalog: Arc::new(CatalogRows::new(self.metadata.clone(), CatalogRow::of_rules(&config.rules))),
             is_remote: self.storage.directory.is_none(),
             ..EngineConfig::default()
         };
@@ -186,6 +190,7 @@ impl Service {
         describe();
 
         let fingerprint = Arc::clone(config.rules.fingerprint());
+        let rules = config.rules.clone();
         let mut running = Running::start(lake, config.workers, config.rules)?;
         // List these before this process writes: files that no table refers to now were left by another process.
         let unnamed =
@@ -247,7 +252,6 @@ impl Service {
         };
         let (close_pipeline, closing) = oneshot::channel();
         let (stop, stopping) = watch::channel(Stopping::No);
-        #[cfg_attr(not(feature = "kafka"), expect(unused_mut, reason = "only Kafka adds tasks"))]
         let mut work = Work {
             sequencer: run_on_its_own_thread(sequencer, closing),
             lake,
@@ -259,17 +263,41 @@ impl Service {
             dataflow: dataflow.clone(),
             _locks: locks,
         };
+        let texts = Texts::new(metadata.clone(), raw.clone());
+        let reports = Reports::new(metadata.clone(), engine.clone(), snapshots.clone(), redis.clone());
+        let diagnoses = Diagnoses::new(reports.clone(), metadata.clone(), snapshots.clone());
+        let event_details = EventDetails::new(engine.clone(), diagnoses.clone());
+        let assistant = match config.assistant {
+            None => None,
+            Some(assistant) => {
+                let parts = assistant::Parts {
+                    diagnoses: diagnoses.clone(),
+                    texts: texts.clone(),
+                    metadata: metadata.clone(),
+                    pipeline: pipeline.clone(),
+                    followers: followers.clone(),
+                    snapshots: snapshots.clone(),
+                };
+                let (assistant, asked) = Assistant::new(assistant, rules, parts).await?;
+                work.spawn(assistant.clone().run(asked, stopping.clone()));
+                Some(assistant)
+            }
+        };
         #[cfg(not(feature = "kafka"))]
         if config.kafka.is_some() {
             bail!("this argus was built without --kafka; build it with the cargo feature kafka");
         }
         #[cfg(feature = "kafka")]
         if let Some(kafka) = &config.kafka {
-            start_kafka(kafka, &mut work, &metadata, &engine, &snapshots, &pipeline, &stopping).await?;
+            start_kafka(kafka, &mut work, &metadata, &event_details, &snapshots, &pipeline, &stopping).await?;
         }
         Ok(Service {
-            texts: Texts::new(metadata.clone(), raw.clone()),
-            reports: Reports::new(metadata.clone(), engine.clone(), snapshots.clone(), redis.clone()),
+            texts,
+            reports,
+            access: Access::open(&metadata, pipeline.clone()).await?,
+            diagnoses,
+            assistant,
+            event_details,
             rescan: Rescan::new(ingest.clone(), pipeline.clone(), metadata.clone(), raw),
             ingest,
             resumable,
@@ -296,14 +324,14 @@ async fn start_kafka(
     config: &KafkaConfig,
     work: &mut Work,
     metadata: &Metadata,
-    engine: &Engine,
+    details: &EventDetails,
     snapshots: &watch::Receiver<Arc<Snapshot>>,
     pipeline: &Pipeline,
     stopping: &watch::Receiver<Stopping>,
 ) -> Result<()> {
-    let (metadata, engine, snapshots) = (metadata.clone(), engine.clone(), snapshots.clone());
+    let (metadata, details, snapshots) = (metadata.clone(), details.clone(), snapshots.clone());
     let KafkaConfig { brokers, lines_topic } = config;
-    let publisher = Publisher::connect(brokers, metadata.clone(), engine, snapshots, pipeline.downgrade()).await?;
+    let publisher = Publisher::connect(brokers, metadata.clone(), details, snapshots, pipeline.downgrade()).await?;
     work.spawn(publisher.run(stopping.clone()));
     if let Some(topic) = lines_topic {
         let lines = LinesConsumer::connect(brokers, topic, metadata, pipeline.clone()).await?;

@@ -31,9 +31,13 @@ use argus_query::cache::Redis;
 use argus_sinks::{LakeConfig, Snapshot};
 use tokio::sync::watch;
 
+use crate::access::Access;
+use crate::answers::diagnosis::Diagnoses;
+use crate::answers::event_details::EventDetails;
 use crate::answers::reports::Reports;
 use crate::answers::texts::Texts;
 use crate::app::work::Work;
+use crate::assistant::{Assistant, AssistantConfig};
 use crate::ingest::Ingest;
 use crate::ingest::disk::DiskSpace;
 use crate::ingest::resumable::ResumableUploads;
@@ -87,6 +91,8 @@ pub struct ServiceConfig {
     pub kafka: Option<KafkaConfig>,
     /// The Redis server that shares cached answers between processes, if any.
     pub redis: Option<String>,
+    /// The language model that explains findings, if any.
+    pub assistant: Option<AssistantConfig>,
 }
 
 impl ServiceConfig {
@@ -94,7 +100,7 @@ impl ServiceConfig {
     pub fn new(data: PathBuf, rules: RuleSet, workers: usize) -> ServiceConfig {
         let (block_bytes, lake) = (BLOCK_BYTES_DEFAULT, LakeConfig::default());
         let (retention, maintain_every) = (RETENTION_DEFAULT, MAINTAIN_EVERY_DEFAULT);
-        let (metadata, storage, kafka, redis) = (None, None, None, None);
+        let (metadata, storage, kafka, redis, assistant) = (None, None, None, None, None);
         ServiceConfig {
             data,
             rules,
@@ -107,6 +113,7 @@ impl ServiceConfig {
             storage,
             kafka,
             redis,
+            assistant,
         }
     }
 }
@@ -127,6 +134,14 @@ pub struct Service {
     pub texts: Texts,
     /// Computes and caches reports.
     pub reports: Reports,
+    /// Who may do what.
+    pub access: Access,
+    /// Computes diagnoses.
+    pub diagnoses: Diagnoses,
+    /// Explains diagnoses, if a language model is configured.
+    pub assistant: Option<Assistant>,
+    /// Fills in events.
+    pub event_details: EventDetails,
     /// The cache that is shared between processes.
     pub redis: Option<Redis>,
     /// The snapshots that readers see.

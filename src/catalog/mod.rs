@@ -11,6 +11,7 @@ mod system;
 mod update;
 mod vehicle;
 
+use argus_query::CatalogRow;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -85,6 +86,23 @@ pub fn best(
     let fitting = entries.into_iter().filter_map(|entry| Some((entry.fit(platform, firmware)?, entry)));
     let best = fitting.max_by_key(|(fit, _)| *fit).map(|(_, entry)| entry.into());
     best.or_else(|| describe(code))
+}
+
+/// The rows of the table `catalog`: users' entries, the built-in descriptions that can be listed, and the rules.
+pub fn rows(rules: &[CatalogRow], entries: Vec<CatalogEntry>) -> Vec<CatalogRow> {
+    let users = entries.into_iter().map(Description::from);
+    let described = users.chain(listed()).map(|description| CatalogRow {
+        code: Some(description.code),
+        rule: None,
+        severity: description.severity,
+        meaning: Some(description.meaning),
+        cause: description.cause,
+        remedy: description.remedy,
+        platform: description.platform,
+        firmware: description.firmware,
+        source: Some(description.source),
+    });
+    described.chain(rules.iter().cloned()).collect()
 }
 
 /// The description of a code, if its standard is known.

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use reqwest::{Client, RequestBuilder};
+use reqwest::RequestBuilder;
 use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
 use crate::cli::upload::label;
-use crate::cli::{ReportFormat, render, terminal};
+use crate::cli::{ReportFormat, client, render, terminal};
 use crate::http::list;
 
 /// How long the server may take to answer.
@@ -193,7 +193,7 @@ fn get(args: &AskArgs, path: &str) -> Result<Value> {
     let url = args.server.join(&format!("/api/v1/{path}")).context("the --server URL is invalid")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = Client::builder().timeout(ANSWER_TIME).build()?;
+        let client = client::builder()?.timeout(ANSWER_TIME).build()?;
         answer(&args.server, client.get(url)).await
     })
 }

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
-use reqwest::Client;
 use serde::Deserialize;
 use url::Url;
 
 use crate::cli::ask::{ANSWER_TIME, answer};
+use crate::cli::client;
 use crate::domain::catalog::CatalogEntry;
 
 /// Entries that are sent at once.
@@ -60,7 +60,7 @@ fn import(args: &ImportArgs) -> Result<ExitCode> {
     let url = args.server.join("/api/v1/catalog").context("the --server URL is invalid")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (created, replaced) = runtime.block_on(async {
-        let client = Client::builder().timeout(ANSWER_TIME).build()?;
+        let client = client::builder()?.timeout(ANSWER_TIME).build()?;
         let (mut created, mut replaced) = (0, 0);
         for some in entries.chunks(ENTRIES_AT_ONCE) {
             let answered = answer(&args.server, client.post(url.clone()).json(some)).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use argus_query::cache;
 
-use crate::cli::{CheckArgs, ServersArgs, StorageArgs, terminal};
+use crate::cli::{CheckArgs, ServersArgs, StorageArgs, client, terminal};
 use crate::data_dir::metadata_path;
 use crate::metadata::{self, Location, without_password};
 use crate::storage::Storage;
@@ -72,7 +72,7 @@ async fn kafka(_: &str, _: Option<&str>) -> Result<String> {
 /// Whether a running server is ready.
 async fn ready(server: &str) -> Result<String> {
     let url = format!("{}/readyz", server.trim_end_matches('/'));
-    let client = reqwest::Client::builder().timeout(ASK_TIME).build()?;
+    let client = client::builder()?.timeout(ASK_TIME).build()?;
     let answer = client.get(&url).send().await.with_context(|| format!("{url} does not answer"))?;
     match answer.status() {
         status if status.is_success() => Ok("ready".to_owned()),

@@ -17,6 +17,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::cli::ask::{ANSWER_TIME, answer, with_parameters};
+use crate::cli::client;
 
 /// An answer with more bytes than this is not sent: an assistant reads all of it (256 KiB).
 const ANSWER_BYTES_MAX: usize = 256 << 10;
@@ -42,7 +43,7 @@ pub struct McpArgs {
 pub fn run(args: &McpArgs) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = Client::builder().timeout(ANSWER_TIME).build()?;
+        let client = client::builder()?.timeout(ANSWER_TIME).build()?;
         let tools = Tools { client, server: args.server.clone() };
         let service = tools.serve(transport::stdio()).await.context("the client did not begin the protocol")?;
         service.waiting().await.context("the connection to the client failed")?;

@@ -9,6 +9,7 @@ pub mod analyze;
 pub mod ask;
 mod catalog;
 pub mod check;
+mod client;
 pub mod config;
 mod diagnose;
 pub mod explain;
@@ -27,6 +28,7 @@ mod sources;
 pub mod sql;
 mod tail;
 pub mod terminal;
+mod token;
 pub mod upload;
 mod upload_client;
 mod upload_state;
@@ -47,6 +49,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use url::Url;
 
 use crate::allocator;
+use crate::assistant::model::ModelConfig;
+use crate::assistant::{AssistantConfig, Prices};
 use crate::cli::ask::{CodesArgs, CompareArgs, ReportArgs};
 use crate::cli::catalog::CatalogArgs;
 use crate::cli::diagnose::DiagnoseArgs;
@@ -54,6 +58,7 @@ use crate::cli::manual::{CompletionsArgs, ManArgs};
 #[cfg(feature = "mcp")]
 use crate::cli::mcp::McpArgs;
 use crate::cli::tail::TailArgs;
+use crate::cli::token::TokenArgs;
 use crate::cli::upload::UploadArgs;
 use crate::metadata::{InvalidLocation, Location};
 use crate::telemetry::LogFormat;
@@ -88,6 +93,11 @@ pub enum Command {
     Diagnose(DiagnoseArgs),
     /// Change what a server knows of codes.
     Catalog(CatalogArgs),
+    /// Create, list and revoke API tokens. Commands that ask a server send the token in the variable ARGUS_TOKEN.
+    #[command(
+        after_help = "Examples:\n  argus token create --scope admin --data ./argus-data\n  ARGUS_TOKEN=… argus token create --scope upload --vin WVWZZZ1JZXW000001 --server https://argus.example\n  ARGUS_TOKEN=… argus token list --server https://argus.example"
+    )]
+    Token(TokenArgs),
     /// Run SQL queries on a running server or a data directory.
     #[command(
         after_help = "Examples:\n  argus sql --server http://127.0.0.1:8080 \"SHOW TABLES\"\n  argus sql --data ./argus-data \"SELECT code, sum(count) FROM error_counts GROUP BY code\""
@@ -151,6 +161,9 @@ pub struct ServeArgs {
     /// address is otherwise only known by names without a dot, so that other sites cannot read it by a name of theirs.
     #[arg(long, env = "ARGUS_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',')]
     pub allowed_host: Vec<String>,
+    /// Serve everybody who reaches an address that is not loopback, without a token.
+    #[arg(long, env = "ARGUS_INSECURE")]
+    pub insecure: bool,
     /// Where data is stored.
     #[command(flatten)]
     pub storage: StorageArgs,
@@ -175,6 +188,9 @@ pub struct ServeArgs {
     /// The other servers.
     #[command(flatten)]
     pub servers: ServersArgs,
+    /// The language model.
+    #[command(flatten)]
+    pub llm: LlmArgs,
     /// The format of the log on standard error.
     #[arg(long, env = "ARGUS_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -190,6 +206,58 @@ pub struct ServeArgs {
     /// How files are counted.
     #[command(flatten)]
     pub counting: CountingArgs,
+}
+
+/// A language model that explains findings.
+#[derive(Debug, Args)]
+pub struct LlmArgs {
+    /// Let a language model explain what stands out, behind an API like OpenAI's, for example http://127.0.0.1:11434/v1. The
+    /// key is read from the variable ARGUS_LLM_KEY. The model is sent findings and some lines, without the vehicle's identity.
+    #[arg(long, env = "ARGUS_LLM_URL", value_name = "URL", requires = "llm_model")]
+    pub llm_url: Option<Url>,
+    /// The name of the model.
+    #[arg(long, env = "ARGUS_LLM_MODEL", value_name = "NAME", requires = "llm_url")]
+    pub llm_model: Option<String>,
+    /// How long an explanation may take.
+    #[arg(long, env = "ARGUS_LLM_TIMEOUT", default_value = "2m", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub llm_timeout: Duration,
+    /// Calls at once.
+    #[arg(long, env = "ARGUS_LLM_CALLS", default_value = "2", value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub llm_calls: u16,
+    /// Tokens of one explanation, read and written; findings that do not fit are left out.
+    #[arg(long, env = "ARGUS_LLM_TOKENS", default_value = "8000", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(3000..=1_000_000))]
+    pub llm_tokens: u32,
+    /// Tokens of a day (UTC); beyond, nothing is explained.
+    #[arg(long, env = "ARGUS_LLM_TOKENS_PER_DAY", default_value = "1000000", value_name = "COUNT")]
+    pub llm_tokens_per_day: u64,
+    /// What a million tokens cost that the model reads, and that it writes, for example 0.15,0.60.
+    #[arg(long, env = "ARGUS_LLM_PRICES", value_name = "READ,WRITTEN", value_parser = prices)]
+    pub llm_prices: Option<Prices>,
+}
+
+impl LlmArgs {
+    /// The configuration of the assistant, if there is a model.
+    pub fn assistant(&self) -> Option<AssistantConfig> {
+        let (url, model) = (self.llm_url.clone()?, self.llm_model.clone()?);
+        let key = std::env::var("ARGUS_LLM_KEY").ok().filter(|key| !key.is_empty());
+        Some(AssistantConfig {
+            // A server may think for a while before it writes.
+            model: ModelConfig { url, model, key, silence_max: self.llm_timeout },
+            time_max: self.llm_timeout,
+            calls_max: self.llm_calls.into(),
+            tokens_max: self.llm_tokens as usize,
+            tokens_per_day: self.llm_tokens_per_day,
+            prices: self.llm_prices,
+        })
+    }
+}
+
+fn prices(text: &str) -> Result<Prices, String> {
+    let parsed = text.split_once(',').and_then(|(prompt, completion)| {
+        let price = |text: &str| text.trim().parse::<f64>().ok().filter(|price| price.is_finite() && *price >= 0.0);
+        Some(Prices { prompt: price(prompt)?, completion: price(completion)? })
+    });
+    parsed.ok_or_else(|| "write two numbers, for example 0.15,0.60".to_owned())
 }
 
 /// Flags of `argus check`.
@@ -391,6 +459,7 @@ pub fn main() -> ExitCode {
         Command::Analyze(args) => analyze::run(&args),
         Command::Diagnose(args) => diagnose::run(&args),
         Command::Catalog(args) => catalog::run(&args),
+        Command::Token(args) => token::run(&args),
         Command::Sql(args) => sql::run(&args),
         Command::Upload(args) => match &args.watch {
             Some(folder) => watch::run(&args, folder),

@@ -32,6 +32,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let lines_topic = args.servers.lines_topic.clone();
     config.kafka = args.servers.kafka.clone().map(|brokers| KafkaConfig { brokers, lines_topic });
     config.redis.clone_from(&args.servers.redis);
+    config.assistant = args.llm.assistant();
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files; it limits the number of connections");
     }
@@ -40,6 +41,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     let listeners = Listeners {
         http: args.listen.clone(),
         allowed_hosts: args.allowed_host.clone(),
+        insecure: args.insecure,
         sql: SqlAddresses { pg: args.pg.clone(), flight: args.flight.clone() },
         syslog: args.syslog.clone(),
         syslog_tls: args.syslog_tls.clone(),
@@ -76,11 +78,11 @@ async fn serve(config: ServiceConfig, listeners: &Listeners) -> Result<()> {
     }
     let address = server.address();
     tracing::info!(data = %data.display(), "the web pages are at {}/", server.url());
-    if !address.ip().is_loopback() {
+    if !address.ip().is_loopback() && server.is_open() {
         tracing::warn!(
             %address,
-            "no authentication: any client that reaches this address can read, upload and delete; listen on 127.0.0.1, \
-             or put a proxy with authentication in front"
+            "there are no tokens: any client that reaches this address can read, upload and delete; create one with \
+             argus token create, or listen on 127.0.0.1"
         );
     }
     let failed = tokio::select! {

@@ -26,6 +26,8 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use url::Url;
 
+use crate::catalog;
+use crate::cli::client;
 use crate::cli::prompt;
 use crate::cli::render;
 use crate::cli::terminal;
@@ -72,7 +74,7 @@ impl Target {
     async fn open(args: &SqlArgs) -> Result<Target> {
         if let Some(server) = &args.server {
             let query_url = server.join("/api/v1/query").context("invalid --server URL")?;
-            return Ok(Target::Server { client: reqwest::Client::new(), query_url, as_of: args.as_of });
+            return Ok(Target::Server { client: client::builder()?.build()?, query_url, as_of: args.as_of });
         }
         let (store, root) = match &args.store {
             Some(store) => {
@@ -88,7 +90,7 @@ impl Target {
         if let Some(epoch) = args.as_of {
             snapshot = snapshot.as_of(epoch)?;
         }
-        let catalog = CatalogRow::of_rules(&RuleSet::built_in()?);
+        let catalog = Arc::new(catalog::rows(&CatalogRow::of_rules(&RuleSet::built_in()?), Vec::new()));
         let engine = Engine::new(store, &root, &EngineConfig { catalog, ..EngineConfig::default() })?;
         Ok(Target::Directory { engine: Box::new(engine), snapshot: Arc::new(snapshot) })
     }

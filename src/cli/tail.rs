@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use url::Url;
 use uuid::Uuid;
 
-use crate::cli::{ReportFormat, terminal};
+use crate::cli::{ReportFormat, client, terminal};
 
 /// How long the server may take to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
@@ -62,7 +62,7 @@ pub fn run(args: &TailArgs) -> Result<ExitCode> {
 }
 
 async fn follow(args: &TailArgs) -> Result<()> {
-    let client = Client::builder().connect_timeout(ANSWER_TIME).build()?;
+    let client = client::builder()?.connect_timeout(ANSWER_TIME).build()?;
     let mut tail = Tail { args, client, next: HashMap::new() };
     if args.format == ReportFormat::Csv {
         writeln!(stdout(), "file,line,codes,text")?;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
+use crate::cli::client;
 use crate::cli::file_body::{encoding_of, hash_of, open};
 use crate::cli::resumable::ResumableUpload;
 use crate::cli::sources::Source;
@@ -52,7 +53,7 @@ pub struct Server {
 impl Server {
     /// The server with this URL.
     pub fn new(base: &Url) -> Result<Server> {
-        Ok(Server { client: Client::builder().connect_timeout(CONNECT_TIME).build()?, base: base.clone() })
+        Ok(Server { client: client::builder()?.connect_timeout(CONNECT_TIME).build()?, base: base.clone() })
     }
 
     fn url(&self, path: &str) -> Result<Url> {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::domain::status::BatchStatus;
 
 /// Something that happened to a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Its id. Ids increase in the order of the events.
     pub event_id: Uuid,
@@ -29,26 +29,68 @@ pub struct Event {
 }
 
 /// What can happen to a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event_type")]
 #[expect(missing_docs, reason = "the names explain the variants")]
 pub enum EventKind {
     BatchCreated,
-    BatchStatusChanged { from: BatchStatus, to: BatchStatus },
-    FileUploaded { file: String, generation: u32, bytes: u64, lines: u64 },
-    FileReplaced { file: String, generation: u32, bytes: u64, lines: u64 },
-    FileDeleted { file: String, generation: u32 },
-    FileParsed { file: String, generation: u32 },
+    BatchStatusChanged {
+        from: BatchStatus,
+        to: BatchStatus,
+    },
+    FileUploaded {
+        file: String,
+        generation: u32,
+        bytes: u64,
+        lines: u64,
+    },
+    FileReplaced {
+        file: String,
+        generation: u32,
+        bytes: u64,
+        lines: u64,
+    },
+    FileDeleted {
+        file: String,
+        generation: u32,
+    },
+    FileParsed {
+        file: String,
+        generation: u32,
+    },
     AllFilesScattered,
-    AllFilesGathered { total_lines: u64, error_codes: u64 },
-    DiagnosisCompleted,
+    AllFilesGathered {
+        total_lines: u64,
+        error_codes: u64,
+    },
+    DiagnosisCompleted {
+        /// In a sentence.
+        #[serde(default)]
+        summary: String,
+        /// The codes that stand out, those that say most first.
+        #[serde(default)]
+        top_codes: Vec<String>,
+        /// Tokens of a language model.
+        #[serde(default)]
+        tokens: u64,
+        /// What they cost; null without prices.
+        #[serde(default)]
+        cost: Option<f64>,
+    },
 }
 
 impl EventKind {
+    /// A diagnosis of the findings alone. Its summary and codes are filled in when it is published.
+    pub fn diagnosis_of_findings() -> EventKind {
+        EventKind::DiagnosisCompleted { summary: String::new(), top_codes: Vec::new(), tokens: 0, cost: None }
+    }
+
     /// Whether it is published only when the frontier has passed the event's epoch.
     pub fn waits_for_frontier(&self) -> bool {
         match self {
-            EventKind::FileParsed { .. } | EventKind::AllFilesGathered { .. } | EventKind::DiagnosisCompleted => true,
+            EventKind::FileParsed { .. }
+            | EventKind::AllFilesGathered { .. }
+            | EventKind::DiagnosisCompleted { .. } => true,
             EventKind::BatchStatusChanged { to, .. } => to.is_gathered(),
             _ => false,
         }

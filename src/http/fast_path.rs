@@ -1,5 +1,5 @@
-//! The entrance of the server: requests of foreign pages are refused ([`super::origin`]), and cached reports bypass the
-//! router.
+//! The entrance of the server: requests of foreign pages ([`super::origin`]) and those without a token that may do this
+//! ([`crate::access`]) are refused, and cached reports bypass the router.
 //!
 //! When a roll-out goes wrong, hundreds of clients open the same report. Routing
 //! the request and extracting its parts costs more than the cached answer, so
@@ -20,7 +20,9 @@ use hyper_util::service::TowerToHyperService;
 use metrics::Counter;
 use uuid::Uuid;
 
+use crate::access::{Access, Caller};
 use crate::answers::reports::Reports;
+use crate::http::authorize::authorize;
 use crate::http::cached::respond;
 use crate::http::observe::{self, REQUEST_ID};
 use crate::http::origin::OriginPolicy;
@@ -31,15 +33,30 @@ type Routed = TowerToHyperService<Router>;
 #[derive(Clone)]
 pub struct FastPath {
     policy: OriginPolicy,
+    access: Access,
     reports: Reports,
     router: Routed,
     served: Counter,
 }
 
 impl FastPath {
-    /// Puts the `policy` and the cached `reports` in front of `router`.
-    pub fn new(policy: OriginPolicy, reports: Reports, router: Router) -> FastPath {
-        FastPath { policy, reports, router: TowerToHyperService::new(router), served: observe::cached_reports() }
+    /// Puts the `policy`, the tokens and the cached `reports` in front of `router`.
+    pub fn new(policy: OriginPolicy, access: Access, reports: Reports, router: Router) -> FastPath {
+        FastPath {
+            policy,
+            access,
+            reports,
+            router: TowerToHyperService::new(router),
+            served: observe::cached_reports(),
+        }
+    }
+
+    /// Who makes a request, or why it is refused.
+    fn admit(&self, request: &Request<Incoming>) -> Result<Option<Caller>, Box<Response>> {
+        if let Some(refusal) = self.policy.refusal(request) {
+            return Err(Box::new(refusal.into_response()));
+        }
+        authorize(&self.access, request).map_err(|refused| Box::new(refused.response(request)))
     }
 
     /// The response that the router would give, if it is cached.
@@ -65,9 +82,21 @@ impl Service<Request<Incoming>> for FastPath {
     type Error = Infallible;
     type Future = Either<Ready<Result<Response, Infallible>>, <Routed as Service<Request<Incoming>>>::Future>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let refused = self.policy.refusal(&request).map(IntoResponse::into_response);
-        match refused.or_else(|| self.cached(&request)) {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let answer = match self.admit(&request) {
+            Err(refused) => Some(*refused),
+            // The router compares the vehicle.
+            Ok(Some(caller)) if caller.vin.is_some() => {
+                request.extensions_mut().insert(caller);
+                None
+            }
+            Ok(caller) => {
+                let cached = self.cached(&request);
+                caller.map(|caller| request.extensions_mut().insert(caller));
+                cached
+            }
+        };
+        match answer {
             Some(mut answer) => {
                 observe::secure(answer.headers_mut());
                 ready(Ok(answer)).left_future()

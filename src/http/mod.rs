@@ -1,10 +1,12 @@
 //! The HTTP layer: a module for each resource, each with its own router.
 //! Handlers only translate between HTTP and the parts of the service.
 
+pub mod authorize;
 pub mod binary;
 pub mod cached;
 pub mod checksum;
 pub mod connections;
+mod description;
 pub mod error_responses;
 pub mod extract;
 pub mod fast_path;
@@ -20,6 +22,7 @@ pub mod waiting;
 use axum::Json;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{from_fn, from_fn_with_state};
 #[cfg(not(feature = "docs"))]
 use axum::response::Redirect;
 #[cfg(not(feature = "docs"))]
@@ -35,7 +38,7 @@ use crate::http::problem::{Problem, ProblemBody};
 use crate::http::routes::health::OtherAddresses;
 use crate::http::routes::{
     batches, catalog, chart, contents, diagnosis, events, files, fleet, fleet_events, health, lines, query, report,
-    shippers, uploads, vehicles,
+    shippers, tokens, uploads, vehicles,
 };
 
 /// The general part of the OpenAPI document.
@@ -77,20 +80,23 @@ pub fn router(service: &Service, metrics: PrometheusHandle, others: OtherAddress
         .merge(chart::router(service))
         .merge(query::router(service))
         .merge(shippers::router(service))
+        .merge(tokens::router(service))
         .merge(uploads::router(service))
         .merge(vehicles::router(service))
         .merge(health::router(service, metrics, others));
     #[cfg(feature = "otlp")]
     let router = router.merge(routes::otlp::router(service));
-    let (router, description) = router.split_for_parts();
+    let (router, mut description) = router.split_for_parts();
+    description::describe_access(&mut description);
     observe::describe();
-    let pages = crate::pages::router(router.clone());
+    let pages = crate::pages::router(router.clone(), service.access.clone());
     router
         .merge(pages)
         .merge(documentation(description))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(axum::middleware::from_fn(observe::observe))
+        .layer(from_fn_with_state(service.metadata.clone(), authorize::only_own_batches))
+        .layer(from_fn(observe::observe))
 }
 
 /// The OpenAPI document, and the pages for trying the API.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use argus_query::{Engine, QueryError, Report};
 use argus_sinks::Snapshot;
 use futures::future::try_join_all;
 use rdkafka::error::KafkaError;
@@ -17,7 +16,8 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::sync::watch;
 
 use super::{client, ensure_topic};
-use crate::domain::event::{Event, EventKind};
+use crate::answers::event_details::{EventDetails, EventDetailsError};
+use crate::domain::event::Event;
 use crate::metadata::{Metadata, MetadataError};
 use crate::pipeline::WeakPipeline;
 use crate::shutdown::Stopping;
@@ -42,7 +42,7 @@ pub struct Publisher {
     producer: FutureProducer,
     /// Where events are read from, and where the position is recorded.
     pub(crate) metadata: Metadata,
-    pub(crate) engine: Engine,
+    pub(crate) details: EventDetails,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(crate) pipeline: WeakPipeline,
 }
@@ -52,8 +52,8 @@ pub struct Publisher {
 enum PublishError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
-    #[error("the totals of a report could not be read")]
-    Query(#[from] QueryError),
+    #[error(transparent)]
+    Details(#[from] EventDetailsError),
     #[error("the brokers did not take an event")]
     Kafka(#[from] KafkaError),
     #[error("an event could not be encoded")]
@@ -67,7 +67,7 @@ impl Publisher {
     pub async fn connect(
         brokers: &str,
         metadata: Metadata,
-        engine: Engine,
+        details: EventDetails,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         pipeline: WeakPipeline,
     ) -> Result<Publisher> {
@@ -79,7 +79,7 @@ impl Publisher {
             .set("queue.buffering.max.kbytes", QUEUE_KBYTES)
             .set("linger.ms", "2")
             .create()?;
-        Ok(Publisher { producer, metadata, engine, snapshots, pipeline })
+        Ok(Publisher { producer, metadata, details, snapshots, pipeline })
     }
 
     /// Publishes until the server stops. What is left is published after the next start.
@@ -120,9 +120,7 @@ impl Publisher {
             if event.kind.waits_for_frontier() && event.epoch > snapshot.epoch {
                 break;
             }
-            if let EventKind::AllFilesGathered { total_lines, error_codes } = &mut event.kind {
-                (*total_lines, *error_codes) = Report::totals(&self.engine, &snapshot, event.batch_id).await?;
-            }
+            self.details.fill(&mut event, &snapshot).await?;
             sent.push(self.send(&event)?);
             last = Some(position);
         }

@@ -5,12 +5,13 @@
 //! change until its epoch is committed to the lake, so that a restart can replay it.
 //!
 //! - [`dialect`]: what differs between the databases; [`schema`]: the tables; [`database`]: connections;
-//! - [`changes`]: change counters of batches; [`documents`]: small documents;
+//! - [`changes`]: change counters of batches; [`documents`]: small documents; [`catalog`]: the table of SQL;
 //! - [`reader`]: the queries that read;
 //! - [`round`]: changes that commit together, at one epoch;
 //! - [`writer`]: the write connection, and the term of the process that has it;
 //! - [`rows`]: conversion between rows and values.
 
+mod catalog;
 mod changes;
 mod database;
 mod dialect;
@@ -29,13 +30,14 @@ use uuid::Uuid;
 use crate::domain::batch::{Accepted, Encoding};
 use crate::domain::status::{BatchStatus, IllegalTransition};
 
+pub use catalog::CatalogRows;
 pub use changes::ChangeCounters;
 pub use database::{InvalidLocation, Location, try_out, vacuum, without_password};
 pub use dialect::Dialect;
 pub use documents::{Document, DocumentKind};
 pub use packed::pack;
 pub use reader::{AppendedParts, BatchFilter, Metadata, StoredFile, Withdrawn};
-pub use round::{Committed, Consumed, Erased, RefusedPart, Round, UploadKey};
+pub use round::{Committed, Consumed, Erased, EventAt, RefusedPart, Round, UploadKey};
 pub use rows::FileRecord;
 pub use writer::MetadataWriter;
 

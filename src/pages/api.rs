@@ -59,14 +59,24 @@ impl Api {
         Ok(self.call(query_request(sql, media_type, None)?).await)
     }
 
+    /// The answer to `POST /api/v1` and a path, with a body in JSON.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, PageError> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("/api/v1{path}"))
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Body::from(body.to_string()));
+        self.json(request.map_err(|_| PageError::not_found())?).await
+    }
+
     async fn json(&self, request: Request<Body>) -> Result<Value, PageError> {
         let response = self.call(request).await;
         let status = response.status();
         let body = to_bytes(response.into_body(), ANSWER_BYTES_MAX).await;
         let answer = body.ok().and_then(|body| serde_json::from_slice::<Value>(&body).ok());
         match (status, answer) {
-            (StatusCode::OK, Some(answer)) => Ok(answer),
-            (StatusCode::OK, None) => {
+            (status, Some(answer)) if status.is_success() => Ok(answer),
+            (status, None) if status.is_success() => {
                 let detail = "the answer is too large for a page, or was interrupted; use a filter, or the API";
                 Err(PageError::new(StatusCode::BAD_GATEWAY, detail))
             }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::api::{Api, segment, with_parameters};
 use super::chart;
+use super::diagnosis;
 use super::layout::{Follows, PageError, Section, page as whole_page};
 use super::parts::{
     SEVERITIES, bytes, choice, code_link, field, firmware_link, grouped, items, labels, number, severity, shown,
@@ -100,7 +101,11 @@ pub async fn page(
         section id="diagnosis" aria-labelledby="diagnosis-title" {
             h2 id="diagnosis-title" { "What stands out" }
             @match &diagnosis {
-                Some(diagnosis) => (findings(&path, diagnosis)),
+                Some(diagnosis) => {
+                    (findings(&path, diagnosis))
+                    (diagnosis::explanation(&diagnosis["explanation"]))
+                    (diagnosis::cases(diagnosis))
+                }
                 None => p.quiet { "Known when the batch is completed." },
             }
         }

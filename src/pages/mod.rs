@@ -5,15 +5,17 @@
 //! shows changes as they happen, and uploads files.
 //!
 //! - [`layout`]: the frame of every page; [`parts`]: what pages are made of; [`chart`]: pictures
-//! - a module for each page: [`overview`], [`batches`], [`batch`], [`firmware`], [`codes`], [`vehicles`], [`sql`], [`upload`]
+//! - a module for each page: [`overview`], [`batches`], [`batch`] with its [`diagnosis`], [`firmware`], [`codes`], [`vehicles`], [`sql`], [`upload`]; [`login`]
 
 mod api;
 mod batch;
 mod batches;
 mod chart;
 mod codes;
+mod diagnosis;
 mod firmware;
 mod layout;
+mod login;
 mod overview;
 mod parts;
 mod recent;
@@ -24,9 +26,10 @@ mod vehicles;
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 
 use self::api::Api;
+use crate::access::Access;
 
 const STYLE: &str = include_str!("assets/argus.css");
 const SCRIPT: &str = include_str!("assets/argus.js");
@@ -38,12 +41,17 @@ const SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
      base-uri 'none'; frame-ancestors 'none'",
 );
 
-/// The pages over an API.
-pub fn router(api: Router) -> Router {
+/// The pages over an API; whoever logs in has one of the tokens.
+pub fn router(api: Router, access: Access) -> Router {
+    let login = Router::new()
+        .route("/login", get(login::page).post(login::log_in))
+        .route("/logout", post(login::log_out))
+        .with_state(access);
     Router::new()
         .route("/", get(overview::page))
         .route("/batches", get(batches::page))
         .route("/batches/{id}", get(batch::page))
+        .route("/batches/{id}/feedback", post(diagnosis::feedback))
         .route("/firmware", get(firmware::page))
         .route("/codes", get(codes::list))
         .route("/codes/{code}", get(codes::page))
@@ -56,6 +64,7 @@ pub fn router(api: Router) -> Router {
         .route("/assets/argus.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
         .route("/assets/argus.svg", get(|| async { asset("image/svg+xml", ICON) }))
         .with_state(Api::new(api))
+        .merge(login)
         .layer(axum::middleware::map_response(secure))
 }
 

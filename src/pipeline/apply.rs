@@ -74,8 +74,8 @@ pub(super) async fn apply(
             let result = round.delete_catalog(&code, &platform, &firmware).await;
             Some(answer(reply, result)?)
         }
-        Request::PutDocuments { documents, reply } => {
-            let result = round.put_documents(&documents).await;
+        Request::PutDocuments { documents, event, reply } => {
+            let result = round.put_documents(&documents, event.as_ref()).await;
             Some(answer(reply, result)?)
         }
         Request::DeleteDocument { kind, id, reply } => {

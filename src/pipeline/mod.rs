@@ -32,7 +32,7 @@ use crate::domain::batch::{Accepted, Batch, NewBatch, Part, StoredUpload};
 use crate::domain::catalog::CatalogEntry;
 use crate::ingest::Claim;
 use crate::metadata::{
-    Consumed, Document, DocumentKind, Erased, MetadataError, MetadataWriter, Refused, RefusedPart, UploadKey,
+    Consumed, Document, DocumentKind, Erased, EventAt, MetadataError, MetadataWriter, Refused, RefusedPart, UploadKey,
 };
 
 /// Requests that may be queued; at the limit, senders wait.
@@ -212,9 +212,9 @@ impl Pipeline {
         self.call(|reply| Request::PutCatalog { entries, reply }).await
     }
 
-    /// Adds documents, or replaces those of the same kind and id; all, or none.
-    pub async fn put_documents(&self, documents: Vec<Document>) -> Result<(), PipelineError> {
-        self.call(|reply| Request::PutDocuments { documents, reply }).await
+    /// Adds documents, or replaces those of the same kind and id, with an event of a batch; all, or none.
+    pub async fn put_documents(&self, documents: Vec<Document>, event: Option<EventAt>) -> Result<(), PipelineError> {
+        self.call(|reply| Request::PutDocuments { documents, event, reply }).await
     }
 
     /// Deletes a document. Returns whether there was one.

@@ -9,7 +9,7 @@ use crate::domain::batch::{Accepted, Batch, NewBatch, Part, StoredUpload};
 use crate::domain::catalog::CatalogEntry;
 use crate::domain::status::BatchStatus;
 use crate::ingest::Claim;
-use crate::metadata::{Consumed, Document, DocumentKind, Erased, RefusedPart, UploadKey};
+use crate::metadata::{Consumed, Document, DocumentKind, Erased, EventAt, RefusedPart, UploadKey};
 
 /// Receives the answer.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, PipelineError>>;
@@ -81,9 +81,10 @@ pub(super) enum Request {
         firmware: String,
         reply: Reply<()>,
     },
-    /// Adds or replaces documents.
+    /// Adds or replaces documents, with an event of a batch.
     PutDocuments {
         documents: Vec<Document>,
+        event: Option<EventAt>,
         reply: Reply<()>,
     },
     /// Deletes a document. Answers whether there was one.

@@ -69,9 +69,11 @@ impl Server {
 
     /// Starts with more flags and variables; `None` when it ends before it listens.
     pub fn try_start(data: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Option<Server> {
+        let listen: &[&str] = if flags.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
         let mut child = Command::new(ARGUS)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+            .args(["serve", "--data"])
             .arg(data)
+            .args(listen)
             .args(flags)
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())

@@ -19,7 +19,6 @@ use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::information_schema::INFORMATION_SCHEMA;
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider};
 use datafusion::common::ScalarValue;
-use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::SessionStateBuilder;
@@ -52,7 +51,7 @@ use crate::sql::rewrite::{name_as_written, rewrite};
 use crate::sql::statement::{check_plan, check_statement};
 use crate::sql::times::with_times;
 use crate::tables::CATALOG;
-use crate::tables::catalog::{CatalogRow, catalog_table};
+use crate::tables::catalog::CatalogSource;
 use crate::tables::documented::DocumentedSchema;
 use crate::tables::schemas::{LakeSchema, PublicSchema};
 
@@ -94,7 +93,7 @@ pub struct EngineConfig {
     /// Whether a request to the store takes long, so that a look-up reads more bytes in fewer requests.
     pub is_remote: bool,
     /// The rows of the table `catalog`.
-    pub catalog: Vec<CatalogRow>,
+    pub catalog: Arc<dyn CatalogSource>,
 }
 
 impl Default for EngineConfig {
@@ -112,7 +111,7 @@ impl Default for EngineConfig {
             large_queries_max: 2,
             permit_wait: Duration::from_secs(10),
             is_remote: false,
-            catalog: Vec::new(),
+            catalog: Arc::new(Vec::new()),
         }
     }
 }
@@ -125,7 +124,7 @@ pub struct Engine {
     large_queries: Arc<QueryClass>,
     pub(crate) lookup: Lookup,
     pub(crate) background: Background,
-    catalog: Arc<MemTable>,
+    catalog: Arc<dyn CatalogSource>,
     /// Created for the first PostgreSQL client.
     pg: Arc<OnceLock<SessionTemplate>>,
     store: Arc<ObjectStoreUrl>,
@@ -197,14 +196,13 @@ impl Engine {
         // Some queries occupy their threads until their time limit; a few threads are left for others.
         let threads = config.query_threads * (config.queries_max + 1);
         let background = Background::start(threads).map_err(DataFusionError::IoError)?;
-        let catalog = Arc::new(catalog_table(&config.catalog)?);
         Ok(Engine {
             queries: Arc::new(queries),
             internal_queries: Arc::new(internal_queries),
             large_queries: Arc::new(large_queries),
             lookup,
             background,
-            catalog,
+            catalog: Arc::clone(&config.catalog),
             pg: Arc::default(),
             store: Arc::new(store_url),
         })

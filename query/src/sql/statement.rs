@@ -14,6 +14,7 @@ use crate::sql::limits::is_bounded;
 use crate::sql::statement_limits::{
     CALLS_MAX, LIST_VALUES_MAX, STATEMENT_BYTES_MAX, STATEMENT_TOKENS_MAX, TEXT_BYTES_MAX,
 };
+use crate::tables::catalog::CATALOG_TABLE;
 
 /// Refuses everything but exactly one query, before planning.
 pub(crate) fn check_statement(sql: &str) -> Result<(), QueryError> {
@@ -129,9 +130,15 @@ fn each_expression(plan: &LogicalPlan, mut goes_on: impl FnMut(&Expr) -> bool) -
     walked.is_ok()
 }
 
-/// Whether the same epoch always gives the same rows: the plan reads neither the time nor random values.
+/// Whether the same epoch always gives the same rows: the plan reads neither the time nor random values, nor the catalogue,
+/// which has no epochs.
 pub(crate) fn is_repeatable(plan: &LogicalPlan) -> bool {
     let mut repeatable = true;
+    let walked = plan.apply_with_subqueries(|node| {
+        repeatable &= !matches!(node, LogicalPlan::TableScan(scan) if scan.table_name.table() == CATALOG_TABLE);
+        Ok(TreeNodeRecursion::Continue)
+    });
+    repeatable &= walked.is_ok();
     let all = each_expression(plan, |expression| {
         repeatable &= match expression {
             Expr::ScalarFunction(call) => call.func.signature().volatility == Volatility::Immutable,

@@ -8,14 +8,14 @@ use argus_sinks::{Snapshot, Table};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{SchemaProvider, Session, TableProvider};
-use datafusion::datasource::{MemTable, ViewTable};
+use datafusion::datasource::ViewTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::tables::catalog::CATALOG_TABLE;
+use crate::tables::catalog::{CATALOG_TABLE, CatalogSource, catalog_table};
 use crate::tables::provider::Differences;
 use crate::tables::views::{LABELS, LABELS_AS_TEXT, VIEWS, View};
 
@@ -54,7 +54,7 @@ pub(crate) struct PublicSchema {
     /// A session with the tables of differences.
     pub(crate) lake: SessionContext,
     /// Descriptions of codes.
-    pub(crate) catalog: Arc<MemTable>,
+    pub(crate) catalog: Arc<dyn CatalogSource>,
 }
 
 impl fmt::Debug for PublicSchema {
@@ -100,7 +100,8 @@ impl SchemaProvider for PublicSchema {
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
         if name == CATALOG_TABLE {
-            return Ok(Some(Arc::clone(&self.catalog) as Arc<dyn TableProvider>));
+            let rows = self.catalog.rows().await.map_err(DataFusionError::External)?;
+            return Ok(Some(Arc::new(catalog_table(&rows)?)));
         }
         let Some(view) = View::named(name) else { return Ok(None) };
         let mut sql = view.sql(self.epoch, self.is_past);

@@ -106,11 +106,14 @@ pub const TABLE_COMMENTS: [(&str, &str); 7] = [
     ("errors", "one row per line and code"),
     ("fleet_codes", "one row per code, vehicle, firmware and platform"),
     ("vehicles", "one row per vehicle, as described by its latest batch"),
-    ("catalog", "descriptions of codes; a row without a code describes all codes that its rule finds"),
+    (
+        "catalog",
+        "descriptions of codes: yours, and built-in ones; a row without a code describes all codes that its rule finds",
+    ),
 ];
 
 /// What each column contains; columns with the same name contain the same in every table.
-pub const COLUMN_COMMENTS: [(&str, &str); 48] = [
+pub const COLUMN_COMMENTS: [(&str, &str); 49] = [
     ("active", "false if the line marks the code as not active, for example a cleared trouble code"),
     ("batch_id", "the batch; ids are ordered by creation time"),
     ("batches", "distinct batches, with the code or of the vehicle; add rows of one code only, not of different codes"),
@@ -152,6 +155,7 @@ pub const COLUMN_COMMENTS: [(&str, &str); 48] = [
     ("rules", "the fingerprint of the rules that the file was counted with"),
     ("severity", "critical, error, warning or info: the worse of the rule's and the line's own level"),
     ("sha256", "SHA-256 of the file as it was sent, in hexadecimal"),
+    ("source", "where the description comes from: user, rules, or a standard"),
     ("status", "completed, or pending while files can be added"),
     ("text", "the line, at most 1,024 bytes"),
     ("ts", "the line's own timestamp, or null"),

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use argus_query::results::json::rfc3339;
 use argus_sinks::Snapshot;
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::access::Caller;
 use crate::app::Service;
 use crate::domain::batch::{Batch, FileTotals, NewBatch};
 use crate::http::error_responses::{Conflict, GatewayTimeout, Invalid, NotFound, TimedOut, TooLong, Unavailable};
@@ -126,11 +127,20 @@ impl BatchesContext {
 )]
 async fn create(
     State(context): State<BatchesContext>,
+    caller: Option<Extension<Caller>>,
     headers: HeaderMap,
     JsonBody(described): JsonBody<NewBatch>,
 ) -> Result<Response, Problem> {
     described.check()?;
-    let key = idempotency_key(&headers)?;
+    let mut key = idempotency_key(&headers)?;
+    if let Some(vin) = caller.and_then(|Extension(caller)| caller.vin) {
+        if described.vin != vin {
+            let detail = "the token of a vehicle may only create batches of its vehicle";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "scope", detail));
+        }
+        // The key of another vehicle must not find its batch.
+        key = key.map(|key| format!("{vin}/{key}"));
+    }
     let batch = context.pipeline.create_batch(described, key).await?;
     let location = format!("/api/v1/batches/{}", batch.id);
     let body = context.body(batch).await?;

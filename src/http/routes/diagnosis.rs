@@ -1,15 +1,15 @@
-//! What stands out in a batch, and where codes occur.
+//! What stands out in a batch, what users say of it, and where codes occur.
 
 use std::sync::Arc;
 
 use argus_dataflow::{FleetGroup, Totals};
 use argus_query::cache::Found;
-use argus_query::{BatchFacts, Report, findings};
 use argus_sinks::{FleetView, Snapshot};
+use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Timelike, Utc};
 use metrics::counter;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -19,19 +19,24 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::answers::answer::Answer;
-use crate::answers::diagnosis::Diagnosis;
-use crate::answers::reports::Reports;
+use crate::answers::diagnosis::{Diagnosed, Diagnoses, Diagnosis, DiagnosisError};
 use crate::app::Service;
+use crate::assistant::Assistant;
 use crate::catalog::{self, Description};
+use crate::domain::case::{Case, Feedback, Verdict};
+use crate::domain::explanation::{Explanation, ExplanationSource, ExplanationState};
 use crate::http::cached::respond;
-use crate::http::error_responses::{Invalid, NotFound, Unavailable};
-use crate::http::extract::Segments;
+use crate::http::error_responses::{Conflict, Invalid, NotFound, TooManyRequests, Unavailable};
+use crate::http::extract::{JsonBody, Segments};
 use crate::http::problem::{Problem, batch_id};
-use crate::metadata::Metadata;
+use crate::metadata::{Document, DocumentKind, Metadata};
+use crate::pipeline::Pipeline;
 
 #[derive(Clone)]
 struct DiagnosisContext {
-    reports: Reports,
+    diagnoses: Diagnoses,
+    assistant: Option<Assistant>,
+    pipeline: Pipeline,
     metadata: Metadata,
     snapshots: watch::Receiver<Arc<Snapshot>>,
 }
@@ -39,11 +44,17 @@ struct DiagnosisContext {
 /// `/batches/{id}/diagnosis` and `/codes/{code}`.
 pub fn router(service: &Service) -> OpenApiRouter {
     let context = DiagnosisContext {
-        reports: service.reports.clone(),
+        diagnoses: service.diagnoses.clone(),
+        assistant: service.assistant.clone(),
+        pipeline: service.pipeline.clone(),
         metadata: service.metadata.clone(),
         snapshots: service.snapshots.clone(),
     };
-    OpenApiRouter::new().routes(routes!(diagnosis)).routes(routes!(code)).with_state(context)
+    OpenApiRouter::new()
+        .routes(routes!(diagnosis, diagnose_again))
+        .routes(routes!(feedback))
+        .routes(routes!(code))
+        .with_state(context)
 }
 
 /// A diagnosis at an epoch.
@@ -70,7 +81,7 @@ struct DiagnosisBody {
         ("If-None-Match" = Option<String>, Header, description = "the ETag of the client's copy"),
     ),
     responses(
-        (status = 200, description = "the findings, those that say most first", body = DiagnosisBody),
+        (status = 200, description = "the findings, those that say most first, with similar cases and what a language model wrote", body = DiagnosisBody),
         (status = 304, description = "the client's copy is current"),
         NotFound, Invalid, Unavailable,
     ),
@@ -81,31 +92,130 @@ async fn diagnosis(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id = batch_id(&id)?;
-    // The report first: the counts of the fleet are at least as new.
-    let (report, _) = context.reports.present(id, None).await?;
-    let snapshot = Arc::clone(&context.snapshots.borrow());
     counter!("argus_computed_total", "kind" => "diagnosis").increment(1);
-    // Not cached: it comes from the counts in memory, and changes with other batches and with the catalogue.
-    let (mut diagnosis, place) = diagnose(id, &report, fleet(&snapshot)?)?;
-    for explained in diagnosis.listed() {
-        let code = &explained.finding.code;
-        let entries = context.metadata.catalog_of(code).await?;
-        explained.catalog = catalog::best(code, entries, place.platform.as_deref(), place.firmware.as_deref());
-    }
-    Ok(respond(&Answer::at_epoch(&diagnosis, snapshot.epoch)?, Found::Bypass, &headers))
-}
-
-/// The diagnosis, and the batch's platform and firmware.
-fn diagnose(id: Uuid, report: &Answer, view: &FleetView) -> Result<(Diagnosis, BatchFacts), Problem> {
-    let report: Report = serde_json::from_slice(report.body()).map_err(|error| Problem::internal(&error))?;
-    match &report.batch {
-        Some(facts) if report.is_final => Ok((Diagnosis::of_batch(id, findings(&report, facts, view)), facts.clone())),
-        facts => {
-            let status = facts.as_ref().map_or("", |facts| facts.status.as_str());
-            let detail = format!("there is no diagnosis yet: the batch is {status}; complete it (POST …/complete)");
-            Err(Problem::new(StatusCode::NOT_FOUND, "no-diagnosis", detail))
+    // Not cached: it comes from the counts in memory, and changes with other batches, cases and the catalogue.
+    let Diagnosed { mut diagnosis, facts, epoch } = context.diagnoses.of(id).await?;
+    if let Some(assistant) = &context.assistant {
+        let of = diagnosis.fingerprint(&facts);
+        let waiting = |state| Explanation::new(state, ExplanationSource::Model, &of, Utc::now());
+        let written = assistant.of(id).map(|live| live.explanation);
+        if assistant.is_queued(id) {
+            diagnosis.explanation = Some(waiting(ExplanationState::Queued));
+        } else if let Some(written) = written.filter(|written| written.state == ExplanationState::Writing) {
+            diagnosis.explanation = Some(written);
         }
     }
+    Ok(respond(&Answer::at_epoch(&diagnosis, epoch)?, Found::Bypass, &headers))
+}
+
+impl From<DiagnosisError> for Problem {
+    fn from(error: DiagnosisError) -> Problem {
+        match error {
+            DiagnosisError::NotGathered(_) => Problem::new(StatusCode::NOT_FOUND, "no-diagnosis", error.to_string()),
+            DiagnosisError::Answer(error) => error.into(),
+        }
+    }
+}
+
+/// A request for an explanation was taken.
+#[derive(Serialize, ToSchema)]
+struct AskedBody {
+    batch_id: Uuid,
+    /// It waits for the language model.
+    state: ExplanationState,
+}
+
+/// Asks the language model to explain a batch's findings again.
+///
+/// Completed batches with findings are explained without this. `diagnosis` events tell what is written.
+#[utoipa::path(
+    post,
+    path = "/api/v1/batches/{id}/diagnosis",
+    tag = "reports",
+    params(("id" = Uuid, Path, description = "the batch")),
+    responses(
+        (status = 202, description = "it waits for the model", body = AskedBody),
+        NotFound, Conflict, TooManyRequests, Unavailable,
+    ),
+)]
+async fn diagnose_again(
+    State(context): State<DiagnosisContext>,
+    Segments(id): Segments<String>,
+) -> Result<(StatusCode, Json<AskedBody>), Problem> {
+    let id = batch_id(&id)?;
+    let Diagnosed { diagnosis, .. } = context.diagnoses.of(id).await?;
+    let assistant = context.assistant.as_ref().ok_or_else(|| {
+        let detail = "no language model is configured, and the findings are always current; start with --llm-url and \
+                      --llm-model";
+        Problem::new(StatusCode::CONFLICT, "no-model", detail)
+    })?;
+    if diagnosis.findings.is_empty() {
+        let detail = "nothing stands out in this batch, so there is nothing to explain";
+        return Err(Problem::new(StatusCode::CONFLICT, "no-findings", detail));
+    }
+    assistant.ask(id).map_err(|full| Problem::new(StatusCode::TOO_MANY_REQUESTS, "busy", full.to_string()))?;
+    Ok((StatusCode::ACCEPTED, Json(AskedBody { batch_id: id, state: ExplanationState::Queued })))
+}
+
+/// A case, as a user's feedback made it.
+#[derive(Serialize, ToSchema)]
+struct CaseBody {
+    batch_id: Uuid,
+    #[serde(flatten)]
+    case: Case,
+}
+
+/// Says whether a diagnosis is right.
+///
+/// The batch becomes a case: diagnoses of batches with the same codes show it. The cause of a diagnosis that is right is the
+/// one that is given, else the one of its explanation, else the one that the catalogue has for its first finding.
+#[utoipa::path(
+    post,
+    path = "/api/v1/batches/{id}/diagnosis/feedback",
+    tag = "reports",
+    params(("id" = Uuid, Path, description = "the batch")),
+    request_body = Feedback,
+    responses(
+        (status = 201, description = "a new case", body = CaseBody),
+        (status = 200, description = "it replaces what was said before", body = CaseBody),
+        NotFound, Conflict, Invalid, Unavailable,
+    ),
+)]
+async fn feedback(
+    State(context): State<DiagnosisContext>,
+    Segments(id): Segments<String>,
+    JsonBody(feedback): JsonBody<Feedback>,
+) -> Result<(StatusCode, Json<CaseBody>), Problem> {
+    let id = batch_id(&id)?;
+    feedback.check().map_err(Problem::invalid)?;
+    let Diagnosed { diagnosis, facts, .. } = context.diagnoses.of(id).await?;
+    let given = feedback.cause.map(|cause| cause.trim().to_owned()).filter(|cause| !cause.is_empty());
+    let cause = match feedback.verdict {
+        Verdict::Right => given.or_else(|| cause_of(&diagnosis)),
+        Verdict::Wrong | Verdict::Corrected => given,
+    };
+    let case = Case {
+        verdict: feedback.verdict,
+        cause,
+        note: feedback.note,
+        platform: facts.platform.clone(),
+        firmware: facts.firmware.clone(),
+        codes: diagnosis.codes(),
+        lines: diagnosis.lines(&facts),
+        at: Utc::now().with_nanosecond(0).unwrap_or_else(Utc::now),
+    };
+    let document = Document::new(DocumentKind::Case, id.to_string(), &case)?;
+    context.pipeline.put_documents(vec![document], None).await?;
+    let status = if diagnosis.feedback.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, Json(CaseBody { batch_id: id, case })))
+}
+
+/// The cause that a diagnosis names.
+fn cause_of(diagnosis: &Diagnosis) -> Option<String> {
+    let explained = diagnosis.explanation.as_ref().filter(|explanation| !explanation.outdated);
+    let explained = explained.and_then(|explanation| explanation.likely_cause.as_ref()).map(|cause| cause.text.clone());
+    let known = || diagnosis.findings.first()?.catalog.as_ref()?.cause.clone();
+    explained.or_else(known)
 }
 
 fn fleet(snapshot: &Snapshot) -> Result<&FleetView, Problem> {

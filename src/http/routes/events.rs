@@ -12,7 +12,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argus_query::QueryError;
 use argus_sinks::Snapshot;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -27,9 +26,11 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::answers::answer::AnswerError;
+use crate::answers::event_details::{EventDetails, EventDetailsError};
 use crate::answers::report_changes::ReportChanges;
 use crate::answers::reports::{CachedReport, Reports};
 use crate::app::Service;
+use crate::assistant::Assistant;
 use crate::domain::batch::Batch;
 use crate::domain::event::{Event, EventKind};
 use crate::http::error_responses::{Invalid, NotFound};
@@ -51,6 +52,8 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 struct EventsContext {
     metadata: Metadata,
     reports: Reports,
+    details: EventDetails,
+    assistant: Option<Assistant>,
     followers: Followers,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     stopping: watch::Receiver<Stopping>,
@@ -61,6 +64,8 @@ pub fn router(service: &Service) -> OpenApiRouter {
     let context = EventsContext {
         metadata: service.metadata.clone(),
         reports: service.reports.clone(),
+        details: service.event_details.clone(),
+        assistant: service.assistant.clone(),
         followers: service.followers.clone(),
         snapshots: service.snapshots.clone(),
         stopping: service.stopping.clone(),
@@ -129,7 +134,7 @@ async fn follow(
     let changes = context.followers.follow(id);
     let report = LastReport { report: None, due: Instant::now() };
     let (progress, ready) = (Value::Null, VecDeque::new());
-    let reader = EventReader { context, id, changes, last_id, progress, report, ready, ended: false };
+    let reader = EventReader { context, id, changes, last_id, progress, report, explained: 0, ready, ended: false };
     let stream = futures::stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         Some((Ok(event), reader))
@@ -143,7 +148,7 @@ pub(super) enum FollowError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     #[error(transparent)]
-    Query(#[from] QueryError),
+    Details(#[from] EventDetailsError),
     #[error(transparent)]
     Answer(#[from] AnswerError),
 }
@@ -157,6 +162,8 @@ struct EventReader {
     /// The progress sent last, without epoch and status.
     progress: Value,
     report: LastReport,
+    /// The version of the explanation that was sent last.
+    explained: u64,
     ready: VecDeque<SseEvent>,
     /// Whether the batch is deleted.
     ended: bool,
@@ -214,7 +221,18 @@ impl EventReader {
         if !batch.status_at(snapshot.epoch).is_gathered() {
             self.read_report().await?;
         }
-        self.read_events(&snapshot).await
+        self.read_events(&snapshot).await?;
+        self.read_explanation(snapshot.epoch);
+        Ok(())
+    }
+
+    /// Sends what a language model has written since the last read.
+    fn read_explanation(&mut self, epoch: u64) {
+        let Some(assistant) = &self.context.assistant else { return };
+        let Some(live) = assistant.of(self.id).filter(|live| live.version > self.explained) else { return };
+        self.explained = live.version;
+        let data = json!({"batch_id": self.id, "epoch": epoch, "explanation": live.explanation});
+        self.send("diagnosis", &data);
     }
 
     /// Sends the codes that changed since the last report, but not too often.
@@ -261,6 +279,8 @@ impl EventReader {
                     (*total_lines, *error_codes) = (now.total_lines, now.error_codes);
                     self.report.report = Some(report);
                     changes = Some(now);
+                } else {
+                    self.context.details.fill(&mut event, snapshot).await?;
                 }
                 self.last_id.position = position;
                 if let Some((name, mut data)) = sse_event(&event) {
@@ -315,7 +335,7 @@ pub(super) fn sse_event(event: &Event) -> Option<(&'static str, Value)> {
             return Some(("status", data));
         }
         EventKind::AllFilesGathered { .. } => "report",
-        EventKind::DiagnosisCompleted => "diagnosis",
+        EventKind::DiagnosisCompleted { .. } => "diagnosis",
         _ => return None,
     };
     Some((name, json!(event)))

@@ -8,7 +8,6 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use argus_query::{Engine, Report};
 use argus_sinks::Snapshot;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -21,8 +20,9 @@ use tokio::sync::{Mutex, broadcast, watch};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::answers::event_details::EventDetails;
 use crate::app::Service;
-use crate::domain::event::{Event, EventKind};
+use crate::domain::event::Event;
 use crate::http::error_responses::{Invalid, Unavailable};
 use crate::http::problem::Problem;
 use crate::http::routes::events::{FollowError, KEEP_ALIVE, PAGE, sse_event};
@@ -51,7 +51,7 @@ impl Sent {
 #[derive(Clone)]
 struct Log {
     metadata: Metadata,
-    engine: Engine,
+    details: EventDetails,
     snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
@@ -72,9 +72,7 @@ impl Log {
             if event.kind.waits_for_frontier() && event.epoch > snapshot.epoch {
                 return Ok(Page { events, waits: true });
             }
-            if let EventKind::AllFilesGathered { total_lines, error_codes } = &mut event.kind {
-                (*total_lines, *error_codes) = Report::totals(&self.engine, &snapshot, event.batch_id).await?;
-            }
+            self.details.fill(&mut event, &snapshot).await?;
             let (name, data) = named(&event);
             events.push(Sent { position, name, data: data.to_string().into() });
         }
@@ -102,7 +100,7 @@ struct FleetEventsContext {
 pub fn router(service: &Service) -> OpenApiRouter {
     let log = Log {
         metadata: service.metadata.clone(),
-        engine: service.engine.clone(),
+        details: service.event_details.clone(),
         snapshots: service.snapshots.clone(),
     };
     let (events, _) = broadcast::channel(QUEUE_MAX);

@@ -17,5 +17,6 @@ pub mod otlp;
 pub mod query;
 pub mod report;
 pub mod shippers;
+pub mod tokens;
 pub mod uploads;
 pub mod vehicles;

@@ -161,9 +161,9 @@ impl Round<'_> {
             (BatchEvent::AllFilesScattered, Some(EventKind::AllFilesScattered)),
             (BatchEvent::GatherBegan, None),
             (BatchEvent::AllFilesGathered, Some(EventKind::AllFilesGathered { total_lines: 0, error_codes: 0 })),
-            // There is no diagnosis yet, so this step completes at once.
+            // The findings are a read of the counts, so this step completes at once.
             (BatchEvent::DiagnosisBegan, None),
-            (BatchEvent::DiagnosisCompleted, None),
+            (BatchEvent::DiagnosisCompleted, Some(EventKind::diagnosis_of_findings())),
         ];
         let mut status = before;
         for (event, kind) in events {

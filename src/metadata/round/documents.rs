@@ -1,14 +1,33 @@
 //! Documents in a round.
 
 use sqlx::Row;
+use uuid::Uuid;
 
 use super::Round;
+use crate::domain::clock::now;
+use crate::domain::event::{Event, EventKind};
 use crate::metadata::documents::{Document, DocumentKind};
 use crate::metadata::{MetadataError, Refused};
 
+/// An event of a batch about the counts at an epoch, which readers see already.
+#[derive(Debug, Clone)]
+pub struct EventAt {
+    /// The batch.
+    pub batch_id: Uuid,
+    /// The epoch.
+    pub epoch: u64,
+    /// What happened.
+    pub kind: EventKind,
+}
+
 impl Round<'_> {
-    /// Adds documents, or replaces those of the same kind and id.
-    pub async fn put_documents(&mut self, documents: &[Document]) -> Result<(), Refused> {
+    /// Adds documents, or replaces those of the same kind and id; with an event of a batch, which must exist.
+    pub async fn put_documents(&mut self, documents: &[Document], event: Option<&EventAt>) -> Result<(), Refused> {
+        if let Some(EventAt { batch_id, epoch, kind }) = event {
+            self.batch(*batch_id).await?;
+            self.changed.insert(*batch_id);
+            self.events.push(Event::new(*batch_id, *epoch, kind.clone(), now()));
+        }
         for document in documents {
             let Document { kind, id, body } = document;
             if let Some(limit) = kind.limit() {

@@ -14,6 +14,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::{Any, Transaction};
 use uuid::Uuid;
 
+pub use self::documents::EventAt;
 pub use self::files::UploadKey;
 pub use self::records::{Consumed, RefusedPart};
 use crate::domain::batch::{Batch, Encoding};

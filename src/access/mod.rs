@@ -1,0 +1,184 @@
+//! Who may do what: API tokens and their scopes.
+//!
+//! Without tokens a server is open, and listens on loopback only. From the first token on,
+//! every request needs one ([`rules`] says which scope). Tokens are few, so they are in
+//! memory: a request is checked without waiting, and a revoked token ends at once.
+//!
+//! - [`token`]: a token; [`rules`]: what each path needs
+
+pub mod rules;
+pub mod token;
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use axum::http::{HeaderMap, header};
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use self::token::{NewToken, Scope, StoredToken, Token, parse};
+use crate::metadata::{Document, DocumentKind, Metadata, MetadataError};
+use crate::pipeline::{Pipeline, PipelineError};
+
+/// The cookie of the pages.
+pub const COOKIE: &str = "argus_token";
+
+/// How exactly the last use of a token is known.
+const LAST_USE: TimeDelta = TimeDelta::hours(1);
+
+/// The tokens of a server. Clones share them.
+#[derive(Clone)]
+pub struct Access {
+    tokens: Arc<RwLock<HashMap<Uuid, StoredToken>>>,
+    /// Tokens are stored one after another, as they are then: a note of a use must not undo a revocation.
+    storing: Arc<Mutex<()>>,
+    pipeline: Pipeline,
+}
+
+/// Who makes a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The id of the token.
+    pub token: Uuid,
+    /// Its scopes.
+    pub scopes: Vec<Scope>,
+    /// The vehicle whose batches it may write, if it is a vehicle's.
+    pub vin: Option<String>,
+}
+
+/// Why a request is refused. What is wrong with a token is logged, and not told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// There is no token, or it is not valid.
+    #[error("this server needs a valid token, in the header Authorization: Bearer TOKEN")]
+    NoToken,
+}
+
+/// Why a token could not be created or revoked.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what each variant means")]
+pub enum TokenError {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("the first token must have the scope admin: from then on, nothing is possible without a token")]
+    FirstNeedsAdmin,
+    #[error("there is no token {0}")]
+    Unknown(Uuid),
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+}
+
+impl Access {
+    /// The stored tokens.
+    pub async fn open(metadata: &Metadata, pipeline: Pipeline) -> Result<Access, MetadataError> {
+        let stored = metadata.documents::<StoredToken>(DocumentKind::Token).await?;
+        let tokens = stored.into_iter().map(|(_, stored)| (stored.token.id, stored)).collect();
+        Ok(Access { tokens: Arc::new(RwLock::new(tokens)), storing: Arc::default(), pipeline })
+    }
+
+    /// Whether there are no tokens, so that every request is accepted.
+    pub fn is_open(&self) -> bool {
+        self.read().is_empty()
+    }
+
+    /// Who makes a request; `None` if the server is open.
+    pub fn caller(&self, headers: &HeaderMap) -> Result<Option<Caller>, Denied> {
+        let tokens = self.read();
+        if tokens.is_empty() {
+            return Ok(None);
+        }
+        let Some(text) = text_of(headers) else { return Err(Denied::NoToken) };
+        let now = Utc::now();
+        let refused = |reason: &str| {
+            tracing::info!(reason, "a token is refused");
+            Denied::NoToken
+        };
+        let (id, secret) = parse(text).ok_or_else(|| refused("it is malformed"))?;
+        let stored = tokens.get(&id).ok_or_else(|| refused("it is not known"))?;
+        if !stored.is_secret(secret) {
+            return Err(refused("its secret is wrong"));
+        }
+        if let Some(reason) = stored.refusal(now) {
+            return Err(refused(reason));
+        }
+        let Token { scopes, vin, .. } = &stored.token;
+        let caller = Caller { token: id, scopes: scopes.clone(), vin: vin.clone() };
+        let is_noted = stored.token.last_used_at.is_some_and(|at| now - at < LAST_USE);
+        drop(tokens);
+        if !is_noted {
+            self.note_use(id, now);
+        }
+        Ok(Some(caller))
+    }
+
+    /// Creates a token. Returns it, and its text, which is shown once.
+    pub async fn create(&self, described: NewToken) -> Result<(Token, String), TokenError> {
+        described.check().map_err(TokenError::Invalid)?;
+        if self.is_open() && !described.scopes.contains(&Scope::Admin) {
+            return Err(TokenError::FirstNeedsAdmin);
+        }
+        let (stored, text) = StoredToken::new(described, Utc::now());
+        self.pipeline.put_documents(vec![document(&stored)?], None).await?;
+        let token = stored.token.clone();
+        self.write().insert(token.id, stored);
+        Ok((token, text))
+    }
+
+    /// All tokens, the newest first.
+    pub fn list(&self) -> Vec<Token> {
+        let mut tokens: Vec<Token> = self.read().values().map(|stored| stored.token.clone()).collect();
+        tokens.sort_by_key(|token| std::cmp::Reverse(token.id));
+        tokens
+    }
+
+    /// Revokes a token at once.
+    pub async fn revoke(&self, id: Uuid) -> Result<(), TokenError> {
+        // Before it is durable: it must not be used meanwhile.
+        self.write().get_mut(&id).ok_or(TokenError::Unknown(id))?.revoke(Utc::now());
+        self.store(id).await
+    }
+
+    /// Stores a token as it is now.
+    async fn store(&self, id: Uuid) -> Result<(), TokenError> {
+        let _storing = self.storing.lock().await;
+        let stored = self.read().get(&id).cloned().ok_or(TokenError::Unknown(id))?;
+        self.pipeline.put_documents(vec![document(&stored)?], None).await?;
+        Ok(())
+    }
+
+    fn note_use(&self, id: Uuid, now: DateTime<Utc>) {
+        if let Some(stored) = self.write().get_mut(&id) {
+            stored.token.last_used_at = Some(now);
+        }
+        let access = self.clone();
+        // A use that is not stored is noted after the next start.
+        tokio::spawn(async move { access.store(id).await });
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Uuid, StoredToken>> {
+        self.tokens.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Uuid, StoredToken>> {
+        self.tokens.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A token as a document.
+pub fn document(stored: &StoredToken) -> Result<Document, MetadataError> {
+    Document::new(DocumentKind::Token, stored.token.id.to_string(), stored)
+}
+
+/// The text of the token in a request: in `Authorization`, or in the cookie of the pages.
+fn text_of(headers: &HeaderMap) -> Option<&str> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let (scheme, text) = value.to_str().ok()?.split_once(' ')?;
+        return scheme.eq_ignore_ascii_case("bearer").then(|| text.trim());
+    }
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(name, _)| *name == COOKIE).map(|(_, value)| value)
+}

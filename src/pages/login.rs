@@ -1,0 +1,100 @@
+//! Logging in with a token, which a cookie then holds.
+
+use axum::Form;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::layout::{Section, page as whole_page};
+use crate::access::{Access, COOKIE};
+
+/// How long a browser keeps the cookie, in seconds (30 days).
+const COOKIE_S: u32 = 30 * 24 * 3600;
+
+/// Where to go then.
+#[derive(Deserialize)]
+pub struct Parameters {
+    #[serde(default)]
+    to: String,
+}
+
+/// The form.
+#[derive(Deserialize)]
+pub struct LoginForm {
+    token: String,
+    #[serde(default)]
+    to: String,
+}
+
+/// `/login`.
+pub async fn page(Query(parameters): Query<Parameters>) -> Html<String> {
+    form(&parameters.to, None)
+}
+
+/// `POST /login`.
+pub async fn log_in(State(access): State<Access>, Form(login): Form<LoginForm>) -> Response {
+    let token = login.token.trim();
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::try_from(format!("Bearer {token}")) {
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    match access.caller(&headers) {
+        Ok(None) => Redirect::to(path(&login.to)).into_response(),
+        // A token is letters, digits, - and _.
+        Ok(Some(_)) => with_cookie(token, COOKIE_S, path(&login.to)),
+        Err(_) => {
+            let refused = form(&login.to, Some("This token is not valid: it may be mistyped, expired or revoked."));
+            (StatusCode::UNAUTHORIZED, refused).into_response()
+        }
+    }
+}
+
+/// `POST /logout`.
+pub async fn log_out() -> Response {
+    with_cookie("", 0, "/login")
+}
+
+/// Goes on with a cookie that scripts cannot read, and that no other site's page sends.
+fn with_cookie(token: &str, age_s: u32, to: &str) -> Response {
+    let cookie = format!("{COOKIE}={token}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Strict");
+    let mut response = Redirect::to(to).into_response();
+    if let Ok(cookie) = HeaderValue::try_from(cookie) {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// A path of this server, so that nobody is sent elsewhere.
+fn path(to: &str) -> &str {
+    let is_own = to.starts_with('/') && !to.starts_with("//") && !to.contains(['\\', '\r', '\n']);
+    if is_own { to } else { "/" }
+}
+
+fn form(to: &str, error: Option<&str>) -> Html<String> {
+    let body: Markup = html! {
+        h1 { "Log in" }
+        @if let Some(error) = error { p role="alert" { (error) } }
+        form.filters method="post" action="/login" {
+            input type="hidden" name="to" value=(path(to));
+            label { "Token " input type="password" name="token" required autocomplete="current-password"; }
+            button { "Log in" }
+        }
+        p.quiet { "Whoever operates this server creates tokens: " code { "argus token create" } "." }
+    };
+    whole_page("Log in", Section::None, None, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_sent_to_another_site() {
+        assert_eq!(path("/batches?vin=x"), "/batches?vin=x");
+        for elsewhere in ["", "https://evil.example", "//evil.example", "/\\evil.example", "/a\r\nSet-Cookie: x"] {
+            assert_eq!(path(elsewhere), "/", "{elsewhere}");
+        }
+    }
+}
