@@ -8,7 +8,7 @@
 //! - [`storage`]: the object store of the raw files and the lake;
 //! - [`domain`]: batches, files, their status and their events;
 //! - [`metadata`]: batches and files in SQLite, and the journal of accepted changes;
-//! - [`access`]: tokens, and what they may do;
+//! - [`access`]: tokens, and what they may do; [`inbox`]: objects that become batches;
 //! - [`ingest`]: receives uploads, stores their bytes durably, and splits them into blocks;
 //! - [`pipeline`]: accepts changes durably, each at an epoch, and replays them after a restart;
 //! - [`maintenance`]: compaction, retention, erasure, recounts;
@@ -32,6 +32,7 @@ pub mod cli;
 pub mod data_dir;
 pub mod domain;
 pub mod http;
+pub mod inbox;
 pub mod ingest;
 #[cfg(feature = "kafka")]
 pub mod kafka;

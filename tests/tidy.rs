@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The folders and files of `src`, from the bottom up: each may use those before it.
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 24] = [
     "allocator",
     "data_dir",
     "shutdown",
@@ -16,6 +16,7 @@ const LAYERS: [&str; 23] = [
     "ingest",
     "pipeline",
     "access",
+    "inbox",
     "maintenance",
     "answers",
     "kafka",

@@ -31,6 +31,7 @@ use crate::answers::reports::Reports;
 use crate::answers::texts::Texts;
 use crate::assistant::{self, Assistant};
 use crate::data_dir;
+use crate::inbox::Inbox;
 use crate::ingest::disk::DiskSpace;
 use crate::ingest::raw_store::RawStore;
 use crate::ingest::resumable::ResumableUploads;
@@ -283,6 +284,10 @@ impl Service {
                 Some(assistant)
             }
         };
+        if let Some(location) = &config.inbox {
+            let inbox = Inbox::open(location, ingest.clone(), pipeline.clone(), metadata.clone()).await?;
+            work.spawn(inbox.run(stopping.clone()));
+        }
         #[cfg(not(feature = "kafka"))]
         if config.kafka.is_some() {
             bail!("this argus was built without --kafka; build it with the cargo feature kafka");

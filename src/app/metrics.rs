@@ -9,6 +9,11 @@ use crate::storage::counted;
 pub(super) fn describe() {
     process::describe();
     counted::describe();
+    describe_counter!("argus_inbox_objects_total", "Objects of the inbox, by outcome: counted, rejected.");
+    describe_counter!(
+        "argus_explanations_total",
+        "Explanations of findings, by outcome: completed, case, failed, not_asked."
+    );
     describe_counter!("argus_lines_total", "Lines counted.");
     describe_counter!("argus_bytes_total", "Bytes of text counted, after decompression.");
     describe_counter!("argus_occurrences_total", "Occurrences of error codes counted.");

@@ -93,6 +93,8 @@ pub struct ServiceConfig {
     pub redis: Option<String>,
     /// The language model that explains findings, if any.
     pub assistant: Option<AssistantConfig>,
+    /// The folder or bucket whose objects become batches, if any.
+    pub inbox: Option<String>,
 }
 
 impl ServiceConfig {
@@ -100,7 +102,7 @@ impl ServiceConfig {
     pub fn new(data: PathBuf, rules: RuleSet, workers: usize) -> ServiceConfig {
         let (block_bytes, lake) = (BLOCK_BYTES_DEFAULT, LakeConfig::default());
         let (retention, maintain_every) = (RETENTION_DEFAULT, MAINTAIN_EVERY_DEFAULT);
-        let (metadata, storage, kafka, redis, assistant) = (None, None, None, None, None);
+        let (metadata, storage, kafka, redis, assistant, inbox) = (None, None, None, None, None, None);
         ServiceConfig {
             data,
             rules,
@@ -114,6 +116,7 @@ impl ServiceConfig {
             kafka,
             redis,
             assistant,
+            inbox,
         }
     }
 }

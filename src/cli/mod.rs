@@ -173,6 +173,10 @@ pub struct ServeArgs {
     /// Also serve SQL over Arrow Flight SQL, on this address; port 0 picks a free one.
     #[arg(long, env = "ARGUS_FLIGHT", value_name = "HOST:PORT", value_parser = address)]
     pub flight: Option<String>,
+    /// Also make a batch of each object that appears here: a folder, or s3://BUCKET/PREFIX with the AWS_… variables. Its
+    /// path (vin=VIN/…) or its metadata name the vehicle.
+    #[arg(long, env = "ARGUS_INBOX", value_name = "URL")]
+    pub inbox: Option<String>,
     /// Also receive syslog over TCP, on this address: RFC 5424 and 3164, messages counted or ended by line feeds.
     #[arg(long, env = "ARGUS_SYSLOG", value_name = "HOST:PORT", value_parser = address)]
     pub syslog: Option<String>,

@@ -33,6 +33,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     config.kafka = args.servers.kafka.clone().map(|brokers| KafkaConfig { brokers, lines_topic });
     config.redis.clone_from(&args.servers.redis);
     config.assistant = args.llm.assistant();
+    config.inbox.clone_from(&args.inbox);
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files; it limits the number of connections");
     }

@@ -74,6 +74,16 @@ pub enum ArchiveError {
     Body(#[from] IngestError),
 }
 
+impl ArchiveError {
+    /// Whether the same archive fails again.
+    pub fn is_of_the_archive(&self) -> bool {
+        match self {
+            ArchiveError::File { error, .. } | ArchiveError::Body(error) => error.is_of_the_bytes(),
+            _ => true,
+        }
+    }
+}
+
 impl From<io::Error> for ArchiveError {
     fn from(error: io::Error) -> ArchiveError {
         match error.get_ref().is_some_and(|inner| inner.is::<IngestError>()) {

@@ -15,6 +15,8 @@ pub enum DocumentKind {
     Usage,
     /// An API token; its id is the token's.
     Token,
+    /// An object of the inbox that is done; its id is the object's path.
+    Object,
 }
 
 impl DocumentKind {
@@ -25,6 +27,7 @@ impl DocumentKind {
             DocumentKind::Explanation => "explanation",
             DocumentKind::Usage => "usage",
             DocumentKind::Token => "token",
+            DocumentKind::Object => "object",
         }
     }
 
@@ -33,7 +36,7 @@ impl DocumentKind {
         match self {
             DocumentKind::Case => Some(1000),
             DocumentKind::Token => Some(10_000),
-            DocumentKind::Explanation | DocumentKind::Usage => None,
+            DocumentKind::Explanation | DocumentKind::Usage | DocumentKind::Object => None,
         }
     }
 

@@ -82,6 +82,28 @@ impl Storage {
         Ok(storage)
     }
 
+    /// The store at a location and the path in it, to list and read objects; whether it is a folder on a local disk.
+    pub fn inbox(location: &str) -> Result<(Arc<dyn ObjectStore>, Path, bool)> {
+        match Url::parse(location) {
+            Ok(url) if url.scheme() == "s3" => {
+                let (bucket, _) = s3::open(&url, s3::START_RETRY_TIME)?;
+                let prefix = Path::from_url_path(url.path());
+                let prefix = prefix.with_context(|| format!("{location} has an invalid path"))?;
+                Ok((Arc::new(CountedStore(Arc::new(bucket) as Arc<dyn ObjectStore>)), prefix, false))
+            }
+            _ => {
+                let storage = Storage::at(location, s3::START_RETRY_TIME)?;
+                let folder = storage
+                    .directory
+                    .map(|directory| directory.path)
+                    .with_context(|| format!("{location} is no folder"))?;
+                let folder =
+                    std::fs::canonicalize(&folder).with_context(|| format!("cannot open the inbox {location}"))?;
+                Ok((storage.store, Path::from_absolute_path(folder)?, true))
+            }
+        }
+    }
+
     /// The same, to read only: nothing is written, and nothing is tried.
     pub fn open_read_only(location: &str) -> Result<Storage> {
         Storage::at(location, s3::START_RETRY_TIME)
