@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use futures::future::{join, join_all};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -76,7 +77,7 @@ impl Server {
                 others.syslog.insert(name, address);
             }
         }
-        let router = http::router(&service, metrics, others);
+        let router = http::router(&service, metrics, others, tls.is_some());
         let policy = OriginPolicy::new(address, &listeners.allowed_hosts);
         check_exposure(&service.access, listeners, address)?;
         let fast_path = FastPath::new(policy, service.access.clone(), service.reports.clone(), router);
@@ -84,17 +85,18 @@ impl Server {
         let messages = syslog::Receiver::new(&service);
         let access = service.access.clone();
         let mut work = service.work;
-        for (listener, tls) in [(syslog, None), (syslog_tls, tls.clone())] {
-            if let Some(listener) = listener {
-                work.spawn(messages.clone().serve(listener, tls));
-            }
-        }
+        let syslog = [(syslog, None), (syslog_tls, tls.clone())]
+            .into_iter()
+            .filter_map(|(listener, tls)| Some(messages.clone().serve(listener?, tls)));
+        let syslog = join_all(syslog);
         if let Some(certificate) = certificate {
             // Ends with the process.
             tokio::spawn(certificate.follow_changes());
         }
         let is_encrypted = tls.is_some();
-        let http = tokio::spawn(connections::serve(listener, tls, fast_path, service.stopping.clone()));
+        let http = connections::serve(listener, tls, fast_path, service.stopping.clone());
+        // Both end before the pipeline, which has to take what has arrived.
+        let http = tokio::spawn(async move { drop(join(http, syslog).await) });
         work.spawn(service.maintainer.schedule(service.stopping));
         Ok(Server { address, is_encrypted, access, http, work })
     }
@@ -138,18 +140,19 @@ impl Server {
 /// Refuses to serve others than this machine without tokens.
 fn check_exposure(access: &Access, listeners: &Listeners, address: SocketAddr) -> Result<()> {
     let others = [&listeners.sql.pg, &listeners.sql.flight];
-    if !access.is_open() && others.iter().any(|other| other.is_some()) && !listeners.insecure {
-        bail!(
-            "the servers of --pg and --flight do not know tokens, and this server needs one for every request: leave them \
-             out, or accept with --insecure that anybody who reaches them can read all tables"
-        );
-    }
     let is_exposed = |address: &Option<String>| {
         address.as_deref().is_some_and(|address| {
             !address.starts_with("127.") && !address.starts_with("localhost:") && !address.starts_with("[::1]:")
         })
     };
-    let exposed = !address.ip().is_loopback() && access.is_open() || others.into_iter().any(is_exposed);
+    let syslog = [&listeners.syslog, &listeners.syslog_tls];
+    if syslog.into_iter().any(is_exposed) && !listeners.insecure {
+        bail!(
+            "syslog has no tokens: anybody who reaches its address could send lines of any vehicle; listen on 127.0.0.1, or \
+             accept it with --insecure"
+        );
+    }
+    let exposed = access.is_open() && (!address.ip().is_loopback() || others.into_iter().any(is_exposed));
     if exposed && !listeners.insecure {
         bail!(
             "this server would be open to anybody who reaches {address}, to read, upload and delete: listen on 127.0.0.1, \

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use anyhow::{Result, bail};
 #[cfg(any(feature = "pg", feature = "flight"))]
 use argus_query::Limits;
+#[cfg(any(feature = "pg", feature = "flight"))]
+use argus_query::servers::authenticator::Authenticator;
 use tokio::net::TcpListener;
 #[cfg(any(feature = "pg", feature = "flight"))]
 use tokio::sync::watch;
@@ -64,7 +66,7 @@ impl SqlServers {
     pub(crate) fn spawn(self, service: &mut Service) -> Result<()> {
         for (protocol, address) in self.addresses() {
             tracing::info!(protocol, %address, "SQL server listening");
-            if !address.ip().is_loopback() {
+            if !address.ip().is_loopback() && service.access.is_open() {
                 tracing::warn!(
                     protocol,
                     %address,
@@ -72,17 +74,28 @@ impl SqlServers {
                 );
             }
         }
+        #[cfg(any(feature = "pg", feature = "flight"))]
+        let tokens: std::sync::Arc<dyn Authenticator> = std::sync::Arc::new(service.access.clone());
         #[cfg(feature = "pg")]
         if let Some(listener) = self.pg {
             let (engine, snapshots) = (service.engine.clone(), service.snapshots.clone());
             let stopped = stopped(service.stopping.clone());
-            service.work.spawn(argus_query::servers::postgres::serve(listener, engine, snapshots, LIMITS, stopped)?);
+            service.work.spawn(argus_query::servers::postgres::serve(
+                listener,
+                engine,
+                snapshots,
+                LIMITS,
+                tokens.clone(),
+                stopped,
+            )?);
         }
         #[cfg(feature = "flight")]
         if let Some(listener) = self.flight {
             let (engine, snapshots) = (service.engine.clone(), service.snapshots.clone());
             let stopped = stopped(service.stopping.clone());
-            service.work.spawn(argus_query::servers::flight_sql::serve(listener, engine, snapshots, LIMITS, stopped));
+            service
+                .work
+                .spawn(argus_query::servers::flight_sql::serve(listener, engine, snapshots, LIMITS, tokens, stopped));
         }
         Ok(())
     }

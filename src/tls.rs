@@ -59,14 +59,17 @@ pub enum TlsError {
 #[derive(Debug, Clone)]
 pub struct Certificate {
     files: TlsFiles,
+    /// When the files had changed last before they were read.
+    changed_at: [Option<SystemTime>; 2],
     current: Arc<RwLock<Arc<CertifiedKey>>>,
 }
 
 impl Certificate {
     /// Reads the files.
     pub fn read(files: TlsFiles) -> Result<Certificate, TlsError> {
+        let changed_at = changed_at(&files);
         let key = Arc::new(certified_key(&files)?);
-        Ok(Certificate { files, current: Arc::new(RwLock::new(key)) })
+        Ok(Certificate { files, changed_at, current: Arc::new(RwLock::new(key)) })
     }
 
     /// Accepts connections with the certificate of that moment.
@@ -80,7 +83,7 @@ impl Certificate {
 
     /// Reads the files again when they change. Files that cannot be used are logged, and the certificate stays.
     pub async fn follow_changes(self) {
-        let mut last = changed_at(&self.files);
+        let mut last = self.changed_at;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let now = changed_at(&self.files);

@@ -33,7 +33,7 @@ fn allowed(method: &str, path: &str) -> Option<&'static [&'static str]> {
         ("delete", _, Some("")) => &["upload"],
         ("post", _, Some("/complete" | "/reopen")) => &["upload"],
         ("post", _, Some("/recount" | "/diagnosis")) => &[],
-        ("post", _, Some("/diagnosis/feedback")) => &["query"],
+        ("post" | "delete", _, Some("/diagnosis/feedback")) => &["query"],
         ("get", _, Some("/diagnosis" | "/errors" | "/chart.svg" | "/chart.png" | "/files/{name}")) => &["read"],
         ("put" | "delete", _, Some("/files/{name}")) => &["upload"],
         ("post", _, Some("/files" | "/files/{name}/lines")) => &["upload"],
@@ -132,7 +132,7 @@ async fn what_is_no_valid_token_is_refused_alike() {
 
     let listed = send(&server, "get", "/api/v1/tokens", Some(&admin), "").await.text().await.expect("text");
     assert!(
-        ![&admin, &reader, &short].iter().any(|token| listed.contains(token.rsplit('_').next().expect("a secret")))
+        ![&admin, &reader, &short].iter().any(|token| listed.contains(token.splitn(3, '_').nth(2).expect("a secret")))
     );
     let tokens: Value = serde_json::from_str(&listed).expect("JSON");
     let token = tokens["tokens"]
@@ -325,8 +325,8 @@ fn a_server_without_tokens_serves_this_machine_only() {
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.contains("first") && listed.contains("admin,read"), "{listed}");
     Server::start_with(&folder, &["--listen", "0.0.0.0:0"]).stop();
-    let open = argus(&["serve", "--data", text, "--listen", "127.0.0.1:0", "--pg", "127.0.0.1:0"], b"");
-    assert!(String::from_utf8_lossy(&open.stderr).contains("do not know tokens"));
+    let open = argus(&["serve", "--data", text, "--listen", "127.0.0.1:0", "--syslog", "0.0.0.0:0"], b"");
+    assert!(String::from_utf8_lossy(&open.stderr).contains("syslog has no tokens"));
     let id = listed.lines().nth(1).and_then(|line| line.split_whitespace().next()).expect("an id").to_owned();
     let server = Server::start(&folder);
     let refused = argus(&["token", "revoke", &id, "--data", text], b"");
@@ -338,4 +338,70 @@ fn a_server_without_tokens_serves_this_machine_only() {
     server.stop();
     assert!(argus(&["token", "revoke", &id, "--data", text], b"").status.success());
     assert!(!argus(&["token", "revoke", "01997c3e-8c1a-7c3e-8c1a-7c3e8c1a7c3e", "--data", text], b"").status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sql_servers_ask_for_a_token_too() {
+    let data = tempfile::tempdir().expect("a folder");
+    let server = Server::start_with(data.path(), &["--pg", "127.0.0.1:0", "--flight", "127.0.0.1:0"]);
+    let [pg, flight] = ["postgres", "flight"].map(|protocol| server.sql_address(protocol));
+    let (pg, flight) = (pg.await, flight.await);
+    let (host, port) = pg.split_once(':').expect("HOST:PORT");
+    let psql = |user: &str, password: &str| {
+        let url = format!("host={host} port={port} user={user} dbname=argus");
+        let mut psql = std::process::Command::new("psql");
+        psql.args([url.as_str(), "-w", "-t", "-A", "-c", "SELECT count(*) FROM batches"]).env("PGPASSWORD", password);
+        let output = psql.output().expect("psql runs");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let script = "import sys, adbc_driver_flightsql.dbapi as flight\n\
+                  options = {'adbc.flight.sql.authorization_header': 'Bearer ' + sys.argv[2]} if sys.argv[2] else {}\n\
+                  with flight.connect('grpc://' + sys.argv[1], db_kwargs=options) as connection, connection.cursor() as cursor:\n    \
+                  cursor.execute('SELECT count(*) FROM batches')\n    print(cursor.fetchone()[0])\n";
+    let adbc = |token: &str| {
+        let mut python = std::process::Command::new(common::python::python());
+        let output = python.args(["-c", script, &flight, token]).output().expect("python runs");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let zero = Some("0".to_owned());
+    assert_eq!((psql("anybody", ""), adbc("")), (zero.clone(), zero.clone()), "without tokens it is open");
+    let admin = create(&server, None, &["--scope", "admin"]);
+    let analyst = create(&server, Some(&admin), &["--scope", "query", "--name", "analyst"]);
+    let reader = create(&server, Some(&admin), &["--scope", "read", "--name", "reader"]);
+    assert_eq!((psql("anybody", ""), adbc("")), (None, None), "from the first token on it is not");
+    assert_eq!((psql("analyst", &analyst), adbc(&analyst)), (zero.clone(), zero.clone()));
+    let id = admin.split('_').nth(1).expect("an id");
+    assert_eq!(psql(id, &admin), zero, "the user may be the id of the token");
+    assert_eq!((psql("reader", &reader), adbc(&reader)), (None, None), "its scope is another one");
+    assert_eq!((psql("analyst", &admin), psql("analyst", ""), psql("nobody", &analyst)), (None, None, None));
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_token_ends_its_streams_and_readiness_tells_nothing_of_the_fleet() {
+    use futures::StreamExt;
+    let data = tempfile::tempdir().expect("a folder");
+    let server = Server::start_with(data.path(), &["--pg", "127.0.0.1:0"]);
+    let admin = create(&server, None, &["--scope", "admin"]);
+    let reader = create(&server, Some(&admin), &["--scope", "read"]);
+    let batch =
+        send(&server, "post", "/api/v1/batches", Some(&admin), &json!({"vehicle_id": "v", "vin": VIN}).to_string())
+            .await;
+    let batch = batch.json::<Value>().await.expect("JSON")["id"].as_str().expect("an id").to_owned();
+    let mut streams = Vec::new();
+    for path in ["/api/v1/events".to_owned(), format!("/api/v1/batches/{batch}/events")] {
+        streams.push(send(&server, "get", &path, Some(&reader), "").await.bytes_stream());
+    }
+    let ready = async |token: Option<&str>| {
+        send(&server, "get", "/readyz", token, "").await.json::<Value>().await.expect("JSON")
+    };
+    assert_eq!(ready(None).await["sql"], json!({}));
+    assert!(ready(Some(&reader)).await["sql"]["postgres"].is_string());
+    let id = reader.split('_').nth(1).expect("an id");
+    assert_eq!(status(&server, "delete", &format!("/api/v1/tokens/{id}"), Some(&admin), "").await, 204);
+    for stream in &mut streams {
+        let ended = async { while stream.next().await.is_some() {} };
+        tokio::time::timeout(std::time::Duration::from_secs(60), ended).await.expect("the stream ends");
+    }
+    server.stop();
 }

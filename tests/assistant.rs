@@ -380,6 +380,11 @@ async fn feedback_makes_a_case_and_a_known_situation_needs_no_call() {
     let diagnosis = server.get(&format!("/batches/{second}/diagnosis")).await;
     assert!(diagnosis.get("similar_cases").is_none(), "{diagnosis}");
     assert_eq!(diagnosis["explanation"]["source"], "case", "what was written stays");
+    assert_eq!(diagnosis["explanation"]["outdated"], true, "its case is not confirmed any more");
+    for status in [204, 404] {
+        let answer = server.send(Method::DELETE, &format!("/batches/{first}/diagnosis/feedback"), "").await;
+        assert_eq!(answer.status().as_u16(), status);
+    }
     let asked = server.send(Method::POST, &format!("/batches/{second}/diagnosis"), "").await;
     assert_eq!(asked.status(), StatusCode::CONFLICT, "no model is configured");
     // The lines change: the explanation is of other findings.

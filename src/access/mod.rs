@@ -11,10 +11,12 @@ pub mod token;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
+use argus_query::servers::authenticator::{Authenticator, Salted};
 use axum::http::{HeaderMap, header};
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use uuid::Uuid;
 
 use self::token::{NewToken, Scope, StoredToken, Token, parse};
@@ -23,6 +25,12 @@ use crate::pipeline::{Pipeline, PipelineError};
 
 /// The cookie of the pages.
 pub const COOKIE: &str = "argus_token";
+
+/// Between two looks at the time at which a token expires.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a token that cannot be used any more is listed.
+const LISTED: TimeDelta = TimeDelta::days(90);
 
 /// How exactly the last use of a token is known.
 const LAST_USE: TimeDelta = TimeDelta::hours(1);
@@ -33,6 +41,8 @@ pub struct Access {
     tokens: Arc<RwLock<HashMap<Uuid, StoredToken>>>,
     /// Tokens are stored one after another, as they are then: a note of a use must not undo a revocation.
     storing: Arc<Mutex<()>>,
+    /// Tells when a token is revoked.
+    revoked: watch::Sender<()>,
     pipeline: Pipeline,
 }
 
@@ -45,6 +55,13 @@ pub struct Caller {
     pub scopes: Vec<Scope>,
     /// The vehicle whose batches it may write, if it is a vehicle's.
     pub vin: Option<String>,
+}
+
+impl Caller {
+    /// Whether it has a scope; `admin` has all.
+    pub fn has(&self, scope: Scope) -> bool {
+        self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin)
+    }
 }
 
 /// Why a request is refused. What is wrong with a token is logged, and not told.
@@ -76,7 +93,12 @@ impl Access {
     pub async fn open(metadata: &Metadata, pipeline: Pipeline) -> Result<Access, MetadataError> {
         let stored = metadata.documents::<StoredToken>(DocumentKind::Token).await?;
         let tokens = stored.into_iter().map(|(_, stored)| (stored.token.id, stored)).collect();
-        Ok(Access { tokens: Arc::new(RwLock::new(tokens)), storing: Arc::default(), pipeline })
+        Ok(Access {
+            tokens: Arc::new(RwLock::new(tokens)),
+            storing: Arc::default(),
+            revoked: watch::Sender::new(()),
+            pipeline,
+        })
     }
 
     /// Whether there are no tokens, so that every request is accepted.
@@ -86,11 +108,16 @@ impl Access {
 
     /// Who makes a request; `None` if the server is open.
     pub fn caller(&self, headers: &HeaderMap) -> Result<Option<Caller>, Denied> {
+        self.caller_of(text_of(headers))
+    }
+
+    /// Who has a token; `None` if the server is open.
+    fn caller_of(&self, text: Option<&str>) -> Result<Option<Caller>, Denied> {
         let tokens = self.read();
         if tokens.is_empty() {
             return Ok(None);
         }
-        let Some(text) = text_of(headers) else { return Err(Denied::NoToken) };
+        let Some(text) = text else { return Err(Denied::NoToken) };
         let now = Utc::now();
         let refused = |reason: &str| {
             tracing::info!(reason, "a token is refused");
@@ -120,11 +147,27 @@ impl Access {
         if self.is_open() && !described.scopes.contains(&Scope::Admin) {
             return Err(TokenError::FirstNeedsAdmin);
         }
+        self.forget_old().await?;
         let (stored, text) = StoredToken::new(described, Utc::now());
         self.pipeline.put_documents(vec![document(&stored)?], None).await?;
         let token = stored.token.clone();
         self.write().insert(token.id, stored);
         Ok((token, text))
+    }
+
+    /// Forgets tokens that could not be used for long, so that their number has an end. Called when there will be another
+    /// one: a server whose last token is forgotten would be open.
+    async fn forget_old(&self) -> Result<(), TokenError> {
+        let before = Utc::now() - LISTED;
+        let old: Vec<Uuid> =
+            self.read().values().filter(|stored| stored.ended_before(before)).map(|stored| stored.token.id).collect();
+        for id in old {
+            if self.read().len() > 1 {
+                self.pipeline.delete_document(DocumentKind::Token, id.to_string()).await?;
+                self.write().remove(&id);
+            }
+        }
+        Ok(())
     }
 
     /// All tokens, the newest first.
@@ -138,6 +181,7 @@ impl Access {
     pub async fn revoke(&self, id: Uuid) -> Result<(), TokenError> {
         // Before it is durable: it must not be used meanwhile.
         self.write().get_mut(&id).ok_or(TokenError::Unknown(id))?.revoke(Utc::now());
+        self.revoked.send_replace(());
         self.store(id).await
     }
 
@@ -147,6 +191,30 @@ impl Access {
         let stored = self.read().get(&id).cloned().ok_or(TokenError::Unknown(id))?;
         self.pipeline.put_documents(vec![document(&stored)?], None).await?;
         Ok(())
+    }
+
+    /// Returns when a caller may not go on: its token is revoked, or has expired. Without a token, never.
+    pub async fn ended(self, caller: Option<Caller>) {
+        let Some(caller) = caller else { return std::future::pending().await };
+        let mut revoked = self.revoked.subscribe();
+        loop {
+            let expires_at = match self.read().get(&caller.token) {
+                Some(stored) if stored.refusal(Utc::now()).is_none() => stored.token.expires_at,
+                _ => return,
+            };
+            let expires = async {
+                match expires_at {
+                    // Looked at again at least once a day: a clock may be set.
+                    Some(at) => tokio::time::sleep((at - Utc::now()).to_std().unwrap_or_default().min(DAY)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // The sender is in `self`.
+                _ = revoked.changed() => {}
+                () = expires => {}
+            }
+        }
     }
 
     fn note_use(&self, id: Uuid, now: DateTime<Utc>) {
@@ -164,6 +232,28 @@ impl Access {
 
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<Uuid, StoredToken>> {
         self.tokens.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Authenticator for Access {
+    fn is_open(&self) -> bool {
+        Access::is_open(self)
+    }
+
+    fn may_query(&self, token: &str) -> bool {
+        self.caller_of(Some(token)).is_ok_and(|caller| caller.is_none_or(|caller| caller.has(Scope::Query)))
+    }
+
+    fn salted(&self, user: &str) -> Option<Salted> {
+        let (tokens, now) = (self.read(), Utc::now());
+        let may_query = |stored: &&StoredToken| {
+            let scopes = &stored.token.scopes;
+            stored.refusal(now).is_none() && (scopes.contains(&Scope::Query) || scopes.contains(&Scope::Admin))
+        };
+        let by_id = Uuid::parse_str(user).ok().and_then(|id| tokens.get(&id)).filter(may_query);
+        // Of several with one name, the newest.
+        let named = || tokens.values().filter(|stored| stored.token.name == user).filter(may_query);
+        by_id.or_else(|| named().max_by_key(|stored| stored.token.id)).and_then(StoredToken::salted)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use argus_query::servers::authenticator::Salted;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
@@ -26,7 +27,7 @@ pub enum Scope {
     Upload,
     /// Read reports, lines, the fleet, and the pages.
     Read,
-    /// Run SQL.
+    /// Run SQL, and say whether diagnoses are right.
     Query,
     /// Everything.
     Admin,
@@ -108,6 +109,15 @@ pub struct StoredToken {
     #[serde(flatten)]
     pub(super) token: Token,
     hash: String,
+    /// The token as PostgreSQL's protocol needs it, in hexadecimal; a build without it has none.
+    #[serde(default)]
+    scram: Option<Scram>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Scram {
+    salt: String,
+    password: String,
 }
 
 impl NewToken {
@@ -140,7 +150,13 @@ impl StoredToken {
         let (revoked_at, last_used_at) = (None, None);
         let token = Token { id, name, scopes, expires_at, vin, created_at: now, revoked_at, last_used_at };
         let text = format!("{PREFIX}{}_{secret}", id.simple());
-        (StoredToken { token, hash: hash(&secret) }, text)
+        (StoredToken { token, hash: hash(&secret), scram: Scram::of(&text) }, text)
+    }
+
+    /// As PostgreSQL's protocol needs it.
+    pub fn salted(&self) -> Option<Salted> {
+        let Scram { salt, password } = self.scram.as_ref()?;
+        Some(Salted { salt: hex::decode(salt).ok()?, password: hex::decode(password).ok()? })
     }
 
     /// The token without its secret.
@@ -158,12 +174,32 @@ impl StoredToken {
         hash(secret).as_bytes().ct_eq(self.hash.as_bytes()).into()
     }
 
+    /// Whether it was revoked, or has expired, before a time.
+    pub fn ended_before(&self, at: DateTime<Utc>) -> bool {
+        let ends = [self.token.revoked_at, self.token.expires_at];
+        ends.into_iter().flatten().any(|end| end < at)
+    }
+
     /// Why it cannot be used now, if it cannot.
     pub fn refusal(&self, now: DateTime<Utc>) -> Option<&'static str> {
         if self.token.revoked_at.is_some() {
             return Some("it is revoked");
         }
         self.token.expires_at.is_some_and(|at| at <= now).then_some("it has expired")
+    }
+}
+
+impl Scram {
+    #[cfg(feature = "pg")]
+    fn of(text: &str) -> Option<Scram> {
+        let salt = Uuid::new_v4();
+        let password = argus_query::servers::authenticator::salt(text, salt.as_bytes());
+        Some(Scram { salt: hex::encode(salt), password: hex::encode(password) })
+    }
+
+    #[cfg(not(feature = "pg"))]
+    fn of(_: &str) -> Option<Scram> {
+        None
     }
 }
 

@@ -129,9 +129,9 @@ impl Diagnoses {
         let key = id.to_string();
         let explanation = self.metadata.document::<Explanation>(DocumentKind::Explanation, &key).await;
         diagnosis.explanation = explanation.map_err(AnswerError::from)?;
-        let current = diagnosis.fingerprint(&facts);
+        let (current, cases) = (diagnosis.fingerprint(&facts), diagnosis.case_ids());
         if let Some(explanation) = &mut diagnosis.explanation {
-            explanation.outdated = explanation.of != current;
+            explanation.outdated = explanation.of != current || explanation.cites_other_cases(&cases);
         }
         Ok(Diagnosed { diagnosis, facts, epoch: snapshot.epoch })
     }
@@ -247,12 +247,20 @@ impl Diagnosis {
     /// The first line of each finding, without what identifies the vehicle.
     pub fn lines(&self, facts: &BatchFacts) -> Vec<String> {
         let lines = self.findings.iter().map(|explained| &explained.finding.line.text);
-        lines.map(|text| masked(text, &facts.vehicle_id).into_owned()).collect()
+        lines.map(|text| masked(text, &facts.vin, &facts.vehicle_id).into_owned()).collect()
     }
 
-    /// Identifies its findings: another set of codes, another platform or another firmware has another one.
+    /// The batches of its similar cases, the most similar first.
+    pub fn case_ids(&self) -> Vec<String> {
+        self.similar_cases.iter().map(|similar| similar.batch_id.clone()).collect()
+    }
+
+    /// Identifies its findings: with other codes or counts, in another order, on another platform or with another firmware
+    /// they have another one.
     pub fn fingerprint(&self, facts: &BatchFacts) -> String {
-        let of = serde_json::json!([facts.platform, facts.firmware, self.codes()]);
+        let findings: Vec<(&str, u64)> =
+            self.findings.iter().map(|explained| (explained.finding.code.as_str(), explained.finding.count)).collect();
+        let of = serde_json::json!([facts.platform, facts.firmware, findings]);
         hex::encode(&Sha256::digest(of.to_string().as_bytes())[..16])
     }
 

@@ -39,12 +39,22 @@ pub struct ChangedCode {
     change: i64,
 }
 
+/// The counts of the codes of a report.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CodeCounts(Box<[(Box<str>, ReportSeverity, u64)]>);
+
+impl CodeCounts {
+    /// Those of a report.
+    pub fn of(report: &Report) -> CodeCounts {
+        CodeCounts(report.codes.iter().map(|code| (code.code.as_str().into(), code.severity, code.count)).collect())
+    }
+}
+
 impl ReportChanges {
-    /// The difference of a report from an earlier one of the same batch; without one, from an empty report.
-    pub fn between(before: Option<&Report>, report: &Report, is_final: bool) -> ReportChanges {
-        let codes_before = before.map(|before| before.codes.as_slice()).unwrap_or_default();
+    /// The difference of a report from the counts of an earlier one of the same batch; from none if it is the first.
+    pub fn between(before: &CodeCounts, report: &Report, is_final: bool) -> ReportChanges {
         let mut gone: HashMap<&str, (ReportSeverity, u64)> =
-            codes_before.iter().map(|code| (&*code.code, (code.severity, code.count))).collect();
+            before.0.iter().map(|(code, severity, count)| (&**code, (*severity, *count))).collect();
         let mut changed = Vec::new();
         for code in &report.codes {
             let count_before = gone.remove(&*code.code).map_or(0, |(_, count)| count);
@@ -101,7 +111,8 @@ mod tests {
     }
 
     fn changes(before: Option<&Report>, now: &Report) -> Vec<(String, u64, i64)> {
-        let changes = ReportChanges::between(before, now, false);
+        let before = before.map(CodeCounts::of).unwrap_or_default();
+        let changes = ReportChanges::between(&before, now, false);
         changes.changed.into_iter().map(|changed| (changed.code, changed.count, changed.change)).collect()
     }
 
@@ -117,7 +128,7 @@ mod tests {
     #[test]
     fn many_changes_are_cut_and_counted() {
         let many = report(&(0..250).map(|number| (format!("E{number}"), number + 1)).collect::<Vec<_>>());
-        let changes = ReportChanges::between(None, &many, true);
+        let changes = ReportChanges::between(&CodeCounts::default(), &many, true);
         assert_eq!((changes.changed_codes, changes.changed.len(), changes.error_codes), (250, CODES_MAX, 250));
         assert_eq!(changes.changed[0].code, "E249");
         assert!(changes.is_final);

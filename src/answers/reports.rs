@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::answers::answer::{Answer, AnswerError};
-use crate::answers::report_changes::ReportChanges;
+use crate::answers::report_changes::{CodeCounts, ReportChanges};
 use crate::domain::batch::NewBatch;
 use crate::metadata::Metadata;
 
@@ -172,9 +172,14 @@ impl CachedReport {
         self.epoch
     }
 
-    /// How it differs from an earlier report of the batch; without one, from an empty report.
-    pub fn changes_since(&self, before: Option<&CachedReport>) -> ReportChanges {
-        ReportChanges::between(before.map(|before| &before.report), &self.report, self.is_final)
+    /// How it differs from the counts of an earlier report of the batch.
+    pub fn changes_since(&self, before: &CodeCounts) -> ReportChanges {
+        ReportChanges::between(before, &self.report, self.is_final)
+    }
+
+    /// The counts of its codes.
+    pub fn counts(&self) -> CodeCounts {
+        CodeCounts::of(&self.report)
     }
 
     /// The report at the epoch of a snapshot with this version of the batch, or a cached rendering at a later epoch.

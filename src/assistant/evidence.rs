@@ -14,6 +14,9 @@ const TOKEN_BYTES: usize = 3;
 /// Of a line, so much is shown.
 const LINE_CHARS_MAX: usize = 400;
 
+/// Of a text of the catalogue, so much is shown.
+const TEXT_CHARS_MAX: usize = 800;
+
 /// A kind of evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EvidenceKind {
@@ -63,16 +66,19 @@ impl Evidence {
         let mut evidence = Evidence { items: vec![item("B", 1, EvidenceKind::Batch, batch)], left_out: 0 };
         let cases = diagnosis.similar_cases.iter().enumerate();
         let cases: Vec<Item> =
-            cases.map(|(index, similar)| item("S", index + 1, EvidenceKind::Case, case(similar))).collect();
+            cases.map(|(index, similar)| item("S", index + 1, EvidenceKind::Case, case(similar, facts))).collect();
         for (index, explained) in diagnosis.findings.iter().enumerate() {
             let mut items = vec![finding(index + 1, explained)];
             items.extend(explained.catalog.as_ref().map(|known| {
-                let says = json!({"code": known.code, "meaning": known.meaning, "cause": known.cause, "remedy": known.remedy, "source": known.source});
+                let text = |text: &str| text.chars().take(TEXT_CHARS_MAX).collect::<String>();
+                let cause = known.cause.as_deref().map(text);
+                let says = json!({"code": known.code, "meaning": text(&known.meaning), "cause": cause,
+                    "remedy": known.remedy.as_deref().map(text), "source": known.source});
                 item("K", index + 1, EvidenceKind::Known, says)
             }));
             items.extend(lines.iter().filter(|(of, _)| *of == index).map(|(_, lines)| {
-                let lines: Vec<String> = lines.iter().map(|line| shown(line, &facts.vehicle_id)).collect();
-                item("L", index + 1, EvidenceKind::Lines, json!({"code": explained.finding.code, "file": masked(&explained.finding.line.file, &facts.vehicle_id), "line": explained.finding.line.line, "text": lines}))
+                let lines: Vec<String> = lines.iter().map(|line| shown(line, facts)).collect();
+                item("L", index + 1, EvidenceKind::Lines, json!({"code": explained.finding.code, "file": shown(&explained.finding.line.file, facts), "line": explained.finding.line.line, "text": lines}))
             }));
             let added = [&evidence.items[..], &items[..], &cases[..]].concat();
             // At least one finding is shown.
@@ -98,9 +104,10 @@ impl Evidence {
 }
 
 /// A line as the model is shown it: without identities, colours and control characters.
-fn shown(line: &str, vehicle_id: &str) -> String {
-    let plain = console::strip_ansi_codes(line);
-    masked(&plain, vehicle_id).chars().filter(|c| !c.is_control()).take(LINE_CHARS_MAX).collect()
+fn shown(line: &str, facts: &BatchFacts) -> String {
+    // First, so that nothing hides an identity.
+    let plain: String = console::strip_ansi_codes(line).chars().filter(|c| !c.is_control()).collect();
+    masked(&plain, &facts.vin, &facts.vehicle_id).chars().take(LINE_CHARS_MAX).collect()
 }
 
 /// An upper estimate of the tokens of a text.
@@ -119,11 +126,12 @@ fn finding(number: usize, explained: &ExplainedFinding) -> Item {
     item("F", number, EvidenceKind::Finding, says)
 }
 
-fn case(similar: &SimilarCase) -> Value {
+fn case(similar: &SimilarCase, facts: &BatchFacts) -> Value {
+    let shown = |text: &Option<String>| text.as_ref().map(|text| shown(text, facts));
     json!({
         "verdict_of_a_user": similar.case.verdict,
-        "cause": similar.case.cause,
-        "note": similar.case.note,
+        "cause": shown(&similar.case.cause),
+        "note": shown(&similar.case.note),
         "codes": similar.case.codes,
         "platform": similar.case.platform,
         "firmware": similar.case.firmware,

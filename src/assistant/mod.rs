@@ -172,6 +172,8 @@ enum NoAnswer {
     NothingLeft,
     #[error("the limit of {0} tokens a day is reached")]
     OverBudget(u64),
+    #[error("the first finding alone takes {estimated} tokens, and the limit is {limit} (--llm-tokens)")]
+    TooMuch { estimated: u64, limit: usize },
     #[error("it took more than {} s", .0.as_secs())]
     TooSlow(Duration),
 }
@@ -230,6 +232,8 @@ impl Assistant {
             let assistant = self.clone();
             async move {
                 if let Err(error) = assistant.explain(id).await {
+                    // What is stored stands.
+                    assistant.live().explanations.remove(&id);
                     tracing::warn!(batch_id = %id, error = &error as &dyn std::error::Error, "a batch is not explained");
                 }
                 // Its lines may have changed meanwhile.
@@ -311,6 +315,7 @@ impl Assistant {
             _ => "failed",
         };
         counter!("argus_explanations_total", "outcome" => outcome).increment(1);
+        let explanation = Explanation { cases: diagnosis.case_ids(), ..explanation };
         let documents = vec![
             Document::new(DocumentKind::Explanation, id.to_string(), &explanation)?,
             self.shared.budget.document()?,
@@ -357,9 +362,14 @@ impl Assistant {
         explanation.findings_left_out = evidence.left_out;
         let user = evidence.text();
         let estimated = (fixed + tokens_of(&user)) as u64;
+        if estimated > config.tokens_max as u64 {
+            return Err(NoAnswer::TooMuch { estimated, limit: config.tokens_max });
+        }
         let reserved = budget.reserve(estimated).ok_or(NoAnswer::OverBudget(config.tokens_per_day))?;
         let checker = Checker::new(&evidence, rules);
         let prompt = Prompt { system: INSTRUCTIONS, user: &user, schema, completion_tokens: COMPLETION_TOKENS_MAX };
+        // So much counts if the call ends without saying what it has used.
+        explanation.prompt_tokens = (tokens_of(INSTRUCTIONS) + tokens_of(&user)) as u64;
         let mut told = 0;
         let begun = explanation.clone();
         let answer = model.ask(&prompt, |text| {
@@ -376,15 +386,15 @@ impl Assistant {
         let (text, usage) = match answer {
             Ok((text, usage)) => (text, usage),
             Err(error) => {
-                if !matches!(error, ModelError::Unreachable(_) | ModelError::Refused { .. } | ModelError::Busy { .. }) {
-                    explanation.prompt_tokens = tokens_of(&user) as u64;
+                if matches!(error, ModelError::Unreachable(_) | ModelError::Refused { .. } | ModelError::Busy { .. }) {
+                    explanation.prompt_tokens = 0;
+                    reserved.used(0);
                 }
-                reserved.used(explanation.prompt_tokens);
                 return Err(error.into());
             }
         };
         let usage = usage.unwrap_or(model::Usage {
-            prompt_tokens: (tokens_of(INSTRUCTIONS) + tokens_of(&user)) as u64,
+            prompt_tokens: explanation.prompt_tokens,
             completion_tokens: tokens_of(&text) as u64,
         });
         (explanation.prompt_tokens, explanation.completion_tokens) = (usage.prompt_tokens, usage.completion_tokens);

@@ -183,9 +183,8 @@ impl Model {
                 return Ok(response);
             }
             if status != StatusCode::TOO_MANY_REQUESTS && !status.is_server_error() {
-                let reason = timeout(self.config.silence_max, response.text()).await;
-                let reason = reason.ok().and_then(Result::ok).unwrap_or_default();
-                return Err(ModelError::Refused { status, reason: reason_of(&reason) });
+                let reason = timeout(self.config.silence_max, start_of(response)).await.unwrap_or_default();
+                return Err(ModelError::Refused { status, reason: reason_of(&String::from_utf8_lossy(&reason)) });
             }
             if attempts > RETRIES {
                 return Err(ModelError::Busy { status, attempts });
@@ -205,7 +204,7 @@ impl Model {
         // An event without an end must not fill the memory either.
         let mut received = 0;
         let bytes = response.bytes_stream().map(move |bytes| {
-            let bytes = bytes.map_err(|error| ModelError::Unreachable(causes(&error)))?;
+            let bytes = bytes.map_err(|_| ModelError::Cut)?;
             received += bytes.len();
             // An event of a few bytes of text has a frame of some hundred.
             if received > 64 * ANSWER_BYTES_MAX { Err(ModelError::TooLong) } else { Ok(bytes) }
@@ -246,7 +245,7 @@ impl Model {
         loop {
             let chunk = timeout(self.config.silence_max, response.chunk()).await;
             let chunk = chunk.map_err(|_| ModelError::Silent(self.config.silence_max))?;
-            let Some(chunk) = chunk.map_err(|error| ModelError::Unreachable(causes(&error)))? else { break };
+            let Some(chunk) = chunk.map_err(|_| ModelError::Cut)? else { break };
             body.extend_from_slice(&chunk);
             // JSON escapes may be six times as long as what they stand for.
             if body.len() > 6 * ANSWER_BYTES_MAX {
@@ -262,6 +261,17 @@ impl Model {
         }
         Ok((text, chunk.usage, choice.finish_reason.as_deref() != Some("length")))
     }
+}
+
+/// The first bytes of an answer.
+async fn start_of(mut response: Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while body.len() < ANSWER_BYTES_MAX
+        && let Ok(Some(chunk)) = response.chunk().await
+    {
+        body.extend_from_slice(&chunk);
+    }
+    body
 }
 
 /// The reason in an answer, which may be an error of the API, on one line.

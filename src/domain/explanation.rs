@@ -87,6 +87,9 @@ pub struct Explanation {
     pub cost: Option<f64>,
     /// Identifies the findings that it explains.
     pub of: String,
+    /// The batches of the similar cases that it may cite, `S1` first.
+    #[serde(default)]
+    pub cases: Vec<String>,
     /// Whether the findings have changed since.
     #[serde(default)]
     pub outdated: bool,
@@ -114,9 +117,19 @@ impl Explanation {
             completion_tokens: 0,
             cost: None,
             of: of.to_owned(),
+            cases: Vec::new(),
             outdated: false,
             at,
         }
+    }
+
+    /// Whether it cites a case that is not the one that these batches of cases have now.
+    pub fn cites_other_cases(&self, now: &[String]) -> bool {
+        let mut cited = self.statements().flat_map(|statement| &statement.evidence);
+        cited.any(|id| {
+            let index = id.strip_prefix('S').and_then(|number| number.parse::<usize>().ok()?.checked_sub(1));
+            index.is_some_and(|index| now.get(index).is_none_or(|now| self.cases.get(index) != Some(now)))
+        })
     }
 
     /// All its statements.

@@ -40,6 +40,7 @@ use crate::http::routes::{
     batches, catalog, chart, contents, diagnosis, events, files, fleet, fleet_events, health, lines, query, report,
     shippers, tokens, uploads, vehicles,
 };
+use crate::pages::Login;
 
 /// The general part of the OpenAPI document.
 #[derive(utoipa::OpenApi)]
@@ -63,8 +64,8 @@ use crate::http::routes::{
 )]
 struct ApiDescription;
 
-/// All paths of the service.
-pub fn router(service: &Service, metrics: PrometheusHandle, others: OtherAddresses) -> Router {
+/// All paths of the service, which is reached over TLS if `is_encrypted`.
+pub fn router(service: &Service, metrics: PrometheusHandle, others: OtherAddresses, is_encrypted: bool) -> Router {
     // Handlers have full paths: nested routers would copy the URI of every request.
     let router = OpenApiRouter::with_openapi(ApiDescription::openapi())
         .merge(batches::router(service))
@@ -89,7 +90,7 @@ pub fn router(service: &Service, metrics: PrometheusHandle, others: OtherAddress
     let (router, mut description) = router.split_for_parts();
     description::describe_access(&mut description);
     observe::describe();
-    let pages = crate::pages::router(router.clone(), service.access.clone());
+    let pages = crate::pages::router(router.clone(), Login { access: service.access.clone(), is_encrypted });
     router
         .merge(pages)
         .merge(documentation(description))

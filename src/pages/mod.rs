@@ -29,7 +29,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use self::api::Api;
-use crate::access::Access;
+pub use self::login::Login;
 
 const STYLE: &str = include_str!("assets/argus.css");
 const SCRIPT: &str = include_str!("assets/argus.js");
@@ -41,12 +41,12 @@ const SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
      base-uri 'none'; frame-ancestors 'none'",
 );
 
-/// The pages over an API; whoever logs in has one of the tokens.
-pub fn router(api: Router, access: Access) -> Router {
-    let login = Router::new()
+/// The pages over an API.
+pub fn router(api: Router, login: Login) -> Router {
+    let login_pages = Router::new()
         .route("/login", get(login::page).post(login::log_in))
         .route("/logout", post(login::log_out))
-        .with_state(access);
+        .with_state(login);
     Router::new()
         .route("/", get(overview::page))
         .route("/batches", get(batches::page))
@@ -64,7 +64,7 @@ pub fn router(api: Router, access: Access) -> Router {
         .route("/assets/argus.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
         .route("/assets/argus.svg", get(|| async { asset("image/svg+xml", ICON) }))
         .with_state(Api::new(api))
-        .merge(login)
+        .merge(login_pages)
         .layer(axum::middleware::map_response(secure))
 }
 

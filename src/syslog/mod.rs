@@ -147,6 +147,10 @@ impl Receiver {
         }
     }
 
+    fn is_stopping(&self) -> bool {
+        *self.stopping.borrow() != Stopping::No
+    }
+
     /// Counts messages; those without a vehicle are rejected.
     async fn count(&self, messages: Vec<Bytes>, has_warned: &mut bool) -> Result<(), ReceiveError> {
         let mut lines = Vec::with_capacity(messages.len());
@@ -175,7 +179,9 @@ impl Receiver {
             });
             match self.shipped.count(lines.collect()).await {
                 Ok(_) => break,
-                Err(problem) if may_pass(&problem) && Instant::now() < deadline => sleep(RETRY_WAIT).await,
+                Err(problem) if may_pass(&problem) && Instant::now() < deadline && !self.is_stopping() => {
+                    sleep(RETRY_WAIT).await;
+                }
                 Err(problem) => {
                     counter!("argus_shipped_records_total", "outcome" => "rejected").increment(counted);
                     return Err(ReceiveError::NotCounted(problem.detail().to_owned()));

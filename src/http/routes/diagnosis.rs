@@ -25,6 +25,7 @@ use crate::assistant::Assistant;
 use crate::catalog::{self, Description};
 use crate::domain::case::{Case, Feedback, Verdict};
 use crate::domain::explanation::{Explanation, ExplanationSource, ExplanationState};
+use crate::domain::mask::masked;
 use crate::http::cached::respond;
 use crate::http::error_responses::{Conflict, Invalid, NotFound, TooManyRequests, Unavailable};
 use crate::http::extract::{JsonBody, Segments};
@@ -52,7 +53,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
     };
     OpenApiRouter::new()
         .routes(routes!(diagnosis, diagnose_again))
-        .routes(routes!(feedback))
+        .routes(routes!(feedback, take_back))
         .routes(routes!(code))
         .with_state(context)
 }
@@ -194,10 +195,12 @@ async fn feedback(
         Verdict::Right => given.or_else(|| cause_of(&diagnosis)),
         Verdict::Wrong | Verdict::Corrected => given,
     };
+    // Cases are shown beside other vehicles, and to a language model.
+    let masked = |text: String| masked(&text, &facts.vin, &facts.vehicle_id).into_owned();
     let case = Case {
         verdict: feedback.verdict,
-        cause,
-        note: feedback.note,
+        cause: cause.map(masked),
+        note: feedback.note.map(masked),
         platform: facts.platform.clone(),
         firmware: facts.firmware.clone(),
         codes: diagnosis.codes(),
@@ -208,6 +211,28 @@ async fn feedback(
     context.pipeline.put_documents(vec![document], None).await?;
     let status = if diagnosis.feedback.is_some() { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, Json(CaseBody { batch_id: id, case })))
+}
+
+/// Takes back what was said of a diagnosis.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/batches/{id}/diagnosis/feedback",
+    tag = "reports",
+    params(("id" = Uuid, Path, description = "the batch")),
+    responses((status = 204, description = "the batch is no case any more"), NotFound, Unavailable),
+)]
+async fn take_back(
+    State(context): State<DiagnosisContext>,
+    Segments(id): Segments<String>,
+) -> Result<StatusCode, Problem> {
+    let id = batch_id(&id)?;
+    match context.pipeline.delete_document(DocumentKind::Case, id.to_string()).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => {
+            let detail = "nothing was said of this batch's diagnosis";
+            Err(Problem::new(StatusCode::NOT_FOUND, "no-feedback", detail))
+        }
+    }
 }
 
 /// The cause that a diagnosis names.

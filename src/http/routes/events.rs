@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argus_sinks::Snapshot;
+use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{Event as SseEvent, KeepAlive};
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -25,9 +26,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::access::{Access, Caller};
 use crate::answers::answer::AnswerError;
 use crate::answers::event_details::{EventDetails, EventDetailsError};
-use crate::answers::report_changes::ReportChanges;
+use crate::answers::report_changes::{CodeCounts, ReportChanges};
 use crate::answers::reports::{CachedReport, Reports};
 use crate::app::Service;
 use crate::assistant::Assistant;
@@ -54,6 +56,7 @@ struct EventsContext {
     reports: Reports,
     details: EventDetails,
     assistant: Option<Assistant>,
+    access: Access,
     followers: Followers,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     stopping: watch::Receiver<Stopping>,
@@ -66,6 +69,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
         reports: service.reports.clone(),
         details: service.event_details.clone(),
         assistant: service.assistant.clone(),
+        access: service.access.clone(),
         followers: service.followers.clone(),
         snapshots: service.snapshots.clone(),
         stopping: service.stopping.clone(),
@@ -119,9 +123,11 @@ impl EventId {
 async fn follow(
     State(context): State<EventsContext>,
     Segments(id): Segments<String>,
+    caller: Option<Extension<Caller>>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
     let id = batch_id(&id)?;
+    let context_access = context.access.clone();
     context.metadata.batch(id).await?.ok_or_else(|| Problem::no_batch(id))?;
     let last_id = match headers.get("last-event-id").map(|value| value.to_str().ok().and_then(EventId::parse)) {
         None => EventId::default(),
@@ -132,13 +138,14 @@ async fn follow(
     };
     // Subscribe before the first read, so that no change between the two is missed.
     let changes = context.followers.follow(id);
-    let report = LastReport { report: None, due: Instant::now() };
+    let report = LastReport { counts: CodeCounts::default(), due: Instant::now() };
     let (progress, ready) = (Value::Null, VecDeque::new());
     let reader = EventReader { context, id, changes, last_id, progress, report, explained: 0, ready, ended: false };
     let stream = futures::stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         Some((Ok(event), reader))
     });
+    let stream = stream.take_until(Box::pin(context_access.ended(caller.map(|Extension(caller)| caller))));
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
@@ -171,7 +178,7 @@ struct EventReader {
 
 /// The report that was sent last.
 struct LastReport {
-    report: Option<Arc<CachedReport>>,
+    counts: CodeCounts,
     /// When the next one may be sent, if the batch is not gathered.
     due: Instant,
 }
@@ -248,7 +255,7 @@ impl EventReader {
         let mut data = json!(changes);
         data["batch_id"] = json!(self.id);
         data["epoch"] = json!(report.epoch());
-        self.report = LastReport { report: Some(report), due: Instant::now() + REPORT_EVERY };
+        self.report = LastReport { counts: report.counts(), due: Instant::now() + REPORT_EVERY };
         self.send("report", &data);
         Ok(())
     }
@@ -259,7 +266,7 @@ impl EventReader {
             Err(AnswerError::NoBatch(_)) => return Ok(None),
             report => report?,
         };
-        let changes = report.changes_since(self.report.report.as_deref());
+        let changes = report.changes_since(&self.report.counts);
         Ok(Some((report, changes)))
     }
 
@@ -277,7 +284,7 @@ impl EventReader {
                     // Without one, the batch is deleted: the next read says so.
                     let Some((report, now)) = self.changes().await? else { return Ok(()) };
                     (*total_lines, *error_codes) = (now.total_lines, now.error_codes);
-                    self.report.report = Some(report);
+                    self.report.counts = report.counts();
                     changes = Some(now);
                 } else {
                     self.context.details.fill(&mut event, snapshot).await?;

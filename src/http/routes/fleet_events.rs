@@ -9,17 +9,19 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use argus_sinks::Snapshot;
+use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{Event as SseEvent, KeepAlive};
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Mutex, broadcast, watch};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::{Access, Caller};
 use crate::answers::event_details::EventDetails;
 use crate::app::Service;
 use crate::domain::event::Event;
@@ -88,6 +90,7 @@ fn named(event: &Event) -> (&'static str, Value) {
 #[derive(Clone)]
 struct FleetEventsContext {
     log: Log,
+    access: Access,
     followers: Followers,
     events: broadcast::Sender<Sent>,
     /// The position up to which the events were passed on. Followers join under this lock, so that none misses an event
@@ -105,7 +108,8 @@ pub fn router(service: &Service) -> OpenApiRouter {
     };
     let (events, _) = broadcast::channel(QUEUE_MAX);
     let (followers, stopping) = (service.followers.clone(), service.stopping.clone());
-    let context = FleetEventsContext { log, followers, events, position: Arc::default(), stopping };
+    let access = service.access.clone();
+    let context = FleetEventsContext { log, access, followers, events, position: Arc::default(), stopping };
     tokio::spawn(context.clone().pass_on());
     OpenApiRouter::new().routes(routes!(follow)).with_state(context)
 }
@@ -178,8 +182,10 @@ impl FleetEventsContext {
 )]
 async fn follow(
     State(context): State<FleetEventsContext>,
+    caller: Option<Extension<Caller>>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
+    let context_access = context.access.clone();
     let last_id = headers.get("last-event-id").map(|value| value.to_str().ok()?.parse::<i64>().ok());
     let (events, joined) = context.join().await?;
     let position = match last_id {
@@ -194,6 +200,7 @@ async fn follow(
         let event = follower.next().await?;
         Some((Ok(event), follower))
     });
+    let stream = stream.take_until(Box::pin(context_access.ended(caller.map(|Extension(caller)| caller))));
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 

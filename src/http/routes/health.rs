@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
@@ -20,6 +20,8 @@ use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::token::Scope;
+use crate::access::{Access, Caller};
 use crate::app::{Service, process};
 use crate::http::error_responses::Unavailable;
 use crate::http::problem::Problem;
@@ -41,6 +43,7 @@ struct HealthContext {
     frontier_lag: FrontierLag,
     metrics: PrometheusHandle,
     others: Arc<OtherAddresses>,
+    access: Access,
 }
 
 /// The addresses of the servers beside HTTP, by protocol.
@@ -65,6 +68,7 @@ pub fn router(service: &Service, metrics: PrometheusHandle, others: OtherAddress
         frontier_lag: service.frontier_lag.clone(),
         metrics,
         others: Arc::new(others),
+        access: service.access.clone(),
     };
     OpenApiRouter::new()
         .routes(routes!(alive))
@@ -111,7 +115,7 @@ struct ReadyBody {
 /// Readiness.
 ///
 /// The server listens only after recovery, so it is unready only if the metadata cannot be read, or if the disk is
-/// almost full.
+/// almost full. Where tokens are needed, the addresses and the files are shown to those who may read.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -121,7 +125,10 @@ struct ReadyBody {
         Unavailable,
     ),
 )]
-async fn ready(State(context): State<HealthContext>) -> Result<Json<ReadyBody>, Problem> {
+async fn ready(
+    State(context): State<HealthContext>,
+    caller: Option<Extension<Caller>>,
+) -> Result<Json<ReadyBody>, Problem> {
     if let Some(space) = context.disk.space().filter(|space| space.is_full()) {
         let Space { free, reserve } = space;
         let detail = format!(
@@ -132,7 +139,15 @@ async fn ready(State(context): State<HealthContext>) -> Result<Json<ReadyBody>, 
     }
     match context.metadata.last_epoch().await {
         Ok(epoch) => {
-            let (OtherAddresses { sql, syslog }, failed_files) = ((*context.others).clone(), context.failures.last());
+            // Whoever has no token learns whether the server is ready, and nothing of the fleet.
+            let may_read = match caller {
+                Some(Extension(caller)) => caller.has(Scope::Read),
+                None => context.access.is_open(),
+            };
+            let (OtherAddresses { sql, syslog }, failed_files) = match may_read {
+                true => ((*context.others).clone(), context.failures.last()),
+                false => Default::default(),
+            };
             Ok(Json(ReadyBody { status: "ready", epoch, sql, syslog, failed_files }))
         }
         Err(error) => {

@@ -30,6 +30,11 @@ impl Round<'_> {
         }
         for document in documents {
             let Document { kind, id, body } = document;
+            if DocumentKind::OF_BATCHES.contains(kind) {
+                // It may be deleted meanwhile.
+                let batch_id = Uuid::parse_str(id).map_err(|_| MetadataError::Unreadable(id.clone()))?;
+                self.batch(batch_id).await?;
+            }
             if let Some(limit) = kind.limit() {
                 let others = "SELECT count(*) FROM documents WHERE kind = ? AND id <> ?";
                 let others = self.dialect.query(others).bind(kind.as_str()).bind(id.clone());

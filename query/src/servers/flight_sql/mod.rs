@@ -45,6 +45,7 @@ use crate::cache::SigningKey;
 use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::execute::{Limits, Rows};
+use crate::servers::authenticator::Authenticator;
 use crate::servers::flight_sql::connections::{CONNECTIONS_MAX, PING_EVERY, SILENCE_MAX, incoming};
 use crate::servers::flight_sql::prepared::{HandleError, Prepared};
 use crate::sql::statement::{check_plan, check_statement};
@@ -62,10 +63,19 @@ pub fn serve(
     engine: Engine,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     limits: Limits,
+    authenticator: Arc<dyn Authenticator>,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = ()> + Send + 'static {
     let threads = engine.background.handle();
-    let service = FlightServiceServer::new(SqlService { engine, snapshots, limits, signing: SigningKey::random() });
+    let service = SqlService { engine, snapshots, limits, signing: SigningKey::random() };
+    // With tokens, each call needs one in its header `authorization`.
+    let check = move |request: Request<()>| match authenticator.is_open() || has_token(&request, &*authenticator) {
+        true => Ok(request),
+        false => {
+            Err(Status::unauthenticated("this server needs a token with the scope query: authorization: Bearer TOKEN"))
+        }
+    };
+    let service = FlightServiceServer::with_interceptor(service, check);
     let (stop, stopping) = oneshot::channel::<()>();
     let mut task = threads.spawn(async move {
         let incoming = incoming(listener, CONNECTIONS_MAX);
@@ -91,6 +101,13 @@ pub fn serve(
             task.abort();
         }
     }
+}
+
+fn has_token(request: &Request<()>, authenticator: &dyn Authenticator) -> bool {
+    let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+    let token =
+        header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    token.is_some_and(|(_, token)| authenticator.may_query(token.trim()))
 }
 
 #[derive(Clone)]

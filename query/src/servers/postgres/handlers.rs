@@ -20,7 +20,6 @@ use datafusion_postgres::datafusion_pg_catalog::sql::PostgresCompatibilityParser
 use datafusion_postgres::hooks::set_show::SetShowHook;
 use datafusion_postgres::hooks::transactions::TransactionStatementHook;
 use datafusion_postgres::pgwire::api::auth::StartupHandler;
-use datafusion_postgres::pgwire::api::auth::noop::NoopStartupHandler;
 use datafusion_postgres::pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
 use datafusion_postgres::pgwire::api::portal::{Format, Portal};
 use datafusion_postgres::pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler, send_ready_for_query};
@@ -36,7 +35,7 @@ use datafusion_postgres::pgwire::messages::extendedquery::{
     Bind, BindComplete, Close, CloseComplete, Execute, Parse, ParseComplete, Sync as PgSync, TARGET_TYPE_BYTE_STATEMENT,
 };
 use datafusion_postgres::pgwire::messages::simplequery::Query;
-use datafusion_postgres::pgwire::messages::{Message, PgWireBackendMessage, PgWireFrontendMessage};
+use datafusion_postgres::pgwire::messages::{Message, PgWireBackendMessage};
 use datafusion_postgres::{DfSessionService, Parser, QueryHook};
 use futures::channel::oneshot::Receiver;
 use futures::{Sink, SinkExt};
@@ -46,11 +45,13 @@ use tokio::time::{Instant, timeout_at};
 use super::only_queries::OnlyQueries;
 use super::prepared_statements::{Name, PreparedStatements, end_portals};
 use super::running_statement::RunningStatement;
-use super::session_reset::{STATEMENT_TIMEOUT, Tidy, remember_settings};
+use super::session_reset::{STATEMENT_TIMEOUT, Tidy};
+use super::startup::Startup;
 use super::{catch_panic, failed, refused, with_code, with_state};
 use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::execute::Limits;
+use crate::servers::authenticator::Authenticator;
 use crate::servers::postgres::field_names::named_as_written;
 use crate::servers::postgres::session_template::session_template;
 use crate::sql::joins::{Deadline, Wanted};
@@ -65,7 +66,8 @@ pub(super) struct Handlers {
     limits: Limits,
     /// Plans prepared statements, on tables without rows.
     planner: Arc<Parser>,
-    startup: Arc<Startup>,
+    connections: Arc<ConnectionManager>,
+    authenticator: Arc<dyn Authenticator>,
     cancel: Arc<DefaultCancelHandler>,
 }
 
@@ -77,17 +79,18 @@ impl Handlers {
         engine: Engine,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         limits: Limits,
+        authenticator: Arc<dyn Authenticator>,
     ) -> Result<Handlers, QueryError> {
         let planner = service(engine.pg_session(&Arc::default(), None, session_template)?).query_parser();
         let connections = Arc::new(ConnectionManager::new());
-        let startup = Arc::new(Startup(Arc::clone(&connections)));
         Ok(Handlers {
             engine,
             snapshots,
             limits,
             planner,
-            startup,
-            cancel: Arc::new(DefaultCancelHandler::new(connections)),
+            cancel: Arc::new(DefaultCancelHandler::new(Arc::clone(&connections))),
+            connections,
+            authenticator,
         })
     }
 
@@ -195,9 +198,15 @@ fn complete_time(text: &str) -> Option<String> {
 }
 
 /// A client's registration, by which another connection can cancel its query.
-struct Cancellable {
+pub(super) struct Cancellable {
     handle: Arc<ConnectionHandle>,
     _guard: ConnectionGuard,
+}
+
+impl Cancellable {
+    pub(super) fn new(handle: Arc<ConnectionHandle>, guard: ConnectionGuard) -> Cancellable {
+        Cancellable { handle, _guard: guard }
+    }
 }
 
 /// Receives the request to cancel the statement that `client` starts now.
@@ -472,7 +481,8 @@ impl PgWireServerHandlers for Handlers {
     }
 
     fn startup_handler(&self) -> Arc<impl StartupHandler> {
-        Arc::clone(&self.startup)
+        // Its state is that of one connection.
+        Arc::new(Startup::new(Arc::clone(&self.connections), Arc::clone(&self.authenticator)))
     }
 
     fn cancel_handler(&self) -> Arc<impl CancelHandler> {
@@ -483,23 +493,4 @@ impl PgWireServerHandlers for Handlers {
 /// The name of a statement or portal; unnamed ones have the crate's default name.
 fn name_of(name: Option<String>) -> String {
     name.unwrap_or_else(|| DEFAULT_NAME.to_owned())
-}
-
-/// No authentication.
-struct Startup(Arc<ConnectionManager>);
-
-#[async_trait]
-impl NoopStartupHandler for Startup {
-    async fn post_startup<C>(&self, client: &mut C, _message: PgWireFrontendMessage) -> PgWireResult<()>
-    where
-        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send,
-        C::Error: std::fmt::Debug,
-        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
-    {
-        remember_settings(client);
-        let (pid, key) = client.pid_and_secret_key();
-        let (handle, _guard) = self.0.register(pid, key);
-        client.session_extensions().insert(Cancellable { handle, _guard });
-        Ok(())
-    }
 }

@@ -23,6 +23,7 @@ mod prepared_statements;
 mod running_statement;
 mod session_reset;
 mod session_template;
+mod startup;
 mod startup_slots;
 
 use std::future::Future;
@@ -43,6 +44,7 @@ use tokio::task::JoinSet;
 use self::guard::guard;
 use self::handlers::Handlers;
 use self::startup_slots::Arriving;
+use super::authenticator::Authenticator;
 use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::execute::Limits;
@@ -58,10 +60,11 @@ pub fn serve(
     engine: Engine,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     limits: Limits,
+    authenticator: Arc<dyn Authenticator>,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> Result<impl Future<Output = ()> + Send + 'static, QueryError> {
     let threads = engine.background.handle();
-    let handlers = Arc::new(Handlers::new(engine, snapshots, limits)?);
+    let handlers = Arc::new(Handlers::new(engine, snapshots, limits, authenticator)?);
     let (clients, arriving) = (Arc::new(Semaphore::new(CLIENTS_MAX)), Arriving::new(ARRIVING_MAX));
     let serving = async move {
         // Open connections end when this is dropped.
