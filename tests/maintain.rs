@@ -88,6 +88,45 @@ async fn deleted_data_leaves_no_row_in_any_parquet_file_and_no_byte_on_disk() {
 }
 
 #[tokio::test]
+async fn an_erased_vehicle_leaves_no_byte_on_disk() {
+    const GONE: &str = "WVWZZZ1JZXW000666";
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let stays = server.new_batch().await;
+    server.put(&stays, "a.log", "E_FAIL stays\n").await;
+    for number in 0..3 {
+        let labels = json!({"note": format!("label-of-gone-{number}")});
+        let described = json!({"vehicle_id": "veh-gone", "vin": GONE, "firmware": "7.2.1", "labels": labels});
+        let batch = server.new_batch_of(described).await;
+        server.put(&batch, "b.log", format!("E_ABORT line-of-gone-{number} of {GONE}\n")).await;
+        server.complete(&batch).await;
+    }
+    let record = json!({"vehicle_id": "veh-gone", "vin": GONE, "message": "E_FAIL line-of-gone in a stream"});
+    assert_eq!(server.send(Method::POST, "/lines", record.to_string()).await.status(), StatusCode::OK);
+    // After a restart the rows are in the lake, not only in memory.
+    server.stop();
+    let server = Server::start(data.path());
+    for status in [StatusCode::NO_CONTENT, StatusCode::NOT_FOUND] {
+        let answer = server.send(Method::DELETE, &format!("/vehicles/{GONE}"), "").await;
+        assert_eq!(answer.status(), status);
+    }
+    assert_eq!(server.send(Method::GET, &format!("/vehicles/{GONE}"), "").await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(server.sql("SELECT count(*) FROM batches").await, json!([[1]]));
+    assert_eq!(server.get("/fleet/totals").await["vehicles"], 1);
+    server.stop();
+    maintain(data.path(), &[]);
+    for file in files(data.path()) {
+        let bytes = std::fs::read(&file).expect("reads");
+        for trace in [GONE, "veh-gone", "label-of-gone", "line-of-gone"] {
+            assert!(memchr::memmem::find(&bytes, trace.as_bytes()).is_none(), "{trace} is in {}", file.display());
+        }
+    }
+    let server = Server::start(data.path());
+    assert_eq!(counts(&server.get(&format!("/batches/{stays}/report")).await), json!({"E_FAIL": 1}));
+    server.stop();
+}
+
+#[tokio::test]
 async fn compacted_small_files_give_the_same_results() {
     let data = tempfile::tempdir().expect("a temporary folder");
     let mut ids = Vec::new();

@@ -9,6 +9,7 @@
 //! - [`fresh`]: the latency from sending a line to reading it in the report;
 //! - [`report`]: latency and throughput of reports, sequential and concurrent;
 //! - [`hot`]: one report over a hundred connections, compared with nginx;
+//! - [`pages`]: the web pages over a fleet;
 //! - [`mix`]: the cache hit rate; [`lookup`]: reports that are not in memory;
 //! - [`sql`]: SQL queries over a fleet;
 //! - [`fleet`]: the cost of the fleet view as batches close;
@@ -43,6 +44,7 @@ mod machine;
 mod memory;
 mod mix;
 mod output;
+mod pages;
 mod peak;
 mod peers;
 mod picture;
@@ -104,6 +106,8 @@ enum Command {
     Hot(hot::Args),
     /// Read reports of many batches while some change: the cache hit rate.
     Mix(mix::Args),
+    /// Read each web page over a fleet while it changes.
+    Pages(pages::Args),
     /// Look up closed batches among a million, compared with DuckDB on the same files.
     Lookup(lookup::Args),
     /// SQL queries over a fleet.
@@ -142,6 +146,7 @@ fn main() -> Result<ExitCode> {
         Command::Report(args) => output.of(|run| report::measure(run, &args)),
         Command::Hot(args) => output.of(|run| hot::measure(run, &args)),
         Command::Mix(args) => output.of(|run| mix::measure(run, &args)),
+        Command::Pages(args) => output.of(|run| pages::measure(run, &args)),
         Command::Lookup(args) => output.of(|run| runtime.block_on(lookup::measure(run, &args))),
         Command::Sql(args) => output.of(|run| sql::measure(run, &args)),
         Command::Fleet(args) => output.of(|run| runtime.block_on(fleet::measure(run, &args))),

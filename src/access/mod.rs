@@ -185,6 +185,20 @@ impl Access {
         self.store(id).await
     }
 
+    /// Forgets the tokens of a vehicle. Returns how many there were.
+    pub async fn forget_vehicle(&self, vin: &str) -> Result<usize, TokenError> {
+        let of_vehicle = |stored: &&StoredToken| stored.token.vin.as_deref() == Some(vin);
+        let tokens: Vec<Uuid> = self.read().values().filter(of_vehicle).map(|stored| stored.token.id).collect();
+        for id in &tokens {
+            self.write().remove(id);
+            self.revoked.send_replace(());
+            // After a note of its use, if one is being stored.
+            let _storing = self.storing.lock().await;
+            self.pipeline.delete_document(DocumentKind::Token, id.to_string()).await?;
+        }
+        Ok(tokens.len())
+    }
+
     /// Stores a token as it is now.
     async fn store(&self, id: Uuid) -> Result<(), TokenError> {
         let _storing = self.storing.lock().await;

@@ -76,17 +76,20 @@ pub async fn page(
     Query(parameters): Query<Parameters>,
 ) -> Result<Html<String>, PageError> {
     let path = format!("/vehicles/{}", segment(&vin));
-    let vehicle = api.get(&path, &[]).await?;
-    let history = api.get(&format!("{path}/history"), &[("cursor", parameters.cursor.as_deref())]).await?;
-    let batches = items(&history, "batches");
+    let answered = api.get_recent(&path, &[]).await?;
+    let vehicle = &*answered.value;
+    let history = api.get_recent(&format!("{path}/history"), &[("cursor", parameters.cursor.as_deref())]).await?;
+    let history = &*history.value;
+    let batches = items(history, "batches");
     let next = history["next_cursor"].as_str();
     let body = html! {
         h1 { "Vehicle " (shown(&vin)) }
+        (as_of(&answered))
         dl {
-            dt { "Vehicle" } dd { (shown(text(&vehicle, "vehicle_id"))) }
-            dt { "Platform" } dd { (shown(text(&vehicle, "platform"))) }
-            dt { "Firmware" } dd { (firmware_link(text(&vehicle, "firmware"))) }
-            dt { "Batches" } dd { a href=(with_parameters("/batches", &[("vin", Some(&*vin))])) { (grouped(number(&vehicle, "batches"))) } }
+            dt { "Vehicle" } dd { (shown(text(vehicle, "vehicle_id"))) }
+            dt { "Platform" } dd { (shown(text(vehicle, "platform"))) }
+            dt { "Firmware" } dd { (firmware_link(text(vehicle, "firmware"))) }
+            dt { "Batches" } dd { a href=(with_parameters("/batches", &[("vin", Some(&*vin))])) { (grouped(number(vehicle, "batches"))) } }
             dt { "Last seen" } dd { (time(&vehicle["last_seen"])) }
         }
         section {
@@ -120,7 +123,7 @@ pub async fn page(
                 table {
                     thead { tr { th scope="col" { "Code" } th.number scope="col" { "Occurrences" } th.number scope="col" { "Batches" } th scope="col" { "First seen" } th scope="col" { "Last seen" } } }
                     tbody {
-                        @for code in items(&vehicle, "codes") {
+                        @for code in items(vehicle, "codes") {
                             tr {
                                 td { (code_link(text(code, "code"))) }
                                 td.number { (grouped(number(code, "count"))) }

@@ -175,7 +175,10 @@ impl TimelineRequest {
                     self.filter.of_lines(),
                     of_batch("batch_id"),
                 );
-                let from = format!("({lines}) e JOIN batches b ON b.batch_id = e.batch_id WHERE TRUE{of_batches}");
+                // Also of the batches: otherwise all are read to find one.
+                let of_batch = of_batch("b.batch_id");
+                let from =
+                    format!("({lines}) e JOIN batches b ON b.batch_id = e.batch_id WHERE TRUE{of_batches}{of_batch}");
                 ("e.ts", "count(DISTINCT e.batch_id)", from)
             }
         };

@@ -18,13 +18,18 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::access::Access;
 use crate::app::Service;
 use crate::http::error_responses::{GatewayTimeout, Invalid, NotFound, TooManyRequests, Unavailable};
 use crate::http::extract::{Parameters, Segments};
 use crate::http::list::{List, limit_within};
 use crate::http::problem::Problem;
-use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least};
-use crate::metadata::Metadata;
+use crate::http::waiting::{WAIT_MS_DEFAULT, snapshot_at_least, visible};
+use crate::metadata::{BatchFilter, Metadata, Refused};
+use crate::pipeline::{Pipeline, PipelineError};
+
+/// Batches that are erased before more are looked for.
+const ERASED_AT_ONCE: u32 = 100;
 
 const LIST_LIMIT_DEFAULT: u32 = 100;
 const LIST_LIMIT_MAX: u32 = 1000;
@@ -35,6 +40,8 @@ const LIMIT_MAX: usize = 100;
 struct VehiclesContext {
     engine: Engine,
     metadata: Metadata,
+    pipeline: Pipeline,
+    access: Access,
     snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
@@ -43,9 +50,11 @@ pub fn router(service: &Service) -> OpenApiRouter {
     let context = VehiclesContext {
         engine: service.engine.clone(),
         metadata: service.metadata.clone(),
+        pipeline: service.pipeline.clone(),
+        access: service.access.clone(),
         snapshots: service.snapshots.clone(),
     };
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(show)).routes(routes!(history)).with_state(context)
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(show, erase)).routes(routes!(history)).with_state(context)
 }
 
 /// The columns of the list as CSV.
@@ -155,6 +164,47 @@ async fn show(
     let vehicle = vehicles.into_iter().next().ok_or_else(|| no_vehicle(&vin))?;
     let codes = snapshot.fleet.as_ref().map_or_else(Vec::new, |fleet| VehicleCode::all(fleet, &vin));
     Ok(Json(VehicleBody { vehicle, codes, epoch: snapshot.epoch }))
+}
+
+/// Erases a vehicle: its batches with all that belongs to them, and its tokens.
+///
+/// When it answers, nobody sees them any more. The next maintenance erases the bytes. A vehicle that goes on sending begins
+/// anew; objects of the inbox, and events that Kafka has, are not touched.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/vehicles/{vin}",
+    tag = "fleet",
+    params(("vin" = String, Path, description = "the vehicle identification number")),
+    responses((status = 204, description = "nothing of it is seen any more"), NotFound, Unavailable, GatewayTimeout),
+)]
+async fn erase(State(context): State<VehiclesContext>, Segments(vin): Segments<String>) -> Result<StatusCode, Problem> {
+    // A separate task: it completes even if the client disconnects.
+    let work = tokio::spawn(async move {
+        let mut last = None;
+        loop {
+            let filter = BatchFilter { vin: Some(vin.clone()), limit: ERASED_AT_ONCE, ..BatchFilter::default() };
+            let batches = context.metadata.batches(&filter, 0).await?;
+            if batches.is_empty() {
+                break;
+            }
+            for (batch, _) in batches {
+                match context.pipeline.delete_batch(batch.id).await {
+                    Ok(epoch) => last = last.max(Some(epoch)),
+                    // Somebody else has deleted it.
+                    Err(PipelineError::Refused(Refused::BatchNotFound(_))) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        let tokens = context.access.forget_vehicle(&vin).await?;
+        match last {
+            Some(epoch) => drop(visible(&context.snapshots, epoch, WAIT_MS_DEFAULT).await?),
+            None if tokens == 0 => return Err(no_vehicle(&vin)),
+            None => {}
+        }
+        Ok(StatusCode::NO_CONTENT)
+    });
+    work.await.map_err(|error| Problem::internal(&error))?
 }
 
 fn no_vehicle(vin: &str) -> Problem {
