@@ -70,13 +70,18 @@ pub async fn page(
         ("bucket", Some(bucket(&report))),
         ("limit", Some("10000")),
     ];
-    let timeline = api.get("/fleet/timeline", &shape).await?;
     let lines =
         [&parameters.filters()[..], &[("cursor", parameters.cursor.as_deref()), ("limit", Some(LINES))]].concat();
-    let errors = api.get(&format!("{path}/errors"), &lines).await?;
+    let (errors_path, diagnosis_path) = (format!("{path}/errors"), format!("{path}/diagnosis"));
+    let (timeline, errors, diagnosis, before) = tokio::join!(
+        api.get("/fleet/timeline", &shape),
+        api.get(&errors_path, &lines),
+        api.get(&diagnosis_path, &[]),
+        batch_before(&api, &batch),
+    );
+    let (timeline, errors, before) = (timeline?, errors?, before?);
     // There is none before the batch is gathered.
-    let diagnosis = api.get(&format!("{path}/diagnosis"), &[]).await.ok();
-    let before = batch_before(&api, &batch).await?;
+    let diagnosis = diagnosis.ok();
     let codes = items(&report, "codes");
     let new = codes.iter().filter(|code| code["new_for_vehicle"] == true).count();
     let percent = progress["percent"].as_f64().unwrap_or(0.0);
