@@ -134,9 +134,14 @@ impl<'a> Sparklines<'a> {
         Sparklines { first, bars: last - first + 1, groups }
     }
 
+    /// Whether there is only one point in time, so that there are no lines.
+    pub fn is_empty(&self) -> bool {
+        self.bars <= 1
+    }
+
     /// The line of a group; empty if it has none, or if there is only one point in time.
     pub fn line(&self, group: &str) -> Markup {
-        let Some(counts) = self.groups.get(group).filter(|_| self.bars > 1) else { return html! {} };
+        let Some(counts) = self.groups.get(group).filter(|_| !self.is_empty()) else { return html! {} };
         let bars = self.bars.min(SPARKS_MAX);
         let mut points = vec![0_u64; usize::try_from(bars).unwrap_or(1)];
         for (at, count) in counts {

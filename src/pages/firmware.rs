@@ -77,6 +77,7 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
         None => Arc::default(),
     };
     let lines = chart::Sparklines::of(&over_time);
+    let lines = Some(&lines).filter(|lines| !lines.is_empty());
     let body = html! {
         h1 { "Firmware" }
         form.filters action="/firmware" {
@@ -96,7 +97,7 @@ pub async fn page(State(api): State<Api>, Query(parameters): Query<Parameters>) 
                 @for (title, change) in [("Codes that more vehicles have", "more"), ("Codes that fewer vehicles have", "less"), ("No difference", "same")] {
                     section {
                         h2 { (title) }
-                        (compared_table(compared, Some(change), ROWS, Some(&lines)))
+                        (compared_table(compared, Some(change), ROWS, lines))
                     }
                 }
                 (as_of(&answered))
