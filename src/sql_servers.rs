@@ -59,10 +59,6 @@ impl SqlServers {
     }
 
     /// Serves until the server stops.
-    #[cfg_attr(
-        not(any(feature = "pg", feature = "flight")),
-        expect(unused_variables, reason = "no server is built in")
-    )]
     pub(crate) fn spawn(self, service: &mut Service) -> Result<()> {
         for (protocol, address) in self.addresses() {
             tracing::info!(protocol, %address, "SQL server listening");
