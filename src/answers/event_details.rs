@@ -37,7 +37,7 @@ impl EventDetailsError {
     }
 }
 
-/// Diagnoses in short that are remembered: many follow one batch, and all are told of its diagnosis.
+/// Diagnoses in short that are remembered: many clients follow one batch, and each gets its diagnosis.
 const REMEMBERED_MAX: u64 = 1000;
 
 /// A diagnosis in short: its summary and its first codes.

@@ -7,7 +7,7 @@
 //!
 //! - [`evidence`]: what the model is shown; [`statements`]: what it answers; [`checker`]: what passes of it
 //! - [`model`]: the protocol; [`budget`]: tokens and what they cost
-//! - this file: which batches are explained, how many at once, and who is told
+//! - this file: which batches are explained, how many at once, and the notification of followers
 
 mod budget;
 mod checker;
@@ -116,7 +116,7 @@ pub struct Parts {
     pub metadata: Metadata,
     /// Stores explanations.
     pub pipeline: Pipeline,
-    /// Are told what is written.
+    /// Are notified of what is written.
     pub followers: Followers,
     /// The epoch that readers see.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,

@@ -93,7 +93,7 @@ fn form(to: &str, error: Option<&str>) -> Html<String> {
             button { "Log in" }
         }
         form.filters method="post" action="/logout" { button { "Log out" } }
-        p.quiet { "Whoever operates this server creates tokens: " code { "argus token create" } "." }
+        p.quiet { "The operator of this server creates tokens: " code { "argus token create" } "." }
     };
     whole_page("Log in", Section::None, None, &body)
 }

@@ -1,4 +1,4 @@
-//! The table `catalog`: descriptions of codes, which whoever opens the engine provides.
+//! The table `catalog`: descriptions of codes, from a source that the engine is opened with.
 
 use std::error::Error;
 use std::fmt;

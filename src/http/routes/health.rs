@@ -139,7 +139,7 @@ async fn ready(
     }
     match context.metadata.last_epoch().await {
         Ok(epoch) => {
-            // Whoever has no token learns whether the server is ready, and nothing of the fleet.
+            // A client without a token gets the readiness, and nothing of the fleet.
             let may_read = match caller {
                 Some(Extension(caller)) => caller.has(Scope::Read),
                 None => context.access.is_open(),
