@@ -210,7 +210,7 @@ async fn a_model_explains_and_what_its_evidence_does_not_have_is_struck_out() {
     assert!(text.contains("begin on [VIN] of [vehicle]") && text.contains("ota: end"), "{text}");
     assert!(body["max_tokens"].is_u64() && body["response_format"]["json_schema"]["strict"] == true);
 
-    // Followers are told while it is written.
+    // Followers get what is written, statement by statement.
     let answer = reqwest::get(server.url(&format!("/batches/{batch}/events"))).await.expect("it answers");
     let mut stream = answer.bytes_stream();
     let again = server.send(Method::POST, &format!("/batches/{batch}/diagnosis"), "").await;

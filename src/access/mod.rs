@@ -2,7 +2,8 @@
 //!
 //! Without tokens a server is open, and listens on loopback only. From the first token on,
 //! every request needs one ([`rules`] says which scope). Tokens are few, so they are in
-//! memory: a request is checked without waiting, and a revoked token ends at once.
+//! memory: a request is checked without waiting, and a revoked token is refused at once. Its
+//! event streams end; a session of PostgreSQL goes on until its client closes it.
 //!
 //! - [`token`]: a token; [`rules`]: what each path needs
 

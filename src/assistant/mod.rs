@@ -270,7 +270,7 @@ impl Assistant {
                             return Ok::<_, MetadataError>(after);
                         }
                         after = at;
-                        // An event with tokens is one that this has caused.
+                        // An event with a summary is of an explanation.
                         if matches!(&event.kind, EventKind::DiagnosisCompleted { summary, .. } if summary.is_empty()) {
                             // A full queue is counted; the batch can be asked for again.
                             let _ = self.ask(event.batch_id);
