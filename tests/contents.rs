@@ -204,6 +204,85 @@ async fn lines_with_codes_are_filtered_and_shown_with_their_neighbours() {
     server.stop();
 }
 
+/// All pages of the lines of a batch: place, code, severity, level and text of each.
+async fn all_lines(server: &Server, path: &str) -> Vec<Value> {
+    let (mut lines, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = server.get(&format!("{path}{cursor}")).await;
+        let shown = ["file", "line", "code", "severity", "level", "component", "text"];
+        let errors = page["errors"].as_array().expect("errors");
+        lines.extend(errors.iter().map(|line| shown.iter().map(|name| line[name].clone()).collect::<Value>()));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return lines,
+        }
+    }
+}
+
+/// The lines and the timelines of a batch equal what SQL answers.
+async fn assert_as_sql(server: &Server, batch: &str, limit: usize) {
+    for (query, wanted) in [
+        ("", ""),
+        ("&code=E_FAIL", " AND code = 'E_FAIL'"),
+        ("&level=warn", " AND level = 'warning'"),
+        ("&component=bms.Monitor&severity=error", " AND component = 'bms.Monitor' AND severity = 'error'"),
+        (
+            "&since=2026-03-01T10:00:01Z&until=2026-03-01T11:00:00Z&file=a.log",
+            " AND file = 'a.log' AND ts_plausible AND ts >= '2026-03-01T10:00:01Z' AND ts < '2026-03-01T11:00:00Z'",
+        ),
+    ] {
+        let lines = all_lines(server, &format!("/batches/{batch}/errors?limit={limit}{query}")).await;
+        let from = format!("FROM errors WHERE batch_id = '{batch}'{wanted}");
+        let columns = "file, line, code, severity, level, component, text";
+        // An answer of SQL has at most 10,000 rows.
+        let rows = server.sql(&format!("SELECT {columns} {from} ORDER BY file, line, code LIMIT 1000")).await;
+        let rows = rows.as_array().expect("rows");
+        assert!(lines.starts_with(rows) && !rows.is_empty(), "{query}: {:?}", lines.first());
+        assert_eq!(server.sql(&format!("SELECT count(*) {from}")).await, json!([[lines.len()]]), "{query}");
+    }
+    for group in ["severity", "component", "code"] {
+        let timeline = format!("/fleet/timeline?batch_id={batch}&bucket=30m&group_by={group}&limit=10000");
+        let buckets = server.get(&timeline).await["buckets"].take();
+        let buckets = buckets.as_array().expect("buckets").iter();
+        let buckets: Value = buckets.map(|row| json!([row["at"], row["group"], row["count"], 1, 1])).collect();
+        let rows = server
+            .sql(&format!(
+                "SELECT date_bin(INTERVAL '30 minutes', ts, TIMESTAMP '1970-01-01T00:00:00Z') AS at, {group}, count(*), 1, 1 \
+                 FROM errors WHERE batch_id = '{batch}' AND ts_plausible GROUP BY 1, 2 ORDER BY 1, 2"
+            ))
+            .await;
+        assert_eq!(buckets, rows, "{group}");
+    }
+}
+
+#[tokio::test]
+async fn lines_of_a_batch_are_those_of_sql_in_small_and_large_batches() {
+    let (data, server, batch) = start().await;
+    server.put(&batch, "a.log", LOG).await;
+    server.put(&batch, "b.log", LOG.replace("E_FAIL", "E_OTHER")).await;
+    server.put(&batch, "b.log", "E_FAIL without time, P0301 too\n").await;
+    server.put(&batch, "gone.log", LOG).await;
+    for part in ["2026-03-01 12:00:00 ERROR E_FAIL", " and P0302-11\n2026-03-01 12:00:01 E_", "LATE\nE_OPEN"] {
+        let path = format!("/batches/{batch}/files/c.log/lines");
+        assert_eq!(server.send(Method::POST, &path, part).await.status(), StatusCode::OK);
+    }
+    let gone = format!("/batches/{batch}/files/gone.log");
+    assert!(server.send(Method::DELETE, &gone, "").await.status().is_success());
+    let last = server.put(&batch, "d.log", "P0303\n").await;
+    server.get(&format!("/batches/{batch}/report?min_epoch={}", last["epoch"])).await;
+    assert_as_sql(&server, &batch, 2).await;
+    server.committed().await;
+    server.stop();
+    let server = Server::start(data.path());
+    assert_as_sql(&server, &batch, 3).await;
+    // More occurrences than a look-up reads.
+    let many: String = (0..10_001).map(|n| format!("2026-03-01 10:{:02}:00 WARN [x] y - E_FAIL {n}\n", n % 60)).collect();
+    let receipt = server.put(&batch, "many.log", many).await;
+    server.get(&format!("/batches/{batch}/report?min_epoch={}", receipt["epoch"])).await;
+    assert_as_sql(&server, &batch, 1000).await;
+    server.stop();
+}
+
 #[tokio::test]
 async fn the_fleet_is_filtered_and_counted_over_time() {
     let (_data, server, batch) = start().await;

@@ -84,34 +84,33 @@ pub async fn list(State(api): State<Api>, Query(parameters): Query<ListParameter
 pub async fn page(State(api): State<Api>, Path(code): Path<String>) -> Result<Html<String>, PageError> {
     let quoted = format!("'{}'", code.replace('\'', "''"));
     let of_code = |sql: &str| sql.replace("$code", &quoted);
-    let places = api
-        .query_recent(&of_code(
-            "SELECT b.firmware, b.platform, sum(c.count), count(DISTINCT b.vin), min(c.first_seen), max(c.last_seen), max(c.severity) \
-             FROM error_counts c JOIN batches b USING (batch_id) WHERE c.code = $code GROUP BY 1, 2 ORDER BY 1, 2",
-        ))
-        .await?;
+    let sql = [
+        "SELECT b.firmware, b.platform, sum(c.count), count(DISTINCT b.vin), min(c.first_seen), max(c.last_seen), max(c.severity) \
+         FROM error_counts c JOIN batches b USING (batch_id) WHERE c.code = $code GROUP BY 1, 2 ORDER BY 1, 2",
+        "SELECT batch_id, vin, file, line, ts, text FROM errors JOIN batches USING (batch_id) WHERE code = $code \
+         ORDER BY batch_id DESC, file, line LIMIT 10",
+        "SELECT o.code, count(DISTINCT o.batch_id) FROM error_counts o JOIN (SELECT DISTINCT batch_id FROM error_counts WHERE code = $code) b \
+         ON o.batch_id = b.batch_id WHERE o.code <> $code GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 10",
+        "SELECT b.vin, sum(c.count) FROM error_counts c JOIN batches b USING (batch_id) WHERE c.code = $code \
+         GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20",
+    ]
+    .map(of_code);
+    let over_time =
+        [("code", Some(&*code)), ("group_by", Some("firmware")), ("bucket", Some("1d")), ("limit", Some("10000"))];
+    // At once: each of them may wait for a new answer.
+    let (places, examples, with, vehicles, timeline) = tokio::join!(
+        api.query_recent(&sql[0]),
+        api.query_recent(&sql[1]),
+        api.query_recent(&sql[2]),
+        api.query_recent(&sql[3]),
+        api.get_recent("/fleet/timeline", &over_time),
+    );
+    let places = places?;
     let rows = items(&places.value, "rows");
     if rows.is_empty() {
         return Err(PageError::new(StatusCode::NOT_FOUND, &format!("no line has the code {code}")));
     }
-    let examples = api
-        .query_recent(&of_code("SELECT batch_id, vin, file, line, ts, text FROM errors JOIN batches USING (batch_id) WHERE code = $code ORDER BY batch_id DESC, file, line LIMIT 10"))
-        .await?;
-    let with = api
-        .query_recent(&of_code(
-            "SELECT o.code, count(DISTINCT o.batch_id) FROM error_counts o JOIN (SELECT DISTINCT batch_id FROM error_counts WHERE code = $code) b \
-             ON o.batch_id = b.batch_id WHERE o.code <> $code GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 10",
-        ))
-        .await?;
-    let vehicles = api
-        .query_recent(&of_code("SELECT b.vin, sum(c.count) FROM error_counts c JOIN batches b USING (batch_id) WHERE c.code = $code GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20"))
-        .await?;
-    let timeline = api
-        .get_recent(
-            "/fleet/timeline",
-            &[("code", Some(&code)), ("group_by", Some("firmware")), ("bucket", Some("1d")), ("limit", Some("10000"))],
-        )
-        .await?;
+    let (examples, with, vehicles, timeline) = (examples?, with?, vehicles?, timeline?);
     let platforms: BTreeSet<&str> = rows.iter().map(|row| row[1].as_str().unwrap_or_default()).collect();
     let mut by_firmware: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
     for row in rows {

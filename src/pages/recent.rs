@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::layout::PageError;
 
 /// An answer that takes longer to compute is shown again; a request waits this long for a new one.
-const SLOW: Duration = Duration::from_millis(15);
+const SLOW: Duration = Duration::from_millis(10);
 
 /// An older answer is not shown.
 const AGE_MAX: Duration = Duration::from_secs(60);

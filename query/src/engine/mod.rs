@@ -238,8 +238,13 @@ impl Engine {
 
     /// The totals of a batch, from its rows in the tables.
     pub(crate) async fn look_up(&self, snapshot: &Snapshot, id: Uuid) -> Result<RecentBatch, QueryError> {
-        let _permit = self.internal_queries.admission.take().await?;
+        let _permit = self.internal_permit().await?;
         self.lookup.batch(snapshot, id).await
+    }
+
+    /// Waits for a permit to run an internal query or look-up.
+    pub(crate) async fn internal_permit(&self) -> Result<Permit, QueryError> {
+        self.internal_queries.admission.take().await
     }
 
     /// Runs an internal query and collects all rows, within the time limit. It runs on the background threads: a query

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use argus_sinks::Snapshot;
-use arrow::array::{Array, AsArray, StringArray};
-use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use arrow::array::{Array, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::Int64Type;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::engine::Engine;
 use crate::error::QueryError;
+use crate::reads::batch_lines::{lines_of_batch, numbers, text};
 use crate::results::json::rfc3339;
 use crate::tables::views::{literal, time_literal};
 
@@ -97,6 +98,34 @@ impl ErrorsPage {
         snapshot: &Arc<Snapshot>,
         request: &ErrorsRequest,
     ) -> Result<ErrorsPage, QueryError> {
+        let mut page = match lines_of_batch(engine, snapshot, request.batch_id).await? {
+            Some(rows) => ErrorsPage::of_rows(&rows, request),
+            None => ErrorsPage::queried(engine, snapshot, request).await?,
+        };
+        page.more = page.errors.len() > request.limit;
+        page.errors.truncate(request.limit);
+        Ok(page)
+    }
+
+    /// The lines that follow, from all rows of the batch.
+    fn of_rows(rows: &[RecordBatch], request: &ErrorsRequest) -> ErrorsPage {
+        let mut errors = Vec::new();
+        for rows in rows {
+            let columns = Columns::of(rows);
+            errors.extend(
+                (0..rows.num_rows()).filter(|&row| columns.is_wanted(row, request)).map(|row| columns.line(row)),
+            );
+        }
+        errors.sort_by(|a: &ErrorLine, b| (&a.file, a.line, &a.code).cmp(&(&b.file, b.line, &b.code)));
+        ErrorsPage { errors, more: false }
+    }
+
+    /// The same by a query, at most one line more than the page has.
+    async fn queried(
+        engine: &Engine,
+        snapshot: &Arc<Snapshot>,
+        request: &ErrorsRequest,
+    ) -> Result<ErrorsPage, QueryError> {
         let mut wanted = format!("batch_id = '{}'", request.batch_id);
         let equal = [
             ("code", &request.code),
@@ -122,34 +151,87 @@ impl ErrorsPage {
             );
         }
         let sql = format!(
-            "SELECT file, line, \"offset\", ts, level, component, code, text, ts_plausible, severity FROM errors WHERE {wanted} \
+            "SELECT file, line, \"offset\", ts, ts_plausible, level, component, code, severity, text FROM errors WHERE {wanted} \
              ORDER BY file, line, code LIMIT {}",
             request.limit + 1
         );
         let mut errors = Vec::new();
-        for batch in engine.collect(snapshot, &sql).await? {
-            let text = |column: usize| batch.column(column).as_string::<i32>();
-            let number = |column: usize| batch.column(column).as_primitive::<Int64Type>();
-            let plausible = batch.column(8).as_boolean();
-            let times = batch.column(3).as_primitive::<TimestampMicrosecondType>();
-            let optional = |column: &StringArray, row| column.is_valid(row).then(|| column.value(row).to_owned());
-            for row in 0..batch.num_rows() {
-                errors.push(ErrorLine {
-                    file: text(0).value(row).to_owned(),
-                    line: number(1).value(row).max(0) as u64,
-                    offset: number(2).value(row).max(0) as u64,
-                    ts: if times.is_valid(row) { rfc3339(times.value(row)) } else { Value::Null },
-                    ts_plausible: plausible.is_valid(row).then(|| plausible.value(row)),
-                    level: optional(text(4), row),
-                    component: optional(text(5), row),
-                    code: text(6).value(row).to_owned(),
-                    severity: text(9).value(row).to_owned(),
-                    text: text(7).value(row).to_owned(),
-                });
-            }
+        for rows in engine.collect(snapshot, &sql).await? {
+            let columns = Columns::of(&rows);
+            errors.extend((0..rows.num_rows()).map(|row| columns.line(row)));
         }
-        let more = errors.len() > request.limit;
-        errors.truncate(request.limit);
-        Ok(ErrorsPage { errors, more })
+        Ok(ErrorsPage { errors, more: false })
+    }
+}
+
+/// The columns of the table `errors` that a page shows.
+struct Columns<'r> {
+    file: &'r StringArray,
+    line: &'r Int64Array,
+    offset: &'r Int64Array,
+    ts: &'r TimestampMicrosecondArray,
+    ts_plausible: &'r BooleanArray,
+    level: &'r StringArray,
+    component: &'r StringArray,
+    code: &'r StringArray,
+    severity: &'r StringArray,
+    text: &'r StringArray,
+}
+
+impl<'r> Columns<'r> {
+    fn of(rows: &'r RecordBatch) -> Columns<'r> {
+        Columns {
+            file: text(rows, "file"),
+            line: numbers(rows, "line"),
+            offset: numbers(rows, "offset"),
+            ts: numbers(rows, "ts"),
+            ts_plausible: rows["ts_plausible"].as_boolean(),
+            level: text(rows, "level"),
+            component: text(rows, "component"),
+            code: text(rows, "code"),
+            severity: text(rows, "severity"),
+            text: text(rows, "text"),
+        }
+    }
+
+    fn line(&self, row: usize) -> ErrorLine {
+        let optional = |column: &StringArray| column.is_valid(row).then(|| column.value(row).to_owned());
+        ErrorLine {
+            file: self.file.value(row).to_owned(),
+            line: self.line.value(row).max(0) as u64,
+            offset: self.offset.value(row).max(0) as u64,
+            ts: if self.ts.is_valid(row) { rfc3339(self.ts.value(row)) } else { Value::Null },
+            ts_plausible: self.ts_plausible.is_valid(row).then(|| self.ts_plausible.value(row)),
+            level: optional(self.level),
+            component: optional(self.component),
+            code: self.code.value(row).to_owned(),
+            severity: self.severity.value(row).to_owned(),
+            text: self.text.value(row).to_owned(),
+        }
+    }
+
+    /// The conditions of the query.
+    fn is_wanted(&self, row: usize, request: &ErrorsRequest) -> bool {
+        let is = |column: &StringArray, wanted: &Option<String>| {
+            wanted.as_ref().is_none_or(|wanted| column.is_valid(row) && column.value(row) == wanted)
+        };
+        let is_in_time = || {
+            let is_plausible = self.ts_plausible.is_valid(row) && self.ts_plausible.value(row) && self.ts.is_valid(row);
+            let ts = self.ts.value(row);
+            is_plausible
+                && request.since.is_none_or(|since| ts >= since)
+                && request.until.is_none_or(|until| ts < until)
+        };
+        let follows = |(file, line, code): &(String, u64, String)| {
+            let place = (self.file.value(row), self.line.value(row).max(0) as u64, self.code.value(row));
+            place > (file.as_str(), *line, code.as_str())
+        };
+        is(self.code, &request.code)
+            && is(self.file, &request.file)
+            && is(self.level, &request.level)
+            && is(self.component, &request.component)
+            && is(self.severity, &request.severity)
+            && (request.since.is_none() && request.until.is_none() || is_in_time())
+            && request.after.as_ref().is_none_or(follows)
     }
 }

@@ -87,7 +87,7 @@ impl Lookup {
     }
 
     /// The rows of the wanted batches in a table, of every epoch.
-    async fn rows(&self, table: &TableSnapshot, wanted: &BatchIds) -> Result<Vec<RecordBatch>, QueryError> {
+    pub(crate) async fn rows(&self, table: &TableSnapshot, wanted: &BatchIds) -> Result<Vec<RecordBatch>, QueryError> {
         let may_contain =
             |file: &&DataFile| file.keys.as_ref().is_none_or(|keys| wanted.any_in(keys.start(), keys.end()));
         let mut found = Vec::new();

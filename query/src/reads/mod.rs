@@ -2,6 +2,7 @@
 //!
 //! - [`lookup`]: the rows of a batch, without a query;
 //! - [`report`]: the report of a batch; [`error_lines`]: its lines with codes, page by page;
+//! - [`batch_lines`]: the lines of a batch that is not large, without a query;
 //! - [`fleet_codes`]: codes over the fleet, by one dimension; [`timeline`]: counts over time; [`filter`]: which batches and
 //!   lines they cover;
 //! - [`compare`]: two firmwares, by the tests in [`crate::statistics`]; [`vehicles`]: the list of vehicles; [`history`]: the batches
@@ -10,6 +11,7 @@
 //! - [`findings`]: what stands out in a batch;
 //! - [`cells`]: past state that the dataflow loads.
 
+mod batch_lines;
 pub mod cells;
 pub mod compare;
 pub mod error_lines;

@@ -1,11 +1,12 @@
 //! Occurrences and batches over time.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use argus_sinks::Snapshot;
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use crate::engine::Engine;
 use crate::error::QueryError;
+use crate::reads::batch_lines::{lines_of_batch, numbers, text};
 use crate::reads::filter::FleetFilter;
 use crate::reads::fleet_codes::as_rfc3339;
 use crate::tables::views::{literal, time_literal};
@@ -129,6 +131,66 @@ pub struct Timeline {
 impl TimelineRequest {
     /// Counts.
     pub async fn read(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Timeline, QueryError> {
+        let looked_up = match self.batch_to_look_up() {
+            Some(id) => lines_of_batch(engine, snapshot, id).await?,
+            None => None,
+        };
+        let mut buckets = match looked_up {
+            Some(rows) => self.of_rows(&rows),
+            None => self.queried(engine, snapshot).await?,
+        };
+        let more = buckets.len() > self.limit;
+        buckets.truncate(self.limit);
+        Ok(Timeline { buckets, more })
+    }
+
+    /// The batch, if all that is counted and grouped by are its lines.
+    fn batch_to_look_up(&self) -> Option<Uuid> {
+        let is_of_lines = self.counted == Counted::Occurrences && self.group_by.is_none_or(TimelineGroup::is_of_lines);
+        self.batch_id.filter(|_| is_of_lines && self.filter.of_batches().is_empty())
+    }
+
+    /// Counts the rows of the table `errors` of one batch.
+    fn of_rows(&self, rows: &[RecordBatch]) -> Vec<Bucket> {
+        let bucket = i64::try_from(self.bucket_s).unwrap_or(i64::MAX).saturating_mul(1_000_000).max(1);
+        // Lines without a group come last.
+        let mut counts: BTreeMap<(i64, bool, &str), u64> = BTreeMap::new();
+        for rows in rows {
+            let (times, plausible) =
+                (numbers::<TimestampMicrosecondType>(rows, "ts"), rows["ts_plausible"].as_boolean());
+            let group = self.group_by.map(|group| text(rows, &group.to_string()));
+            let is = |column: &str, wanted: &Option<String>, row: usize| {
+                let column = text(rows, column);
+                wanted.as_ref().is_none_or(|wanted| column.is_valid(row) && column.value(row) == wanted)
+            };
+            for row in 0..rows.num_rows() {
+                let is_plausible = plausible.is_valid(row) && plausible.value(row) && times.is_valid(row);
+                let ts = times.value(row);
+                let is_wanted = is_plausible
+                    && self.filter.since.is_none_or(|since| ts >= since)
+                    && self.filter.until.is_none_or(|until| ts < until)
+                    && is("code", &self.code, row)
+                    && is("component", &self.filter.component, row)
+                    && is("severity", &self.filter.severity, row);
+                if is_wanted {
+                    let name = group.filter(|group| group.is_valid(row)).map(|group| group.value(row));
+                    let key = (ts.div_euclid(bucket) * bucket, name.is_none(), name.unwrap_or_default());
+                    *counts.entry(key).or_default() += 1;
+                }
+            }
+        }
+        let bucket = |((at, is_null, name), count): ((i64, bool, &str), u64)| Bucket {
+            at: Some(at),
+            group: (!is_null).then(|| name.to_owned()),
+            count,
+            batches: 1,
+            vehicles: 1,
+        };
+        counts.into_iter().map(bucket).collect()
+    }
+
+    /// Counts by a query, at most one bucket more than the limit.
+    async fn queried(&self, engine: &Engine, snapshot: &Arc<Snapshot>) -> Result<Vec<Bucket>, QueryError> {
         let mut buckets = Vec::new();
         for rows in engine.collect_large(snapshot, &self.sql()).await? {
             let times = rows.column(0).as_primitive::<TimestampMicrosecondType>();
@@ -142,9 +204,7 @@ impl TimelineRequest {
                 vehicles: number(4, row),
             }));
         }
-        let more = buckets.len() > self.limit;
-        buckets.truncate(self.limit);
-        Ok(Timeline { buckets, more })
+        Ok(buckets)
     }
 
     fn sql(&self) -> String {

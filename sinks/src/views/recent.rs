@@ -100,7 +100,15 @@ impl RecentBatch {
     }
 
     fn add_file(&mut self, row: &FileRow, count: i64) {
-        let new = || FileRow { bytes: 0, lines: 0, long_lines: 0, error_lines: 0, occurrences: 0, ..row.clone() };
+        let new = || FileRow {
+            bytes: 0,
+            lines: 0,
+            long_lines: 0,
+            last_line: 0,
+            error_lines: 0,
+            occurrences: 0,
+            ..row.clone()
+        };
         if !self.files.contains_key(&row.version) {
             self.bytes += ENTRY_BYTES + row.name.len();
             self.files.insert(row.version, RecentFile { row: new(), live: 0 });
@@ -120,6 +128,7 @@ impl RecentBatch {
         add(&mut sums.bytes, row.bytes);
         add(&mut sums.lines, row.lines);
         add(&mut sums.long_lines, row.long_lines);
+        add(&mut sums.last_line, row.last_line);
         add(&mut sums.error_lines, row.error_lines);
         add(&mut sums.occurrences, row.occurrences);
     }
