@@ -276,7 +276,8 @@ async fn lines_of_a_batch_are_those_of_sql_in_small_and_large_batches() {
     let server = Server::start(data.path());
     assert_as_sql(&server, &batch, 3).await;
     // More occurrences than a look-up reads.
-    let many: String = (0..10_001).map(|n| format!("2026-03-01 10:{:02}:00 WARN [x] y - E_FAIL {n}\n", n % 60)).collect();
+    let many: String =
+        (0..10_001).map(|n| format!("2026-03-01 10:{:02}:00 WARN [x] y - E_FAIL {n}\n", n % 60)).collect();
     let receipt = server.put(&batch, "many.log", many).await;
     server.get(&format!("/batches/{batch}/report?min_epoch={}", receipt["epoch"])).await;
     assert_as_sql(&server, &batch, 1000).await;

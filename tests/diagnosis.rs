@@ -95,6 +95,11 @@ async fn planted_faults_are_found_and_healthy_batches_have_no_finding() {
     let rare = evidence(own, "rare");
     assert_eq!((&rare["found"], rare["p_value"].as_f64().is_some_and(|p| p <= 1.0 / 120.0)), (&json!(0), true));
     evidence(own, "new");
+    let burst = evidence(own, "burst");
+    assert_eq!([&burst["found"], &burst["of"]], [&json!(12), &json!(12)], "{burst}");
+    let report = server.get(&format!("/batches/{}/report", batches[ILL])).await;
+    assert_eq!(report["diagnosis"]["codes"], json!(["ERR_FLASH_WRITE", "U0100-87"]));
+    assert_eq!(report["diagnosis"]["summary"], ill["summary"]);
     assert_eq!(own["evidence"][0]["kind"], "rare", "what makes it a finding comes first: {own}");
     assert!(
         ill["summary"].as_str().is_some_and(|text| text.starts_with("ERR_FLASH_WRITE stands out: 96 of 240")),
@@ -116,6 +121,8 @@ async fn planted_faults_are_found_and_healthy_batches_have_no_finding() {
     server.final_report(&batches[ILL], completed["epoch"].as_u64().expect("an epoch")).await;
     let healed = server.get(&format!("/batches/{}/diagnosis", batches[ILL])).await;
     assert_eq!(healed["findings"], json!([]), "{healed}");
+    let report = server.get(&format!("/batches/{}/report", batches[ILL])).await;
+    assert_eq!(report["diagnosis"]["codes"], json!([]), "{report}");
     for (id, status) in [("01997c3e-8c1a-7c3e-8c1a-7c3e8c1a7c3e", 404), ("x", 404)] {
         let answer = server.send(Method::GET, &format!("/batches/{id}/diagnosis"), "").await;
         assert_eq!(answer.status().as_u16(), status);
@@ -236,5 +243,51 @@ async fn a_catalogue_is_imported_from_a_file_and_survives_a_restart() {
     assert_eq!(server.get("/catalog?q=ACME-7").await["entries"][1]["firmware"], "7");
     let unseen = server.send(Method::GET, "/codes/A-1", "").await;
     assert_eq!(unseen.status(), StatusCode::NOT_FOUND);
+    server.stop();
+}
+
+#[tokio::test]
+async fn codes_are_compared_with_the_past_and_with_those_around_them() {
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let server = Server::start(data.path());
+    let quiet = "2026-03-01T10:00:00Z INFO ota: step\n".repeat(4000) + "2026-03-01T10:00:00Z ERROR ota: E_LOUD\n";
+    upload(&server, 1, "7.1.0", quiet).await;
+    // Every 100 lines, one code and five lines later the other.
+    let log: String = (0..1200)
+        .map(|line| match line % 100 {
+            40 => format!("2026-03-02T10:{:02}:00Z WARN bus: E_CAUSE\n", line / 20 % 60),
+            45 => format!("2026-03-02T10:{:02}:00Z ERROR bus: E_EFFECT\n", line / 20 % 60),
+            80 => format!("2026-03-02T10:{:02}:00Z ERROR ota: E_LOUD\n", line / 20 % 60),
+            _ => format!("2026-03-02T10:{:02}:00Z INFO ota: step {line}\n", line / 20 % 60),
+        })
+        .collect();
+    let batch = upload(&server, 1, "7.1.5", log).await;
+    // The entry of the range says how severe the code is.
+    for (firmware, severity) in [(">=7.1.2 <7.2", "critical"), (">=7.2", "info")] {
+        let entry = json!({"meaning": "the bus is broken", "firmware": firmware, "severity": severity}).to_string();
+        assert_eq!(server.send(Method::PUT, "/catalog/E_EFFECT", entry).await.status(), StatusCode::CREATED);
+    }
+    let wrong = json!({"meaning": "m", "firmware": "> 7"}).to_string();
+    let refused = server.send(Method::PUT, "/catalog/E_EFFECT", wrong).await;
+    assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    server.final_report(&batch, 0).await;
+    let diagnosis = server.get(&format!("/batches/{batch}/diagnosis")).await;
+    let evidence = |code: &str, kind: &str| -> Value {
+        let top = diagnosis["others"]["top"].as_array().expect("codes");
+        let of_code = top.iter().find(|one| one["code"] == code).unwrap_or_else(|| panic!("{code}: {diagnosis}"));
+        let all = of_code["evidence"].as_array().expect("evidence");
+        all.iter().find(|one| one["kind"] == kind).cloned().unwrap_or(Value::Null)
+    };
+    let past = evidence("E_LOUD", "past");
+    assert_eq!([&past["found"], &past["of"]], [&json!(12), &json!(1200)], "{diagnosis}");
+    assert_eq!([&past["against_found"], &past["against_of"]], [&json!(1), &json!(4001)]);
+    assert_eq!(past["test"], "poisson_rates_exact");
+    assert!(evidence("E_EFFECT", "past").is_null(), "it has no past");
+    let together = evidence("E_EFFECT", "together");
+    assert_eq!([&together["found"], &together["of"], &together["against_of"]], [&json!(12), &json!(12), &json!(48)]);
+    assert!(together["text"].as_str().is_some_and(|text| text.contains("E_CAUSE is too, always before it")), "{together}");
+    assert!(evidence("E_LOUD", "together").is_null(), "{diagnosis}");
+    let effect = diagnosis["others"]["top"].as_array().expect("codes").iter().find(|one| one["code"] == "E_EFFECT");
+    assert_eq!(effect.expect("it is listed")["severity"], "critical");
     server.stop();
 }

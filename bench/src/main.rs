@@ -14,6 +14,7 @@
 //! - [`sql`]: SQL queries over a fleet;
 //! - [`fleet`]: the cost of the fleet view as batches close;
 //! - [`comparison`]: two firmwares of a large fleet; [`diagnosis`]: diagnoses of a fleet with planted faults;
+//! - [`assistant`]: explanations by a language model, also by a [`scripted_model`];
 //! - [`memory`]: peak memory for a large file;
 //! - [`servers`]: freshness, ingest and reports on PostgreSQL, S3, Kafka and Redis; `kafka`: lines from a topic;
 //! - [`screenshots`]: pictures of the web pages, for people to look at;
@@ -24,6 +25,7 @@
 //! quantiles.
 
 mod alone;
+mod assistant;
 mod client;
 mod compare;
 mod comparison;
@@ -52,6 +54,7 @@ mod report;
 mod results;
 mod scan;
 mod screenshots;
+mod scripted_model;
 mod server;
 mod servers;
 mod simple;
@@ -118,6 +121,8 @@ enum Command {
     Comparison(comparison::Args),
     /// Diagnose a fleet with planted faults, and compare with what was planted.
     Diagnosis(diagnosis::Args),
+    /// Explain an ill fleet with a scripted language model, and with a real one if the environment names one.
+    Assistant(assistant::Args),
     /// The peak memory of `argus analyze` and of an upload for one large file.
     Memory(memory::Args),
     /// Freshness, ingest and reports on PostgreSQL, S3, Kafka and Redis, compared with the embedded stores.
@@ -152,6 +157,7 @@ fn main() -> Result<ExitCode> {
         Command::Fleet(args) => output.of(|run| runtime.block_on(fleet::measure(run, &args))),
         Command::Comparison(args) => output.of(|run| runtime.block_on(comparison::measure(run, &args))),
         Command::Diagnosis(args) => output.of(|run| diagnosis::measure(run, &args)),
+        Command::Assistant(args) => output.of(|run| assistant::measure(run, &args, &runtime)),
         Command::Memory(args) => output.of(|run| memory::measure(run, &args)),
         Command::Servers(args) => output.of(|run| servers::measure(run, &args)),
         #[cfg(feature = "kafka")]

@@ -30,6 +30,11 @@ impl Server {
         Server::spawn(Command::new(argus_binary()?), data, workers, &[])
     }
 
+    /// Starts with further arguments.
+    pub fn start_with(data: &Path, arguments: &[&str]) -> Result<Server> {
+        Server::spawn(Command::new(argus_binary()?), data, None, arguments)
+    }
+
     /// Starts with further arguments, and on the embedded stores even if the environment names servers.
     #[cfg(feature = "kafka")]
     pub fn start_embedded(data: &Path, workers: Option<u16>, arguments: &[&str]) -> Result<Server> {

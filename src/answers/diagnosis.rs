@@ -6,8 +6,9 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use argus_query::{BatchFacts, Finding, Findings, Report, findings};
+use argus_query::{BatchFacts, Engine, Finding, Findings, Patterns, Report, ReportSeverity, findings};
 use argus_sinks::Snapshot;
+use moka::sync::Cache;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -27,6 +28,9 @@ const CASES_MAX: usize = 3;
 
 /// Findings that are listed, and codes beside them.
 const FINDINGS_MAX: usize = 10;
+
+/// Batches whose patterns are remembered.
+const PATTERNS_MAX: u64 = 256;
 
 /// The diagnosis of a batch.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -96,13 +100,21 @@ pub struct Diagnosed {
 pub struct Diagnoses {
     reports: Reports,
     metadata: Metadata,
+    engine: Engine,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// By batch, and the epoch of its last change.
+    patterns: Cache<(Uuid, u64), Arc<Patterns>>,
 }
 
 impl Diagnoses {
-    /// From the reports and the counts of the fleet.
-    pub fn new(reports: Reports, metadata: Metadata, snapshots: watch::Receiver<Arc<Snapshot>>) -> Diagnoses {
-        Diagnoses { reports, metadata, snapshots }
+    /// From the reports, the counts of the fleet and the lines of batches.
+    pub fn new(
+        reports: Reports,
+        metadata: Metadata,
+        engine: Engine,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+    ) -> Diagnoses {
+        Diagnoses { reports, metadata, engine, snapshots, patterns: Cache::new(PATTERNS_MAX) }
     }
 
     /// The diagnosis of a gathered batch.
@@ -120,10 +132,15 @@ impl Diagnoses {
             }
         };
         let mut diagnosis = Diagnosis::of_batch(id, findings(&report, &facts, view));
+        let patterns = self.patterns(id, &snapshot).await?;
         for explained in diagnosis.listed() {
+            explained.finding.evidence.extend_from_slice(patterns.of_code(&explained.finding.code));
             let code = &explained.finding.code;
             let entries = self.metadata.catalog_of(code).await.map_err(AnswerError::from)?;
             explained.catalog = catalog::best(code, entries, facts.platform.as_deref(), facts.firmware.as_deref());
+            // A user knows better than the rules.
+            let known = explained.catalog.as_ref().and_then(|known| known.severity.as_deref());
+            explained.finding.severity = known.and_then(ReportSeverity::named).unwrap_or(explained.finding.severity);
         }
         self.add_cases(id, &mut diagnosis, &facts).await?;
         let key = id.to_string();
@@ -134,6 +151,16 @@ impl Diagnoses {
             explanation.outdated = explanation.of != current || explanation.cites_other_cases(&cases);
         }
         Ok(Diagnosed { diagnosis, facts, epoch: snapshot.epoch })
+    }
+
+    async fn patterns(&self, id: Uuid, snapshot: &Arc<Snapshot>) -> Result<Arc<Patterns>, AnswerError> {
+        let key = (id, snapshot.changes.last(id));
+        if let Some(known) = self.patterns.get(&key) {
+            return Ok(known);
+        }
+        let patterns = Arc::new(Patterns::of_batch(&self.engine, snapshot, id).await?);
+        self.patterns.insert(key, Arc::clone(&patterns));
+        Ok(patterns)
     }
 
     async fn add_cases(&self, id: Uuid, diagnosis: &mut Diagnosis, facts: &BatchFacts) -> Result<(), AnswerError> {
@@ -193,17 +220,7 @@ pub struct Others {
 impl Diagnosis {
     /// The diagnosis of a batch with these findings.
     pub fn of_batch(batch_id: Uuid, found: Findings) -> Diagnosis {
-        let summary = match found.findings.as_slice() {
-            [] if found.others.is_empty() => "No active error code.".to_owned(),
-            [] if found.others.iter().all(|code| code.bits.is_none()) => {
-                "There are too few other vehicles with this firmware or platform to compare with.".to_owned()
-            }
-            [] => "No code stands out among those of other vehicles.".to_owned(),
-            [first, ..] => {
-                let reason = first.evidence.first().map_or("", |evidence| evidence.text.as_str());
-                format!("{} stands out: {reason}.", first.code)
-            }
-        };
+        let summary = found.summary();
         Diagnosis {
             batch_id: Some(batch_id),
             ..Diagnosis::new(summary, found.findings, found.others, found.previous_firmware)

@@ -4,7 +4,7 @@
 //!
 //! 1. the files and counts of the batch: the epoch of its last change;
 //! 2. its status and the files being uploaded: the number of its changes in the metadata;
-//! 3. the fleet's counts of its codes: the epoch of the snapshot.
+//! 3. the fleet's counts of its codes, and what stands out among them: the epoch of the snapshot.
 //!
 //! The first two versions are the cache key of a report. The third changes with
 //! every upload of any vehicle. It is in memory, so a cached report is rendered
@@ -13,7 +13,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argus_query::cache::{Found, Redis, SingleFlight};
-use argus_query::{BatchFacts, Engine, QueryError, Report};
+use argus_query::{BatchFacts, Engine, QueryError, Report, findings};
 use argus_sinks::{FleetView, Snapshot};
 use metrics::counter;
 use tokio::sync::watch;
@@ -203,6 +203,9 @@ impl CachedReport {
     fn render(&self, view: &FleetView, epoch: u64, top: Option<usize>) -> Result<Answer, AnswerError> {
         let mut report = self.report.clone();
         report.set_fleet(view, self.facts.clone(), self.total_files, self.is_final);
+        if self.is_final {
+            report.diagnosis = Some(findings(&report, &self.facts, view).in_short());
+        }
         if let Some(top) = top {
             report.cut(top);
         }

@@ -266,7 +266,7 @@ impl Service {
         };
         let texts = Texts::new(metadata.clone(), raw.clone());
         let reports = Reports::new(metadata.clone(), engine.clone(), snapshots.clone(), redis.clone());
-        let diagnoses = Diagnoses::new(reports.clone(), metadata.clone(), snapshots.clone());
+        let diagnoses = Diagnoses::new(reports.clone(), metadata.clone(), engine.clone(), snapshots.clone());
         let event_details = EventDetails::new(engine.clone(), diagnoses.clone());
         let assistant = match config.assistant {
             None => None,

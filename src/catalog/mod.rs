@@ -37,7 +37,7 @@ pub struct Description {
     /// Only on this hardware platform.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// Only with this firmware.
+    /// Only with this firmware, or with those of this range.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firmware: Option<String>,
     /// Where to read more.

@@ -29,7 +29,7 @@ enum CatalogCommand {
     /// Add the entries of a file to the catalogue of a server, or replace those of the same code, platform and firmware.
     ///
     /// A CSV file has a header with some of: code, platform, firmware, severity, meaning, cause, remedy, links (separated by
-    /// blanks). A JSON file is an array of objects with these fields.
+    /// blanks). A JSON file is an array of objects with these fields. A firmware is one, or a range such as ">=7.1 <7.3".
     #[command(
         after_help = "Examples:\n  argus catalog import codes.csv\n  argus catalog import codes.json --server http://127.0.0.1:8080"
     )]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain::batch::Invalid;
+use crate::domain::firmware_range::FirmwareRange;
 
 /// The limit of a code, of a platform and of a firmware, in bytes.
 const NAME_BYTES_MAX: usize = 256;
@@ -26,7 +27,7 @@ pub struct CatalogEntry {
     /// Only on this hardware platform.
     #[serde(default)]
     pub platform: Option<String>,
-    /// Only with this firmware.
+    /// Only with this firmware, or with those of a range of versions, such as `>=7.1 <7.3`.
     #[serde(default)]
     pub firmware: Option<String>,
     /// What it means.
@@ -59,6 +60,10 @@ impl CatalogEntry {
         of_name("code", &self.code)?;
         self.platform.as_deref().map_or(Ok(()), |platform| of_name("platform", platform))?;
         self.firmware.as_deref().map_or(Ok(()), |firmware| of_name("firmware", firmware))?;
+        if self.firmware.as_deref().is_some_and(|firmware| FirmwareRange::of(firmware).is_err()) {
+            let reason = "must be a firmware, or a range of versions such as \">=7.1 <7.3\"";
+            return Err(Invalid::Entry { field: "firmware", reason });
+        }
         if self.meaning.trim().is_empty() {
             return Err(Invalid::Entry { field: "meaning", reason: "must not be empty" });
         }
@@ -98,14 +103,25 @@ impl CatalogEntry {
         Ok(())
     }
 
-    /// How well it fits a platform and a firmware; `None` if it is of others.
+    /// How well it fits a platform and a firmware; `None` if it is of others. A firmware fits better than a range.
     pub fn fit(&self, platform: Option<&str>, firmware: Option<&str>) -> Option<u8> {
-        let fits = |own: &Option<String>, other: Option<&str>| match own.as_deref() {
-            None => Some(0),
-            own if own == other => Some(1),
-            _ => None,
+        let of_platform = match self.platform.as_deref() {
+            None => 0,
+            own if own == platform => 2,
+            _ => return None,
         };
-        Some(fits(&self.platform, platform)? + fits(&self.firmware, firmware)?)
+        let of_firmware = match self.firmware.as_deref().map(FirmwareRange::of) {
+            None => 0,
+            Some(Ok(range)) if range.contains(firmware?) => {
+                if matches!(range, FirmwareRange::One(_)) {
+                    2
+                } else {
+                    1
+                }
+            }
+            Some(_) => return None,
+        };
+        Some(of_platform + of_firmware)
     }
 }
 
@@ -126,8 +142,10 @@ mod tests {
             links: Vec::new(),
         };
         assert_eq!(entry(None, None).fit(Some("a"), Some("1")), Some(0));
-        assert_eq!(entry(Some("a"), None).fit(Some("a"), Some("1")), Some(1));
-        assert_eq!(entry(Some("a"), Some("1")).fit(Some("a"), Some("1")), Some(2));
+        assert_eq!(entry(Some("a"), None).fit(Some("a"), Some("1")), Some(2));
+        assert_eq!(entry(None, Some(">=1")).fit(Some("a"), Some("1")), Some(1));
+        assert_eq!(entry(None, Some(">1")).fit(Some("a"), Some("1")), None);
+        assert_eq!(entry(Some("a"), Some("1")).fit(Some("a"), Some("1")), Some(4));
         assert_eq!(entry(Some("b"), Some("1")).fit(Some("a"), Some("1")), None);
         assert_eq!(entry(None, Some("1")).fit(None, None), None);
     }

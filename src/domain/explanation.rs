@@ -132,6 +132,11 @@ impl Explanation {
         })
     }
 
+    /// Whether it should be written again: it is complete, and its findings have changed. One that failed waits for a request.
+    pub fn is_to_renew(&self) -> bool {
+        self.outdated && self.state == ExplanationState::Completed
+    }
+
     /// All its statements.
     pub fn statements(&self) -> impl Iterator<Item = &Statement> {
         let first = self.summary.iter().chain(&self.likely_cause);

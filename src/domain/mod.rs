@@ -8,5 +8,6 @@ pub mod clock;
 pub mod digest;
 pub mod event;
 pub mod explanation;
+pub mod firmware_range;
 pub mod mask;
 pub mod status;

@@ -5,16 +5,16 @@
 //! Other evidence explains a finding, but makes none.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use argus_dataflow::FleetGroup;
 use argus_sinks::FleetView;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::reads::fleet_totals::{FirmwareTotals, FleetTotals};
 use crate::reads::report::{BatchFacts, Example, Report, ReportSeverity};
-use crate::statistics::{TwoGroups, discovery, fisher};
+use crate::statistics::{TwoGroups, binomial, discovery, fisher};
 
 /// A code is rare if the share of vehicles with it, this one counted, is at most this.
 const RARE: f64 = 0.01;
@@ -22,6 +22,9 @@ const RARE: f64 = 0.01;
 /// A firmware raises a code if the false discovery rate is at most this. A wrong result would be a finding of every vehicle
 /// with the code.
 const RAISED: f64 = 0.001;
+
+/// A code is more frequent than in the vehicle's past if the p-value is at most this.
+const MORE: f64 = 0.01;
 
 /// Fewer other vehicles say nothing.
 const VEHICLES_MIN: u64 = 20;
@@ -35,6 +38,41 @@ pub struct Findings {
     pub others: Vec<Finding>,
     /// The firmware that the batch's is compared with: the one that was recorded before it. Null if there is none.
     pub previous_firmware: Option<String>,
+}
+
+/// A diagnosis in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DiagnosisInShort {
+    /// In a sentence.
+    pub summary: String,
+    /// The codes that stand out, at most 10; those that say most first.
+    pub codes: Vec<String>,
+}
+
+/// Codes that a diagnosis in short names.
+const CODES_IN_SHORT: usize = 10;
+
+impl Findings {
+    /// What stands out, in a sentence.
+    pub fn summary(&self) -> String {
+        match self.findings.as_slice() {
+            [] if self.others.is_empty() => "No active error code.".to_owned(),
+            [] if self.others.iter().all(|code| code.bits.is_none()) => {
+                "There are too few other vehicles with this firmware or platform to compare with.".to_owned()
+            }
+            [] => "No code stands out among those of other vehicles.".to_owned(),
+            [first, ..] => {
+                let reason = first.evidence.first().map_or("", |evidence| evidence.text.as_str());
+                format!("{} stands out: {reason}.", first.code)
+            }
+        }
+    }
+
+    /// The diagnosis in short.
+    pub fn in_short(&self) -> DiagnosisInShort {
+        let codes = self.findings.iter().take(CODES_IN_SHORT).map(|finding| finding.code.clone()).collect();
+        DiagnosisInShort { summary: self.summary(), codes }
+    }
 }
 
 /// A code of a batch, and what is known about it.
@@ -62,14 +100,16 @@ pub struct Evidence {
     pub kind: EvidenceKind,
     /// What was found, in words.
     pub text: String,
-    /// Vehicles (of other batches: batches) with the code.
+    /// How many of what is compared have the code: vehicles; batches (`new`); lines of the batch (`past`); occurrences that are
+    /// in one minute (`burst`); stretches of lines with the code that have the other code too (`together`).
     pub found: u64,
     /// All of them.
     pub of: u64,
-    /// With the other firmware: vehicles with the code.
+    /// With the other firmware: vehicles with the code. In the vehicle's other batches: lines with it. Stretches with the
+    /// other code only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub against_found: Option<u64>,
-    /// With the other firmware: all of them.
+    /// With the other firmware: all vehicles. In the other batches: all lines. Stretches without the code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub against_of: Option<u64>,
     /// The test; null if nothing is tested.
@@ -91,12 +131,19 @@ pub enum EvidenceKind {
     Firmware,
     /// With the vehicle's earlier batches, by the times in the logs.
     New,
+    /// Of its rate with that in the vehicle's other batches: the exact test of two rates. Occurrences of a fault are not independent,
+    /// so it makes no finding.
+    Past,
+    /// Of its minutes: most occurrences are in one.
+    Burst,
+    /// Of the lines around it: another code comes with it.
+    Together,
 }
 
 /// What stands out in a batch. Its report must have the fleet's fields.
 pub fn findings(report: &Report, facts: &BatchFacts, view: &FleetView) -> Findings {
     let raised = Raised::by(view, facts);
-    let batches = batches_of_vehicle(view, facts);
+    let vehicle = OfVehicle::new(view, facts);
     let (mut findings, mut others) = (Vec::new(), Vec::new());
     for code in report.codes.iter().filter(|code| code.count > code.inactive) {
         let rare = rare(view, facts, &code.code);
@@ -112,7 +159,8 @@ pub fn findings(report: &Report, facts: &BatchFacts, view: &FleetView) -> Findin
         let (raises, is_rare) = (least(&firmware), least(&rare));
         let least = [raises, is_rare].into_iter().flatten().min_by(f64::total_cmp);
         let any = tested.iter().filter_map(|evidence| evidence.p_value).min_by(f64::total_cmp);
-        let new = (code.new_for_vehicle && batches > 1).then(|| new(batches - 1));
+        let new = (code.new_for_vehicle && vehicle.batches > 1).then(|| new(vehicle.batches - 1));
+        let past = vehicle.past(&code.code, code.count, report.total_lines);
         let finding = Finding {
             code: code.code.clone(),
             severity: code.severity,
@@ -120,8 +168,8 @@ pub fn findings(report: &Report, facts: &BatchFacts, view: &FleetView) -> Findin
             bits: least.or(any).map(|p_value| -p_value.max(f64::MIN_POSITIVE).log2()),
             // What makes it a finding comes first.
             evidence: match is_rare.is_some() && least == is_rare {
-                true => [rare, firmware, new],
-                false => [firmware, rare, new],
+                true => [rare, firmware, new, past],
+                false => [firmware, rare, new, past],
             }
             .into_iter()
             .flatten()
@@ -136,13 +184,49 @@ pub fn findings(report: &Report, facts: &BatchFacts, view: &FleetView) -> Findin
     Findings { findings, others, previous_firmware: raised.map(|raised| raised.against) }
 }
 
-/// All batches of the vehicle, this one too.
-fn batches_of_vehicle(view: &FleetView, facts: &BatchFacts) -> u64 {
-    let first = FleetGroup::Vehicle { vin: facts.vin.clone(), vehicle_id: String::new() };
-    let of_vehicle = view
-        .from(first)
-        .take_while(|(group, _, _)| matches!(group, FleetGroup::Vehicle { vin, .. } if *vin == facts.vin));
-    of_vehicle.filter(|(_, code, _)| code.is_none()).map(|(_, _, totals)| totals.batches).sum()
+/// The counts of the vehicle in all its batches, this one too.
+struct OfVehicle<'v> {
+    batches: u64,
+    lines: u64,
+    counts: HashMap<&'v str, u64>,
+}
+
+impl<'v> OfVehicle<'v> {
+    fn new(view: &'v FleetView, facts: &BatchFacts) -> OfVehicle<'v> {
+        let first = FleetGroup::Vehicle { vin: facts.vin.clone(), vehicle_id: String::new() };
+        let is_own = |group: &FleetGroup| matches!(group, FleetGroup::Vehicle { vin, .. } if *vin == facts.vin);
+        let mut own = OfVehicle { batches: 0, lines: 0, counts: HashMap::new() };
+        for (_, code, totals) in view.from(first).take_while(|(group, _, _)| is_own(group)) {
+            match code {
+                Some(code) => *own.counts.entry(code).or_default() += totals.count,
+                None => {
+                    own.batches += totals.batches;
+                    own.lines += totals.count;
+                }
+            }
+        }
+        own
+    }
+
+    /// If the code, with `count` occurrences on `lines` lines of this batch, is less frequent in the others that have it.
+    fn past(&self, code: &str, count: u64, lines: u64) -> Option<Evidence> {
+        let (others, other_lines) = (self.counts.get(code)?.saturating_sub(count), self.lines.saturating_sub(lines));
+        if others == 0 || u128::from(count) * u128::from(other_lines) <= u128::from(others) * u128::from(lines) {
+            return None;
+        }
+        let share = lines as f64 / (lines + other_lines) as f64;
+        let p_value = binomial::at_least(count, count + others, share);
+        if p_value > MORE {
+            return None;
+        }
+        let text = format!(
+            "once in {} lines here, and once in {} in the vehicle's other batches",
+            lines.div_ceil(count.max(1)),
+            other_lines.div_ceil(others)
+        );
+        let evidence = Evidence::new(EvidenceKind::Past, text, [count, lines], binomial::RATES_NAME, p_value);
+        Some(Evidence { against_found: Some(others), against_of: Some(other_lines), ..evidence })
+    }
 }
 
 /// How many of the other vehicles have the code: those of the firmware, and those of the platform. The group that has it
@@ -175,7 +259,13 @@ fn new(others: u64) -> Evidence {
 }
 
 impl Evidence {
-    fn new(kind: EvidenceKind, text: String, [found, of]: [u64; 2], test: &'static str, p_value: f64) -> Evidence {
+    pub(crate) fn new(
+        kind: EvidenceKind,
+        text: String,
+        [found, of]: [u64; 2],
+        test: &'static str,
+        p_value: f64,
+    ) -> Evidence {
         let (test, p_value) = (Some(test), Some(p_value));
         Evidence { kind, text, found, of, against_found: None, against_of: None, test, p_value, q_value: None }
     }

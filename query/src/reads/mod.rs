@@ -8,7 +8,7 @@
 //! - [`compare`]: two firmwares, by the tests in [`crate::statistics`]; [`vehicles`]: the list of vehicles; [`history`]: the batches
 //!   and codes of one;
 //! - [`fleet_totals`]: the size of the fleet and its firmwares;
-//! - [`findings`]: what stands out in a batch;
+//! - [`findings`]: what stands out in a batch; [`patterns`]: bursts and codes that come together in it;
 //! - [`cells`]: past state that the dataflow loads.
 
 mod batch_lines;
@@ -21,6 +21,7 @@ pub mod fleet_codes;
 pub mod fleet_totals;
 pub mod history;
 pub mod lookup;
+pub mod patterns;
 pub mod report;
 pub mod timeline;
 pub mod vehicles;

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::engine::Engine;
 use crate::error::QueryError;
+use crate::reads::findings::DiagnosisInShort;
 use crate::results::json::rfc3339;
 
 /// The status in the table `batches` of a batch that its owner has completed.
@@ -74,6 +75,9 @@ pub struct Report {
     pub codes: Vec<CodeReport>,
     /// Sorted by name.
     pub files: Vec<FileReport>,
+    /// What stands out, once the report is final; `GET /batches/{id}/diagnosis` has the evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diagnosis: Option<DiagnosisInShort>,
 }
 
 /// One code of a report.
@@ -126,6 +130,11 @@ impl ReportSeverity {
             ReportSeverity::Error => "error",
             ReportSeverity::Critical => "critical",
         }
+    }
+
+    /// The severity of that name.
+    pub fn named(name: &str) -> Option<ReportSeverity> {
+        Severity::of(name).map(ReportSeverity::of)
     }
 
     fn of(severity: Severity) -> ReportSeverity {
@@ -307,6 +316,7 @@ impl Report {
             recorded_last: files.iter().filter_map(|file| file.last_ts).max(),
             codes: codes(counts),
             files,
+            diagnosis: None,
         }
     }
 }

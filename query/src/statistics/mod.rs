@@ -1,5 +1,6 @@
 //! Tests and intervals for the comparison of two groups of vehicles.
 //!
+//! - [`binomial`]: two rates;
 //! - [`fisher`]: two independent groups;
 //! - [`mcnemar`]: the same vehicles in both groups;
 //! - [`stratified`]: two independent groups within strata;
@@ -8,6 +9,7 @@
 //!
 //! The files `*_reference.csv` contain results of SciPy and statsmodels; `reference.py` makes them.
 
+pub mod binomial;
 pub mod discovery;
 pub mod fisher;
 pub mod interval;

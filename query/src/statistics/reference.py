@@ -83,6 +83,18 @@ def of_exact_strata():
         yield (*sum(rows, ()), float(sum(p for p in sums.values() if p <= observed)))
 
 
+def of_tails():
+    """The sum of the probabilities, in exact arithmetic."""
+    for _ in range(500):
+        everything = size(2.7)
+        found = random.randint(0, everything)
+        share = random.choice([random.random(), random.random() ** 4])
+        p = Fraction(share)
+        tail = sum(comb(everything, x) * p**x * (1 - p) ** (everything - x) for x in range(found, everything + 1))
+        yield found, everything, share, float(tail)
+
+
+write("binomial_reference.csv", "found, all, share, probability of at least so many: in exact arithmetic", of_tails())
 write("mcnemar_reference.csv", f"first only, second only, p-value: {VERSION}, mcnemar(exact=True)", of_pairs())
 write(
     "interval_reference.csv",

@@ -32,7 +32,7 @@ pub struct CatalogRow {
     pub remedy: Option<String>,
     /// Only on this platform.
     pub platform: Option<String>,
-    /// Only with this firmware.
+    /// Only with this firmware, or with those of this range.
     pub firmware: Option<String>,
     /// Where the description comes from.
     pub source: Option<String>,

@@ -104,6 +104,10 @@ async fn diagnosis(
             diagnosis.explanation = Some(waiting(ExplanationState::Queued));
         } else if let Some(written) = written.filter(|written| written.state == ExplanationState::Writing) {
             diagnosis.explanation = Some(written);
+        } else if !diagnosis.findings.is_empty() && diagnosis.explanation.as_ref().is_some_and(Explanation::is_to_renew)
+        {
+            // What is read is renewed. A full queue is counted, and the next read asks again.
+            let _ = assistant.ask(id);
         }
     }
     Ok(respond(&Answer::at_epoch(&diagnosis, epoch)?, Found::Bypass, &headers))
