@@ -6,6 +6,7 @@
 //!  raw/         the bytes of uploaded files
 //!  lake/        the Delta Lake tables
 //!  resumable/   uploads that are not whole yet
+//!  audit/       the audit log
 //! ```
 
 use std::fs::{File, TryLockError};

@@ -8,7 +8,7 @@
 //! - [`storage`]: the object store of the raw files and the lake;
 //! - [`domain`]: batches, files, their status and their events;
 //! - [`metadata`]: batches and files in SQLite, and the journal of accepted changes;
-//! - [`access`]: tokens, and what they may do; [`inbox`]: objects that become batches;
+//! - [`access`]: tokens, and what they may do; [`audit`]: who did what; [`inbox`]: objects that become batches;
 //! - [`ingest`]: receives uploads, stores their bytes durably, and splits them into blocks;
 //! - [`pipeline`]: accepts changes durably, each at an epoch, and replays them after a restart;
 //! - [`maintenance`]: compaction, retention, erasure, recounts;
@@ -27,6 +27,7 @@ pub mod allocator;
 pub mod answers;
 pub mod app;
 pub mod assistant;
+pub mod audit;
 pub mod catalog;
 pub mod cli;
 pub mod data_dir;

@@ -3,15 +3,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use futures::future::{join, join_all};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::access::Access;
+use crate::access::rate::Rates;
 use crate::app::work::Work;
 use crate::app::{Service, ServiceConfig};
+use crate::audit::record::Record;
+use crate::audit::{self, AuditLog, AuditWriter};
 use crate::http;
 use crate::http::connections::{self, bind};
 use crate::http::fast_path::FastPath;
@@ -54,6 +57,7 @@ pub struct Server {
     access: Access,
     http: JoinHandle<()>,
     work: Work,
+    audit_writer: AuditWriter,
 }
 
 impl Server {
@@ -67,7 +71,14 @@ impl Server {
         let sql_servers = SqlServers::bind(&listeners.sql).await?;
         let syslog = bind_optional(listeners.syslog.as_deref()).await?;
         let syslog_tls = bind_optional(listeners.syslog_tls.as_deref()).await?;
+        let (data, audit_keep, requests_per_token) =
+            (config.data.clone(), config.audit_keep, config.requests_per_token);
         let mut service = Service::open(config).await?;
+        let folder = audit::folder(&data);
+        let opened = AuditLog::open(&folder, audit_keep);
+        let (audit, audit_writer) =
+            opened.with_context(|| format!("cannot open the audit log in {}", folder.display()))?;
+        audit.record(Record::of_server(&format!("start of version {}", env!("CARGO_PKG_VERSION")))).await;
         service.work.spawn(drain_histograms(metrics.clone(), service.stopping.clone()));
         let mut others = OtherAddresses { sql: sql_servers.addresses(), ..OtherAddresses::default() };
         for (name, listener) in [("tcp", &syslog), ("tls", &syslog_tls)] {
@@ -77,11 +88,12 @@ impl Server {
                 others.syslog.insert(name, address);
             }
         }
-        let router = http::router(&service, metrics, others, tls.is_some());
+        let router = http::router(&service, audit.clone(), metrics, others, tls.is_some());
         let policy = OriginPolicy::new(address, &listeners.allowed_hosts);
         check_exposure(&service.access, listeners, address)?;
-        let fast_path = FastPath::new(policy, service.access.clone(), service.reports.clone(), router);
-        sql_servers.spawn(&mut service)?;
+        let (access, rates) = (service.access.clone(), Rates::new(requests_per_token));
+        let fast_path = FastPath::new(policy, access, rates, audit.clone(), service.reports.clone(), router);
+        sql_servers.spawn(&mut service, audit)?;
         let messages = syslog::Receiver::new(&service);
         let access = service.access.clone();
         let mut work = service.work;
@@ -98,7 +110,7 @@ impl Server {
         // Both end before the pipeline, which has to take what has arrived.
         let http = tokio::spawn(async move { drop(join(http, syslog).await) });
         work.spawn(service.maintainer.schedule(service.stopping));
-        Ok(Server { address, is_encrypted, access, http, work })
+        Ok(Server { address, is_encrypted, access, http, work, audit_writer })
     }
 
     /// Whether nobody needs a token.
@@ -133,7 +145,10 @@ impl Server {
             // A client that does not read its response must not delay the stop.
             http.abort();
         }
-        self.work.finish().await
+        let finished = self.work.finish().await;
+        let audit_writer = self.audit_writer;
+        tokio::task::spawn_blocking(move || audit_writer.finish()).await?;
+        finished
     }
 }
 

@@ -8,12 +8,17 @@ use anyhow::{Result, bail};
 #[cfg(any(feature = "pg", feature = "flight"))]
 use argus_query::Limits;
 #[cfg(any(feature = "pg", feature = "flight"))]
-use argus_query::servers::authenticator::Authenticator;
+use argus_query::servers::authenticator::{Authenticator, RunBy, RunStatement, Salted};
 use tokio::net::TcpListener;
 #[cfg(any(feature = "pg", feature = "flight"))]
 use tokio::sync::watch;
 
+#[cfg(any(feature = "pg", feature = "flight"))]
+use crate::access::Access;
 use crate::app::Service;
+use crate::audit::AuditLog;
+#[cfg(any(feature = "pg", feature = "flight"))]
+use crate::audit::record::Record;
 use crate::http::connections::bind;
 #[cfg(any(feature = "pg", feature = "flight"))]
 use crate::shutdown::Stopping;
@@ -59,7 +64,7 @@ impl SqlServers {
     }
 
     /// Serves until the server stops.
-    pub(crate) fn spawn(self, service: &mut Service) -> Result<()> {
+    pub(crate) fn spawn(self, service: &mut Service, audit: AuditLog) -> Result<()> {
         for (protocol, address) in self.addresses() {
             tracing::info!(protocol, %address, "SQL server listening");
             if !address.ip().is_loopback() && service.access.is_open() {
@@ -71,7 +76,10 @@ impl SqlServers {
             }
         }
         #[cfg(any(feature = "pg", feature = "flight"))]
-        let tokens: std::sync::Arc<dyn Authenticator> = std::sync::Arc::new(service.access.clone());
+        let tokens: std::sync::Arc<dyn Authenticator> =
+            std::sync::Arc::new(AuditedAccess { access: service.access.clone(), audit });
+        #[cfg(not(any(feature = "pg", feature = "flight")))]
+        let _ = audit;
         #[cfg(feature = "pg")]
         if let Some(listener) = self.pg {
             let (engine, snapshots) = (service.engine.clone(), service.snapshots.clone());
@@ -94,6 +102,39 @@ impl SqlServers {
                 .spawn(argus_query::servers::flight_sql::serve(listener, engine, snapshots, LIMITS, tokens, stopped));
         }
         Ok(())
+    }
+}
+
+/// The tokens, with the audit log of what is done with them.
+#[cfg(any(feature = "pg", feature = "flight"))]
+struct AuditedAccess {
+    access: Access,
+    audit: AuditLog,
+}
+
+#[cfg(any(feature = "pg", feature = "flight"))]
+impl Authenticator for AuditedAccess {
+    fn is_open(&self) -> bool {
+        self.access.is_open()
+    }
+
+    fn may_query(&self, token: &str) -> bool {
+        self.access.may_query(token)
+    }
+
+    fn salted(&self, user: &str) -> Option<Salted> {
+        self.access.salted(user)
+    }
+
+    fn note(&self, statement: &RunStatement<'_>) {
+        let RunStatement { protocol, by, from, sql } = *statement;
+        let token = match by {
+            RunBy::Anybody => None,
+            RunBy::User(user) => self.access.token_of_user(user),
+            RunBy::Token(text) => self.access.token_of_text(text),
+        };
+        let detail = Some(crate::http::audit::Detail::statement(sql).into_text());
+        self.audit.record_now(Record { token, from, detail, ..Record::new(format!("{protocol} query")) });
     }
 }
 

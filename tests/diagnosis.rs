@@ -285,7 +285,10 @@ async fn codes_are_compared_with_the_past_and_with_those_around_them() {
     assert!(evidence("E_EFFECT", "past").is_null(), "it has no past");
     let together = evidence("E_EFFECT", "together");
     assert_eq!([&together["found"], &together["of"], &together["against_of"]], [&json!(12), &json!(12), &json!(48)]);
-    assert!(together["text"].as_str().is_some_and(|text| text.contains("E_CAUSE is too, always before it")), "{together}");
+    assert!(
+        together["text"].as_str().is_some_and(|text| text.contains("E_CAUSE is too, always before it")),
+        "{together}"
+    );
     assert!(evidence("E_LOUD", "together").is_null(), "{diagnosis}");
     let effect = diagnosis["others"]["top"].as_array().expect("codes").iter().find(|one| one["code"] == "E_EFFECT");
     assert_eq!(effect.expect("it is listed")["severity"], "critical");

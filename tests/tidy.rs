@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The folders and files of `src`, from the bottom up: each may use those before it.
-const LAYERS: [&str; 24] = [
+const LAYERS: [&str; 25] = [
     "allocator",
     "data_dir",
     "shutdown",
@@ -16,6 +16,7 @@ const LAYERS: [&str; 24] = [
     "ingest",
     "pipeline",
     "access",
+    "audit",
     "inbox",
     "maintenance",
     "answers",

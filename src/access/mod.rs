@@ -5,8 +5,9 @@
 //! memory: a request is checked without waiting, and a revoked token is refused at once. Its
 //! event streams end; a session of PostgreSQL goes on until its client closes it.
 //!
-//! - [`token`]: a token; [`rules`]: what each path needs
+//! - [`token`]: a token; [`rules`]: what each path needs; [`rate`]: how many requests
 
+pub mod rate;
 pub mod rules;
 pub mod token;
 
@@ -14,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use argus_query::servers::authenticator::{Authenticator, Salted};
+use argus_query::servers::authenticator::Salted;
 use axum::http::{HeaderMap, header};
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{Mutex, watch};
@@ -250,26 +251,43 @@ impl Access {
     }
 }
 
-impl Authenticator for Access {
-    fn is_open(&self) -> bool {
-        Access::is_open(self)
-    }
-
-    fn may_query(&self, token: &str) -> bool {
+impl Access {
+    /// Whether a token may run SQL.
+    pub fn may_query(&self, token: &str) -> bool {
         self.caller_of(Some(token)).is_ok_and(|caller| caller.is_none_or(|caller| caller.has(Scope::Query)))
     }
 
-    fn salted(&self, user: &str) -> Option<Salted> {
+    /// The salted token of a user of PostgreSQL, who is named by the token's id or its name; `None` if there is none that may
+    /// run SQL.
+    pub fn salted(&self, user: &str) -> Option<Salted> {
         let (tokens, now) = (self.read(), Utc::now());
         let may_query = |stored: &&StoredToken| {
             let scopes = &stored.token.scopes;
             stored.refusal(now).is_none() && (scopes.contains(&Scope::Query) || scopes.contains(&Scope::Admin))
         };
-        let by_id = Uuid::parse_str(user).ok().and_then(|id| tokens.get(&id)).filter(may_query);
-        // Of several with one name, the newest.
-        let named = || tokens.values().filter(|stored| stored.token.name == user).filter(may_query);
-        by_id.or_else(|| named().max_by_key(|stored| stored.token.id)).and_then(StoredToken::salted)
+        named(&tokens, user, may_query).and_then(StoredToken::salted)
     }
+
+    /// The id of the token of a user of PostgreSQL.
+    pub fn token_of_user(&self, user: &str) -> Option<Uuid> {
+        named(&self.read(), user, |_| true).map(|stored| stored.token.id)
+    }
+
+    /// The id in the text of a token.
+    pub fn token_of_text(&self, text: &str) -> Option<Uuid> {
+        parse(text).map(|(id, _)| id).filter(|id| self.read().contains_key(id))
+    }
+}
+
+/// The token of that id, or the newest of that name.
+fn named<'t>(
+    tokens: &'t HashMap<Uuid, StoredToken>,
+    user: &str,
+    is_wanted: impl Fn(&&StoredToken) -> bool,
+) -> Option<&'t StoredToken> {
+    let by_id = Uuid::parse_str(user).ok().and_then(|id| tokens.get(&id)).filter(&is_wanted);
+    let named = || tokens.values().filter(|stored| stored.token.name == user).filter(&is_wanted);
+    by_id.or_else(|| named().max_by_key(|stored| stored.token.id))
 }
 
 /// A token as a document.

@@ -14,6 +14,11 @@ pub(super) fn describe() {
         "argus_explanations_total",
         "Explanations of findings, by outcome: completed, case, failed, not_asked."
     );
+    describe_counter!("argus_audit_lost_total", "Records that the audit log could not take in time.");
+    describe_counter!(
+        "argus_audit_refused_unrecorded_total",
+        "Refused requests of a flood, of which the audit log has only some."
+    );
     describe_counter!("argus_lines_total", "Lines counted.");
     describe_counter!("argus_bytes_total", "Bytes of text counted, after decompression.");
     describe_counter!("argus_occurrences_total", "Occurrences of error codes counted.");

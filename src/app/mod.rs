@@ -21,6 +21,7 @@ mod progress;
 mod simulation;
 pub mod work;
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,12 @@ use crate::storage::Storage;
 
 /// The default of `--retention`: 7 days.
 const RETENTION_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The default of `--audit-keep`: a year.
+const AUDIT_KEEP_DEFAULT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The default of `--requests-per-token`.
+const REQUESTS_PER_TOKEN_DEFAULT: NonZeroU32 = NonZeroU32::MIN.saturating_add(999);
 
 /// The default of `--maintain-every`: 10 minutes.
 const MAINTAIN_EVERY_DEFAULT: Duration = Duration::from_secs(600);
@@ -95,6 +102,10 @@ pub struct ServiceConfig {
     pub assistant: Option<AssistantConfig>,
     /// The folder or bucket whose objects become batches, if any.
     pub inbox: Option<String>,
+    /// How long records of the audit log are kept; `None` means for ever.
+    pub audit_keep: Option<Duration>,
+    /// Requests of each token in a second.
+    pub requests_per_token: NonZeroU32,
 }
 
 impl ServiceConfig {
@@ -117,6 +128,8 @@ impl ServiceConfig {
             redis,
             assistant,
             inbox,
+            audit_keep: Some(AUDIT_KEEP_DEFAULT),
+            requests_per_token: REQUESTS_PER_TOKEN_DEFAULT,
         }
     }
 }

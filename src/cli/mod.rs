@@ -7,6 +7,7 @@
 
 pub mod analyze;
 pub mod ask;
+mod audit;
 mod catalog;
 pub mod check;
 mod client;
@@ -36,6 +37,7 @@ mod watch;
 
 use std::ffi::OsString;
 use std::io::{Write, stderr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::available_parallelism;
@@ -52,6 +54,7 @@ use crate::allocator;
 use crate::assistant::model::ModelConfig;
 use crate::assistant::{AssistantConfig, Prices};
 use crate::cli::ask::{CodesArgs, CompareArgs, ReportArgs};
+use crate::cli::audit::AuditArgs;
 use crate::cli::catalog::CatalogArgs;
 use crate::cli::diagnose::DiagnoseArgs;
 use crate::cli::manual::{CompletionsArgs, ManArgs};
@@ -98,6 +101,8 @@ pub enum Command {
         after_help = "Examples:\n  argus token create --scope admin --data ./argus-data\n  ARGUS_TOKEN=… argus token create --scope upload --vin WVWZZZ1JZXW000001 --server https://argus.example\n  ARGUS_TOKEN=… argus token list --server https://argus.example"
     )]
     Token(TokenArgs),
+    /// Verify the audit log of a data directory.
+    Audit(AuditArgs),
     /// Run SQL queries on a running server or a data directory.
     #[command(
         after_help = "Examples:\n  argus sql --server http://127.0.0.1:8080 \"SHOW TABLES\"\n  argus sql --data ./argus-data \"SELECT code, sum(count) FROM error_counts GROUP BY code\""
@@ -189,6 +194,12 @@ pub struct ServeArgs {
     /// The private key of the certificate, in PEM.
     #[arg(long, env = "ARGUS_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// How long records of the audit log are kept, for example 90d; 0 means for ever.
+    #[arg(long, env = "ARGUS_AUDIT_KEEP", default_value = "365d", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub audit_keep: Duration,
+    /// Requests of each token in a second, and twice as many after a pause; more are answered with 429.
+    #[arg(long, env = "ARGUS_REQUESTS_PER_TOKEN", default_value = "1000", value_name = "COUNT")]
+    pub requests_per_token: NonZeroU32,
     /// The other servers.
     #[command(flatten)]
     pub servers: ServersArgs,
@@ -464,6 +475,7 @@ pub fn main() -> ExitCode {
         Command::Diagnose(args) => diagnose::run(&args),
         Command::Catalog(args) => catalog::run(&args),
         Command::Token(args) => token::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Sql(args) => sql::run(&args),
         Command::Upload(args) => match &args.watch {
             Some(folder) => watch::run(&args, folder),

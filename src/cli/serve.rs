@@ -34,6 +34,8 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     config.redis.clone_from(&args.servers.redis);
     config.assistant = args.llm.assistant();
     config.inbox.clone_from(&args.inbox);
+    config.audit_keep = Some(args.audit_keep).filter(|keep| !keep.is_zero());
+    config.requests_per_token = args.requests_per_token;
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files; it limits the number of connections");
     }

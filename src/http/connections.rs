@@ -55,12 +55,12 @@ pub async fn serve(
         };
         tokio::select! {
             (accepted, permit) = accepted => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     // A write must not wait for the acknowledgement of the previous one (Nagle's algorithm).
                     if stream.set_nodelay(true).is_err() {
                         continue;
                     }
-                    let (tls, fast_path, stopping) = (tls.clone(), fast_path.clone(), stopping.clone());
+                    let (tls, fast_path, stopping) = (tls.clone(), fast_path.of_peer(peer.ip()), stopping.clone());
                     connections.spawn(async move {
                         let _permit = permit;
                         match tls {

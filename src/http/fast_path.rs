@@ -7,10 +7,12 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::net::IpAddr;
+use std::time::Instant;
 
 use argus_query::cache::Found;
 use axum::Router;
-use axum::http::{Method, Request};
+use axum::http::{Method, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use futures::future::Either;
@@ -20,12 +22,16 @@ use hyper_util::service::TowerToHyperService;
 use metrics::Counter;
 use uuid::Uuid;
 
+use crate::access::rate::Rates;
 use crate::access::{Access, Caller};
 use crate::answers::reports::Reports;
+use crate::audit::AuditLog;
+use crate::http::audit::{self, Peer};
 use crate::http::authorize::authorize;
 use crate::http::cached::respond;
 use crate::http::observe::{self, REQUEST_ID};
 use crate::http::origin::OriginPolicy;
+use crate::http::problem::Problem;
 
 type Routed = TowerToHyperService<Router>;
 
@@ -34,6 +40,10 @@ type Routed = TowerToHyperService<Router>;
 pub struct FastPath {
     policy: OriginPolicy,
     access: Access,
+    rates: Rates,
+    audit: AuditLog,
+    /// The address of the client of this connection.
+    peer: Option<IpAddr>,
     reports: Reports,
     router: Routed,
     served: Counter,
@@ -41,14 +51,29 @@ pub struct FastPath {
 
 impl FastPath {
     /// Puts the `policy`, the tokens and the cached `reports` in front of `router`.
-    pub fn new(policy: OriginPolicy, access: Access, reports: Reports, router: Router) -> FastPath {
+    pub fn new(
+        policy: OriginPolicy,
+        access: Access,
+        rates: Rates,
+        audit: AuditLog,
+        reports: Reports,
+        router: Router,
+    ) -> FastPath {
         FastPath {
             policy,
             access,
+            rates,
+            audit,
+            peer: None,
             reports,
             router: TowerToHyperService::new(router),
             served: observe::cached_reports(),
         }
+    }
+
+    /// The same for the connection of a client.
+    pub fn of_peer(&self, peer: IpAddr) -> FastPath {
+        FastPath { peer: Some(peer), ..self.clone() }
     }
 
     /// Who makes a request, or why it is refused.
@@ -56,7 +81,25 @@ impl FastPath {
         if let Some(refusal) = self.policy.refusal(request) {
             return Err(Box::new(refusal.into_response()));
         }
-        authorize(&self.access, request).map_err(|refused| Box::new(refused.response(request)))
+        let caller = authorize(&self.access, request).map_err(|refused| Box::new(refused.response(request)))?;
+        if let Some(caller) = &caller
+            && let Err(wait) = self.rates.take(caller.token, Instant::now())
+        {
+            let detail = format!(
+                "this token has made too many requests (--requests-per-token); the next one is possible in {} ms",
+                wait.as_millis() + 1
+            );
+            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", detail);
+            return Err(Box::new(problem.into_response()));
+        }
+        Ok(caller)
+    }
+
+    /// Notes a request that is refused. Those of a flood are not all noted.
+    fn note_refused(&self, request: &Request<Incoming>, refused: &Response) {
+        if matches!(refused.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            self.audit.record_refused(|| audit::refused(request, self.peer, refused.status()));
+        }
     }
 
     /// The response that the router would give, if it is cached.
@@ -84,7 +127,10 @@ impl Service<Request<Incoming>> for FastPath {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let answer = match self.admit(&request) {
-            Err(refused) => Some(*refused),
+            Err(refused) => {
+                self.note_refused(&request, &refused);
+                Some(*refused)
+            }
             // The router compares the vehicle.
             Ok(Some(caller)) if caller.vin.is_some() => {
                 request.extensions_mut().insert(caller);
@@ -101,7 +147,10 @@ impl Service<Request<Incoming>> for FastPath {
                 observe::secure(answer.headers_mut());
                 ready(Ok(answer)).left_future()
             }
-            None => self.router.call(request).right_future(),
+            None => {
+                self.peer.map(|peer| request.extensions_mut().insert(Peer(peer)));
+                self.router.call(request).right_future()
+            }
         }
     }
 }

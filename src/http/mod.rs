@@ -1,6 +1,7 @@
 //! The HTTP layer: a module for each resource, each with its own router.
 //! Handlers only translate between HTTP and the parts of the service.
 
+pub mod audit;
 pub mod authorize;
 pub mod binary;
 pub mod cached;
@@ -33,6 +34,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::Service;
+use crate::audit::AuditLog;
 use crate::http::cached::CachedAnswers;
 use crate::http::problem::{Problem, ProblemBody};
 use crate::http::routes::health::OtherAddresses;
@@ -65,7 +67,13 @@ use crate::pages::Login;
 struct ApiDescription;
 
 /// All paths of the service, which is reached over TLS if `is_encrypted`.
-pub fn router(service: &Service, metrics: PrometheusHandle, others: OtherAddresses, is_encrypted: bool) -> Router {
+pub fn router(
+    service: &Service,
+    audit_log: AuditLog,
+    metrics: PrometheusHandle,
+    others: OtherAddresses,
+    is_encrypted: bool,
+) -> Router {
     // Handlers have full paths: nested routers would copy the URI of every request.
     let router = OpenApiRouter::with_openapi(ApiDescription::openapi())
         .merge(batches::router(service))
@@ -97,6 +105,7 @@ pub fn router(service: &Service, metrics: PrometheusHandle, others: OtherAddress
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(service.metadata.clone(), authorize::only_own_batches))
+        .layer(from_fn_with_state(audit_log, audit::audit))
         .layer(from_fn(observe::observe))
 }
 

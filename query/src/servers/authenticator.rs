@@ -1,5 +1,7 @@
 //! Who may run SQL over the protocols of this folder.
 
+use std::net::IpAddr;
+
 /// Knows the tokens of a server.
 pub trait Authenticator: Send + Sync {
     /// Whether nobody needs a token.
@@ -10,6 +12,33 @@ pub trait Authenticator: Send + Sync {
 
     /// The salted token of a user, who is named by the token's id or its name; `None` if there is none that may run SQL.
     fn salted(&self, user: &str) -> Option<Salted>;
+
+    /// Notes a statement that a client runs.
+    fn note(&self, statement: &RunStatement<'_>);
+}
+
+/// A statement that a client runs.
+#[derive(Debug, Clone, Copy)]
+pub struct RunStatement<'s> {
+    /// The protocol.
+    pub protocol: &'static str,
+    /// Who runs it.
+    pub by: RunBy<'s>,
+    /// The address of the client, if it is known.
+    pub from: Option<IpAddr>,
+    /// The statement.
+    pub sql: &'s str,
+}
+
+/// Who runs a statement.
+#[derive(Debug, Clone, Copy)]
+pub enum RunBy<'s> {
+    /// Nobody who is known.
+    Anybody,
+    /// A user, who is named by the id or the name of a token.
+    User(&'s str),
+    /// Who has this token.
+    Token(&'s str),
 }
 
 /// A token as SCRAM-SHA-256 needs it (RFC 7677): its text is not known.

@@ -11,10 +11,11 @@ use argus_query::cache::{ComputationAborted, Redis, SingleFlight};
 use argus_query::results::encode::EncodeError;
 use argus_query::{Encoder, Engine, Limits, QueryError, RowFormat, Rows};
 use argus_sinks::Snapshot;
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use futures::stream;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -26,6 +27,7 @@ use utoipa_axum::routes;
 
 use crate::answers::answer::Answer;
 use crate::app::Service;
+use crate::http::audit::Detail;
 use crate::http::binary::Binary;
 use crate::http::cached::{remote_name, respond};
 use crate::http::error_responses::{
@@ -211,16 +213,19 @@ async fn query(
         snapshot = Arc::new(snapshot.as_of(epoch)?);
     }
     let limits = Limits { rows: limit, time: Duration::from_millis(timeout_ms) };
+    let detail = Detail::statement(&body.sql);
     let key = QueryKey { sql: body.sql, limit, format, epoch: snapshot.epoch, time: limits.time };
     if body.as_of.is_some() {
         // Never cached: an erasure also changes past epochs.
         let mut answer = context.start(&key, &snapshot, limits).await?;
         answer.encode_up_to(CACHED_BYTES_MAX).await?;
-        return Ok(answer.respond(&key, context.stopping.clone()));
+        return Ok((Extension(detail), answer.respond(&key, context.stopping.clone())).into_response());
     }
     let mut stopping = context.stopping.clone();
     tokio::select! {
-        response = context.answer(key, snapshot, limits, &headers) => response,
+        response = context.answer(key, snapshot, limits, &headers) => {
+            Ok((Extension(detail), response).into_response())
+        }
         () = stopped(&mut stopping) => Err(Problem::busy("the server is stopping; retry later")),
     }
 }

@@ -45,7 +45,7 @@ use crate::cache::SigningKey;
 use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::execute::{Limits, Rows};
-use crate::servers::authenticator::Authenticator;
+use crate::servers::authenticator::{Authenticator, RunBy, RunStatement};
 use crate::servers::flight_sql::connections::{CONNECTIONS_MAX, PING_EVERY, SILENCE_MAX, incoming};
 use crate::servers::flight_sql::prepared::{HandleError, Prepared};
 use crate::sql::statement::{check_plan, check_statement};
@@ -67,7 +67,8 @@ pub fn serve(
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = ()> + Send + 'static {
     let threads = engine.background.handle();
-    let service = SqlService { engine, snapshots, limits, signing: SigningKey::random() };
+    let signing = SigningKey::random();
+    let service = SqlService { engine, snapshots, limits, signing, authenticator: Arc::clone(&authenticator) };
     // With tokens, each call needs one in its header `authorization`.
     let check = move |request: Request<()>| match authenticator.is_open() || has_token(&request, &*authenticator) {
         true => Ok(request),
@@ -104,10 +105,13 @@ pub fn serve(
 }
 
 fn has_token(request: &Request<()>, authenticator: &dyn Authenticator) -> bool {
+    token_of(request).is_some_and(|token| authenticator.may_query(token))
+}
+
+fn token_of<T>(request: &Request<T>) -> Option<&str> {
     let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-    let token =
-        header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    token.is_some_and(|(_, token)| authenticator.may_query(token.trim()))
+    let token = header.and_then(|value| value.split_once(' '));
+    token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim())
 }
 
 #[derive(Clone)]
@@ -117,6 +121,7 @@ struct SqlService {
     limits: Limits,
     /// Signs handles.
     signing: SigningKey,
+    authenticator: Arc<dyn Authenticator>,
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -171,8 +176,11 @@ impl SqlService {
         plan.await.map_err(refused)
     }
 
-    async fn rows(&self, handle: &Bytes) -> Reply<DataStream> {
+    async fn rows(&self, handle: &Bytes, request: &Request<Ticket>) -> Reply<DataStream> {
         let Prepared { sql, values, .. } = Prepared::of(handle, self.signing).map_err(handle_status)?;
+        let by = token_of(request).map_or(RunBy::Anybody, RunBy::Token);
+        let from = request.remote_addr().map(|address| address.ip());
+        self.authenticator.note(&RunStatement { protocol: "flight", by, from, sql: &sql });
         let rows = self.engine.ask_with(&self.snapshot(), &sql, values, self.limits).await.map_err(refused)?;
         let (schema, limit) = (Arc::clone(&rows.schema), self.limits.rows);
         let batches = stream::unfold((rows, false), move |(mut rows, ended): (Rows, bool)| async move {
@@ -275,8 +283,8 @@ impl FlightSqlService for SqlService {
         )
     }
 
-    async fn do_get_statement(&self, ticket: TicketStatementQuery, _: Request<Ticket>) -> Reply<DataStream> {
-        self.rows(&ticket.statement_handle).await
+    async fn do_get_statement(&self, ticket: TicketStatementQuery, request: Request<Ticket>) -> Reply<DataStream> {
+        self.rows(&ticket.statement_handle, &request).await
     }
 
     async fn do_action_create_prepared_statement(
@@ -337,9 +345,9 @@ impl FlightSqlService for SqlService {
     async fn do_get_prepared_statement(
         &self,
         query: CommandPreparedStatementQuery,
-        _: Request<Ticket>,
+        request: Request<Ticket>,
     ) -> Reply<DataStream> {
-        self.rows(&query.prepared_statement_handle).await
+        self.rows(&query.prepared_statement_handle, &request).await
     }
 
     async fn get_flight_info_catalogs(

@@ -19,6 +19,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use datafusion_postgres::datafusion_pg_catalog::sql::PostgresCompatibilityParser;
 use datafusion_postgres::hooks::set_show::SetShowHook;
 use datafusion_postgres::hooks::transactions::TransactionStatementHook;
+use datafusion_postgres::pgwire::api::METADATA_USER;
 use datafusion_postgres::pgwire::api::auth::StartupHandler;
 use datafusion_postgres::pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
 use datafusion_postgres::pgwire::api::portal::{Format, Portal};
@@ -51,7 +52,7 @@ use super::{catch_panic, failed, refused, with_code, with_state};
 use crate::engine::Engine;
 use crate::error::QueryError;
 use crate::execute::Limits;
-use crate::servers::authenticator::Authenticator;
+use crate::servers::authenticator::{Authenticator, RunBy, RunStatement};
 use crate::servers::postgres::field_names::named_as_written;
 use crate::servers::postgres::session_template::session_template;
 use crate::sql::joins::{Deadline, Wanted};
@@ -113,6 +114,17 @@ impl Handlers {
         let (session, wanted) = self.session(until, limits.time).map_err(refused)?;
         let done = timeout_at(until, catch_panic(statement(session))).await.map_err(timed_out)?.map_err(with_state)?;
         Ok((done, RunningStatement::begin(self.engine.clone(), limits, until, permit, wanted)))
+    }
+
+    fn note(&self, client: &impl ClientInfo, sql: &str) {
+        let user = client.metadata().get(METADATA_USER).map(String::as_str);
+        let from = Some(client.socket_addr().ip());
+        self.authenticator.note(&RunStatement {
+            protocol: "postgres",
+            by: user.map_or(RunBy::Anybody, RunBy::User),
+            from,
+            sql,
+        });
     }
 
     /// The limits of a client's statements: `statement_timeout` may lower those of the server.
@@ -240,6 +252,7 @@ impl SimpleQueryHandler for Handlers {
         C::Error: std::fmt::Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
+        self.note(client, &query.query);
         let cancel = on_cancel(client).await;
         let answered = tokio::select! {
             biased;
@@ -415,6 +428,7 @@ impl Handlers {
         C::Error: std::fmt::Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
+        self.note(client, &portal.statement.statement.0);
         let limits = self.limits_for(client);
         let run = async |session: SessionContext| {
             let service = service(session);

@@ -1,0 +1,88 @@
+//! What is recorded.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::LazyLock;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The limit of a target and of a detail, in characters.
+const TEXT_CHARS_MAX: usize = 512;
+
+/// An action, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// When it was answered, RFC 3339.
+    pub at: String,
+    /// What was done: the method and the route of a request, such as `PUT /api/v1/batches/{id}/files/{name}`; the
+    /// statement of a protocol, such as `postgres query`; or `server`.
+    pub action: String,
+    /// On what: the path, with `[VIN]` in place of vehicle identification numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The id of the token that it was done with; none on a server without tokens, and where the token was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Uuid>,
+    /// The address of the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<IpAddr>,
+    /// The HTTP status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// More: for a query, the SHA-256 of its statement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+impl Record {
+    /// An action that ended now.
+    pub fn new(action: impl Into<String>) -> Record {
+        Record {
+            at: rfc3339(Utc::now()),
+            action: action.into(),
+            target: None,
+            token: None,
+            from: None,
+            status: None,
+            detail: None,
+        }
+    }
+
+    /// An action of the server itself.
+    pub fn of_server(detail: &str) -> Record {
+        Record { detail: Some(detail.to_owned()), ..Record::new("server") }
+    }
+
+    /// The same on a target, without identities.
+    pub fn on(self, target: &str) -> Record {
+        Record { target: Some(without_vins(target).chars().take(TEXT_CHARS_MAX).collect()), ..self }
+    }
+}
+
+fn rfc3339(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// The text with `[VIN]` in place of what may be a vehicle identification number (ISO 3779: 17 letters and digits without
+/// I, O and Q).
+pub fn without_vins(text: &str) -> Cow<'_, str> {
+    static VIN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"(?i)\b[A-HJ-NPR-Z0-9]{17}\b").ok());
+    VIN.as_ref().map_or(Cow::Borrowed(text), |vin| vin.replace_all(text, "[VIN]"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_has_no_vin() {
+        let record =
+            Record::new("DELETE /api/v1/vehicles/{vin}").on("/api/v1/vehicles/WVWZZZ1JZXW000001?x=wvwzzz1jzxw000002");
+        assert_eq!(record.target.as_deref(), Some("/api/v1/vehicles/[VIN]?x=[VIN]"));
+        let uuid = "/api/v1/batches/01a2202c-c2d0-714f-b48c-df4381b8144a";
+        assert_eq!(without_vins(uuid), uuid);
+    }
+}
