@@ -20,6 +20,7 @@
 //! - [`pages`]: the web pages, over any router of the API;
 //! - [`http`]: the service over HTTP; [`sql_servers`]: SQL over PostgreSQL and Arrow Flight SQL; [`syslog`]: lines in;
 //! - [`server`]: all servers together;
+//! - [`backup`]: copies of all data;
 //! - [`cli`]: the command line.
 
 pub mod access;
@@ -28,6 +29,7 @@ pub mod answers;
 pub mod app;
 pub mod assistant;
 pub mod audit;
+pub mod backup;
 pub mod catalog;
 pub mod cli;
 pub mod data_dir;

@@ -99,7 +99,8 @@ async fn who_changed_queried_and_exported_is_recorded_without_identities() {
     assert_eq!(token(found("POST /api/v1/tokens", 201)), None, "nobody needed a token yet");
     assert_eq!(token(found("POST /api/v1/batches", 201)), of_admin);
     let put = found("PUT /api/v1/batches/{id}/files/{name}", 201);
-    assert_eq!(put["target"], format!("/api/v1/batches/{batch}/files/[VIN].log"));
+    let name = hex_of(&format!("{VIN}.log"));
+    assert_eq!(put["target"], format!("/api/v1/batches/{batch}/files/sha256-{name}"));
     assert_eq!(put["from"], "127.0.0.1");
     assert_eq!(token(found("GET /api/v1/batches/{id}/files/{name}", 200)), of_reader);
     let hash = hex_of(&statement);

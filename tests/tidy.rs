@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The folders and files of `src`, from the bottom up: each may use those before it.
-const LAYERS: [&str; 25] = [
+const LAYERS: [&str; 26] = [
     "allocator",
     "data_dir",
     "shutdown",
@@ -28,6 +28,7 @@ const LAYERS: [&str; 25] = [
     "sql_servers",
     "syslog",
     "server",
+    "backup",
     "cli",
 ];
 

@@ -65,16 +65,19 @@ impl ScriptedModel {
             }
             None => self.state(format!("A worn pump causes {code}."), &["K1"], false),
         };
-        let wrong = [
-            self.state(format!("{code} occurs 9173 times."), &["F1"], false),
-            self.state(format!("P0999-11 is the reason of {code}."), &["F1"], false),
-            self.state(format!("Another finding explains {code}."), &["F9"], false),
-            self.state(format!("The unit with {code} is worn."), &[], false),
-            self.state(format!("The log explains {code}."), &["L1"], false),
-            self.state(format!("Read https://example.org/{code} first."), &["F1"], false),
-            self.state(format!("The log of {code} says: {line}"), &["F1", "L1"], false),
+        let wrong: [(String, &[&str]); 7] = [
+            (format!("{code} occurs 9173 times."), &["F1"]),
+            (format!("P0999-11 is the reason of {code}."), &["F1"]),
+            (format!("Another finding explains {code}."), &["F9"]),
+            (format!("The unit with {code} is worn."), &[]),
+            (format!("The log explains {code}."), &["L1"]),
+            (format!("Read https://example.org/{code} first."), &["F1"]),
+            (format!("The log of {code} says: {line}"), &["F1", "L1"]),
         ];
-        let chosen = |step: usize| wrong[(code.bytes().map(usize::from).sum::<usize>() + step) % wrong.len()].clone();
+        let chosen = |step: usize| {
+            let (text, cited) = &wrong[(code.bytes().map(usize::from).sum::<usize>() + step) % wrong.len()];
+            self.state(text.clone(), cited, false)
+        };
         let count = finding["occurrences_in_this_batch"].as_u64().unwrap_or(0);
         json!({
             "summary": self.state(format!("{code} stands out in this batch."), &["F1"], true),

@@ -184,6 +184,7 @@ impl Service {
         let data = std::path::absolute(&config.data)?;
         data_dir::create(&data, &[]).with_context(|| format!("cannot create the data directory {}", data.display()))?;
         let locks = lock(&data, &config)?;
+        data_dir::remove_interrupted_backups(&data).context("cannot delete the folder of an interrupted backup")?;
         let stores = Stores::open(&data, &config).await?;
         let (engine, redis) = (stores.engine(&config)?, stores.redis(&config).await?);
         let Stores { storage, metadata, writer, lake, raw, resumable } = stores;
@@ -224,8 +225,10 @@ impl Service {
         let reclaimer = discard::start(reclaimer, pipeline.downgrade(), raw.clone());
         report_failed_files(&pipeline, noted_failures);
         tokio::spawn(warn_of_other_rules(engine.clone(), Arc::clone(&snapshots.borrow()), fingerprint));
-        let erasure = Erasure::new(metadata.clone(), raw.clone(), pipeline.downgrade(), committed.clone());
+        let erasure =
+            Erasure::new(metadata.clone(), raw.clone(), pipeline.downgrade(), committed.clone(), data.clone());
         let maintainer = Maintainer {
+            data: data.clone(),
             maintenance,
             snapshots: snapshots.clone(),
             committed,

@@ -228,7 +228,7 @@ fn hash_of(line: &[u8]) -> [u8; 32] {
 }
 
 /// The files of a folder, the oldest first.
-fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use chrono::{DateTime, SecondsFormat, Utc};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// The limit of a target and of a detail, in characters.
@@ -20,7 +21,8 @@ pub struct Record {
     /// What was done: the method and the route of a request, such as `PUT /api/v1/batches/{id}/files/{name}`; the
     /// statement of a protocol, such as `postgres query`; or `server`.
     pub action: String,
-    /// On what: the path, with `[VIN]` in place of vehicle identification numbers.
+    /// On what: the path, with `[VIN]` in place of vehicle identification numbers, and with the SHA-256 of the name of a file:
+    /// names are erased with their vehicle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// The id of the token that it was done with; none on a server without tokens, and where the token was refused.
@@ -58,12 +60,20 @@ impl Record {
 
     /// The same on a target, without identities.
     pub fn on(self, target: &str) -> Record {
-        Record { target: Some(without_vins(target).chars().take(TEXT_CHARS_MAX).collect()), ..self }
+        let target = without_file_names(target);
+        Record { target: Some(without_vins(&target).chars().take(TEXT_CHARS_MAX).collect()), ..self }
     }
 }
 
 fn rfc3339(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// The path with the hash of what follows `/files/`.
+fn without_file_names(path: &str) -> Cow<'_, str> {
+    let Some((before, rest)) = path.split_once("/files/") else { return Cow::Borrowed(path) };
+    let (name, after) = rest.find('/').map_or((rest, ""), |end| rest.split_at(end));
+    Cow::Owned(format!("{before}/files/sha256-{}{after}", hex::encode(Sha256::digest(name.as_bytes()))))
 }
 
 /// The text with `[VIN]` in place of what may be a vehicle identification number (ISO 3779: 17 letters and digits without
@@ -82,6 +92,10 @@ mod tests {
         let record =
             Record::new("DELETE /api/v1/vehicles/{vin}").on("/api/v1/vehicles/WVWZZZ1JZXW000001?x=wvwzzz1jzxw000002");
         assert_eq!(record.target.as_deref(), Some("/api/v1/vehicles/[VIN]?x=[VIN]"));
+        let path =
+            |name: &str| Record::new("x").on(&format!("/batches/1/files/{name}/lines")).target.expect("a target");
+        assert!(path("veh-1.log").starts_with("/batches/1/files/sha256-") && path("veh-1.log").ends_with("/lines"));
+        assert!(!path("veh-1.log").contains("veh-1"));
         let uuid = "/api/v1/batches/01a2202c-c2d0-714f-b48c-df4381b8144a";
         assert_eq!(without_vins(uuid), uuid);
     }

@@ -8,6 +8,7 @@
 pub mod analyze;
 pub mod ask;
 mod audit;
+mod backup;
 mod catalog;
 pub mod check;
 mod client;
@@ -55,6 +56,7 @@ use crate::assistant::model::ModelConfig;
 use crate::assistant::{AssistantConfig, Prices};
 use crate::cli::ask::{CodesArgs, CompareArgs, ReportArgs};
 use crate::cli::audit::AuditArgs;
+use crate::cli::backup::{BackupArgs, RestoreArgs};
 use crate::cli::catalog::CatalogArgs;
 use crate::cli::diagnose::DiagnoseArgs;
 use crate::cli::manual::{CompletionsArgs, ManArgs};
@@ -143,6 +145,16 @@ pub enum Command {
     /// Compact the tables and erase deleted data, in a data directory that no server has open.
     #[command(after_help = "Examples:\n  argus maintain --data ./argus-data --retention 30d")]
     Maintain(MaintainArgs),
+    /// Copy all data at one epoch, also of a server that runs.
+    ///
+    /// A backup has the metadata, the tables, the raw files and the audit log. What is erased later stays in it.
+    #[command(
+        after_help = "Examples:\n  argus backup /srv/backup/2026-03-01 --data ./argus-data\n  argus backup s3://bucket/argus/2026-03-01 --data ./argus-data"
+    )]
+    Backup(BackupArgs),
+    /// Make a data directory of a backup; each file is verified.
+    #[command(after_help = "Examples:\n  argus restore /srv/backup/2026-03-01 --data ./restored")]
+    Restore(RestoreArgs),
     /// Count all stored files again with the current rules and rebuild the tables, in a data directory that no server
     /// has open.
     Recount(RecountArgs),
@@ -476,6 +488,8 @@ pub fn main() -> ExitCode {
         Command::Catalog(args) => catalog::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => backup::restore(&args),
         Command::Sql(args) => sql::run(&args),
         Command::Upload(args) => match &args.watch {
             Some(folder) => watch::run(&args, folder),

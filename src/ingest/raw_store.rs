@@ -79,6 +79,11 @@ impl RawStore {
         Some((parts.pop()?.as_ref().parse().ok()?, VersionId(version)))
     }
 
+    /// Where the bytes of an object were appended to its version; `None` if it has the whole upload.
+    pub fn start_of_part(path: &Path) -> Option<u64> {
+        path.filename()?.split_once('.')?.1.parse().ok()
+    }
+
     /// A writer for the bytes of a version, to be used on a blocking thread.
     pub fn writer(&self, runtime: &Handle, batch_id: Uuid, version: VersionId) -> RawWriter {
         RawWriter {

@@ -3,6 +3,7 @@
 //! The journal entry of a withdrawal stays until the bytes are deleted: a deletion that
 //! fails is retried after the next commit, and after a restart.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use argus_sinks::LakeState;
@@ -11,6 +12,7 @@ use object_store::Result as Stored;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
+use crate::data_dir;
 use crate::ingest::raw_store::RawStore;
 use crate::metadata::{Erased, Metadata, MetadataError, Withdrawn};
 use crate::pipeline::WeakPipeline;
@@ -22,6 +24,8 @@ pub struct Erasure {
     raw: RawStore,
     pipeline: WeakPipeline,
     committed: watch::Receiver<LakeState>,
+    /// The data directory.
+    data: PathBuf,
     lock: Arc<Mutex<()>>,
 }
 
@@ -32,8 +36,9 @@ impl Erasure {
         raw: RawStore,
         pipeline: WeakPipeline,
         committed: watch::Receiver<LakeState>,
+        data: PathBuf,
     ) -> Erasure {
-        Erasure { metadata, raw, pipeline, committed, lock: Arc::default() }
+        Erasure { metadata, raw, pipeline, committed, data, lock: Arc::default() }
     }
 
     /// Erases after each commit, until the lake stops.
@@ -60,7 +65,14 @@ impl Erasure {
         let _guard = self.lock.lock().await;
         let lake = *self.committed.borrow();
         let (mut versions, mut pending) = (Vec::new(), Vec::new());
-        for withdrawn in self.metadata.withdrawn(lake.epoch).await? {
+        let withdrawn = self.metadata.withdrawn(lake.epoch).await?;
+        if data_dir::is_held(&self.data) {
+            // A backup may need them. The next commit after it erases them.
+            let pending = withdrawn.into_iter().map(|withdrawn| withdrawn.position).collect();
+            self.pipeline.lake_committed(Erased { lake, versions, pending }).await;
+            return Ok(0);
+        }
+        for withdrawn in withdrawn {
             match self.delete(&withdrawn).await {
                 Ok(()) => versions.push(withdrawn.version),
                 Err(error) => {

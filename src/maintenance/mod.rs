@@ -18,6 +18,7 @@ pub mod orphans;
 pub mod recount;
 pub mod rescan;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use object_store::{ObjectStore, PutMode};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::data_dir;
 use crate::ingest::raw_store::RawStore;
 use crate::ingest::resumable::ResumableUploads;
 use crate::maintenance::erasure::Erasure;
@@ -70,6 +72,8 @@ pub struct Done {
 
 /// Runs the maintenance of a data directory.
 pub struct Maintainer {
+    /// The data directory.
+    pub(crate) data: PathBuf,
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) maintenance: LakeMaintenance,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -143,7 +147,9 @@ impl Maintainer {
     /// Deletes orphans after everything accepted before the start is committed to the lake and needs no replay.
     async fn delete_orphans(&mut self) {
         let mut done = Done::default();
-        if done.note("could not commit the lake", self.maintenance.commit().await).is_some() {
+        if done.note("could not commit the lake", self.maintenance.commit().await).is_some()
+            && !data_dir::is_held(&self.data)
+        {
             let deleted = self.orphans.delete_when_due().await;
             done.note("could not delete orphaned files", deleted);
         }
@@ -160,7 +166,9 @@ impl Maintainer {
             done.note::<(), _>("deleted versions remain in the raw store", Err(anyhow!("{left} versions")));
         }
         // Only now does nothing that was accepted before the start need a replay.
-        if is_committed {
+        // A backup may need what would be deleted.
+        let is_held = data_dir::is_held(&self.data);
+        if is_committed && !is_held {
             let deleted = self.orphans.delete_when_due().await;
             done.files_deleted += done.note("could not delete orphaned files", deleted).unwrap_or(0);
             let deleted = self.delete_uncertain().await;
@@ -173,10 +181,15 @@ impl Maintainer {
         let compacted = self.compact(thoroughness, since, committed, &mut done).await;
         done.note("could not compact the lake", compacted);
         let log_age = if thoroughness == Thoroughness::Full { Duration::ZERO } else { LOG_AGE };
-        done.note("could not shorten the tables' logs", self.maintenance.shorten_logs(log_age).await);
+        if !is_held {
+            done.note("could not shorten the tables' logs", self.maintenance.shorten_logs(log_age).await);
+        }
         done.note("could not move appended bytes to the raw store", self.gather_parts(committed).await);
         done.note("could not delete expired uploads", self.resumable.delete_expired().await);
         while self.pipeline.forget_before(before(now, KEY_RETENTION), before(now, self.retention)).await {}
+        if data_dir::is_held(&self.data) {
+            return done;
+        }
         let deleted = self.delete_replaced().await;
         done.files_deleted += done.note("could not delete replaced files", deleted).unwrap_or(0);
         done

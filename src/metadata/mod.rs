@@ -13,6 +13,7 @@
 
 mod catalog;
 mod changes;
+mod copy;
 mod database;
 mod dialect;
 mod documents;
@@ -32,6 +33,7 @@ use crate::domain::status::{BatchStatus, IllegalTransition};
 
 pub use catalog::CatalogRows;
 pub use changes::ChangeCounters;
+pub use copy::MetadataCopy;
 pub use database::{InvalidLocation, Location, try_out, vacuum, without_password};
 pub use dialect::Dialect;
 pub use documents::{Document, DocumentKind};
