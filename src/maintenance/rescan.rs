@@ -7,7 +7,7 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use argus_dataflow::text::Compression;
+use argus_dataflow::text;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
@@ -142,14 +142,7 @@ impl Rescan {
     }
 }
 
-/// Whether an object with these first bytes and the parts appended to it can be read as one text. Each was read
-/// separately when it arrived.
-fn is_plain_text(first: &[u8]) -> bool {
-    let is_utf16 = first.starts_with(b"\xff\xfe") || first.starts_with(b"\xfe\xff");
-    !is_utf16 && Compression::sniff(first) == Compression::Identity
-}
-
-/// Passes on a whole file. Parts after a compressed or UTF-16 object cannot be read as one text with it: this is an
+/// Passes on a whole file. Parts after a compressed, UTF-16 or DLT object cannot be read as one text with it: this is an
 /// error of kind `Unsupported`.
 fn pass_on(
     object: Option<Box<dyn Read + Send>>,
@@ -162,7 +155,7 @@ fn pass_on(
         loop {
             let mut chunk = Vec::with_capacity(CHUNK_BYTES);
             piece.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
-            if std::mem::take(&mut is_first) && has_parts && !is_plain_text(&chunk) {
+            if std::mem::take(&mut is_first) && has_parts && !text::is_its_own_text(&chunk) {
                 return Err(io::ErrorKind::Unsupported.into());
             }
             if chunk.is_empty() {

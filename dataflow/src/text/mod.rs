@@ -1,10 +1,11 @@
-//! Compressed or UTF-16 bytes become the text that is counted.
+//! Compressed, UTF-16 or DLT bytes become the text that is counted.
 //!
 //! The first bytes of a file decide its format: gzip (RFC 1952), zstd (RFC 8878),
-//! xz, bzip2, LZ4 frames, or a UTF-16 byte order mark. Archives (zip, tar and others)
+//! xz, bzip2, LZ4 frames, a UTF-16 byte order mark, or a message of AUTOSAR DLT ([`dlt`]). Archives (zip, tar and others)
 //! are rejected, because they contain many files. Everything else is text, unchanged.
 
 pub mod blocks;
+mod dlt;
 mod lz4;
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -191,8 +192,18 @@ impl Read for Text<'_> {
     }
 }
 
+/// Whether a file with these first bytes is its own text: neither compressed, nor UTF-16, nor DLT.
+pub fn is_its_own_text(first: &[u8]) -> bool {
+    let is_converted = is_utf16(first) || first.starts_with(&dlt::MARK);
+    !is_converted && Compression::sniff(first) == Compression::Identity
+}
+
+fn is_utf16(first: &[u8]) -> bool {
+    first.starts_with(&[0xff, 0xfe]) || first.starts_with(&[0xfe, 0xff])
+}
+
 /// The text of a file: decompressed by its first bytes, UTF-16 with a byte
-/// order mark converted to UTF-8, everything else unchanged. An archive,
+/// order mark converted to UTF-8, a line for each message of DLT, everything else unchanged. An archive,
 /// compressed or not, is an error that wraps [`Archive`].
 pub fn text<'a>(input: impl Read + Send + 'a) -> io::Result<Text<'a>> {
     let (first, input) = peek(input, Compression::SNIFF_BYTES)?;
@@ -201,7 +212,10 @@ pub fn text<'a>(input: impl Read + Send + 'a) -> io::Result<Text<'a>> {
     if let Some(archive) = Archive::sniff(&first) {
         return Err(archive.into());
     }
-    if first.starts_with(&[0xff, 0xfe]) || first.starts_with(&[0xfe, 0xff]) {
+    if first.starts_with(&dlt::MARK) {
+        return Ok(Text { is_binary: false, reader: Box::new(dlt::DltText::new(content)) });
+    }
+    if is_utf16(&first) {
         let utf8 = DecodeReaderBytesBuilder::new().bom_sniffing(true).strip_bom(true).build(content);
         let (first, utf8) = peek(utf8, TEXT_SNIFF_BYTES)?;
         return Ok(Text { is_binary: looks_binary(&first), reader: Box::new(utf8) });
