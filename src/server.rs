@@ -28,6 +28,9 @@ use crate::tls::{Certificate, TlsFiles};
 /// How long open requests may continue after the signal to stop.
 const STOP_WAIT: Duration = Duration::from_secs(30);
 
+/// How long a stop waits for the audit log, whose disk may be full.
+const AUDIT_WAIT: Duration = Duration::from_secs(10);
+
 /// How often the samples of histograms are drained.
 const DRAIN_EVERY: Duration = Duration::from_secs(5);
 
@@ -147,7 +150,10 @@ impl Server {
         }
         let finished = self.work.finish().await;
         let audit_writer = self.audit_writer;
-        tokio::task::spawn_blocking(move || audit_writer.finish()).await?;
+        let written = tokio::task::spawn_blocking(move || audit_writer.finish());
+        if tokio::time::timeout(AUDIT_WAIT, written).await.is_err() {
+            tracing::error!("the last records of the audit log could not be written within {AUDIT_WAIT:?}");
+        }
         finished
     }
 }

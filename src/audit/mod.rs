@@ -42,6 +42,9 @@ const REFUSED_PER_SECOND: u32 = 20;
 /// Records that are written at once.
 const RECORDS_AT_ONCE: usize = 1000;
 
+/// How long records are gathered before they are written.
+const WRITE_EVERY: Duration = Duration::from_millis(50);
+
 /// Between attempts to write.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 
@@ -132,47 +135,40 @@ impl AuditWriter {
 }
 
 fn write(mut chain: Chain, mut records: mpsc::Receiver<Option<Record>>, lost: &AtomicU64) {
-    let (mut synced, mut is_dirty) = (Instant::now(), false);
-    loop {
-        let next = match is_dirty {
-            false => records.blocking_recv().ok_or(TryRecvError::Disconnected),
-            true => records.try_recv(),
-        };
-        match next {
-            Ok(Some(first)) => {
-                let (mut some, mut is_last) = (vec![first], false);
-                while some.len() < RECORDS_AT_ONCE && !is_last {
-                    match records.try_recv() {
-                        Ok(Some(record)) => some.push(record),
-                        Ok(None) => is_last = true,
-                        Err(_) => break,
-                    }
-                }
-                let missing = lost.swap(0, Ordering::Relaxed);
-                if missing > 0 {
-                    some.insert(
-                        0,
-                        Record::of_server(&format!(
-                            "lost: {missing} records, because they could not be written in time"
-                        )),
-                    );
-                }
-                until_written(|| chain.append(&some));
-                is_dirty = true;
-                if is_last {
-                    break;
-                }
+    let (mut synced, mut is_dirty, mut is_last, mut is_full) = (Instant::now(), false, false, false);
+    while !is_last {
+        let mut some = Vec::new();
+        if !is_dirty {
+            match records.blocking_recv().flatten() {
+                Some(first) => some.push(first),
+                None => break,
             }
-            Err(TryRecvError::Empty) => thread::sleep(Duration::from_millis(10).min(SYNC_EVERY)),
-            Ok(None) | Err(TryRecvError::Disconnected) => break,
         }
-        if is_dirty && synced.elapsed() >= SYNC_EVERY {
+        // Others follow at once on a busy server: waking up for each would take time from requests.
+        if !is_full {
+            thread::sleep(WRITE_EVERY);
+        }
+        while some.len() < RECORDS_AT_ONCE && !is_last {
+            match records.try_recv() {
+                Ok(Some(record)) => some.push(record),
+                Ok(None) | Err(TryRecvError::Disconnected) => is_last = true,
+                Err(TryRecvError::Empty) => break,
+            }
+        }
+        is_full = some.len() == RECORDS_AT_ONCE;
+        let missing = lost.swap(0, Ordering::Relaxed);
+        if missing > 0 {
+            let detail = format!("lost: {missing} records, because they could not be written in time");
+            some.insert(0, Record::of_server(&detail));
+        }
+        if !some.is_empty() {
+            until_written(|| chain.append(&some));
+            is_dirty = true;
+        }
+        if is_dirty && (is_last || synced.elapsed() >= SYNC_EVERY) {
             until_written(|| chain.sync());
             (synced, is_dirty) = (Instant::now(), false);
         }
-    }
-    if let Err(error) = chain.sync() {
-        tracing::error!(%error, "the last records of the audit log may not be durable");
     }
 }
 
