@@ -97,7 +97,9 @@ pub fn is_held(data: &Path) -> bool {
 
 /// Deletes the folders of backups that were interrupted.
 pub fn remove_interrupted_backups(data: &Path) -> std::io::Result<()> {
-    backup_folders(data).filter(|folder| !is_fresh(folder)).try_for_each(std::fs::remove_dir_all)
+    // A folder without a hold is somebody's own.
+    let is_interrupted = |folder: &PathBuf| folder.join(HOLD).exists() && !is_fresh(folder);
+    backup_folders(data).filter(is_interrupted).try_for_each(std::fs::remove_dir_all)
 }
 
 fn backup_folders(data: &Path) -> impl Iterator<Item = PathBuf> {
@@ -131,5 +133,9 @@ mod tests {
         assert!(!folder.path().exists());
         drop(backup_folder(data.path()).expect("creates"));
         assert!(!is_held(data.path()));
+        let own = data.path().join("backup-of-mine");
+        std::fs::create_dir(&own).expect("creates");
+        remove_interrupted_backups(data.path()).expect("nothing to delete");
+        assert!(own.exists());
     }
 }

@@ -139,6 +139,8 @@ async fn what_is_damaged_or_in_the_way_is_refused() {
     let (code, printed) =
         run(&["backup", text(&place.path().join("x")), "--data", text(&place.path().join("no"))], &[]);
     assert!(code == Some(1) && printed.contains("there is no data"), "{printed}");
+    let (code, printed) = run(&["backup", text(&data.path().join("backup-1")), "--data", text(data.path())], &[]);
+    assert!(code == Some(1) && printed.contains("is in the data directory"), "{printed}");
     let (code, printed) = restore(&whole, data.path());
     assert!(code == Some(1) && printed.contains("another argus"), "{printed}");
     server.stop();

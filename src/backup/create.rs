@@ -48,6 +48,9 @@ pub async fn create(data: &FsPath, metadata: &Location, storage: Storage, locati
     }
     let to = place(location)?;
     if let Some(directory) = &to.directory {
+        if std::path::absolute(&directory.path)?.starts_with(std::path::absolute(data)?) {
+            bail!("{location} is in the data directory; a backup belongs on another disk");
+        }
         directory.create().with_context(|| format!("cannot create {location}"))?;
     }
     let root = root_of(&to);
