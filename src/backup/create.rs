@@ -24,6 +24,9 @@ use crate::storage::Storage;
 /// How often the metadata are copied again, because files were deleted that were about to be deleted when the backup began.
 const ATTEMPTS: usize = 10;
 
+/// Between two attempts.
+const ATTEMPT_WAIT: Duration = Duration::from_millis(200);
+
 /// How often the backup says that it goes on.
 const HOLD_EVERY: Duration = Duration::from_secs(5);
 
@@ -66,8 +69,12 @@ pub async fn create(data: &FsPath, metadata: &Location, storage: Storage, locati
             if let Some(manifest) = job.attempt(data, database, folder.path(), attempt).await? {
                 return Ok(manifest);
             }
+            tokio::time::sleep(ATTEMPT_WAIT).await;
         }
-        bail!("files were deleted during each of {ATTEMPTS} attempts; is another argus maintaining the same store?")
+        bail!(
+            "files were missing in each of {ATTEMPTS} attempts: is another argus maintaining the same store, or is it damaged? \
+             try argus sql --data DIR"
+        )
     };
     let manifest = tokio::select! {
         made = making => made?,
@@ -159,8 +166,14 @@ impl Job {
             return Ok(None);
         }
         // The log says which files there are.
-        let snapshot =
-            Lake::read(Arc::clone(&self.to.store), &self.to.lake).await.context("cannot read the copied lake")?;
+        let snapshot = match Lake::read(Arc::clone(&self.to.store), &self.to.lake).await {
+            Ok(snapshot) => snapshot,
+            // The beginning of a log was deleted before the server saw that a backup is made.
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot read the copied tables");
+                return Ok(None);
+            }
+        };
         let root = root_of(&self.to);
         let mut files = Vec::new();
         for table in Table::ALL {

@@ -81,7 +81,9 @@ impl<R: Read> DltText<R> {
                     length
                 }
                 None => {
-                    let length = next_mark(rest).unwrap_or(rest.len());
+                    // The next mark may be cut by the end of the window.
+                    let kept = if self.is_at_end { 0 } else { MARK.len() - 1 };
+                    let length = next_mark(rest).unwrap_or(rest.len() - kept);
                     write_printable(&mut self.line, &rest[..length]);
                     length
                 }
@@ -309,6 +311,14 @@ mod tests {
         let text = read(&file);
         assert_eq!(text.lines().count(), 40);
         assert!((0..40).all(|number| text.contains(&format!("E_{number:03} "))));
+    }
+
+    #[test]
+    fn a_mark_after_much_damage_is_found_wherever_it_is() {
+        for length in WINDOW_BYTES - 8..WINDOW_BYTES + 8 {
+            let text = read(&[&MARK[..], &vec![0; length], &message(2, "E_FOUND")].concat());
+            assert!(text.ends_with("OTA.FLSH - E_FOUND\n"), "{length}");
+        }
     }
 
     proptest! {
