@@ -44,6 +44,9 @@ async fn a_batch_goes_from_creation_to_a_final_report_and_survives_a_restart() {
         "files": [{"name": "bms.log", "generation": 1, "bytes": BMS.len(), "lines": 3, "long_lines": 0, "errors": 3,
                    "first_ts": "2026-03-01T10:15:30.123Z", "last_ts": "2026-03-01T10:15:32.500Z",
                    "codes": {"P0A1F-87": 2, "ERRNO:5": 1}}],
+        "diagnosis": {
+            "summary": "There are too few other vehicles with this firmware or platform to compare with.", "codes": []
+        },
     });
     assert_eq!(report, expected);
 

@@ -260,17 +260,12 @@ impl Access {
     /// The salted token of a user of PostgreSQL, who is named by the token's id or its name; `None` if there is none that may
     /// run SQL.
     pub fn salted(&self, user: &str) -> Option<Salted> {
-        let (tokens, now) = (self.read(), Utc::now());
-        let may_query = |stored: &&StoredToken| {
-            let scopes = &stored.token.scopes;
-            stored.refusal(now).is_none() && (scopes.contains(&Scope::Query) || scopes.contains(&Scope::Admin))
-        };
-        named(&tokens, user, may_query).and_then(StoredToken::salted)
+        named(&self.read(), user).and_then(StoredToken::salted)
     }
 
-    /// The id of the token of a user of PostgreSQL.
+    /// The id of the token that a user of PostgreSQL logs in with.
     pub fn token_of_user(&self, user: &str) -> Option<Uuid> {
-        named(&self.read(), user, |_| true).map(|stored| stored.token.id)
+        named(&self.read(), user).map(|stored| stored.token.id)
     }
 
     /// The id in the text of a token.
@@ -279,14 +274,15 @@ impl Access {
     }
 }
 
-/// The token of that id, or the newest of that name.
-fn named<'t>(
-    tokens: &'t HashMap<Uuid, StoredToken>,
-    user: &str,
-    is_wanted: impl Fn(&&StoredToken) -> bool,
-) -> Option<&'t StoredToken> {
-    let by_id = Uuid::parse_str(user).ok().and_then(|id| tokens.get(&id)).filter(&is_wanted);
-    let named = || tokens.values().filter(|stored| stored.token.name == user).filter(&is_wanted);
+/// The token of that id, or the newest of that name, if it may run SQL.
+fn named<'t>(tokens: &'t HashMap<Uuid, StoredToken>, user: &str) -> Option<&'t StoredToken> {
+    let now = Utc::now();
+    let may_query = |stored: &&StoredToken| {
+        let scopes = &stored.token.scopes;
+        stored.refusal(now).is_none() && (scopes.contains(&Scope::Query) || scopes.contains(&Scope::Admin))
+    };
+    let by_id = Uuid::parse_str(user).ok().and_then(|id| tokens.get(&id)).filter(may_query);
+    let named = || tokens.values().filter(|stored| stored.token.name == user).filter(may_query);
     by_id.or_else(|| named().max_by_key(|stored| stored.token.id))
 }
 

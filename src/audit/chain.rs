@@ -247,8 +247,9 @@ fn number_of(path: &Path) -> u64 {
 }
 
 fn create(folder: &Path, number: u64) -> io::Result<File> {
-    let file =
-        OpenOptions::new().create_new(true).append(true).open(folder.join(format!("{PREFIX}{number:012}{SUFFIX}")))?;
+    let path = folder.join(format!("{PREFIX}{number:012}{SUFFIX}"));
+    // An attempt that failed after this has left an empty file.
+    let file = OpenOptions::new().create(true).append(true).open(path)?;
     File::open(folder)?.sync_all()?;
     Ok(file)
 }

@@ -60,13 +60,21 @@ impl Record {
 
     /// The same on a target, without identities.
     pub fn on(self, target: &str) -> Record {
-        let target = without_file_names(target);
+        let target = without_vehicles(target);
+        let target = without_file_names(&target);
         Record { target: Some(without_vins(&target).chars().take(TEXT_CHARS_MAX).collect()), ..self }
     }
 }
 
 fn rfc3339(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+/// The path with `[VIN]` for what follows `/vehicles/`, also if it is encoded.
+fn without_vehicles(path: &str) -> Cow<'_, str> {
+    let Some((before, rest)) = path.split_once("/vehicles/") else { return Cow::Borrowed(path) };
+    let after = rest.find('/').map_or("", |end| &rest[end..]);
+    Cow::Owned(format!("{before}/vehicles/[VIN]{after}"))
 }
 
 /// The path with the hash of what follows `/files/`.
@@ -89,11 +97,11 @@ mod tests {
 
     #[test]
     fn a_target_has_no_vin() {
-        let record =
-            Record::new("DELETE /api/v1/vehicles/{vin}").on("/api/v1/vehicles/WVWZZZ1JZXW000001?x=wvwzzz1jzxw000002");
-        assert_eq!(record.target.as_deref(), Some("/api/v1/vehicles/[VIN]?x=[VIN]"));
-        let path =
-            |name: &str| Record::new("x").on(&format!("/batches/1/files/{name}/lines")).target.expect("a target");
+        let on = |path: &str| Record::new("x").on(path).target.expect("a target");
+        assert_eq!(on("/api/v1/vehicles/WVWZZZ1JZXW000001"), "/api/v1/vehicles/[VIN]");
+        assert_eq!(on("/api/v1/vehicles/%57VWZZZ1JZXW000001/history"), "/api/v1/vehicles/[VIN]/history");
+        assert_eq!(on("/x/wvwzzz1jzxw000002"), "/x/[VIN]");
+        let path = |name: &str| on(&format!("/batches/1/files/{name}/lines"));
         assert!(path("veh-1.log").starts_with("/batches/1/files/sha256-") && path("veh-1.log").ends_with("/lines"));
         assert!(!path("veh-1.log").contains("veh-1"));
         let uuid = "/api/v1/batches/01a2202c-c2d0-714f-b48c-df4381b8144a";

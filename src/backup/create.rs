@@ -112,6 +112,7 @@ impl Job {
         copy.close().await;
         let Some(names) = copied else {
             tracing::info!(attempt, "files were deleted while they were copied; copying the metadata again");
+            std::fs::remove_file(&file).context("cannot delete the copy of the metadata")?;
             return Ok(None);
         };
         let target = below(&root_of(&self.to), METADATA);
@@ -162,7 +163,10 @@ impl Job {
                 }
             }
         }
-        if !self.copy_names(&names).await? {
+        let last_entry =
+            |(table, version): (Table, u64)| format!("lake/{}/_delta_log/{version:020}.json", table.name());
+        let are_listed = Table::ALL.into_iter().zip(state.versions).map(last_entry).all(|name| names.contains(&name));
+        if !are_listed || !self.copy_names(&names).await? {
             return Ok(None);
         }
         // The log says which files there are.

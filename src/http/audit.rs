@@ -39,36 +39,64 @@ impl Detail {
     }
 }
 
-/// Runs a request, and records it.
+/// Runs a request, and records it. A request whose client leaves before it is answered may have had its effect.
 pub async fn audit(State(log): State<AuditLog>, request: Request, next: Next) -> Response {
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let token = request.extensions().get::<Caller>().map(|caller| caller.token);
     let from = request.extensions().get::<Peer>().map(|peer| peer.0);
-    let mut response = next.run(request).await;
-    let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    let detail = response.extensions_mut().remove::<Detail>().or_else(|| statement_of_page(&uri));
     let is_read = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let record =
+        |route: &str| Record { token, from, ..Record::new(format!("{} {route}", name_of(&method))).on(uri.path()) };
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let mut unanswered = Unanswered { log: &log, record: (!is_read).then(|| record(route)) };
+    let mut response = next.run(request).await;
+    let detail = response.extensions_mut().remove::<Detail>().or_else(|| statement_of_page(&uri));
     let is_refused = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     let is_export = (route == FILE && response.status().is_success()) || is_export(response.headers());
     if !is_read || detail.is_some() || is_refused || is_export {
         let status = Some(response.status().as_u16());
-        let record = Record {
-            token,
-            from,
-            status,
-            detail: detail.map(Detail::into_text),
-            ..Record::new(format!("{method} {route}"))
-        };
-        log.record(record.on(uri.path())).await;
+        let record = Record { status, detail: detail.map(Detail::into_text), ..record(route) };
+        match token.is_none() && response.status().is_client_error() {
+            // Anybody can send these.
+            true => log.record_refused(|| record),
+            false => log.record(record).await,
+        }
     }
+    unanswered.record = None;
     response
+}
+
+/// Records a request when it is dropped before it is answered.
+struct Unanswered<'l> {
+    log: &'l AuditLog,
+    record: Option<Record>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(record) = self.record.take() {
+            let detail = Some("the client left before the answer".to_owned());
+            self.log.record_now(Record { detail, ..record });
+        }
+    }
 }
 
 /// The record of a request that was refused before it was routed.
 pub fn refused<B>(request: &axum::http::Request<B>, from: Option<IpAddr>, status: StatusCode) -> Record {
-    let record = Record { from, status: Some(status.as_u16()), ..Record::new(format!("{} refused", request.method())) };
+    let record =
+        Record { from, status: Some(status.as_u16()), ..Record::new(format!("{} refused", name_of(request.method()))) };
     record.on(request.uri().path())
+}
+
+/// A client may invent methods of any length.
+fn name_of(method: &Method) -> &str {
+    match *method {
+        Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::PATCH | Method::DELETE | Method::OPTIONS => {
+            method.as_str()
+        }
+        _ => "other",
+    }
 }
 
 fn is_export(headers: &HeaderMap) -> bool {

@@ -158,6 +158,8 @@ impl Maintainer {
     /// Runs all steps once.
     pub async fn run(&mut self, thoroughness: Thoroughness) -> Done {
         let mut done = Done::default();
+        let removed = data_dir::remove_interrupted_backups(&self.data);
+        done.note("could not delete the folder of an interrupted backup", removed);
         let is_committed = done.note("could not commit the lake", self.maintenance.commit().await).is_some();
         let committed = self.committed.borrow().epoch;
         let left =
@@ -181,7 +183,8 @@ impl Maintainer {
         let compacted = self.compact(thoroughness, since, committed, &mut done).await;
         done.note("could not compact the lake", compacted);
         let log_age = if thoroughness == Thoroughness::Full { Duration::ZERO } else { LOG_AGE };
-        if !is_held {
+        // Compaction may have taken long.
+        if !data_dir::is_held(&self.data) {
             done.note("could not shorten the tables' logs", self.maintenance.shorten_logs(log_age).await);
         }
         done.note("could not move appended bytes to the raw store", self.gather_parts(committed).await);

@@ -33,6 +33,9 @@ const SPAN_MIN_US: i64 = 10 * BURST_US;
 /// Codes within so many lines come together.
 const BLOCK_LINES: u64 = 20;
 
+/// Stretches with more different codes are lists.
+const BLOCK_CODES_MAX: usize = 50;
+
 /// A pattern is listed if the probability that it comes by chance, in any place or any pair of codes, is at most this.
 const BY_CHANCE: f64 = 0.001;
 
@@ -159,8 +162,12 @@ fn together<'r>(occurrences: &Occurrences<'r>, blocks: u64) -> Vec<(&'r str, Evi
     // Blocks with both, and those of them where the second is first.
     let mut pairs: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
     for codes in occurrences.blocks.values() {
+        codes.keys().for_each(|code| *alone.entry(code).or_default() += 1);
+        // A list of codes is no company, and its pairs would be too many.
+        if codes.len() > BLOCK_CODES_MAX {
+            continue;
+        }
         for (code, line) in codes {
-            *alone.entry(code).or_default() += 1;
             for (other, other_line) in codes.iter().filter(|(other, _)| *other != code) {
                 let pair = pairs.entry((code, other)).or_default();
                 pair.0 += 1;
