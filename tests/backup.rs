@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use argus::metadata::{Location, Metadata};
 use common::s3_server::S3Server;
 use common::{Deadline, Server, argus, argus_with};
 use reqwest::{Method, StatusCode};
@@ -91,7 +92,6 @@ async fn a_backup_under_load_is_the_state_of_its_epoch() {
         let deadline = Deadline::new(format!("the commit of epoch {accepted}"));
         while server.metric("argus_committed_epoch").await < accepted {
             deadline.check();
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         let to = place.path().join(number.to_string());
         backups.push((backup(data.path(), &to), to));
@@ -205,6 +205,14 @@ async fn a_backup_goes_to_a_bucket_and_comes_back() {
     let server = Server::start(restored.path());
     assert_eq!(counts(&server, None).await, expected);
     server.stop();
+    // It is another deployment, so a shared cache does not mix the two.
+    let mut ids = Vec::new();
+    for data in [data.path(), restored.path()] {
+        let (metadata, _writer) = Metadata::open(&Location::File(data.join("argus.db"))).await.expect("opens");
+        ids.push(metadata.deployment().await.expect("an id").id);
+        metadata.close().await;
+    }
+    assert_ne!(ids[0], ids[1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

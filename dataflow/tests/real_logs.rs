@@ -34,7 +34,7 @@ fn every_real_log_counts_as_the_reference_counts_it_for_any_block_size() {
             while let Some(block) = blocks.next_block().expect("reads") {
                 partial.merge(scanner.scan(&block, UPLOADED_AT).0, CodeLimits::default());
             }
-            // The figures of a DLT file are those of its bytes, but for its messages, each of which is a line.
+            // The file counts the bytes of DLT as text; decoded, each message is a line.
             if let Some(messages) = expected["dlt"].get("messages") {
                 assert_eq!(&Value::from(blocks.lines()), messages, "messages of {name}");
                 continue;

@@ -36,7 +36,7 @@ pub use execute::{Limits, Rows};
 pub use reads::compare::{Comparison, ComparisonError, ComparisonRequest};
 pub use reads::error_lines::{ErrorLine, ErrorsPage, ErrorsRequest, files_of_other_rules};
 pub use reads::filter::FleetFilter;
-pub use reads::findings::{DiagnosisInShort, Evidence, EvidenceKind, Finding, Findings, findings};
+pub use reads::findings::{DiagnosisInShort, Evidence, EvidenceKind, Finding, Findings, RaisedCodes, findings};
 pub use reads::fleet_codes::{FleetCode, FleetCodes, FleetRequest, GroupBy};
 pub use reads::fleet_totals::{FirmwareTotals, FleetTotals};
 pub use reads::history::{RecordedBatch, VehicleCode, batches_of_vehicle};

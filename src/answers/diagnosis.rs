@@ -131,7 +131,9 @@ impl Diagnoses {
                 return Err(DiagnosisError::NotGathered(status));
             }
         };
-        let mut diagnosis = Diagnosis::of_batch(id, findings(&report, &facts, view));
+        let raised = self.reports.raised().of(snapshot.epoch, view, &facts);
+        let found = findings(&report, &facts, view, raised.as_ref().as_ref());
+        let mut diagnosis = Diagnosis::of_batch(id, found);
         let patterns = self.patterns(id, &snapshot).await?;
         for explained in diagnosis.listed() {
             explained.finding.evidence.extend_from_slice(patterns.of_code(&explained.finding.code));

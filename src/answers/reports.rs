@@ -13,7 +13,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argus_query::cache::{Found, Redis, SingleFlight};
-use argus_query::{BatchFacts, Engine, QueryError, Report, findings};
+use argus_query::{BatchFacts, Engine, QueryError, RaisedCodes, Report, findings};
 use argus_sinks::{FleetView, Snapshot};
 use metrics::counter;
 use tokio::sync::watch;
@@ -35,6 +35,7 @@ pub struct Reports {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     cache: SingleFlight<ReportKey, Arc<CachedReport>, AnswerError>,
     redis: Option<Redis>,
+    raised: RaisedCodes,
 }
 
 /// The version of a batch: both numbers stay the same as long as the batch does not change.
@@ -77,7 +78,7 @@ impl Reports {
     ) -> Reports {
         let bytes_of = |_: &ReportKey, cached: &Arc<CachedReport>| cached.bytes;
         let cache = SingleFlight::new(REPORT_BYTES_MAX, bytes_of);
-        Reports { metadata, engine, snapshots, cache, redis }
+        Reports { metadata, engine, snapshots, cache, redis, raised: RaisedCodes::new() }
     }
 
     /// The whole report of a batch at the epoch that readers see, if it is cached.
@@ -85,7 +86,7 @@ impl Reports {
         let snapshot = Arc::clone(&self.snapshots.borrow());
         // The request that computed it may have had a later snapshot than this request.
         let cached = self.cache.cached(&self.key(id, &snapshot)).filter(|cached| cached.epoch <= snapshot.epoch)?;
-        cached.rendered(&snapshot, None).ok()
+        cached.rendered(&snapshot, &self.raised, None).ok()
     }
 
     /// The cache key of a batch's report. Read it before the data: then the data is at least as new as the key.
@@ -96,12 +97,17 @@ impl Reports {
     /// The report of a batch with at most `top` codes, at the epoch that readers see or a later one.
     pub async fn present(&self, id: Uuid, top: Option<usize>) -> Result<(Arc<Answer>, Found), AnswerError> {
         let (cached, snapshot, found) = self.current(id).await?;
-        Ok((cached.rendered(&snapshot, top)?, found))
+        Ok((cached.rendered(&snapshot, &self.raised, top)?, found))
     }
 
     /// The report of a batch without the fleet's counts, at the epoch that readers see or a later one.
     pub async fn counted(&self, id: Uuid) -> Result<Arc<CachedReport>, AnswerError> {
         Ok(self.current(id).await?.0)
+    }
+
+    /// The codes that firmwares raise, which all reports and diagnoses share.
+    pub fn raised(&self) -> &RaisedCodes {
+        &self.raised
     }
 
     async fn current(&self, id: Uuid) -> Result<(Arc<CachedReport>, Arc<Snapshot>, Found), AnswerError> {
@@ -153,7 +159,7 @@ impl Reports {
             whole: Mutex::default(),
             cut: Mutex::default(),
         };
-        let answer = cached.render(fleet(&snapshot)?, epoch, None)?;
+        let answer = cached.render(&snapshot, &self.raised, None)?;
         // Roughly the rendered texts and the values.
         cached.bytes = 5 * answer.bytes() + 1024;
         cached.whole = Mutex::new(Some(Rendered { epoch, top: None, answer: Arc::new(answer) }));
@@ -183,7 +189,12 @@ impl CachedReport {
     }
 
     /// The report at the epoch of a snapshot with this version of the batch, or a cached rendering at a later epoch.
-    fn rendered(&self, snapshot: &Snapshot, top: Option<usize>) -> Result<Arc<Answer>, AnswerError> {
+    fn rendered(
+        &self,
+        snapshot: &Snapshot,
+        raised: &RaisedCodes,
+        top: Option<usize>,
+    ) -> Result<Arc<Answer>, AnswerError> {
         let last_rendered = if top.is_some() { &self.cut } else { &self.whole };
         let last = lock(last_rendered).clone();
         if let Some(last) = last
@@ -192,7 +203,7 @@ impl CachedReport {
         {
             return Ok(last.answer);
         }
-        let answer = Arc::new(self.render(fleet(snapshot)?, snapshot.epoch, top)?);
+        let answer = Arc::new(self.render(snapshot, raised, top)?);
         let mut last = lock(last_rendered);
         if last.as_ref().is_none_or(|last| last.epoch <= snapshot.epoch) {
             *last = Some(Rendered { epoch: snapshot.epoch, top, answer: Arc::clone(&answer) });
@@ -200,16 +211,18 @@ impl CachedReport {
         Ok(answer)
     }
 
-    fn render(&self, view: &FleetView, epoch: u64, top: Option<usize>) -> Result<Answer, AnswerError> {
+    fn render(&self, snapshot: &Snapshot, raised: &RaisedCodes, top: Option<usize>) -> Result<Answer, AnswerError> {
+        let view = fleet(snapshot)?;
         let mut report = self.report.clone();
         report.set_fleet(view, self.facts.clone(), self.total_files, self.is_final);
         if self.is_final {
-            report.diagnosis = Some(findings(&report, &self.facts, view).in_short());
+            let raised = raised.of(snapshot.epoch, view, &self.facts);
+            report.diagnosis = Some(findings(&report, &self.facts, view, raised.as_ref().as_ref()).in_short());
         }
         if let Some(top) = top {
             report.cut(top);
         }
-        Answer::at_epoch(&report, epoch)
+        Answer::at_epoch(&report, snapshot.epoch)
     }
 }
 

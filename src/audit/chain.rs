@@ -5,11 +5,11 @@
 //!  {"n":2,"prev":SHA-256 of the line above, without its line feed,…}
 //! ```
 //!
-//! A file begins when the last one is a day old or large; old files may be deleted, from the oldest. Who holds the hash of
+//! A file begins with the first record of a day (UTC), or when the last one is large; old files may be deleted, from the oldest. Who holds the hash of
 //! a line can prove later that nothing up to it was changed (`argus audit verify --contains HASH`).
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +21,9 @@ use super::record::Record;
 
 /// A file that is larger is not appended to (64 MiB).
 const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// The length of the day at the beginning of a time (RFC 3339).
+const DAY_CHARS: usize = 10;
 
 /// The longest line that is read (64 KiB).
 const LINE_BYTES_MAX: u64 = 64 << 10;
@@ -64,25 +67,24 @@ impl Chain {
             let file = create(&folder, 1)?;
             return Ok(Chain { folder, keep, file, day, bytes: 0, last: 0, hash: FIRST, torn: None });
         };
-        let mut file = OpenOptions::new().read(true).append(true).open(&last_file)?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text)?;
+        let file = OpenOptions::new().append(true).open(&last_file)?;
+        let text = fs::read(&last_file)?;
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let torn = (text.len() > whole).then(|| (text.len() - whole) as u64);
         if torn.is_some() {
             file.set_len(whole as u64)?;
-            file.seek(SeekFrom::End(0))?;
         }
         let number = number_of(&last_file);
         let lines = text[..whole].strip_suffix(b"\n").unwrap_or_default();
-        let (last, hash) = match lines.rsplit(|byte| *byte == b'\n').next().filter(|line| !line.is_empty()) {
+        let (last, hash, day) = match lines.rsplit(|byte| *byte == b'\n').next().filter(|line| !line.is_empty()) {
             Some(line) => {
                 let read: Line<Record> =
                     serde_json::from_slice(line).map_err(|error| invalid(&last_file, &error.to_string()))?;
-                (read.n, hash_of(line))
+                let written = read.record.at.get(..DAY_CHARS).and_then(|day| day.parse().ok());
+                (read.n, hash_of(line), written.unwrap_or(day))
             }
             // The file was begun and nothing was written: its name has the number of its first record.
-            None => (number - 1, before(&folder, number)?),
+            None => (number - 1, before(&folder, number)?, day),
         };
         Ok(Chain { folder, keep, file, day, bytes: whole as u64, last, hash, torn })
     }
@@ -101,6 +103,10 @@ impl Chain {
             (self.day, self.bytes) = (day, 0);
             self.delete_old()?;
         }
+        // An attempt that failed may have left a part.
+        if self.file.metadata()?.len() != self.bytes {
+            self.file.set_len(self.bytes)?;
+        }
         let (mut text, mut last, mut hash) = (Vec::new(), self.last, self.hash);
         for record in records {
             last += 1;
@@ -109,11 +115,7 @@ impl Chain {
             text.extend_from_slice(&line);
             text.push(b'\n');
         }
-        if let Err(error) = self.file.write_all(&text) {
-            // What was written of it must not stay before the next attempt.
-            self.file.set_len(self.bytes)?;
-            return Err(error);
-        }
+        self.file.write_all(&text)?;
         (self.last, self.hash) = (last, hash);
         self.bytes += text.len() as u64;
         Ok(())

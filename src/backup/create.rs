@@ -13,8 +13,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use super::manifest::{Entry, FORMAT, Head, Manifest, NAME};
-use super::{COPIES_AT_ONCE, METADATA, below, copy, place, root_of, write};
+use super::manifest::{Entry, FORMAT, Head, METADATA, Manifest, NAME};
+use super::{COPIES_AT_ONCE, below, copy, place, root_of, write};
 use crate::audit;
 use crate::data_dir::{self, metadata_path};
 use crate::ingest::raw_store::RawStore;
@@ -34,7 +34,8 @@ const HOLD_EVERY: Duration = Duration::from_secs(5);
 struct Job {
     from: Storage,
     to: Storage,
-    /// What is copied already, by its name. Files never change, so it serves the next attempt too.
+    /// What is copied already, by its name. Files never change, so it serves the next attempt too; only appended parts are copied
+    /// again, because a part that a crash left is overwritten.
     copied: BTreeMap<String, Entry>,
 }
 
@@ -109,7 +110,7 @@ impl Job {
         let head = Head { format: FORMAT, argus: env!("CARGO_PKG_VERSION").to_owned(), at, epoch: copy.epoch().await? };
         let copied = self.copy_named(&copy).await?;
         // Before its file is read: then all of it is in that file.
-        copy.close().await;
+        copy.close().await.context("cannot close the copy of the metadata")?;
         let Some(names) = copied else {
             tracing::info!(attempt, "files were deleted while they were copied; copying the metadata again");
             std::fs::remove_file(&file).context("cannot delete the copy of the metadata")?;
@@ -217,7 +218,8 @@ impl Job {
     /// Copies files by their names; false if one does not exist any more.
     async fn copy_names(&mut self, names: &[String]) -> Result<bool> {
         let (from, to) = (root_of(&self.from), root_of(&self.to));
-        let missing = names.iter().filter(|name| !self.copied.contains_key(*name));
+        let is_part = |name: &str| name.starts_with("raw/") && RawStore::start_of_part(&below(&from, name)).is_some();
+        let missing = names.iter().filter(|name| !self.copied.contains_key(*name) || is_part(name));
         let copies = missing.map(|name| {
             let (source, target) = (below(&from, name), below(&to, name));
             let (from, to) = (Arc::clone(&self.from.store), Arc::clone(&self.to.store));

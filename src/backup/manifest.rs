@@ -11,6 +11,12 @@ pub const NAME: &str = "backup.jsonl";
 /// The version of the format.
 pub const FORMAT: u32 = 1;
 
+/// The name of the metadata in a backup.
+pub const METADATA: &str = "argus.db";
+
+/// What the names of the other files begin with.
+const FOLDERS: [&str; 3] = ["lake/", "raw/", "audit/"];
+
 /// The first line: what the backup is of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
@@ -85,7 +91,12 @@ impl Manifest {
             let entry: Entry = serde_json::from_str(&line)
                 .with_context(|| format!("line {} of its list is broken", entries.len() + 2))?;
             let is_inside = |part: &str| !part.is_empty() && part != "." && part != "..";
-            ensure!(entry.path.split('/').all(is_inside), "its list has the path {:?}, which leaves it", entry.path);
+            let is_of_backup = entry.path == METADATA || FOLDERS.iter().any(|folder| entry.path.starts_with(folder));
+            ensure!(
+                is_of_backup && entry.path.split('/').all(is_inside),
+                "its list has the path {:?}, which no backup has",
+                entry.path
+            );
             entries.push(entry);
         }
         bail!("its list ends after {} files without its last line: the backup is not whole", entries.len())
@@ -118,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_path_that_leaves_the_backup_and_another_format_are_refused() {
-        for path in ["../x", "/etc/passwd", "a//b", "a/./b", ""] {
+        for path in ["../x", "/etc/passwd", "raw//b", "raw/./b", "raw/../../x", "argus.lock", "argus.db-wal", ""] {
             let mut manifest = manifest();
             manifest.entries[0].path = path.to_owned();
             assert!(Manifest::of_text(&manifest.to_text().expect("writes")).is_err(), "{path}");

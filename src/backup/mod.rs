@@ -32,9 +32,6 @@ use tokio::io::AsyncWriteExt;
 use self::manifest::Entry;
 use crate::storage::Storage;
 
-/// The name of the metadata in a backup.
-const METADATA: &str = "argus.db";
-
 /// Files that are copied at once.
 const COPIES_AT_ONCE: usize = 8;
 

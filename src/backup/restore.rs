@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStoreExt;
 
-use super::manifest::{Entry, Manifest, NAME};
-use super::{COPIES_AT_ONCE, METADATA, below, copy, place, root_of};
+use super::manifest::{Entry, METADATA, Manifest, NAME};
+use super::{COPIES_AT_ONCE, below, copy, place, root_of};
+use crate::audit;
 use crate::data_dir::{self, metadata_path};
 use crate::storage::Storage;
 
@@ -25,9 +26,7 @@ pub async fn restore(location: &str, data: &FsPath, storage: &Storage) -> Result
 
     data_dir::create(data, &[]).with_context(|| format!("cannot create the data directory {}", data.display()))?;
     let _lock = data_dir::lock(data)?;
-    let is_used =
-        metadata_path(data).exists() || storage.store.list(Some(&root_of_data(storage))).next().await.is_some();
-    if is_used {
+    if metadata_path(data).exists() || audit::folder(data).exists() || has_files(storage).await? {
         bail!("{} has data; restore into an empty directory", data.display());
     }
     // A server refuses the directory until this is gone.
@@ -47,9 +46,15 @@ pub async fn restore(location: &str, data: &FsPath, storage: &Storage) -> Result
     Ok(manifest)
 }
 
-/// The folder of the lake: where there is none, there is no data.
-fn root_of_data(storage: &Storage) -> object_store::path::Path {
-    below(&root_of(storage), "lake")
+/// Whether the lake or the raw store has files.
+async fn has_files(storage: &Storage) -> Result<bool> {
+    for folder in ["lake", "raw"] {
+        let first = storage.store.list(Some(&below(&root_of(storage), folder))).next().await;
+        if first.transpose().context("cannot list the place to restore to")?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Copies a file, and verifies it.

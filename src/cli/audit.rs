@@ -33,7 +33,7 @@ enum AuditCommand {
 /// Flags of `argus audit verify`.
 #[derive(Debug, Args)]
 struct VerifyArgs {
-    /// The data directory; a server may have it open.
+    /// The data directory. If a server is writing a record at that moment, repeat the command.
     #[arg(long, env = "ARGUS_DATA", default_value = "./argus-data", value_name = "DIR")]
     data: PathBuf,
     /// Also look for the record with this hash, which an earlier verification printed.

@@ -56,7 +56,9 @@ pub async fn audit(State(log): State<AuditLog>, request: Request, next: Next) ->
     let is_export = (route == FILE && response.status().is_success()) || is_export(response.headers());
     if !is_read || detail.is_some() || is_refused || is_export {
         let status = Some(response.status().as_u16());
-        let record = Record { status, detail: detail.map(Detail::into_text), ..record(route) };
+        // Who logs in has a token only then.
+        let token = token.or_else(|| response.extensions().get::<Caller>().map(|caller| caller.token));
+        let record = Record { token, status, detail: detail.map(Detail::into_text), ..record(route) };
         match token.is_none() && response.status().is_client_error() {
             // Anybody can send these.
             true => log.record_refused(|| record),

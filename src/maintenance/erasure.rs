@@ -68,9 +68,10 @@ impl Erasure {
         let withdrawn = self.metadata.withdrawn(lake.epoch).await?;
         if data_dir::is_held(&self.data) {
             // A backup may need them. The next commit after it erases them.
-            let pending = withdrawn.into_iter().map(|withdrawn| withdrawn.position).collect();
+            pending.extend(withdrawn.into_iter().map(|withdrawn| withdrawn.position));
+            let left = pending.len();
             self.pipeline.lake_committed(Erased { lake, versions, pending }).await;
-            return Ok(0);
+            return Ok(left);
         }
         for withdrawn in withdrawn {
             match self.delete(&withdrawn).await {

@@ -16,6 +16,7 @@ use super::{Location, Metadata, MetadataError};
 /// The copy, open.
 pub struct MetadataCopy {
     metadata: Metadata,
+    database: Database,
 }
 
 impl MetadataCopy {
@@ -24,8 +25,9 @@ impl MetadataCopy {
         let mut connection = Database::new(&Location::File(database.to_owned()))?.connect().await?;
         sqlx::query("VACUUM INTO ?").bind(to.display().to_string()).execute(&mut connection).await?;
         sqlx::Connection::close(connection).await?;
-        let (metadata, _) = Metadata::open(&Location::File(to.to_owned())).await?;
-        Ok(MetadataCopy { metadata })
+        let to = Location::File(to.to_owned());
+        let (metadata, _) = Metadata::open(&to).await?;
+        Ok(MetadataCopy { metadata, database: Database::new(&to)? })
     }
 
     /// The last accepted epoch.
@@ -62,8 +64,13 @@ impl MetadataCopy {
         Ok(true)
     }
 
-    /// Closes it: then the file is the whole database.
-    pub async fn close(self) {
+    /// Closes it: then the file is the whole database. Each server that starts with it is a deployment of its own: its epochs are
+    /// not those of the original, whose answers a shared cache may still have.
+    pub async fn close(self) -> Result<(), MetadataError> {
         self.metadata.close().await;
+        let mut connection = self.database.connect().await?;
+        sqlx::query("DELETE FROM deployment").execute(&mut connection).await?;
+        sqlx::Connection::close(connection).await?;
+        Ok(())
     }
 }

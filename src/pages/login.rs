@@ -53,7 +53,12 @@ pub async fn log_in(State(context): State<Login>, Form(login): Form<LoginForm>) 
     match access.caller(&headers) {
         Ok(None) => Redirect::to(path(&login.to)).into_response(),
         // A token is letters, digits, - and _.
-        Ok(Some(_)) => with_cookie(token, COOKIE_S, is_encrypted, path(&login.to)),
+        Ok(Some(caller)) => {
+            let mut response = with_cookie(token, COOKIE_S, is_encrypted, path(&login.to));
+            // For the audit log: the request itself has no token.
+            response.extensions_mut().insert(caller);
+            response
+        }
         Err(_) => {
             let refused = form(&login.to, Some("This token is not valid: it may be mistyped, expired or revoked."));
             (StatusCode::UNAUTHORIZED, refused).into_response()

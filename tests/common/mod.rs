@@ -386,7 +386,7 @@ impl RealLogs {
 
     /// Each log's name, bytes and expected counts.
     pub fn each(&self) -> impl Iterator<Item = (&str, Vec<u8>, &Value)> {
-        // The counts of a DLT file are those of its bytes, not of its messages.
+        // The file counts the bytes of DLT as text, and Argus its messages.
         let is_text = |(_, expected): &(&String, &Value)| expected["dlt"]["messages"].is_null();
         self.golden.iter().filter(is_text).map(|(name, expected)| {
             let bytes = std::fs::read(self.folder.join(name)).expect("the log is there");

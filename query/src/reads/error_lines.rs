@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::engine::Engine;
 use crate::error::QueryError;
-use crate::reads::batch_lines::{lines_of_batch, numbers, text};
+use crate::reads::batch_lines::{Times, is, lines_of_batch, numbers, text};
 use crate::results::json::rfc3339;
 use crate::tables::views::{literal, time_literal};
 
@@ -107,16 +107,15 @@ impl ErrorsPage {
         Ok(page)
     }
 
-    /// The lines that follow, from all rows of the batch.
+    /// The lines that follow, from all rows of the batch; at most one line more than the page has.
     fn of_rows(rows: &[RecordBatch], request: &ErrorsRequest) -> ErrorsPage {
-        let mut errors = Vec::new();
-        for rows in rows {
-            let columns = Columns::of(rows);
-            errors.extend(
-                (0..rows.num_rows()).filter(|&row| columns.is_wanted(row, request)).map(|row| columns.line(row)),
-            );
-        }
-        errors.sort_by(|a: &ErrorLine, b| (&a.file, a.line, &a.code).cmp(&(&b.file, b.line, &b.code)));
+        let columns: Vec<Columns<'_>> = rows.iter().map(Columns::of).collect();
+        let all =
+            columns.iter().zip(rows).flat_map(|(columns, rows)| (0..rows.num_rows()).map(move |row| (columns, row)));
+        let mut wanted: Vec<(&Columns<'_>, usize)> =
+            all.filter(|(columns, row)| columns.is_wanted(*row, request)).collect();
+        wanted.sort_unstable_by_key(|(columns, row)| columns.place(*row));
+        let errors = wanted.into_iter().take(request.limit + 1).map(|(columns, row)| columns.line(row)).collect();
         ErrorsPage { errors, more: false }
     }
 
@@ -171,6 +170,7 @@ struct Columns<'r> {
     offset: &'r Int64Array,
     ts: &'r TimestampMicrosecondArray,
     ts_plausible: &'r BooleanArray,
+    times: Times<'r>,
     level: &'r StringArray,
     component: &'r StringArray,
     code: &'r StringArray,
@@ -186,12 +186,18 @@ impl<'r> Columns<'r> {
             offset: numbers(rows, "offset"),
             ts: numbers(rows, "ts"),
             ts_plausible: rows["ts_plausible"].as_boolean(),
+            times: Times::of(rows),
             level: text(rows, "level"),
             component: text(rows, "component"),
             code: text(rows, "code"),
             severity: text(rows, "severity"),
             text: text(rows, "text"),
         }
+    }
+
+    /// Where a line is in the order of pages.
+    fn place(&self, row: usize) -> (&'r str, u64, &'r str) {
+        (self.file.value(row), self.line.value(row).max(0) as u64, self.code.value(row))
     }
 
     fn line(&self, row: usize) -> ErrorLine {
@@ -212,20 +218,10 @@ impl<'r> Columns<'r> {
 
     /// The conditions of the query.
     fn is_wanted(&self, row: usize, request: &ErrorsRequest) -> bool {
-        let is = |column: &StringArray, wanted: &Option<String>| {
-            wanted.as_ref().is_none_or(|wanted| column.is_valid(row) && column.value(row) == wanted)
-        };
-        let is_in_time = || {
-            let is_plausible = self.ts_plausible.is_valid(row) && self.ts_plausible.value(row) && self.ts.is_valid(row);
-            let ts = self.ts.value(row);
-            is_plausible
-                && request.since.is_none_or(|since| ts >= since)
-                && request.until.is_none_or(|until| ts < until)
-        };
-        let follows = |(file, line, code): &(String, u64, String)| {
-            let place = (self.file.value(row), self.line.value(row).max(0) as u64, self.code.value(row));
-            place > (file.as_str(), *line, code.as_str())
-        };
+        let is = |column, wanted: &Option<String>| is(column, row, wanted.as_deref());
+        let is_in_time = || self.times.is_within(row, request.since, request.until);
+        let follows =
+            |(file, line, code): &(String, u64, String)| self.place(row) > (file.as_str(), *line, code.as_str());
         is(self.code, &request.code)
             && is(self.file, &request.file)
             && is(self.level, &request.level)

@@ -6,9 +6,11 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use argus_dataflow::FleetGroup;
 use argus_sinks::FleetView;
+use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -25,6 +27,9 @@ const RAISED: f64 = 0.001;
 
 /// A code is more frequent than in the vehicle's past if the p-value is at most this.
 const MORE: f64 = 0.01;
+
+/// Firmwares at an epoch whose raised codes are remembered.
+const RAISED_MAX: u64 = 16;
 
 /// Fewer other vehicles say nothing.
 const VEHICLES_MIN: u64 = 20;
@@ -140,14 +145,13 @@ pub enum EvidenceKind {
     Together,
 }
 
-/// What stands out in a batch. Its report must have the fleet's fields.
-pub fn findings(report: &Report, facts: &BatchFacts, view: &FleetView) -> Findings {
-    let raised = Raised::by(view, facts);
+/// What stands out in a batch. Its report must have the fleet's fields; `raised` is of the same counts.
+pub fn findings(report: &Report, facts: &BatchFacts, view: &FleetView, raised: Option<&Raised>) -> Findings {
     let vehicle = OfVehicle::new(view, facts);
     let (mut findings, mut others) = (Vec::new(), Vec::new());
     for code in report.codes.iter().filter(|code| code.count > code.inactive) {
         let rare = rare(view, facts, &code.code);
-        let firmware = raised.as_ref().and_then(|raised| raised.evidence(&code.code, facts));
+        let firmware = raised.and_then(|raised| raised.evidence(&code.code, facts));
         let is_finding = |evidence: &Evidence| match evidence.kind {
             EvidenceKind::Rare => evidence.p_value.is_some_and(|p_value| p_value <= RARE),
             _ => evidence.q_value.is_some_and(|q_value| q_value <= RAISED),
@@ -181,7 +185,7 @@ pub fn findings(report: &Report, facts: &BatchFacts, view: &FleetView) -> Findin
     let bits = |finding: &Finding| finding.bits.unwrap_or_default();
     findings.sort_by(|a: &Finding, b| bits(b).total_cmp(&bits(a)).then_with(|| b.severity.cmp(&a.severity)));
     others.sort_by_key(|finding: &Finding| Reverse((finding.severity, finding.count)));
-    Findings { findings, others, previous_firmware: raised.map(|raised| raised.against) }
+    Findings { findings, others, previous_firmware: raised.map(|raised| raised.against.clone()) }
 }
 
 /// The counts of the vehicle in all its batches, this one too.
@@ -271,8 +275,31 @@ impl Evidence {
     }
 }
 
-/// The codes of the batch's firmware, compared with the firmware that was recorded before it.
-struct Raised {
+/// The codes that firmwares raise, at the last epochs: all batches of a firmware share them. Clones share the cache.
+#[derive(Clone)]
+pub struct RaisedCodes(Cache<(u64, String), Arc<Option<Raised>>>);
+
+impl RaisedCodes {
+    /// An empty cache.
+    pub fn new() -> RaisedCodes {
+        RaisedCodes(Cache::new(RAISED_MAX))
+    }
+
+    /// Those of a batch's firmware at the epoch of the counts; `None` inside without a firmware to compare with.
+    pub fn of(&self, epoch: u64, view: &FleetView, facts: &BatchFacts) -> Arc<Option<Raised>> {
+        let Some(firmware) = &facts.firmware else { return Arc::default() };
+        self.0.get_with((epoch, firmware.clone()), || Arc::new(Raised::by(view, firmware)))
+    }
+}
+
+impl Default for RaisedCodes {
+    fn default() -> Self {
+        RaisedCodes::new()
+    }
+}
+
+/// The codes of a firmware, compared with the firmware that was recorded before it.
+pub struct Raised {
     against: String,
     all: [u64; 2],
     /// Sorted by code: vehicles with the code, p-value and q-value.
@@ -281,8 +308,7 @@ struct Raised {
 
 impl Raised {
     /// `None` without another firmware before it, or with too few vehicles of one of them.
-    fn by(view: &FleetView, facts: &BatchFacts) -> Option<Raised> {
-        let firmware = facts.firmware.as_deref()?;
+    fn by(view: &FleetView, firmware: &str) -> Option<Raised> {
         // The latest first.
         let mut firmwares = FleetTotals::of(view).firmwares.into_iter();
         let own = firmwares.find(|one| one.firmware == firmware)?;

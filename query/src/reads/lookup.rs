@@ -22,7 +22,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::arrow_reader::{
-    ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, RowFilter, RowSelection,
+    ArrowPredicate, ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, RowFilter, RowSelection,
 };
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
@@ -87,21 +87,40 @@ impl Lookup {
     }
 
     /// The rows of the wanted batches in a table, of every epoch.
-    pub(crate) async fn rows(&self, table: &TableSnapshot, wanted: &BatchIds) -> Result<Vec<RecordBatch>, QueryError> {
+    async fn rows(&self, table: &TableSnapshot, wanted: &BatchIds) -> Result<Vec<RecordBatch>, QueryError> {
+        self.rows_that(table, wanted, None).await
+    }
+
+    /// Those of the rows that also meet a condition, which is decided before their other columns are read.
+    pub(crate) async fn rows_that(
+        &self,
+        table: &TableSnapshot,
+        wanted: &BatchIds,
+        condition: Option<&Condition>,
+    ) -> Result<Vec<RecordBatch>, QueryError> {
         let may_contain =
             |file: &&DataFile| file.keys.as_ref().is_none_or(|keys| wanted.any_in(keys.start(), keys.end()));
         let mut found = Vec::new();
         for file in table.committed.iter().chain(&table.spilled).filter(may_contain) {
-            found.extend(self.rows_of_file(file, wanted).await.map_err(failed)?);
+            found.extend(self.rows_of_file(file, wanted, condition).await.map_err(failed)?);
         }
         for rows in &table.batches {
-            let rows = wanted.rows(rows).and_then(|wanted| filter_record_batch(rows, &wanted));
-            found.push(rows.map_err(|error| failed(error.into()))?);
+            let of_batch = wanted.rows(rows).and_then(|wanted| filter_record_batch(rows, &wanted));
+            let that = of_batch.and_then(|rows| match condition {
+                Some(condition) => filter_record_batch(&rows, &(condition.is_met)(&rows)),
+                None => Ok(rows),
+            });
+            found.push(that.map_err(|error| failed(error.into()))?);
         }
         Ok(found)
     }
 
-    async fn rows_of_file(&self, file: &DataFile, wanted: &BatchIds) -> Result<Vec<RecordBatch>, ParquetError> {
+    async fn rows_of_file(
+        &self,
+        file: &DataFile,
+        wanted: &BatchIds,
+        condition: Option<&Condition>,
+    ) -> Result<Vec<RecordBatch>, ParquetError> {
         let footer = self.footer(file).await?;
         let (row_groups, pages) = selection(&footer, wanted)?;
         if row_groups.is_empty() {
@@ -117,10 +136,16 @@ impl Lookup {
         let key = ProjectionMask::columns(builder.parquet_schema(), [KEY]);
         let wanted = wanted.clone();
         let is_wanted = ArrowPredicateFn::new(key, move |rows| wanted.rows(&rows));
+        let mut conditions: Vec<Box<dyn ArrowPredicate>> = vec![Box::new(is_wanted)];
+        if let Some(Condition { columns, is_met }) = condition {
+            let (columns, is_met) =
+                (ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied()), Arc::clone(is_met));
+            conditions.push(Box::new(ArrowPredicateFn::new(columns, move |rows| Ok(is_met(&rows)))));
+        }
         let rows = builder
             .with_row_groups(row_groups)
             .with_row_selection(pages)
-            .with_row_filter(RowFilter::new(vec![Box::new(is_wanted)]))
+            .with_row_filter(RowFilter::new(conditions))
             .build()?;
         rows.try_collect().await
     }
@@ -135,6 +160,13 @@ impl Lookup {
         self.footers.insert(file.path.clone(), footer.clone());
         Ok(footer)
     }
+}
+
+/// A condition of rows, by a few of their columns.
+pub(crate) struct Condition {
+    pub(crate) columns: &'static [&'static str],
+    /// Which rows meet it.
+    pub(crate) is_met: Arc<dyn Fn(&RecordBatch) -> BooleanArray + Send + Sync>,
 }
 
 /// All versions of files that were deleted at any epoch.

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use argus_sinks::{RecentBatch, Snapshot};
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
 use uuid::Uuid;
 
 use crate::engine::Engine;
 use crate::error::QueryError;
-use crate::reads::batch_lines::{lines_of_batch, numbers, text};
+use crate::reads::batch_lines::{Times, lines_of_batch, numbers, text};
 use crate::reads::findings::{Evidence, EvidenceKind};
 use crate::results::json::rfc3339;
 use crate::statistics::{TwoGroups, binomial, fisher};
@@ -73,11 +73,7 @@ impl Patterns {
     fn of(occurrences: &Occurrences<'_>, batch: &RecentBatch) -> Patterns {
         let mut by_code: HashMap<String, Vec<Evidence>> = HashMap::new();
         let files = || batch.files().map(|file| &file.row);
-        let span = match (files().filter_map(|file| file.first_ts).min(), files().filter_map(|file| file.last_ts).max())
-        {
-            (Some(first), Some(last)) => last - first,
-            _ => 0,
-        };
+        let span = covered(files().filter_map(|file| Some((file.first_ts?, file.last_ts?))).collect());
         for (code, times) in &occurrences.times {
             by_code.entry((*code).to_owned()).or_default().extend(burst(times, span));
         }
@@ -106,12 +102,10 @@ impl<'r> Occurrences<'r> {
         let mut all = Occurrences::default();
         for rows in rows {
             let (files, codes, lines) = (text(rows, "file"), text(rows, "code"), numbers::<Int64Type>(rows, "line"));
-            let times = numbers::<TimestampMicrosecondType>(rows, "ts");
-            let (plausible, active) = (rows["ts_plausible"].as_boolean(), rows["active"].as_boolean());
+            let (times, active) = (Times::of(rows), rows["active"].as_boolean());
             for row in (0..rows.num_rows()).filter(|&row| active.value(row)) {
-                let time =
-                    (plausible.is_valid(row) && plausible.value(row) && times.is_valid(row)).then(|| times.value(row));
-                all.add(files.value(row), lines.value(row).max(1) as u64, codes.value(row), time);
+                let line = lines.value(row).max(1) as u64;
+                all.add(files.value(row), line, codes.value(row), times.plausible(row));
             }
         }
         all.times.values_mut().for_each(|times| times.sort_unstable());
@@ -123,6 +117,17 @@ impl<'r> Occurrences<'r> {
         let first = self.blocks.entry((file, (line - 1) / BLOCK_LINES)).or_default().entry(code).or_insert(line);
         *first = line.min(*first);
     }
+}
+
+/// The time that ranges cover together: what lies between the logs of two drives is no time of theirs.
+fn covered(mut ranges: Vec<(i64, i64)>) -> i64 {
+    ranges.sort_unstable();
+    let (mut covered, mut until) = (0, i64::MIN);
+    for (first, last) in ranges {
+        covered += (last - first.max(until)).max(0);
+        until = until.max(last);
+    }
+    covered
 }
 
 /// The minute with most occurrences, if they would hardly fall into any one minute by chance.
@@ -229,6 +234,12 @@ mod tests {
         let burst = burst(&times, hour).expect("a burst");
         assert_eq!((burst.found, burst.of), (12, 14));
         assert!(burst.text.contains("within a minute, from 1970-01-01T00:07:00Z"), "{}", burst.text);
+    }
+
+    #[test]
+    fn the_time_between_logs_is_not_covered() {
+        assert_eq!(covered(Vec::new()), 0);
+        assert_eq!(covered(vec![(100, 110), (0, 10), (5, 20), (7, 8)]), 30);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::engine::Engine;
 use crate::error::QueryError;
-use crate::reads::batch_lines::{lines_of_batch, numbers, text};
+use crate::reads::batch_lines::{Times, is, lines_of_batch, text};
 use crate::reads::filter::FleetFilter;
 use crate::reads::fleet_codes::as_rfc3339;
 use crate::tables::views::{literal, time_literal};
@@ -156,27 +156,18 @@ impl TimelineRequest {
         // Lines without a group come last.
         let mut counts: BTreeMap<(i64, bool, &str), u64> = BTreeMap::new();
         for rows in rows {
-            let (times, plausible) =
-                (numbers::<TimestampMicrosecondType>(rows, "ts"), rows["ts_plausible"].as_boolean());
+            let times = Times::of(rows);
+            let [code, component, severity] = ["code", "component", "severity"].map(|name| text(rows, name));
             let group = self.group_by.map(|group| text(rows, &group.to_string()));
-            let is = |column: &str, wanted: &Option<String>, row: usize| {
-                let column = text(rows, column);
-                wanted.as_ref().is_none_or(|wanted| column.is_valid(row) && column.value(row) == wanted)
-            };
             for row in 0..rows.num_rows() {
-                let is_plausible = plausible.is_valid(row) && plausible.value(row) && times.is_valid(row);
-                let ts = times.value(row);
-                let is_wanted = is_plausible
-                    && self.filter.since.is_none_or(|since| ts >= since)
-                    && self.filter.until.is_none_or(|until| ts < until)
-                    && is("code", &self.code, row)
-                    && is("component", &self.filter.component, row)
-                    && is("severity", &self.filter.severity, row);
-                if is_wanted {
-                    let name = group.filter(|group| group.is_valid(row)).map(|group| group.value(row));
-                    let key = (ts.div_euclid(bucket) * bucket, name.is_none(), name.unwrap_or_default());
-                    *counts.entry(key).or_default() += 1;
-                }
+                let is_wanted = times.is_within(row, self.filter.since, self.filter.until)
+                    && is(code, row, self.code.as_deref())
+                    && is(component, row, self.filter.component.as_deref())
+                    && is(severity, row, self.filter.severity.as_deref());
+                let Some(ts) = times.plausible(row).filter(|_| is_wanted) else { continue };
+                let name = group.filter(|group| group.is_valid(row)).map(|group| group.value(row));
+                let key = (ts.div_euclid(bucket) * bucket, name.is_none(), name.unwrap_or_default());
+                *counts.entry(key).or_default() += 1;
             }
         }
         let bucket = |((at, is_null, name), count): ((i64, bool, &str), u64)| Bucket {
