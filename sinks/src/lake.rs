@@ -494,3 +494,6 @@ async fn refuse_outdated(store: &Arc<dyn ObjectStore>, root: &Url, expected: Lak
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

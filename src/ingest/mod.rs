@@ -18,6 +18,8 @@ pub mod raw_store;
 pub mod resumable;
 pub mod slots;
 pub mod stored_file;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;

@@ -38,7 +38,7 @@ impl RawStore {
         RawStore { store: Arc::clone(&storage.store), folder: storage.raw.clone(), part_bytes: storage.part_bytes }
     }
 
-    fn path(&self, batch_id: Uuid, version: VersionId) -> Path {
+    pub(super) fn path(&self, batch_id: Uuid, version: VersionId) -> Path {
         self.folder.clone().join(batch_id.to_string()).join(version.0.to_string())
     }
 

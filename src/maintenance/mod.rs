@@ -17,6 +17,8 @@ mod leftovers;
 pub mod orphans;
 pub mod recount;
 pub mod rescan;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;

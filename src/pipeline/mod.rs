@@ -13,11 +13,15 @@ pub mod discard;
 pub mod failures;
 pub mod followers;
 pub mod frontier_lag;
+#[cfg(test)]
+pub(crate) mod harness;
 mod loading;
 pub mod recovery;
 mod request;
 mod sequencer;
 pub mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

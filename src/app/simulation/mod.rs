@@ -17,8 +17,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path as FsPath, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use argus_dataflow::RuleSet;
@@ -66,6 +66,9 @@ const STARTS_MAX: usize = 3;
 
 /// A crash happens at most after this many turns of the event loop.
 const TURNS_MAX: usize = 1500;
+
+/// Compiling them would take a tenth of a history.
+static RULES: LazyLock<RuleSet> = LazyLock::new(|| RuleSet::built_in().expect("the built-in rules"));
 
 /// A runtime that does not wait for its threads when it is dropped: those of a process that has crashed, or of a history
 /// that has failed, never end.
@@ -146,7 +149,7 @@ impl History {
     }
 
     fn config(&mut self, faults: &Faults) -> ServiceConfig {
-        let rules = RuleSet::built_in().expect("the built-in rules");
+        let rules = RULES.clone();
         let mut config = ServiceConfig::new(self.data.path().to_owned(), rules, 1 + self.random.below(2));
         config.block_bytes = self.random.pick(&[64, 4096]);
         // A failed commit is retried after the interval, which nothing here waits for.
