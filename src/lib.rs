@@ -32,6 +32,7 @@ pub mod audit;
 pub mod backup;
 pub mod catalog;
 pub mod cli;
+pub mod cluster;
 pub mod data_dir;
 pub mod domain;
 pub mod http;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use futures::future::{join, join_all};
+use futures::future::{OptionFuture, join_all, join3};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -12,14 +12,17 @@ use tokio::task::JoinHandle;
 use crate::access::Access;
 use crate::access::rate::Rates;
 use crate::app::work::Work;
-use crate::app::{Service, ServiceConfig};
+use crate::app::{Role, Service, ServiceConfig};
 use crate::audit::record::Record;
 use crate::audit::{self, AuditLog, AuditWriter};
 use crate::http;
 use crate::http::connections::{self, bind};
 use crate::http::fast_path::FastPath;
+use crate::http::forward::Forwarder;
+use crate::http::internal::InternalEntrance;
 use crate::http::origin::OriginPolicy;
 use crate::http::routes::health::OtherAddresses;
+use crate::metadata::{Metadata, MetadataError};
 use crate::shutdown::Stopping;
 use crate::sql_servers::{SqlAddresses, SqlServers, bind_optional};
 use crate::syslog;
@@ -27,6 +30,9 @@ use crate::tls::{Certificate, TlsFiles};
 
 /// How long open requests may continue after the signal to stop.
 const STOP_WAIT: Duration = Duration::from_secs(30);
+
+/// How long open requests may continue when this process takes the lead.
+const REPLACE_WAIT: Duration = Duration::from_millis(500);
 
 /// How long a stop waits for the audit log, whose disk may be full.
 const AUDIT_WAIT: Duration = Duration::from_secs(10);
@@ -58,6 +64,7 @@ pub struct Server {
     address: SocketAddr,
     is_encrypted: bool,
     access: Access,
+    sql: SqlAddresses,
     http: JoinHandle<()>,
     work: Work,
     audit_writer: AuditWriter,
@@ -72,11 +79,17 @@ impl Server {
         let listener = bind(&listeners.http).await?;
         let address = listener.local_addr()?;
         let sql_servers = SqlServers::bind(&listeners.sql).await?;
-        let syslog = bind_optional(listeners.syslog.as_deref()).await?;
-        let syslog_tls = bind_optional(listeners.syslog_tls.as_deref()).await?;
         let (data, audit_keep, requests_per_token) =
             (config.data.clone(), config.audit_keep, config.requests_per_token);
-        let mut service = Service::open(config).await?;
+        let internal = match &config.cluster {
+            Some(cluster) => Some(bind(cluster.own()).await.context("for the other processes (--hosts)")?),
+            None => None,
+        };
+        let mut service = open(config).await?;
+        // Lines go to the pipeline, so only the process that has one listens.
+        let takes_lines = !matches!(service.role, Role::Follower { .. });
+        let syslog = bind_optional(listeners.syslog.as_deref().filter(|_| takes_lines)).await?;
+        let syslog_tls = bind_optional(listeners.syslog_tls.as_deref().filter(|_| takes_lines)).await?;
         let folder = audit::folder(&data);
         let opened = AuditLog::open(&folder, audit_keep);
         let (audit, audit_writer) =
@@ -91,11 +104,16 @@ impl Server {
                 others.syslog.insert(name, address);
             }
         }
-        let router = http::router(&service, audit.clone(), metrics, others, tls.is_some());
+        let forwarder = match &service.role {
+            Role::Follower { key, leader } => Some(Forwarder::new(key.clone(), leader.clone())?),
+            Role::Alone | Role::Leader { .. } => None,
+        };
+        let router = http::router(&service, audit.clone(), metrics, others, tls.is_some(), forwarder);
         let policy = OriginPolicy::new(address, &listeners.allowed_hosts);
         check_exposure(&service.access, listeners, address)?;
         let (access, rates) = (service.access.clone(), Rates::new(requests_per_token));
         let fast_path = FastPath::new(policy, access, rates, audit.clone(), service.reports.clone(), router);
+        let sql = sql_servers.bound();
         sql_servers.spawn(&mut service, audit)?;
         let messages = syslog::Receiver::new(&service);
         let access = service.access.clone();
@@ -109,11 +127,24 @@ impl Server {
             tokio::spawn(certificate.follow_changes());
         }
         let is_encrypted = tls.is_some();
+        let internal = match (internal, service.role) {
+            (Some(listener), Role::Leader { key, leader }) => {
+                Some((listener, InternalEntrance::new(key, Some(leader), fast_path.clone())))
+            }
+            (Some(listener), Role::Follower { key, .. }) => {
+                Some((listener, InternalEntrance::new(key, None, fast_path.clone())))
+            }
+            _ => None,
+        };
+        let internal =
+            internal.map(|(listener, entrance)| connections::serve(listener, None, entrance, service.stopping.clone()));
         let http = connections::serve(listener, tls, fast_path, service.stopping.clone());
-        // Both end before the pipeline, which has to take what has arrived.
-        let http = tokio::spawn(async move { drop(join(http, syslog).await) });
-        work.spawn(service.maintainer.schedule(service.stopping));
-        Ok(Server { address, is_encrypted, access, http, work, audit_writer })
+        // They end before the pipeline, which has to take what has arrived.
+        let http = tokio::spawn(async move { drop(join3(http, syslog, OptionFuture::from(internal)).await) });
+        if let Some(maintainer) = service.maintainer {
+            work.spawn(maintainer.schedule(service.stopping));
+        }
+        Ok(Server { address, is_encrypted, access, sql, http, work, audit_writer })
     }
 
     /// Whether nobody needs a token.
@@ -127,6 +158,11 @@ impl Server {
         format!("{scheme}://{}", self.address)
     }
 
+    /// The addresses that it listens on, for another server in its place.
+    pub fn listeners(&self, before: &Listeners) -> Listeners {
+        Listeners { http: self.address.to_string(), sql: self.sql.clone(), ..before.clone() }
+    }
+
     /// The HTTP address.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -135,6 +171,25 @@ impl Server {
     /// Returns only when the service fails.
     pub async fn failed(&mut self) -> anyhow::Error {
         self.work.failed().await
+    }
+
+    /// Ends the server of a process that has stopped following, so that another one takes its place. Open requests have a
+    /// short time to end: those who wait for an epoch would wait for a leader.
+    pub async fn replaced(self) {
+        self.work.announce(Stopping::Soon);
+        let mut http = self.http;
+        if tokio::time::timeout(REPLACE_WAIT, &mut http).await.is_err() {
+            self.work.announce(Stopping::Now);
+            http.abort();
+            // Until it has let its listeners go.
+            let _ = http.await;
+        }
+        self.work.finish_without_lake().await;
+        let audit_writer = self.audit_writer;
+        let written = tokio::task::spawn_blocking(move || audit_writer.finish());
+        if tokio::time::timeout(AUDIT_WAIT, written).await.is_err() {
+            tracing::error!("the last records of the audit log could not be written within {AUDIT_WAIT:?}");
+        }
     }
 
     /// Stops accepting requests, finishes the accepted ones, and closes the service.
@@ -156,6 +211,31 @@ impl Server {
         }
         finished
     }
+}
+
+/// Opens the service: that of a single process, or in a cluster that of the leader, or of a process that follows it.
+async fn open(config: ServiceConfig) -> Result<Service> {
+    if config.cluster.is_none() {
+        return Service::open(config).await;
+    }
+    let (location, _) = config.shared()?;
+    // Of a new database this is not known.
+    let may_lead = match Metadata::open_read_only(location).await {
+        Ok(metadata) => metadata.may_be_written().await.unwrap_or(true),
+        Err(_) => true,
+    };
+    if may_lead {
+        match Service::open(config.clone()).await {
+            Err(error) if is_another_writer(&error) => {}
+            opened => return opened,
+        }
+    }
+    Service::follow(config).await
+}
+
+/// Whether another process has become the writer first.
+fn is_another_writer(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(MetadataError::AnotherWriter { .. })))
 }
 
 /// Refuses to serve others than this machine without tokens.

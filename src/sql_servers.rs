@@ -63,6 +63,12 @@ impl SqlServers {
         listeners.into_iter().filter_map(|(name, listener)| Some((name, bound(listener)?))).collect()
     }
 
+    /// The bound addresses, to bind again.
+    pub(crate) fn bound(&self) -> SqlAddresses {
+        let bound = |listener: &Option<TcpListener>| Some(listener.as_ref()?.local_addr().ok()?.to_string());
+        SqlAddresses { pg: bound(&self.pg), flight: bound(&self.flight) }
+    }
+
     /// Serves until the server stops.
     pub(crate) fn spawn(self, service: &mut Service, audit: AuditLog) -> Result<()> {
         for (protocol, address) in self.addresses() {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The folders and files of `src`, from the bottom up: each may use those before it.
-const LAYERS: [&str; 26] = [
+const LAYERS: [&str; 27] = [
     "allocator",
     "data_dir",
     "shutdown",
@@ -22,6 +22,7 @@ const LAYERS: [&str; 26] = [
     "answers",
     "kafka",
     "assistant",
+    "cluster",
     "app",
     "pages",
     "http",

@@ -18,7 +18,8 @@ pub struct CommitGroup {
     /// Rows in memory, by table in the order of [`Table::ALL`].
     batches: [Vec<RecordBatch>; 5],
     /// Files of `errors` that were written before their epoch, with the `add` actions for their commit.
-    spilled: Vec<(DataFile, Add)>,
+    /// A replica commits nothing, and has none.
+    spilled: Vec<(DataFile, Option<Add>)>,
     bytes: usize,
 }
 
@@ -67,7 +68,7 @@ impl CommitGroup {
     }
 
     /// Adds a written, uncommitted file of `errors`.
-    pub fn push_spilled(&mut self, file: DataFile, add: Add) {
+    pub fn push_spilled(&mut self, file: DataFile, add: Option<Add>) {
         self.spilled.push((file, add));
     }
 
@@ -77,8 +78,8 @@ impl CommitGroup {
     }
 
     /// The spilled files of `errors`.
-    pub fn spilled(&self) -> impl Iterator<Item = (&DataFile, &Add)> {
-        self.spilled.iter().map(|(file, add)| (file, add))
+    pub fn spilled(&self) -> impl Iterator<Item = (&DataFile, Option<&Add>)> {
+        self.spilled.iter().map(|(file, add)| (file, add.as_ref()))
     }
 
     /// Approximate bytes of rows in memory.

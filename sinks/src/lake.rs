@@ -36,6 +36,7 @@ use url::Url;
 
 use crate::crash;
 use crate::error::{LakeError, failed};
+use crate::feed::{Base, Closed, Feed, Step};
 use crate::group::CommitGroup;
 use crate::guide;
 use crate::maintenance::{LakeMaintenance, Operation, Request};
@@ -43,9 +44,7 @@ use crate::schema::Table;
 use crate::snapshot::{DataFile, Lease, Snapshot, TableSnapshot};
 use crate::staging::Staging;
 use crate::table::LakeTable;
-use crate::views::fleet_view::FleetView;
-use crate::views::last_changes::LastChanges;
-use crate::views::recent::Recent;
+use crate::visible::{Occurrences, Visible};
 
 /// When the lake commits.
 #[derive(Debug, Clone)]
@@ -57,17 +56,19 @@ pub struct LakeConfig {
     /// The term of this writer: makes commits of writers with a lower term fail. 0 if no other process can have the
     /// lake open.
     pub term: u64,
+    /// Whether replicas in other processes follow the lake.
+    pub has_replicas: bool,
 }
 
 impl Default for LakeConfig {
     fn default() -> Self {
-        LakeConfig { commit_interval: Duration::from_secs(2), group_bytes: 16 << 20, term: 0 }
+        LakeConfig { commit_interval: Duration::from_secs(2), group_bytes: 16 << 20, term: 0, has_replicas: false }
     }
 }
 
 /// The committed state of the lake: the last committed epoch, and the Delta version of each table, in the order of
 /// [`Table::ALL`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LakeState {
     /// The last committed epoch.
     pub epoch: u64,
@@ -86,18 +87,11 @@ pub struct Lake {
     commit_waiters: Vec<(u64, Reply)>,
     /// The last epoch of each table when the lake was opened.
     held_epochs: [u64; 5],
-    committed_files: [Arc<[DataFile]>; 5],
     staging: Staging,
-    open: CommitGroup,
-    frozen: Option<Arc<CommitGroup>>,
-    epoch: u64,
-    since: u64,
-    lease: Lease,
-    fleet: FleetView,
-    recent: Recent,
-    changes: LastChanges,
-    snapshots: watch::Sender<Arc<Snapshot>>,
+    visible: Visible,
     committed: watch::Sender<LakeState>,
+    /// The steps, if replicas may follow them.
+    feed: Option<Feed>,
 }
 
 /// The Delta tables in the order of their commits.
@@ -152,28 +146,19 @@ impl Lake {
         let tables = Tables(tables.try_into().unwrap_or_else(|_| unreachable!("one table per name")));
         let (epoch, state) = (tables.committed_epoch(), tables.state());
         let (maintenance, requests) = LakeMaintenance::new(tables.0.clone());
-        let lake = Lake {
+        let base = Base { lake: state, since: tables.since() };
+        Ok(Lake {
+            feed: config.has_replicas.then(|| Feed::new(base)),
             config,
             maintenance,
             requests,
             commit_waiters: Vec::new(),
-            since: tables.since(),
-            lease: Lease::default(),
-            fleet: FleetView::default(),
-            recent: Recent::default(),
-            changes: LastChanges::default(),
             held_epochs: tables.0.each_ref().map(LakeTable::committed_epoch),
-            committed_files: tables.files()?,
+            visible: Visible::new(tables.files()?, epoch, tables.since()),
             staging: Staging::new(tables.0[Table::Errors as usize].clone()),
             tables: Some(tables),
-            open: CommitGroup::default(),
-            frozen: None,
-            epoch,
-            snapshots: watch::Sender::new(Arc::new(Snapshot::default())),
             committed: watch::Sender::new(state),
-        };
-        lake.publish();
-        Ok(lake)
+        })
     }
 
     /// Reads the committed state of the lake at `root`; writes nothing.
@@ -197,12 +182,17 @@ impl Lake {
 
     /// The last epoch that every table contains: later epochs must be replayed.
     pub fn committed_epoch(&self) -> u64 {
-        self.epoch
+        self.visible.epoch()
     }
 
     /// The current snapshot; changes with every closed epoch.
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.snapshots.subscribe()
+        self.visible.subscribe()
+    }
+
+    /// The steps for replicas, if [`LakeConfig::has_replicas`].
+    pub fn feed(&self) -> Option<Feed> {
+        self.feed.clone()
     }
 
     /// A handle for operations between commits.
@@ -225,27 +215,27 @@ impl Lake {
         let mut task: Option<TableTask> = None;
         let mut due: Option<Instant> = None;
         loop {
-            let has_room = self.open.bytes() < 2 * self.config.group_bytes;
+            let has_room = self.visible.open().bytes() < 2 * self.config.group_bytes;
             let idle = task.is_none();
             tokio::select! {
                 biased;
                 (tables, result) = finished(&mut task), if !idle => {
                     task = None;
                     let retry = self.finish(tables, result)?;
-                    let full = self.open.bytes() >= self.config.group_bytes;
+                    let full = self.visible.open().bytes() >= self.config.group_bytes;
                     let now = !retry && (full || !self.commit_waiters.is_empty());
                     let wait = if now { Duration::ZERO } else { self.config.commit_interval };
-                    due = (self.frozen.is_some() || !self.open.is_empty()).then(|| Instant::now() + wait);
+                    due = (self.visible.frozen().is_some() || !self.visible.open().is_empty()).then(|| Instant::now() + wait);
                 }
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if idle && due.is_some() => {
                     due = None;
                     task = self.begin_commit();
                 }
                 // The retry of a partly committed group comes first.
-                Some(request) = self.requests.recv(), if idle && self.frozen.is_none() => match request.operation {
-                    Operation::Commit if self.open.is_empty() => self.reply(request.reply),
+                Some(request) = self.requests.recv(), if idle && self.visible.frozen().is_none() => match request.operation {
+                    Operation::Commit if self.visible.open().is_empty() => self.reply(request.reply),
                     Operation::Commit => {
-                        self.commit_waiters.push((self.epoch, request.reply));
+                        self.commit_waiters.push((self.visible.epoch(), request.reply));
                         due = Some(Instant::now());
                     }
                     operation => task = self.begin_request(operation, request.reply),
@@ -255,14 +245,14 @@ impl Lake {
                         LakeError::Occurrences { file: block.origin.file.clone(), source: Box::new(source) }
                     })?,
                     Some(Output::Closed(closed)) => {
-                        self.close(&closed).await.map_err(|source| {
-                            LakeError::Rows { epoch: closed.epoch, source: Box::new(source) }
-                        })?;
+                        let epoch = closed.epoch;
+                        let closed = self.close(closed).await;
+                        let closed = closed.map_err(|source| LakeError::Rows { epoch, source: Box::new(source) })?;
                         published(&closed);
                         let now = Instant::now();
-                        if self.open.bytes() >= self.config.group_bytes {
+                        if self.visible.open().bytes() >= self.config.group_bytes {
                             due = Some(now);
-                        } else if due.is_none() && !self.open.is_empty() {
+                        } else if due.is_none() && !self.visible.open().is_empty() {
                             due = Some(now + self.config.commit_interval);
                         }
                     }
@@ -293,10 +283,10 @@ impl Lake {
     }
 
     /// Adds a closed epoch and publishes it.
-    async fn close(&mut self, closed: &ClosedEpoch) -> Result<(), DeltaTableError> {
+    async fn close(&mut self, closed: ClosedEpoch) -> Result<ClosedEpoch, DeltaTableError> {
         let held = self.held_epochs;
         let has = |table: Table| closed.epoch <= held[table as usize];
-        self.open.append(closed, has)?;
+        let mut occurrences = Occurrences::default();
         for (row, _) in &closed.rows {
             match row {
                 Row::File(file) if file.failure.is_some() => self.staging.abandon(file.version).await,
@@ -307,58 +297,34 @@ impl Lake {
                         self.staging.errors().delete_unnamed(&taken.files).await;
                         continue;
                     }
-                    for rows in taken.rows {
-                        self.open.push(Table::Errors, rows)?;
-                    }
-                    for add in taken.files {
-                        self.open.push_spilled(self.staging.data_file_of(&add), add);
-                    }
+                    occurrences.rows.extend(taken.rows);
+                    let named = taken.files.into_iter().map(|add| (self.staging.data_file_of(&add), Some(add)));
+                    occurrences.files.extend(named);
                 }
                 Row::Abandoned(version) => self.staging.abandon(*version).await,
                 _ => {}
             }
         }
-        let changes = closed.rows.iter().filter_map(|(row, count)| match row {
-            Row::Fleet(row) => Some((row, *count)),
-            _ => None,
-        });
-        self.fleet.apply(closed.epoch, changes);
-        self.recent.apply(closed);
-        self.changes.apply(closed);
+        let (rows, files) = match &self.feed {
+            None => Default::default(),
+            Some(_) => (occurrences.rows.clone(), occurrences.files.iter().map(|(file, _)| file.clone()).collect()),
+        };
+        self.visible.close(&closed, occurrences, has)?;
         crash::point("closed");
-        self.epoch = closed.epoch;
-        self.publish();
-        Ok(())
-    }
-
-    fn publish(&self) {
-        let tables = Table::ALL.map(|table| {
-            let mut snapshot = TableSnapshot {
-                committed: Arc::clone(&self.committed_files[table as usize]),
-                ..TableSnapshot::default()
-            };
-            for group in self.frozen.as_deref().into_iter().chain([&self.open]) {
-                snapshot.batches.extend_from_slice(group.batches(table));
-                if table == Table::Errors {
-                    snapshot.spilled.extend(group.spilled().map(|(file, _)| file.clone()));
-                }
-            }
-            snapshot
-        });
-        let snapshot = Snapshot::new(self.epoch, tables).since(self.since, Arc::clone(&self.lease));
-        let snapshot = snapshot.with_views(self.fleet.clone(), self.recent.view(), self.changes.clone());
-        self.snapshots.send_replace(Arc::new(snapshot));
+        if let Some(feed) = &self.feed {
+            let present = Table::ALL.map(has);
+            feed.push(Step::Closed(Closed { epoch: closed.clone(), occurrences: rows, files, present }));
+        }
+        Ok(closed)
     }
 
     /// Freezes the open group, unless one is still frozen, and starts its commit.
     fn begin_commit(&mut self) -> Option<TableTask> {
-        if self.frozen.is_none() {
-            if self.open.is_empty() {
-                return None;
-            }
-            self.frozen = Some(Arc::new(std::mem::take(&mut self.open)));
+        let was_frozen = self.visible.frozen().is_some();
+        let group = self.visible.freeze()?;
+        if !was_frozen {
+            self.feed_step(Step::Frozen);
         }
-        let group = Arc::clone(self.frozen.as_ref()?);
         let mut tables = self.tables.take()?;
         let commit = async move {
             let began = Instant::now();
@@ -369,6 +335,12 @@ impl Lake {
             (tables, TaskResult::Commit(result))
         };
         Some(tokio::spawn(commit.instrument(tracing::info_span!("commit"))))
+    }
+
+    fn feed_step(&self, step: Step) {
+        if let Some(feed) = &self.feed {
+            feed.push(step);
+        }
     }
 
     /// Starts a maintenance operation.
@@ -399,14 +371,9 @@ impl Lake {
             TaskResult::Commit(Ok(())) => None,
             TaskResult::Request { result, replaces, reply } => Some((result, replaces, reply)),
         };
-        self.committed_files = files;
-        self.since = since;
-        self.frozen = None;
-        // Later snapshots do not refer to the replaced files, so they get a new lease. Only a replacement
-        // needs this: only its caller waits for the old lease to end.
         let replaced = request.as_ref().is_some_and(|(_, replaces, _)| *replaces);
-        let lease = if replaced { std::mem::take(&mut self.lease) } else { Arc::clone(&self.lease) };
-        self.publish();
+        let lease = self.visible.commit(files, committed.epoch, since, replaced);
+        self.feed_step(Step::Committed { base: Base { lake: committed, since }, replaced });
         self.committed.send_replace(committed);
         if let Some((result, _, reply)) = request {
             // The caller may have stopped waiting.
@@ -422,7 +389,7 @@ impl Lake {
     }
 
     fn reply(&self, reply: Reply) {
-        let _ = reply.send(Ok(Arc::downgrade(&self.lease)));
+        let _ = reply.send(Ok(Arc::downgrade(self.visible.lease())));
     }
 }
 
@@ -443,7 +410,7 @@ impl Tables {
     async fn commit(&mut self, group: &CommitGroup) -> Result<(), LakeError> {
         for (table, opened) in Table::ALL.into_iter().zip(&mut self.0) {
             let spilled: Vec<_> = match table {
-                Table::Errors => group.spilled().map(|(_, add)| add.clone()).collect(),
+                Table::Errors => group.spilled().filter_map(|(_, add)| add.cloned()).collect(),
                 _ => Vec::new(),
             };
             let rows = group.batches(table);

@@ -59,7 +59,7 @@ pub struct Snapshot {
     /// When batches changed last; not meaningful in a snapshot of the past.
     pub changes: LastChanges,
     tables: [Arc<TableSnapshot>; 5],
-    _lease: Lease,
+    lease: Lease,
 }
 
 /// Held by every snapshot that may refer to files which compaction has replaced.
@@ -84,7 +84,7 @@ impl Snapshot {
 
     /// The same with `since`, holding `lease`.
     pub fn since(self, since: u64, lease: Lease) -> Snapshot {
-        Snapshot { since, _lease: lease, ..self }
+        Snapshot { since, lease, ..self }
     }
 
     /// The same with the views in memory at this epoch.
@@ -105,6 +105,11 @@ impl Snapshot {
             return Ok(self.clone());
         }
         Ok(Snapshot { epoch, is_past: true, fleet: None, recent: RecentView::default(), ..self.clone() })
+    }
+
+    /// Held as long as its files may be read.
+    pub fn lease(&self) -> Lease {
+        Arc::clone(&self.lease)
     }
 
     /// One table's rows.

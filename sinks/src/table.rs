@@ -103,16 +103,7 @@ impl LakeTable {
                 .with_columns(schema.fields().cloned())
                 .await?;
         }
-        let mut table = LakeTable {
-            table,
-            delta,
-            folder,
-            committed_epoch: 0,
-            since: 0,
-            term: 0,
-            claimed: 0,
-            checkpoint_version: 0,
-        };
+        let mut table = LakeTable::new(table, delta, folder);
         table.read_transactions().await?;
         Ok(table)
     }
@@ -130,6 +121,30 @@ impl LakeTable {
             true => LakeTable::open(store, lake, table).await.map(Some),
             false => Ok(None),
         }
+    }
+
+    /// Opens a version of the table for reading.
+    pub async fn open_at(
+        store: Arc<dyn ObjectStore>,
+        lake: &Url,
+        table: Table,
+        version: u64,
+    ) -> Result<LakeTable, DeltaTableError> {
+        register_log_stores();
+        let url = folder_url(lake, table);
+        let folder = Path::from_url_path(url.path())?;
+        let mut delta = DeltaTableBuilder::from_url(url.clone())?.with_storage_backend(store, url).build()?;
+        delta.load_version(version).await?;
+        Ok(LakeTable::new(table, delta, folder))
+    }
+
+    /// Reads a later version of the table.
+    pub async fn load(&mut self, version: u64) -> Result<(), DeltaTableError> {
+        self.delta.update_incremental(Some(version)).await
+    }
+
+    fn new(table: Table, delta: DeltaTable, folder: Path) -> LakeTable {
+        LakeTable { table, delta, folder, committed_epoch: 0, since: 0, term: 0, claimed: 0, checkpoint_version: 0 }
     }
 
     /// Makes this process the writer, by a commit with its term: a commit of an earlier writer, which does not know of

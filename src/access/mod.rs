@@ -93,14 +93,18 @@ pub enum TokenError {
 impl Access {
     /// The stored tokens.
     pub async fn open(metadata: &Metadata, pipeline: Pipeline) -> Result<Access, MetadataError> {
+        let access =
+            Access { tokens: Arc::default(), storing: Arc::default(), revoked: watch::Sender::new(()), pipeline };
+        access.reload(metadata).await?;
+        Ok(access)
+    }
+
+    /// Reads the tokens again: another process has changed them.
+    pub async fn reload(&self, metadata: &Metadata) -> Result<(), MetadataError> {
         let stored = metadata.documents::<StoredToken>(DocumentKind::Token).await?;
-        let tokens = stored.into_iter().map(|(_, stored)| (stored.token.id, stored)).collect();
-        Ok(Access {
-            tokens: Arc::new(RwLock::new(tokens)),
-            storing: Arc::default(),
-            revoked: watch::Sender::new(()),
-            pipeline,
-        })
+        *self.write() = stored.into_iter().map(|(_, stored)| (stored.token.id, stored)).collect();
+        self.revoked.send_replace(());
+        Ok(())
     }
 
     /// Whether there are no tokens, so that every request is accepted.

@@ -23,13 +23,15 @@ use super::KafkaConfig;
 use super::metrics::describe;
 use super::progress::Progress;
 use super::work::Work;
-use super::{Service, ServiceConfig};
+use super::{Role, Service, ServiceConfig};
 use crate::access::Access;
 use crate::answers::diagnosis::Diagnoses;
 use crate::answers::event_details::EventDetails;
 use crate::answers::reports::Reports;
 use crate::answers::texts::Texts;
 use crate::assistant::{self, Assistant};
+use crate::cluster::ClusterKey;
+use crate::cluster::leader::Leader;
 use crate::data_dir;
 use crate::inbox::Inbox;
 use crate::ingest::disk::DiskSpace;
@@ -43,6 +45,7 @@ use crate::maintenance::orphans::Orphans;
 use crate::maintenance::rescan::Rescan;
 use crate::maintenance::{Leftovers, Maintainer, recount};
 use crate::metadata::{CatalogRows, Deployment, Location, Metadata, MetadataWriter};
+use crate::pipeline::announcements::Announcements;
 use crate::pipeline::failures::{Failures, NotedFailures};
 use crate::pipeline::followers::Followers;
 use crate::pipeline::frontier_lag::FrontierLag;
@@ -51,7 +54,7 @@ use crate::shutdown::Stopping;
 use crate::storage::{Directory, Storage};
 
 /// The size limit of one file: 16 GiB.
-const FILE_BYTES_MAX: u64 = 16 << 30;
+pub(super) const FILE_BYTES_MAX: u64 = 16 << 30;
 
 /// The open stores.
 struct Stores {
@@ -76,7 +79,8 @@ impl Stores {
         let metadata = Metadata::open(&location).await;
         let (metadata, writer) = metadata.context("cannot open the metadata")?;
         let store = Arc::clone(&storage.store);
-        let lake_config = LakeConfig { term: writer.term(), ..config.lake.clone() };
+        let has_replicas = config.cluster.is_some();
+        let lake_config = LakeConfig { term: writer.term(), has_replicas, ..config.lake.clone() };
         let lake = Lake::open(store, &storage.lake, lake_config, metadata.lake().await?);
         let lake = lake.await.context("cannot open the lake")?;
         recount::remove_leftovers(data)?;
@@ -84,24 +88,48 @@ impl Stores {
         let raw = RawStore::new(&storage);
         Ok(Stores { storage, metadata, writer, lake, raw, resumable })
     }
+}
 
-    fn engine(&self, config: &ServiceConfig) -> Result<Engine> {
-        let engine_config = EngineConfig {
-            query_threads: config.workers,
-            catalog: Arc::new(CatalogRows::new(self.metadata.clone(), CatalogRow::of_rules(&config.rules))),
-            is_remote: self.storage.directory.is_none(),
-            ..EngineConfig::default()
-        };
-        Ok(Engine::new(Arc::clone(&self.storage.store), &self.storage.lake, &engine_config)?)
-    }
+/// The engine over the lake of a storage.
+pub(super) fn engine(config: &ServiceConfig, storage: &Storage, metadata: &Metadata) -> Result<Engine> {
+    let engine_config = EngineConfig {
+        query_threads: config.workers,
+        catalog: Arc::new(CatalogRows::new(metadata.clone(), CatalogRow::of_rules(&config.rules))),
+        is_remote: storage.directory.is_none(),
+        ..EngineConfig::default()
+    };
+    Ok(Engine::new(Arc::clone(&storage.store), &storage.lake, &engine_config)?)
+}
 
-    async fn redis(&self, config: &ServiceConfig) -> Result<Option<Redis>> {
-        let Some(url) = &config.redis else { return Ok(None) };
-        let Deployment { id, secret } = self.metadata.deployment().await?;
-        // Other rules or another version may give another answer to the same request.
-        let name = format!("{id}:{}:{}", env!("CARGO_PKG_VERSION"), config.rules.fingerprint());
-        Ok(Some(Redis::connect(url, &name, SigningKey(secret))?))
-    }
+/// The cache that is shared between processes, if there is one.
+pub(super) async fn cache(config: &ServiceConfig, metadata: &Metadata) -> Result<Option<Redis>> {
+    let Some(url) = &config.redis else { return Ok(None) };
+    let Deployment { id, secret } = metadata.deployment().await?;
+    // Other rules or another version may give another answer to the same request.
+    let name = format!("{id}:{}:{}", env!("CARGO_PKG_VERSION"), config.rules.fingerprint());
+    Ok(Some(Redis::connect(url, &name, SigningKey(secret))?))
+}
+
+/// What answers reads.
+pub(super) struct Readers {
+    pub(super) texts: Texts,
+    pub(super) reports: Reports,
+    pub(super) diagnoses: Diagnoses,
+    pub(super) event_details: EventDetails,
+}
+
+pub(super) fn readers(
+    metadata: &Metadata,
+    engine: &Engine,
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+    redis: &Option<Redis>,
+    raw: &RawStore,
+) -> Readers {
+    let texts = Texts::new(metadata.clone(), raw.clone());
+    let reports = Reports::new(metadata.clone(), engine.clone(), snapshots.clone(), redis.clone());
+    let diagnoses = Diagnoses::new(reports.clone(), metadata.clone(), engine.clone(), snapshots.clone());
+    let event_details = EventDetails::new(engine.clone(), diagnoses.clone());
+    Readers { texts, reports, diagnoses, event_details }
 }
 
 /// The running dataflow and lake.
@@ -185,14 +213,21 @@ impl Service {
         data_dir::create(&data, &[]).with_context(|| format!("cannot create the data directory {}", data.display()))?;
         let locks = lock(&data, &config)?;
         data_dir::remove_interrupted_backups(&data).context("cannot delete the folder of an interrupted backup")?;
+        if config.cluster.is_some() {
+            config.shared()?;
+        }
+        let hello = config.cluster.as_ref().map(|cluster| config.hello(cluster));
         let stores = Stores::open(&data, &config).await?;
-        let (engine, redis) = (stores.engine(&config)?, stores.redis(&config).await?);
+        let engine = engine(&config, &stores.storage, &stores.metadata)?;
+        let redis = cache(&config, &stores.metadata).await?;
         let Stores { storage, metadata, writer, lake, raw, resumable } = stores;
         let term = writer.term();
         describe();
 
         let fingerprint = Arc::clone(config.rules.fingerprint());
         let rules = config.rules.clone();
+        let announcements = Announcements::default();
+        let feed = lake.feed();
         let mut running = Running::start(lake, config.workers, config.rules)?;
         // List these before this process writes: files that no table refers to now were left by another process.
         let unnamed =
@@ -220,6 +255,7 @@ impl Service {
             snapshots: snapshots.clone(),
             followers: followers.clone(),
             frontier_lag: frontier_lag.clone(),
+            announcements: announcements.clone(),
         };
         let (pipeline, sequencer) = Pipeline::new(writer, accepted, held, downstream);
         let reclaimer = discard::start(reclaimer, pipeline.downgrade(), raw.clone());
@@ -254,23 +290,28 @@ impl Service {
             leftovers: Leftovers::default(),
             store: storage.store,
         };
+        let role = match hello.zip(feed) {
+            None => Role::Alone,
+            Some((hello, feed)) => Role::Leader {
+                key: ClusterKey::of(&metadata.deployment().await?),
+                leader: Leader::new(hello, feed, snapshots.clone(), announcements),
+            },
+        };
         let (close_pipeline, closing) = oneshot::channel();
         let (stop, stopping) = watch::channel(Stopping::No);
         let mut work = Work {
-            sequencer: run_on_its_own_thread(sequencer, closing),
+            sequencer: Some(run_on_its_own_thread(sequencer, closing)),
             lake,
             others: vec![erasure.follow()],
             claims,
             reclaimer,
             stop,
-            close_pipeline,
+            close: close_pipeline,
             dataflow: dataflow.clone(),
             _locks: locks,
         };
-        let texts = Texts::new(metadata.clone(), raw.clone());
-        let reports = Reports::new(metadata.clone(), engine.clone(), snapshots.clone(), redis.clone());
-        let diagnoses = Diagnoses::new(reports.clone(), metadata.clone(), engine.clone(), snapshots.clone());
-        let event_details = EventDetails::new(engine.clone(), diagnoses.clone());
+        let Readers { texts, reports, diagnoses, event_details } =
+            readers(&metadata, &engine, &snapshots, &redis, &raw);
         let assistant = match config.assistant {
             None => None,
             Some(assistant) => {
@@ -320,7 +361,8 @@ impl Service {
             disk,
             stopping,
             dataflow,
-            maintainer,
+            maintainer: Some(maintainer),
+            role,
             work,
         })
     }
@@ -348,7 +390,8 @@ async fn start_kafka(
     Ok(())
 }
 
-/// Locks the data directory, and the directory of the store and the file of the metadata if they are elsewhere.
+/// Locks the data directory, and the directory of the store and the file of the metadata if they are elsewhere. The
+/// processes of a cluster share the store: there, the term of the metadata decides who writes.
 fn lock(data: &Path, config: &ServiceConfig) -> Result<Vec<File>> {
     let mut locks = vec![data_dir::lock(data)?];
     if let Some(Location::File(path)) = &config.metadata {
@@ -358,7 +401,9 @@ fn lock(data: &Path, config: &ServiceConfig) -> Result<Vec<File>> {
         && path != data
     {
         data_dir::create(path, &[]).with_context(|| format!("cannot create the directory {}", path.display()))?;
-        locks.push(data_dir::lock(path)?);
+        if config.cluster.is_none() {
+            locks.push(data_dir::lock(path)?);
+        }
     }
     Ok(locks)
 }

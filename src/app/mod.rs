@@ -7,13 +7,14 @@
 //!  RawStore   Pipeline ──► Metadata
 //! ```
 //!
-//! - `assemble`: opens the parts in order;
+//! - `assemble`: opens the parts in order; `follower`: those of a process that follows another one;
 //! - `progress`: metrics and notifications for each closed epoch;
 //! - [`work`]: the background tasks, and how they stop;
 //! - `metrics`: the metrics that `/metrics` describes; [`process`]: those of the process;
 //! - `simulation`: random histories over stores in memory that fail and crash.
 
 mod assemble;
+mod follower;
 mod metrics;
 pub mod process;
 mod progress;
@@ -26,11 +27,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Result, bail};
 use argus_dataflow::{BLOCK_BYTES_DEFAULT, Dataflow, RuleSet};
 use argus_query::Engine;
 use argus_query::cache::Redis;
 use argus_sinks::{LakeConfig, Snapshot};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::access::Access;
 use crate::answers::diagnosis::Diagnoses;
@@ -39,6 +42,9 @@ use crate::answers::reports::Reports;
 use crate::answers::texts::Texts;
 use crate::app::work::Work;
 use crate::assistant::{Assistant, AssistantConfig};
+use crate::cluster::frame::{Hello, PROTOCOL};
+use crate::cluster::leader::Leader;
+use crate::cluster::{ClusterConfig, ClusterKey};
 use crate::ingest::Ingest;
 use crate::ingest::disk::DiskSpace;
 use crate::ingest::resumable::ResumableUploads;
@@ -106,6 +112,10 @@ pub struct ServiceConfig {
     pub audit_keep: Option<Duration>,
     /// Requests of each token in a second.
     pub requests_per_token: NonZeroU32,
+    /// The processes of the cluster, if there are several.
+    pub cluster: Option<ClusterConfig>,
+    /// Tells this process from others with the same number.
+    pub instance: Uuid,
 }
 
 impl ServiceConfig {
@@ -130,6 +140,31 @@ impl ServiceConfig {
             inbox,
             audit_keep: Some(AUDIT_KEEP_DEFAULT),
             requests_per_token: REQUESTS_PER_TOKEN_DEFAULT,
+            cluster: None,
+            instance: Uuid::new_v4(),
+        }
+    }
+
+    /// What the processes of a cluster share: the metadata and the store.
+    pub fn shared(&self) -> Result<(&Location, &Storage)> {
+        match (&self.metadata, &self.storage) {
+            (Some(location @ Location::Postgres(_)), Some(storage)) => Ok((location, storage)),
+            _ => bail!(
+                "several processes share their metadata and their store: give all of them the same \
+                 --metadata postgres://… and the same --store"
+            ),
+        }
+    }
+
+    /// What this process says of itself to the others.
+    pub fn hello(&self, cluster: &ClusterConfig) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            rules: self.rules.fingerprint().to_string(),
+            hosts: cluster.hosts.clone(),
+            process: cluster.process,
+            instance: self.instance,
         }
     }
 }
@@ -174,10 +209,32 @@ pub struct Service {
     pub stopping: watch::Receiver<Stopping>,
     /// The dataflow, for its metrics.
     pub dataflow: Dataflow,
-    /// Maintains the data directory.
-    pub maintainer: Maintainer,
+    /// Maintains the data directory; `None` in a process that follows.
+    pub maintainer: Option<Maintainer>,
     /// Counts the files of batches again.
     pub rescan: Rescan,
+    /// What this process is in its cluster.
+    pub role: Role,
     /// The background tasks.
     pub work: Work,
+}
+
+/// What a process is in its cluster.
+pub enum Role {
+    /// There is no other process.
+    Alone,
+    /// It is the writer; others follow it.
+    Leader {
+        /// The key of the cluster.
+        key: ClusterKey,
+        /// Those who follow.
+        leader: Leader,
+    },
+    /// It follows the writer.
+    Follower {
+        /// The key of the cluster.
+        key: ClusterKey,
+        /// The address of the leader; `None` while there is none.
+        leader: watch::Receiver<Option<String>>,
+    },
 }

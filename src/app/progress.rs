@@ -1,7 +1,5 @@
 //! Metrics and notifications for each closed epoch, once readers see it.
 
-use std::collections::HashSet;
-
 use argus_dataflow::{ClosedEpoch, Row};
 use metrics::{counter, gauge};
 
@@ -17,23 +15,17 @@ pub(super) struct Progress {
 impl Progress {
     /// Counts the data that an epoch added, and wakes the followers of its batches.
     pub(super) fn closed(&self, closed: &ClosedEpoch) {
-        let mut batches = HashSet::new();
         for (row, _) in &closed.rows {
-            match row {
-                Row::File(file) => {
-                    batches.insert(file.batch_id);
-                    if file.live >= 0 {
-                        counter!("argus_lines_total").increment(file.lines);
-                        counter!("argus_bytes_total").increment(file.bytes);
-                        counter!("argus_occurrences_total").increment(file.occurrences);
-                        self.failures.note(file);
-                    }
-                }
-                Row::Batch(batch) => drop(batches.insert(batch.batch_id)),
-                _ => {}
+            if let Row::File(file) = row
+                && file.live >= 0
+            {
+                counter!("argus_lines_total").increment(file.lines);
+                counter!("argus_bytes_total").increment(file.bytes);
+                counter!("argus_occurrences_total").increment(file.occurrences);
+                self.failures.note(file);
             }
         }
         gauge!("argus_closed_epoch").set(closed.epoch as f64);
-        self.followers.wake(batches);
+        self.followers.wake(closed.batches());
     }
 }

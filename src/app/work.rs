@@ -12,13 +12,16 @@ use crate::shutdown::Stopping;
 
 /// The background tasks; they end with the service.
 pub struct Work {
-    pub(super) sequencer: JoinHandle<Result<()>>,
+    /// `None` in a process that follows.
+    pub(super) sequencer: Option<JoinHandle<Result<()>>>,
+    /// The lake, or its replica.
     pub(super) lake: JoinHandle<Result<()>>,
     pub(super) others: Vec<JoinHandle<()>>,
     pub(super) claims: Claims,
     pub(super) reclaimer: JoinHandle<()>,
     pub(super) stop: watch::Sender<Stopping>,
-    pub(super) close_pipeline: oneshot::Sender<()>,
+    /// Ends the sequencer, or in a process that follows, the replica.
+    pub(super) close: oneshot::Sender<()>,
     pub(super) dataflow: Dataflow,
     /// The locks of the directories.
     pub(super) _locks: Vec<File>,
@@ -37,8 +40,14 @@ impl Work {
 
     /// Returns only when a task fails.
     pub async fn failed(&mut self) -> anyhow::Error {
+        let sequencer = async {
+            match &mut self.sequencer {
+                Some(sequencer) => sequencer.await,
+                None => std::future::pending().await,
+            }
+        };
         let ended = tokio::select! {
-            ended = &mut self.sequencer => ended,
+            ended = sequencer => ended,
             ended = &mut self.lake => ended,
         };
         match ended {
@@ -51,8 +60,10 @@ impl Work {
     /// Accepts no more changes, and returns when everything accepted is
     /// committed to the lake. Requests that are still open fail.
     pub async fn finish(self) -> Result<()> {
-        drop(self.close_pipeline);
-        self.sequencer.await??;
+        drop(self.close);
+        if let Some(sequencer) = self.sequencer {
+            sequencer.await??;
+        }
         self.dataflow.stop();
         self.lake.await??;
         for other in self.others {
@@ -61,5 +72,16 @@ impl Work {
         self.claims.close();
         self.reclaimer.await?;
         Ok(())
+    }
+
+    /// Ends the tasks of a process whose replica has failed: see [`Work::failed`].
+    pub async fn finish_without_lake(self) {
+        drop(self.close);
+        self.dataflow.stop();
+        self.claims.close();
+        for other in self.others.into_iter().chain([self.reclaimer]) {
+            // What a task of a replica has not done, nobody waits for.
+            let _ = other.await;
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{Write, stdout};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::app::{Service, ServiceConfig};
 use crate::cli::{MaintainArgs, StorageArgs};
@@ -27,7 +27,8 @@ pub fn run(args: &MaintainArgs) -> Result<ExitCode> {
         if let Some(store) = store {
             config.storage = Some(Storage::open(store).await?);
         }
-        let Service { mut maintainer, metadata, pipeline, work, .. } = Service::open(config).await?;
+        let Service { maintainer, metadata, pipeline, work, .. } = Service::open(config).await?;
+        let mut maintainer = maintainer.context("this process does not maintain the data")?;
         let mut done = maintainer.run(Thoroughness::Full).await;
         // The pipeline runs as long as a sender exists.
         drop(pipeline);

@@ -12,6 +12,7 @@ mod backup;
 mod catalog;
 pub mod check;
 mod client;
+mod cluster;
 pub mod config;
 mod diagnose;
 pub mod explain;
@@ -58,6 +59,7 @@ use crate::cli::ask::{CodesArgs, CompareArgs, ReportArgs};
 use crate::cli::audit::AuditArgs;
 use crate::cli::backup::{BackupArgs, RestoreArgs};
 use crate::cli::catalog::CatalogArgs;
+use crate::cli::cluster::ClusterArgs;
 use crate::cli::diagnose::DiagnoseArgs;
 use crate::cli::manual::{CompletionsArgs, ManArgs};
 #[cfg(feature = "mcp")]
@@ -215,6 +217,9 @@ pub struct ServeArgs {
     /// The other servers.
     #[command(flatten)]
     pub servers: ServersArgs,
+    /// The other processes.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// The language model.
     #[command(flatten)]
     pub llm: LlmArgs,

@@ -1,6 +1,7 @@
 //! `argus serve`: runs a server until SIGTERM or SIGINT.
 
 use std::io::{IsTerminal, Write, stderr, stdout};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{KafkaConfig, ServiceConfig};
 use crate::cli::{ServeArgs, interval, terminal};
+use crate::cluster::follower::MayLead;
 use crate::server::{Listeners, Server};
 use crate::sql_servers::SqlAddresses;
 use crate::storage::Storage;
@@ -36,6 +38,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     config.inbox.clone_from(&args.inbox);
     config.audit_keep = Some(args.audit_keep).filter(|keep| !keep.is_zero());
     config.requests_per_token = args.requests_per_token;
+    config.cluster = args.cluster.cluster()?;
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "cannot raise the limit of open files; it limits the number of connections");
     }
@@ -69,11 +72,49 @@ async fn serve(config: ServiceConfig, listeners: &Listeners) -> Result<()> {
         .set_buckets(&BUCKETS)?
         .install_recorder()
         .context("cannot install the metrics recorder")?;
-    let mut server = tokio::select! {
-        server = Server::start(config, listeners, metrics) => server?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
-    };
+    let mut listeners = listeners.clone();
+    let mut has_started = false;
+    loop {
+        let started = tokio::select! {
+            started = Server::start(config.clone(), &listeners, metrics.clone()) => started,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
+        let mut server = match started {
+            // The process that led when this one began to follow is gone.
+            Err(error) if error.is::<MayLead>() => continue,
+            started => started?,
+        };
+        // The same ports, in another role.
+        listeners = server.listeners(&listeners);
+        if !has_started {
+            has_started = true;
+            announce(&server, &data)?;
+        }
+        let failed = tokio::select! {
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            error = server.failed() => Some(error),
+        };
+        match failed {
+            Some(error) if error.is::<MayLead>() => {
+                tracing::info!("no process leads; this one will try");
+                server.replaced().await;
+            }
+            Some(error) => return Err(error),
+            None => {
+                return tokio::select! {
+                    stopped = server.stop() => stopped,
+                    _ = terminate.recv() => Err(anyhow!(STOPPED_AT_ONCE)),
+                    _ = interrupt.recv() => Err(anyhow!(STOPPED_AT_ONCE)),
+                };
+            }
+        }
+    }
+}
+
+/// Says where the server listens.
+fn announce(server: &Server, data: &Path) -> Result<()> {
     {
         let mut out = stdout().lock();
         writeln!(out, "argus listening on {}", server.url())?;
@@ -88,19 +129,7 @@ async fn serve(config: ServiceConfig, listeners: &Listeners) -> Result<()> {
              argus token create, or listen on 127.0.0.1"
         );
     }
-    let failed = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        error = server.failed() => Some(error),
-    };
-    match failed {
-        Some(error) => Err(error),
-        None => tokio::select! {
-            stopped = server.stop() => stopped,
-            _ = terminate.recv() => Err(anyhow!(STOPPED_AT_ONCE)),
-            _ = interrupt.recv() => Err(anyhow!(STOPPED_AT_ONCE)),
-        },
-    }
+    Ok(())
 }
 
 /// The error after a second signal. No accepted data is lost: it is counted at the next start.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,6 @@ use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::http::fast_path::FastPath;
 use crate::shutdown::{Stopping, stopped};
 use crate::tls::HANDSHAKE_MAX;
 
@@ -38,12 +38,20 @@ pub async fn bind(address: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
+/// Serves the requests of a connection.
+pub trait Entrance:
+    Service<Request<Incoming>, Response = axum::response::Response, Error = Infallible, Future: Send> + Send + 'static
+{
+    /// The same for the connection of a client.
+    fn of_peer(&self, peer: IpAddr) -> Self;
+}
+
 /// Serves connections on `listener`, over TLS if there is an acceptor, until the service stops. Returns when all open
 /// requests are answered.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    fast_path: FastPath,
+    entrance: impl Entrance,
     mut stopping: watch::Receiver<Stopping>,
 ) {
     let open = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -60,13 +68,13 @@ pub async fn serve(
                     if stream.set_nodelay(true).is_err() {
                         continue;
                     }
-                    let (tls, fast_path, stopping) = (tls.clone(), fast_path.of_peer(peer.ip()), stopping.clone());
+                    let (tls, entrance, stopping) = (tls.clone(), entrance.of_peer(peer.ip()), stopping.clone());
                     connections.spawn(async move {
                         let _permit = permit;
                         match tls {
-                            None => serve_connection(stream, fast_path, TIMEOUTS, stopping).await,
+                            None => serve_connection(stream, entrance, TIMEOUTS, stopping).await,
                             Some(tls) => match timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
-                                Ok(Ok(stream)) => serve_connection(stream, fast_path, TIMEOUTS, stopping).await,
+                                Ok(Ok(stream)) => serve_connection(stream, entrance, TIMEOUTS, stopping).await,
                                 Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                                 Err(_) => tracing::debug!("a TLS handshake took too long"),
                             },

@@ -29,6 +29,7 @@ use crate::audit::AuditLog;
 use crate::http::audit::{self, Peer};
 use crate::http::authorize::authorize;
 use crate::http::cached::respond;
+use crate::http::connections::Entrance;
 use crate::http::observe::{self, REQUEST_ID};
 use crate::http::origin::OriginPolicy;
 use crate::http::problem::Problem;
@@ -38,7 +39,8 @@ type Routed = TowerToHyperService<Router>;
 /// Serves cached reports directly, and passes other requests to the router. Clones share both.
 #[derive(Clone)]
 pub struct FastPath {
-    policy: OriginPolicy,
+    /// `None` for requests that another process has checked and passed on.
+    policy: Option<OriginPolicy>,
     access: Access,
     rates: Rates,
     audit: AuditLog,
@@ -60,7 +62,7 @@ impl FastPath {
         router: Router,
     ) -> FastPath {
         FastPath {
-            policy,
+            policy: Some(policy),
             access,
             rates,
             audit,
@@ -71,14 +73,14 @@ impl FastPath {
         }
     }
 
-    /// The same for the connection of a client.
-    pub fn of_peer(&self, peer: IpAddr) -> FastPath {
-        FastPath { peer: Some(peer), ..self.clone() }
+    /// The same for a request of a client that another process has passed on.
+    pub fn of_forwarded(&self, peer: Option<IpAddr>) -> FastPath {
+        FastPath { policy: None, peer, ..self.clone() }
     }
 
     /// Who makes a request, or why it is refused.
     fn admit(&self, request: &Request<Incoming>) -> Result<Option<Caller>, Box<Response>> {
-        if let Some(refusal) = self.policy.refusal(request) {
+        if let Some(refusal) = self.policy.as_ref().and_then(|policy| policy.refusal(request)) {
             return Err(Box::new(refusal.into_response()));
         }
         let caller = authorize(&self.access, request).map_err(|refused| Box::new(refused.response(request)))?;
@@ -118,6 +120,12 @@ impl FastPath {
 fn report_of(method: &Method, path: &str) -> Option<Uuid> {
     let id = path.strip_prefix("/api/v1/batches/")?.strip_suffix("/report")?;
     (method == Method::GET).then(|| Uuid::try_parse(id).ok()).flatten()
+}
+
+impl Entrance for FastPath {
+    fn of_peer(&self, peer: IpAddr) -> FastPath {
+        FastPath { peer: Some(peer), ..self.clone() }
+    }
 }
 
 impl Service<Request<Incoming>> for FastPath {

@@ -11,6 +11,8 @@ mod description;
 pub mod error_responses;
 pub mod extract;
 pub mod fast_path;
+pub mod forward;
+pub mod internal;
 pub mod list;
 pub mod observe;
 pub mod origin;
@@ -36,6 +38,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::app::Service;
 use crate::audit::AuditLog;
 use crate::http::cached::CachedAnswers;
+use crate::http::forward::Forwarder;
 use crate::http::problem::{Problem, ProblemBody};
 use crate::http::routes::health::OtherAddresses;
 use crate::http::routes::{
@@ -66,13 +69,14 @@ use crate::pages::Login;
 )]
 struct ApiDescription;
 
-/// All paths of the service, which is reached over TLS if `is_encrypted`.
+/// All paths of the service, which is reached over TLS if `is_encrypted`. With a forwarder, changes are passed on.
 pub fn router(
     service: &Service,
     audit_log: AuditLog,
     metrics: PrometheusHandle,
     others: OtherAddresses,
     is_encrypted: bool,
+    forwarder: Option<Forwarder>,
 ) -> Router {
     // Handlers have full paths: nested routers would copy the URI of every request.
     let router = OpenApiRouter::with_openapi(ApiDescription::openapi())
@@ -99,14 +103,19 @@ pub fn router(
     description::describe_access(&mut description);
     observe::describe();
     let pages = crate::pages::router(router.clone(), Login { access: service.access.clone(), is_encrypted });
-    router
+    let router = router
         .merge(pages)
         .merge(documentation(description))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(service.metadata.clone(), authorize::only_own_batches))
-        .layer(from_fn_with_state(audit_log, audit::audit))
-        .layer(from_fn(observe::observe))
+        .layer(from_fn_with_state(audit_log, audit::audit));
+    // The leader notes what it is passed.
+    let router = match forwarder {
+        None => router,
+        Some(forwarder) => router.layer(from_fn_with_state(forwarder, forward::forward)),
+    };
+    router.layer(from_fn(observe::observe))
 }
 
 /// The OpenAPI document, and the pages for trying the API.

@@ -27,8 +27,15 @@ impl ChangeCounters {
     }
 
     /// Counts a change of a batch, after readers can see it.
-    pub(super) fn changed(&self, batch_id: Uuid) {
+    pub fn changed(&self, batch_id: Uuid) {
         self.slot(batch_id).fetch_add(1, Ordering::Release);
+    }
+
+    /// Counts a change of every batch: any of them may have changed.
+    pub fn all_changed(&self) {
+        for slot in &*self.slots {
+            slot.fetch_add(1, Ordering::Release);
+        }
     }
 
     fn slot(&self, batch_id: Uuid) -> &AtomicU64 {

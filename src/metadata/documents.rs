@@ -56,6 +56,11 @@ pub struct Document {
 }
 
 impl Document {
+    /// What it is.
+    pub fn kind(&self) -> DocumentKind {
+        self.kind
+    }
+
     /// A document with this value.
     pub fn new(kind: DocumentKind, id: impl Into<String>, value: &impl Serialize) -> Result<Document, MetadataError> {
         let body = serde_json::to_string(value).map_err(|error| MetadataError::Unreadable(error.to_string()))?;

@@ -186,6 +186,22 @@ impl Metadata {
         Ok((Metadata { dialect, readers, changes }, writer))
     }
 
+    /// Opens the metadata for reading, while another process is their writer.
+    pub async fn open_read_only(location: &Location) -> Result<Metadata, MetadataError> {
+        let database = Database::new(location)?;
+        let dialect = database.dialect;
+        drop(database.connect_when_started().await?);
+        Ok(Metadata { dialect, readers: database.readers().await?, changes: ChangeCounters::new() })
+    }
+
+    /// Whether no process is the writer, so that another may become it.
+    pub async fn may_be_written(&self) -> Result<bool, MetadataError> {
+        match self.dialect {
+            Dialect::Sqlite => Ok(false),
+            Dialect::Postgres => Ok(self.dialect.limited(async { Ok(writer::is_free(&self.readers).await?) }).await?),
+        }
+    }
+
     /// Closes the read connections. Reads that are still running fail.
     pub async fn close(&self) {
         self.readers.close().await;

@@ -151,6 +151,16 @@ async fn fenced(connection: &mut AnyConnection) -> MetadataError {
     }
 }
 
+/// Whether no process has the writer's lock, or the one that has it is silent.
+pub(super) async fn is_free(pool: &AnyPool) -> Result<bool, sqlx::Error> {
+    let free = "SELECT NOT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted \
+         AND classid = CAST($1 AS BIGINT) AND objid = CAST($2 AS BIGINT) \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
+         OR (SELECT CAST(extract(epoch FROM now() - seen_at) AS DOUBLE PRECISION) FROM writer) > $3";
+    let free = sqlx::query(free).bind(i64::from(LOCK.0)).bind(i64::from(LOCK.1)).bind(SILENCE_MAX_SECONDS);
+    free.fetch_one(pool).await?.try_get(0)
+}
+
 /// Shows every [`HEARTBEAT`] that the writer runs, until the pool is closed or another process has taken over.
 pub(super) async fn show_that_it_runs(pool: AnyPool, term: i64) {
     loop {

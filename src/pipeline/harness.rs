@@ -31,6 +31,7 @@ use crate::ingest::disk::DiskSpace;
 use crate::ingest::raw_store::RawStore;
 use crate::ingest::{BodyPart, Claims, Ingest, Reclaimer};
 use crate::metadata::{Location, Metadata, MetadataWriter, pack};
+use crate::pipeline::announcements::Announcements;
 use crate::pipeline::followers::Followers;
 use crate::pipeline::frontier_lag::FrontierLag;
 use crate::storage::Storage;
@@ -136,6 +137,7 @@ impl Parts {
             snapshots: snapshots.clone(),
             followers: Followers::default(),
             frontier_lag: FrontierLag::default(),
+            announcements: Announcements::default(),
         };
         let (pipeline, sequencer) = Pipeline::new(writer, accepted, held.clone(), downstream);
         let (sequencer, closing, running) = (Some(sequencer), None, None);

@@ -6,6 +6,7 @@
 //! inserted, the input advances to its epoch, and the requests are answered. So
 //! everything in the dataflow can be replayed after a crash.
 
+pub mod announcements;
 pub mod append_gate;
 mod apply;
 pub mod backlog;
@@ -135,6 +136,12 @@ impl Pipeline {
         let (sender, requests) = mpsc::channel(WAITING_MAX);
         let sequencer = Sequencer::new(requests, writer, last_epoch, held, downstream);
         (Pipeline { requests: sender }, sequencer)
+    }
+
+    /// A pipeline that takes nothing.
+    pub fn closed() -> Pipeline {
+        let (requests, _) = mpsc::channel(1);
+        Pipeline { requests }
     }
 
     /// Creates a batch. If the key was used before, returns the batch that was created then.

@@ -147,6 +147,17 @@ impl Request {
         }
     }
 
+    /// Whether it changes who may do what.
+    pub(super) fn changes_tokens(&self) -> bool {
+        match self {
+            Request::PutDocuments { documents, .. } => {
+                documents.iter().any(|document| document.kind() == DocumentKind::Token)
+            }
+            Request::DeleteDocument { kind, .. } => *kind == DocumentKind::Token,
+            _ => false,
+        }
+    }
+
     /// A copy of the request, if it is an internal one that nobody waits for.
     pub(super) fn copy_if_internal(&self) -> Option<Request> {
         match self {

@@ -21,6 +21,7 @@ use super::request::Request;
 use crate::domain::batch::StoredUpload;
 use crate::ingest::{Claim, Ingest, origin};
 use crate::metadata::{Committed, Metadata, MetadataError, MetadataWriter};
+use crate::pipeline::announcements::{Announcement, Announcements};
 use crate::pipeline::append_gate::AppendGate;
 use crate::pipeline::followers::Followers;
 use crate::pipeline::frontier_lag::FrontierLag;
@@ -69,6 +70,8 @@ pub struct Downstream {
     pub followers: Followers,
     /// Notes when epochs were accepted.
     pub frontier_lag: FrontierLag,
+    /// Tells other processes what has changed.
+    pub announcements: Announcements,
 }
 
 /// The content of a round.
@@ -209,6 +212,7 @@ impl Sequencer {
         let began = Instant::now();
         let Gathered { loaded_batches, requests } = gathered;
         let internal: Vec<Request> = requests.iter().filter_map(Request::copy_if_internal).collect();
+        let changes_tokens = requests.iter().any(Request::changes_tokens);
         let loaded_vehicles: Vec<(Uuid, String)> =
             loaded_batches.iter().map(|loaded| (loaded.batch.batch_id, loaded.batch.vin.clone())).collect();
         let (mut answers, mut claims) = (Vec::new(), Vec::new());
@@ -236,6 +240,12 @@ impl Sequencer {
         claims.into_iter().for_each(Claim::accepted);
         crash::point("metadata written");
         let Committed { changes, lines, changed } = committed;
+        if !changed.is_empty() {
+            self.downstream.announcements.announce(|| Announcement::Changed(changed.iter().copied().collect()));
+        }
+        if changes_tokens {
+            self.downstream.announcements.announce(|| Announcement::Tokens);
+        }
         if !changes.is_empty() {
             for (file, text) in &lines {
                 let settled = self.append_gate.settled(file.version, &mut self.downstream.snapshots).await;

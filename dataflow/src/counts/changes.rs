@@ -3,6 +3,8 @@
 //! A [`Change`] is input at an epoch; [`Row`]s with a multiplicity are output
 //! when the epoch closes.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -81,4 +83,16 @@ pub struct ClosedEpoch {
     pub epoch: u64,
     /// Its rows in order, each with its multiplicity, none of them zero.
     pub rows: Vec<(Row, i64)>,
+}
+
+impl ClosedEpoch {
+    /// The batches that it changes.
+    pub fn batches(&self) -> HashSet<Uuid> {
+        let batch = |row: &Row| match row {
+            Row::File(file) => Some(file.batch_id),
+            Row::Batch(batch) => Some(batch.batch_id),
+            _ => None,
+        };
+        self.rows.iter().filter_map(|(row, _)| batch(row)).collect()
+    }
 }

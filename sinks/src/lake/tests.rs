@@ -22,6 +22,8 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use uuid::Uuid;
 
 use super::*;
+use crate::feed;
+use crate::replica::Replica;
 
 /// A store in memory that refuses to write below one folder.
 #[derive(Debug)]
@@ -298,6 +300,66 @@ async fn a_lake_that_another_writer_has_claimed_ends_with_an_error() {
     let ended = soon("the end of the first writer", first.task).await.expect("does not panic");
     assert!(matches!(ended, Err(LakeError::Fenced { .. })), "{ended:?}");
     assert_eq!(second.committed_epoch(), 0);
+}
+
+/// Applies the steps that are there to a replica, each as the bytes that another process would get.
+async fn follow(replica: &mut Replica, following: &mut feed::Following, until: impl Fn(&feed::Step) -> bool) {
+    loop {
+        let step = soon("a step", following.next()).await.expect("is not behind").expect("the lake runs");
+        let bytes = feed::encode(&step).expect("encodes");
+        replica.apply(feed::decode(bytes).expect("decodes")).await.expect("applies");
+        if until(&step) {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replica_sees_at_each_epoch_what_the_writer_sees_whenever_it_begins() {
+    let store = Refusing::new();
+    let config = LakeConfig { has_replicas: true, ..on_request() };
+    let lake = open(&store, config).await.expect("opens");
+    let feed = lake.feed().expect("it has replicas");
+    let (mut snapshots, maintenance) = (lake.snapshots(), lake.maintenance());
+    let (outputs, receiver) = unbounded_channel();
+    let _task = tokio::spawn(lake.run(receiver, |_| {}));
+    let close = |epoch: u64| {
+        let rows = vec![(Row::Batch(batch(epoch)), 1)];
+        outputs.send(Output::Closed(ClosedEpoch { epoch, rows })).expect("the lake runs");
+    };
+    let start = async || {
+        let (base, following) = feed.follow();
+        let replica = Replica::open(Arc::clone(&store) as _, &root(), base).await.expect("opens");
+        (replica, following)
+    };
+    let (mut first, mut first_follows) = start().await;
+    let is_epoch =
+        |epoch: u64| move |step: &feed::Step| matches!(step, feed::Step::Closed(closed) if closed.epoch.epoch == epoch);
+    let is_commit = |step: &feed::Step| matches!(step, feed::Step::Committed { .. });
+    for epoch in 1..=6 {
+        close(epoch);
+        soon("a snapshot", snapshots.wait_for(|snapshot| snapshot.epoch == epoch)).await.expect("the lake runs");
+        follow(&mut first, &mut first_follows, is_epoch(epoch)).await;
+        let seen = Arc::clone(&first.snapshots().borrow());
+        assert_eq!(epochs(&store, &seen, Table::Batches).await, (1..=epoch as i64).collect::<Vec<_>>());
+        if epoch % 2 == 0 {
+            maintenance.commit().await.expect("commits");
+            follow(&mut first, &mut first_follows, is_commit).await;
+            let seen = Arc::clone(&first.snapshots().borrow());
+            assert!(seen.table(Table::Batches).batches.is_empty(), "the rows are in files now");
+            assert_eq!(epochs(&store, &seen, Table::Batches).await, (1..=epoch as i64).collect::<Vec<_>>());
+        }
+        // One that begins now.
+        let (mut late, mut late_follows) = start().await;
+        if epoch % 2 == 1 {
+            follow(&mut late, &mut late_follows, is_epoch(epoch)).await;
+        }
+        let (seen, expected) = (Arc::clone(&late.snapshots().borrow()), Arc::clone(&snapshots.borrow()));
+        assert_eq!(seen.epoch, expected.epoch);
+        let (of_late, of_writer) =
+            (epochs(&store, &seen, Table::Batches).await, epochs(&store, &expected, Table::Batches).await);
+        assert_eq!(of_late, of_writer);
+    }
 }
 
 /// A row that admits a version, or withdraws it.

@@ -102,7 +102,8 @@ struct Process {
 impl Process {
     /// Whether the service has ended by itself, as after a failure that it cannot repair.
     fn is_dead(&self) -> bool {
-        self.service.work.sequencer.is_finished() || self.service.work.lake.is_finished()
+        self.service.work.sequencer.as_ref().is_none_or(|sequencer| sequencer.is_finished())
+            || self.service.work.lake.is_finished()
     }
 }
 
@@ -377,7 +378,8 @@ impl History {
 
     fn maintain(&mut self, process: &mut Process, thoroughness: Thoroughness) {
         self.log.push(format!("maintenance {thoroughness:?}"));
-        let done = process.runtime.block_on(process.service.maintainer.run(thoroughness));
+        let done =
+            process.runtime.block_on(process.service.maintainer.as_mut().expect("it maintains").run(thoroughness));
         assert!(done.failures.is_empty() || self.fault_rate > 0, "{done:?}");
     }
 

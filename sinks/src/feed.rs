@@ -1,0 +1,214 @@
+//! The steps of the lake, for replicas of it in other processes.
+//!
+//! A replica begins with the tables at the versions of the last commit, and then follows step by step: each closed epoch
+//! with its occurrences, and each change of the tables. The feed has the steps since the last commit, and for followers
+//! that are behind, some before it. One that is further behind has to begin anew.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use argus_dataflow::ClosedEpoch;
+use arrow::array::RecordBatch;
+use tokio::sync::watch;
+
+use crate::lake::LakeState;
+use crate::schema::Table;
+use crate::snapshot::DataFile;
+
+mod codec;
+
+pub use codec::{FrameError, decode, encode};
+
+/// Steps before the last commit are kept up to this many (each is an epoch, or a change of the tables).
+const STEPS_KEPT: usize = 4096;
+
+/// The tables that readers see, without the steps after them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Base {
+    /// The last committed epoch, and the versions of the tables.
+    pub lake: LakeState,
+    /// The oldest epoch that can be queried.
+    pub since: u64,
+}
+
+/// A step of the lake.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// An epoch is closed.
+    Closed(Closed),
+    /// The rows so far are being committed.
+    Frozen,
+    /// The tables have other versions. `replaced`: some of the files before were replaced.
+    Committed {
+        /// The tables.
+        base: Base,
+        /// Whether readers of earlier versions need files that will be deleted.
+        replaced: bool,
+    },
+}
+
+/// A closed epoch with the occurrences of the files that it admits.
+#[derive(Debug, Clone)]
+pub struct Closed {
+    /// Its rows.
+    pub epoch: ClosedEpoch,
+    /// Occurrences in memory.
+    pub occurrences: Vec<RecordBatch>,
+    /// Files of occurrences that are written, and not committed.
+    pub files: Vec<DataFile>,
+    /// The tables that contain the epoch already, in the order of [`Table::ALL`].
+    pub present: [bool; 5],
+}
+
+impl Closed {
+    /// Whether a table contains the epoch already.
+    pub fn has(&self, table: Table) -> bool {
+        self.present[table as usize]
+    }
+}
+
+/// The steps of a lake. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Feed {
+    steps: Arc<Mutex<Steps>>,
+    /// The number of the next step.
+    next: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Steps {
+    base: Base,
+    /// The first step that is not in the tables of `base`.
+    first_after_base: u64,
+    /// After the last step that froze rows.
+    first_after_freeze: u64,
+    /// The number of the first of `steps`.
+    first: u64,
+    steps: VecDeque<Arc<Step>>,
+}
+
+/// Follows a feed.
+#[derive(Debug)]
+pub struct Following {
+    feed: Feed,
+    position: u64,
+    next: watch::Receiver<u64>,
+}
+
+/// The follower was so far behind that the feed no longer has its next step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the replica was too far behind the lake; it has to begin anew")]
+pub struct Behind;
+
+impl Feed {
+    /// A feed without steps, of tables in this state.
+    pub fn new(base: Base) -> Feed {
+        Feed { steps: Arc::new(Mutex::new(Steps { base, ..Steps::default() })), next: watch::Sender::new(0) }
+    }
+
+    /// Follows from the last commit on.
+    pub fn follow(&self) -> (Base, Following) {
+        let steps = self.lock();
+        let following = Following { feed: self.clone(), position: steps.first_after_base, next: self.next.subscribe() };
+        (steps.base, following)
+    }
+
+    pub(crate) fn push(&self, step: Step) {
+        let mut steps = self.lock();
+        let number = steps.first + steps.steps.len() as u64;
+        match &step {
+            Step::Closed(_) => {}
+            Step::Frozen => steps.first_after_freeze = number + 1,
+            Step::Committed { base, .. } => {
+                if base.lake.epoch > steps.base.lake.epoch {
+                    steps.first_after_base = steps.first_after_freeze;
+                }
+                steps.base = *base;
+            }
+        }
+        steps.steps.push_back(Arc::new(step));
+        while steps.steps.len() > STEPS_KEPT && steps.first < steps.first_after_base {
+            steps.steps.pop_front();
+            steps.first += 1;
+        }
+        self.next.send_replace(number + 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Steps> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Following {
+    /// The next step; `None` when the lake has stopped.
+    pub async fn next(&mut self) -> Result<Option<Arc<Step>>, Behind> {
+        let position = self.position;
+        if self.next.wait_for(|next| *next > position).await.is_err() {
+            return Ok(None);
+        }
+        let steps = self.feed.lock();
+        let index = position.checked_sub(steps.first).ok_or(Behind)?;
+        let step = steps.steps.get(index as usize).cloned().ok_or(Behind)?;
+        drop(steps);
+        self.position += 1;
+        Ok(Some(step))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed(epoch: u64) -> Step {
+        let epoch = ClosedEpoch { epoch, rows: Vec::new() };
+        Step::Closed(Closed { epoch, occurrences: Vec::new(), files: Vec::new(), present: [false; 5] })
+    }
+
+    fn committed(epoch: u64) -> Step {
+        let lake = LakeState { epoch, ..LakeState::default() };
+        Step::Committed { base: Base { lake, since: 0 }, replaced: false }
+    }
+
+    /// The epochs that a new follower gets after its base.
+    async fn epochs(feed: &Feed) -> (u64, Vec<u64>) {
+        let (base, mut following) = feed.follow();
+        let mut epochs = Vec::new();
+        while following.position < *feed.next.borrow() {
+            if let Step::Closed(closed) = &*following.next().await.expect("is there").expect("is there") {
+                epochs.push(closed.epoch.epoch);
+            }
+        }
+        (base.lake.epoch, epochs)
+    }
+
+    #[tokio::test]
+    async fn a_new_follower_gets_every_epoch_that_the_tables_lack_once() {
+        let feed = Feed::new(Base::default());
+        (1..=2).for_each(|epoch| feed.push(closed(epoch)));
+        assert_eq!(epochs(&feed).await, (0, vec![1, 2]));
+        feed.push(Step::Frozen);
+        feed.push(closed(3));
+        assert_eq!(epochs(&feed).await, (0, vec![1, 2, 3]));
+        feed.push(committed(2));
+        assert_eq!(epochs(&feed).await, (2, vec![3]));
+        // Maintenance changes the tables, and commits no epoch.
+        feed.push(committed(2));
+        assert_eq!(epochs(&feed).await, (2, vec![3]));
+        feed.push(closed(4));
+        feed.push(Step::Frozen);
+        feed.push(committed(4));
+        assert_eq!(epochs(&feed).await, (4, vec![]));
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_is_too_far_behind_learns_it() {
+        let feed = Feed::new(Base::default());
+        let (_, mut following) = feed.follow();
+        let steps = STEPS_KEPT as u64 + 10;
+        (1..=steps).for_each(|epoch| feed.push(closed(epoch)));
+        assert!(following.next().await.is_ok(), "nothing is committed, so every step is needed");
+        feed.push(Step::Frozen);
+        feed.push(committed(steps));
+        assert_eq!(following.next().await.map(drop), Err(Behind));
+    }
+}

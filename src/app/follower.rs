@@ -1,0 +1,140 @@
+//! Opens the service of a process that follows the leader of its cluster: it reads the same metadata, store and lake, and
+//! writes none of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use argus_dataflow::{CodeLimits, Config, Dataflow};
+use argus_sinks::Snapshot;
+use tokio::sync::{oneshot, watch};
+
+use super::assemble::{FILE_BYTES_MAX, cache, engine, readers};
+use super::metrics::describe;
+use super::work::Work;
+use super::{Role, Service, ServiceConfig};
+use crate::access::Access;
+use crate::cluster::ClusterKey;
+use crate::cluster::follower::Follower;
+use crate::data_dir;
+use crate::ingest::disk::DiskSpace;
+use crate::ingest::raw_store::RawStore;
+use crate::ingest::resumable::ResumableUploads;
+use crate::ingest::{Claims, Ingest};
+use crate::maintenance::rescan::Rescan;
+use crate::metadata::Metadata;
+use crate::pipeline::failures::Failures;
+use crate::pipeline::followers::Followers;
+use crate::pipeline::frontier_lag::FrontierLag;
+use crate::pipeline::{Pipeline, discard};
+use crate::shutdown::Stopping;
+
+/// How long a start waits for a leader.
+const LEADER_WAIT: Duration = Duration::from_secs(60);
+
+impl Service {
+    /// Opens the service of a process that follows. Returns when readers see what readers of the leader see. Fails with
+    /// [`MayLead`](crate::cluster::follower::MayLead) if there is no leader.
+    pub async fn follow(config: ServiceConfig) -> Result<Service> {
+        let cluster = config.cluster.clone().context("a process follows in a cluster only")?;
+        let data = std::path::absolute(&config.data)?;
+        data_dir::create(&data, &[]).with_context(|| format!("cannot create the data directory {}", data.display()))?;
+        let lock = data_dir::lock(&data)?;
+        let (location, storage) = config.shared()?;
+        let metadata = Metadata::open_read_only(location).await.context("cannot open the metadata")?;
+        let key = ClusterKey::of(&metadata.deployment().await?);
+        let engine = engine(&config, storage, &metadata)?;
+        let redis = cache(&config, &metadata).await?;
+        describe();
+
+        // The pipeline of a follower takes nothing: requests that change something are passed on to the leader.
+        let pipeline = Pipeline::closed();
+        let (dataflow, mut outputs) = Dataflow::start(Config {
+            workers: 1,
+            rules: config.rules.clone(),
+            first_epoch: 1,
+            in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
+            occurrences: false,
+            limits: CodeLimits::default(),
+        })
+        .map_err(anyhow::Error::msg)
+        .context("cannot start the dataflow")?;
+        let outputs = tokio::spawn(async move { while outputs.recv().await.is_some() {} });
+        let raw = RawStore::new(storage);
+        let (claims, reclaimer) = Claims::new();
+        let disk = DiskSpace::of(&data);
+        let block_bytes = config.block_bytes;
+        let ingest =
+            Ingest::new(dataflow.clone(), raw.clone(), claims.clone(), disk.clone(), block_bytes, FILE_BYTES_MAX);
+        let access = Access::open(&metadata, pipeline.clone()).await?;
+
+        let snapshots_in = watch::Sender::new(Arc::new(Snapshot::default()));
+        let (snapshots, followers) = (snapshots_in.subscribe(), Followers::default());
+        let (leader_in, leader) = watch::channel(None);
+        let follower = Follower {
+            hello: config.hello(&cluster),
+            config: cluster,
+            key: key.clone(),
+            metadata: metadata.clone(),
+            engine: engine.clone(),
+            store: Arc::clone(&storage.store),
+            lake: storage.lake.clone(),
+            rules: config.rules.clone(),
+            snapshots: snapshots_in,
+            followers: followers.clone(),
+            access: access.clone(),
+            leader: leader_in,
+        };
+        let (close_follower, closing) = oneshot::channel();
+        let (started_in, started) = oneshot::channel();
+        let mut following = tokio::spawn(follower.run(started_in, closing));
+        tokio::select! {
+            started = tokio::time::timeout(LEADER_WAIT, started) => {
+                let no_leader = || anyhow!("no process of the cluster leads after {} s; see --hosts", LEADER_WAIT.as_secs());
+                started.map_err(|_| no_leader())?.context("the follower has stopped")?;
+            }
+            ended = &mut following => {
+                ended??;
+                return Err(anyhow!("the follower has stopped"));
+            }
+        }
+        let (stop, stopping) = watch::channel(Stopping::No);
+        let work = Work {
+            sequencer: None,
+            lake: following,
+            others: vec![outputs],
+            claims,
+            reclaimer: discard::start(reclaimer, pipeline.downgrade(), raw.clone()),
+            stop,
+            close: close_follower,
+            dataflow: dataflow.clone(),
+            _locks: vec![lock],
+        };
+        let readers = readers(&metadata, &engine, &snapshots, &redis, &raw);
+        Ok(Service {
+            texts: readers.texts,
+            reports: readers.reports,
+            access,
+            diagnoses: readers.diagnoses,
+            assistant: None,
+            event_details: readers.event_details,
+            rescan: Rescan::new(ingest.clone(), pipeline.clone(), metadata.clone(), raw),
+            ingest,
+            resumable: ResumableUploads::open(&data).context("cannot open the folder of resumable uploads")?,
+            pipeline,
+            metadata,
+            engine,
+            redis,
+            snapshots,
+            followers,
+            frontier_lag: FrontierLag::default(),
+            failures: Failures::new().0,
+            disk,
+            stopping,
+            dataflow,
+            maintainer: None,
+            role: Role::Follower { key, leader },
+            work,
+        })
+    }
+}

@@ -1,0 +1,295 @@
+//! The follower's side: finds the leader, and follows the steps of its lake.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use argus_dataflow::{Change, CodeLimits, Config, Dataflow, Output, RuleSet};
+use argus_query::Engine;
+use argus_query::reads::cells;
+use argus_sinks::feed::Step;
+use argus_sinks::{Base, Replica, Snapshot};
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use reqwest::{Client, Response, StatusCode};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout};
+use url::Url;
+
+use super::frame::{Alive, Frame, Frames, Hello};
+use super::leader::SILENCE_MAX;
+use super::{ClusterConfig, ClusterKey};
+use crate::access::Access;
+use crate::metadata::Metadata;
+use crate::pipeline::followers::Followers;
+
+/// The header with the key of the cluster.
+pub const KEY_HEADER: &str = "argus-cluster-key";
+
+/// Where a process begins to follow.
+pub const FOLLOW_PATH: &str = "/internal/v1/follow";
+/// Where it says that it is alive.
+pub const ALIVE_PATH: &str = "/internal/v1/alive";
+
+/// How long a connection to another process may take.
+pub const CONNECT_WAIT: Duration = Duration::from_millis(500);
+
+/// Between two searches for the leader.
+const SEARCH_EVERY: Duration = Duration::from_millis(200);
+
+/// How often a follower says that it is alive.
+const ALIVE_EVERY: Duration = Duration::from_secs(1);
+
+/// The first process that may become the leader does so at once, each further one after this much more time.
+const TURN: Duration = Duration::from_secs(2);
+
+/// How long a process of another number may seem to have ours: it may be our own, before a restart.
+const SAME_NUMBER_WAIT: Duration = Duration::from_secs(8);
+
+/// What a follower needs.
+pub struct Follower {
+    pub(crate) config: ClusterConfig,
+    pub(crate) hello: Hello,
+    pub(crate) key: ClusterKey,
+    pub(crate) metadata: Metadata,
+    pub(crate) engine: Engine,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) lake: Url,
+    pub(crate) rules: RuleSet,
+    /// What readers of this process see.
+    pub(crate) snapshots: watch::Sender<Arc<Snapshot>>,
+    /// Are woken when their batch changes.
+    pub(crate) followers: Followers,
+    pub(crate) access: Access,
+    /// The address of the leader; `None` while there is none.
+    pub(crate) leader: watch::Sender<Option<String>>,
+}
+
+/// There is no leader, and this process may become it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no process leads, and this one may")]
+pub struct MayLead;
+
+impl Follower {
+    /// Follows whichever process leads. `started` is told when readers see something. Ends when `closing` is signalled, or
+    /// with the error [`MayLead`].
+    pub async fn run(self, started: oneshot::Sender<()>, mut closing: oneshot::Receiver<()>) -> Result<()> {
+        let client = Client::builder().no_proxy().connect_timeout(CONNECT_WAIT).build()?;
+        let mut started = Some(started);
+        let mut lost = Instant::now();
+        let mut refused_since: Option<Instant> = None;
+        loop {
+            for host in self.config.others() {
+                let asked = tokio::select! {
+                    asked = self.ask(&client, host) => asked,
+                    _ = &mut closing => return Ok(()),
+                };
+                let response = match asked {
+                    Ok(Some(response)) => response,
+                    Ok(None) => continue,
+                    Err(refusal) if refusal.is_same_number => {
+                        let since = *refused_since.get_or_insert_with(Instant::now);
+                        if since.elapsed() < SAME_NUMBER_WAIT {
+                            continue;
+                        }
+                        bail!(refusal.text);
+                    }
+                    Err(refusal) => bail!(refusal.text),
+                };
+                refused_since = None;
+                tracing::info!(leader = host, "following the leader");
+                let ended = tokio::select! {
+                    ended = self.follow(&client, host, response, &mut started) => ended,
+                    _ = &mut closing => return Ok(()),
+                };
+                self.leader.send_replace(None);
+                lost = Instant::now();
+                if let Err(error) = ended {
+                    tracing::warn!(
+                        leader = host,
+                        error = format!("{error:#}"),
+                        "no longer following; looking for a leader"
+                    );
+                }
+            }
+            // The process with the lowest number comes first. If it does not take the lead, it is not there.
+            if lost.elapsed() >= TURN * self.config.process as u32
+                && self.metadata.may_be_written().await.unwrap_or(false)
+            {
+                return Err(MayLead.into());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SEARCH_EVERY) => {}
+                _ = &mut closing => return Ok(()),
+            }
+        }
+    }
+
+    /// Asks a process for the steps of its lake; `None` if it does not lead.
+    async fn ask(&self, client: &Client, host: &str) -> Result<Option<Response>, Refusal> {
+        let request = client.post(format!("http://{host}{FOLLOW_PATH}")).header(KEY_HEADER, self.key.as_str());
+        let sent = timeout(SILENCE_MAX, request.json(&self.hello).send()).await;
+        let Ok(Ok(response)) = sent else { return Ok(None) };
+        match response.status() {
+            StatusCode::OK => Ok(Some(response)),
+            StatusCode::SERVICE_UNAVAILABLE => Ok(None),
+            status => {
+                let problem: serde_json::Value = response.json().await.unwrap_or_default();
+                let detail = problem["detail"].as_str().unwrap_or("without a reason");
+                let is_same_number = problem["type"].as_str().is_some_and(|kind| kind.ends_with("same-process-number"));
+                Err(Refusal {
+                    text: format!("the leader at {host} refuses this process ({status}): {detail}"),
+                    is_same_number,
+                })
+            }
+        }
+    }
+
+    /// Follows a leader until the connection is lost.
+    async fn follow(
+        &self,
+        client: &Client,
+        host: &str,
+        mut response: Response,
+        started: &mut Option<oneshot::Sender<()>>,
+    ) -> Result<()> {
+        let mut frames = Frames::default();
+        let Frame::Start(start) = next(&mut frames, &mut response).await? else { bail!("the first frame is another") };
+        let mut lake = self.open(start.base).await?;
+        let mut released = Released::default();
+        let mut alive = tokio::time::interval(ALIVE_EVERY);
+        let saying = client.post(format!("http://{host}{ALIVE_PATH}")).header(KEY_HEADER, self.key.as_str());
+        // What was cached may have changed while this process did not follow.
+        self.metadata.changes().all_changed();
+        self.reload_tokens().await;
+        let seen = self.snapshots.borrow().epoch.max(start.epoch);
+        self.publish(&lake, seen, host, started);
+        loop {
+            tokio::select! {
+                frame = next(&mut frames, &mut response) => match frame? {
+                    Frame::Alive | Frame::Start(_) => {}
+                    Frame::Changed(batches) => {
+                        batches.iter().for_each(|batch_id| self.metadata.changes().changed(*batch_id));
+                        self.followers.wake(batches);
+                    }
+                    Frame::Tokens => self.reload_tokens().await,
+                    Frame::Step(step) => {
+                        let woken = match &*step {
+                            Step::Closed(closed) => closed.epoch.batches(),
+                            _ => Default::default(),
+                        };
+                        if matches!(&*step, Step::Committed { replaced: true, .. }) {
+                            released.replaced(&lake.snapshots().borrow());
+                        }
+                        lake.apply(*step).await?;
+                        self.publish(&lake, seen, host, started);
+                        self.followers.wake(woken);
+                    }
+                },
+                _ = alive.tick() => {
+                    let Hello { process, instance, .. } = self.hello;
+                    let say = saying.try_clone().context("the request has no stream")?;
+                    let alive = Alive { process, instance, released: released.count() };
+                    // The connection of the steps shows whether the leader is there.
+                    let send = say.json(&alive).timeout(ALIVE_EVERY).send();
+                    tokio::spawn(async move { drop(send.await) });
+                }
+            }
+        }
+    }
+
+    /// The lake at a base, with the totals of the fleet.
+    async fn open(&self, base: Base) -> Result<Replica> {
+        let opened = Replica::open(Arc::clone(&self.store), &self.lake, base).await;
+        let mut replica = opened.context("cannot open the tables of the leader")?;
+        if base.lake.epoch == 0 {
+            return Ok(replica);
+        }
+        let snapshot = Arc::clone(&replica.snapshots().borrow());
+        let restored = cells::cells(&self.engine, &snapshot).await?.map_ok(Change::RestoreCells);
+        let restored = restored.try_collect().await.context("cannot read the cells of the fleet")?;
+        let (dataflow, mut outputs) = Dataflow::start(Config {
+            workers: 1,
+            rules: self.rules.clone(),
+            first_epoch: base.lake.epoch,
+            in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
+            occurrences: false,
+            limits: CodeLimits::default(),
+        })
+        .map_err(anyhow::Error::msg)?;
+        dataflow.advance(base.lake.epoch, restored)?;
+        while let Some(output) = outputs.recv().await {
+            if let Output::Closed(closed) = output {
+                replica.restore(&closed);
+                break;
+            }
+        }
+        Ok(replica)
+    }
+
+    /// Publishes the snapshot of the replica, once it has the epoch that readers of this process or of the leader have seen.
+    fn publish(&self, lake: &Replica, seen: u64, host: &str, started: &mut Option<oneshot::Sender<()>>) {
+        let snapshot = Arc::clone(&lake.snapshots().borrow());
+        if snapshot.epoch < seen {
+            return;
+        }
+        self.snapshots.send_replace(snapshot);
+        if self.leader.borrow().is_none() {
+            self.leader.send_replace(Some(host.to_owned()));
+        }
+        if let Some(started) = started.take() {
+            // The server may be stopping.
+            let _ = started.send(());
+        }
+    }
+
+    async fn reload_tokens(&self) {
+        if let Err(error) = self.access.reload(&self.metadata).await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot read the tokens; a revoked one may still be valid"
+            );
+        }
+    }
+}
+
+/// Why the leader refuses a process.
+struct Refusal {
+    text: String,
+    is_same_number: bool,
+}
+
+/// The next frame; an error if the leader is silent.
+async fn next(frames: &mut Frames, response: &mut Response) -> Result<Frame> {
+    loop {
+        if let Some(frame) = frames.take()? {
+            return Ok(frame);
+        }
+        match timeout(SILENCE_MAX, response.chunk()).await.context("the leader is silent")?? {
+            Some(bytes) => frames.push(&bytes),
+            None => bail!("the leader has closed the connection"),
+        }
+    }
+}
+
+/// The snapshots that refer to replaced files.
+#[derive(Default)]
+struct Released {
+    held: Vec<Weak<()>>,
+    released: u64,
+}
+
+impl Released {
+    /// Files of this snapshot are replaced.
+    fn replaced(&mut self, snapshot: &Snapshot) {
+        self.held.push(Arc::downgrade(&snapshot.lease()));
+    }
+
+    /// How many replacements there were whose files nobody reads any more, without those after one that is still read.
+    fn count(&mut self) -> u64 {
+        let gone = self.held.iter().take_while(|lease| lease.strong_count() == 0).count();
+        self.held.drain(..gone);
+        self.released += gone as u64;
+        self.released
+    }
+}

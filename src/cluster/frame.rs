@@ -1,0 +1,168 @@
+//! What the leader sends to a follower: frames, each with its length, its kind and its content.
+
+use argus_sinks::Base;
+use argus_sinks::feed::{FrameError, Step, decode, encode};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The version of the protocol between the processes.
+pub const PROTOCOL: u32 = 1;
+
+/// A frame may have this many bytes (1 GiB): an epoch has at most 64 MiB of counts.
+const FRAME_BYTES_MAX: usize = 1 << 30;
+
+/// What a process says of itself when it begins to follow. Processes that differ in any of these are not one cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL`].
+    pub protocol: u32,
+    /// The version of Argus.
+    pub version: String,
+    /// The fingerprint of the rules.
+    pub rules: String,
+    /// The addresses of all processes.
+    pub hosts: Vec<String>,
+    /// The number of this process.
+    pub process: usize,
+    /// Tells two processes apart that say that they have the same number.
+    pub instance: Uuid,
+}
+
+/// What a follower says again and again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alive {
+    /// The number of the process.
+    pub process: usize,
+    /// Its instance.
+    pub instance: Uuid,
+    /// How many replacements of files it has followed whose old files nobody reads any more.
+    pub released: u64,
+}
+
+/// Where a follower begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The tables.
+    pub base: Base,
+    /// The epoch that readers of the leader see.
+    pub epoch: u64,
+}
+
+/// A frame.
+#[derive(Debug)]
+pub enum Frame {
+    /// The leader is alive.
+    Alive,
+    /// The first frame.
+    Start(Start),
+    /// A step of the lake.
+    Step(Box<Step>),
+    /// The metadata of these batches have changed.
+    Changed(Vec<Uuid>),
+    /// Tokens have changed.
+    Tokens,
+}
+
+impl Frame {
+    fn kind(&self) -> u8 {
+        match self {
+            Frame::Alive => 0,
+            Frame::Start(_) => 1,
+            Frame::Step(_) => 2,
+            Frame::Changed(_) => 3,
+            Frame::Tokens => 4,
+        }
+    }
+
+    /// Its bytes.
+    pub fn encode(&self) -> Result<Bytes, FrameError> {
+        let content: Bytes = match self {
+            Frame::Alive | Frame::Tokens => Bytes::new(),
+            Frame::Start(start) => serde_json::to_vec(start)?.into(),
+            Frame::Step(step) => encode(step)?,
+            Frame::Changed(batches) => serde_json::to_vec(batches)?.into(),
+        };
+        let mut bytes = BytesMut::with_capacity(content.len() + 5);
+        bytes.put_u32(content.len() as u32 + 1);
+        bytes.put_u8(self.kind());
+        bytes.put_slice(&content);
+        Ok(bytes.freeze())
+    }
+}
+
+/// Cuts a stream of bytes into frames.
+#[derive(Debug, Default)]
+pub struct Frames {
+    buffer: BytesMut,
+}
+
+impl Frames {
+    /// Adds the next bytes of the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next frame; `None` if its end has not arrived. A kind that a later version sends is skipped.
+    pub fn take(&mut self) -> Result<Option<Frame>, FrameError> {
+        loop {
+            let Some(length) = self.buffer.first_chunk().map(|bytes| u32::from_be_bytes(*bytes) as usize) else {
+                return Ok(None);
+            };
+            if length == 0 || length > FRAME_BYTES_MAX {
+                return Err(FrameError::CutOff);
+            }
+            if self.buffer.len() < 4 + length {
+                self.buffer.reserve(4 + length - self.buffer.len());
+                return Ok(None);
+            }
+            self.buffer.advance(4);
+            let mut content = self.buffer.split_to(length).freeze();
+            return Ok(Some(match content.get_u8() {
+                0 => Frame::Alive,
+                1 => Frame::Start(serde_json::from_slice(&content)?),
+                2 => Frame::Step(Box::new(decode(content)?)),
+                3 => Frame::Changed(serde_json::from_slice(&content)?),
+                4 => Frame::Tokens,
+                _ => continue,
+            }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_read_however_the_stream_is_cut() {
+        let id = Uuid::from_u128(7);
+        let sent = [Frame::Alive, Frame::Start(Start { base: Base::default(), epoch: 5 }), Frame::Changed(vec![id])];
+        let mut stream: Vec<u8> = sent.iter().flat_map(|frame| frame.encode().expect("encodes")).collect();
+        stream.extend([0, 0, 0, 2, 99, 1]);
+        stream.extend(Frame::Tokens.encode().expect("encodes"));
+        for piece in 1..stream.len() {
+            let mut frames = Frames::default();
+            let mut read = Vec::new();
+            for bytes in stream.chunks(piece) {
+                frames.push(bytes);
+                while let Some(frame) = frames.take().expect("is a frame") {
+                    read.push(frame);
+                }
+            }
+            let kinds: Vec<u8> = read.iter().map(Frame::kind).collect();
+            assert_eq!(kinds, [0, 1, 3, 4], "in pieces of {piece}");
+            assert!(matches!(&read[1], Frame::Start(Start { epoch: 5, .. })));
+            assert!(matches!(&read[2], Frame::Changed(batches) if batches[..] == [id]));
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_frame_is_an_error() {
+        for bytes in [&[0, 0, 0, 0][..], &[255, 255, 255, 255, 1], &[0, 0, 0, 3, 1, b'x', b'y']] {
+            let mut frames = Frames::default();
+            frames.push(bytes);
+            assert!(frames.take().is_err(), "{bytes:?}");
+        }
+    }
+}
