@@ -105,7 +105,7 @@ impl Server {
             }
         }
         let forwarder = match &service.role {
-            Role::Follower { key, leader } => Some(Forwarder::new(key.clone(), leader.clone())?),
+            Role::Follower { key, state } => Some(Forwarder::new(key.clone(), state.clone())?),
             Role::Alone | Role::Leader { .. } => None,
         };
         let router = http::router(&service, audit.clone(), metrics, others, tls.is_some(), forwarder);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail};
 use argus_dataflow::{CodeLimits, Config, Dataflow};
 use argus_sinks::Snapshot;
 use tokio::sync::{oneshot, watch};
@@ -15,7 +15,7 @@ use super::work::Work;
 use super::{Role, Service, ServiceConfig};
 use crate::access::Access;
 use crate::cluster::ClusterKey;
-use crate::cluster::follower::Follower;
+use crate::cluster::follower::{Follower, State};
 use crate::data_dir;
 use crate::ingest::disk::DiskSpace;
 use crate::ingest::raw_store::RawStore;
@@ -70,7 +70,7 @@ impl Service {
 
         let snapshots_in = watch::Sender::new(Arc::new(Snapshot::default()));
         let (snapshots, followers) = (snapshots_in.subscribe(), Followers::default());
-        let (leader_in, leader) = watch::channel(None);
+        let (state_in, state) = watch::channel(State::default());
         let follower = Follower {
             hello: config.hello(&cluster),
             config: cluster,
@@ -83,19 +83,18 @@ impl Service {
             snapshots: snapshots_in,
             followers: followers.clone(),
             access: access.clone(),
-            leader: leader_in,
+            state: state_in,
         };
         let (close_follower, closing) = oneshot::channel();
         let (started_in, started) = oneshot::channel();
-        let mut following = tokio::spawn(follower.run(started_in, closing));
-        tokio::select! {
-            started = tokio::time::timeout(LEADER_WAIT, started) => {
-                let no_leader = || anyhow!("no process of the cluster leads after {} s; see --hosts", LEADER_WAIT.as_secs());
-                started.map_err(|_| no_leader())?.context("the follower has stopped")?;
-            }
-            ended = &mut following => {
-                ended??;
-                return Err(anyhow!("the follower has stopped"));
+        let following = tokio::spawn(follower.run(started_in, closing));
+        match tokio::time::timeout(LEADER_WAIT, started).await {
+            Err(_) => bail!("no process of the cluster leads after {} s; see --hosts", LEADER_WAIT.as_secs()),
+            Ok(Ok(())) => {}
+            // It has ended.
+            Ok(Err(_)) => {
+                following.await??;
+                bail!("the follower has stopped");
             }
         }
         let (stop, stopping) = watch::channel(Stopping::No);
@@ -133,7 +132,7 @@ impl Service {
             stopping,
             dataflow,
             maintainer: None,
-            role: Role::Follower { key, leader },
+            role: Role::Follower { key, state },
             work,
         })
     }

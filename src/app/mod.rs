@@ -42,6 +42,7 @@ use crate::answers::reports::Reports;
 use crate::answers::texts::Texts;
 use crate::app::work::Work;
 use crate::assistant::{Assistant, AssistantConfig};
+use crate::cluster::follower::State;
 use crate::cluster::frame::{Hello, PROTOCOL};
 use crate::cluster::leader::Leader;
 use crate::cluster::{ClusterConfig, ClusterKey};
@@ -234,7 +235,7 @@ pub enum Role {
     Follower {
         /// The key of the cluster.
         key: ClusterKey,
-        /// The address of the leader; `None` while there is none.
-        leader: watch::Receiver<Option<String>>,
+        /// Whom it follows, and how far it is.
+        state: watch::Receiver<State>,
     },
 }

@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
 use url::Url;
 
-use super::frame::{Alive, Frame, Frames, Hello};
+use super::frame::{Alive, Frame, Frames, Hello, Position};
 use super::leader::SILENCE_MAX;
 use super::{ClusterConfig, ClusterKey};
 use crate::access::Access;
@@ -46,6 +46,9 @@ const TURN: Duration = Duration::from_secs(2);
 /// How long a process of another number may seem to have ours: it may be our own, before a restart.
 const SAME_NUMBER_WAIT: Duration = Duration::from_secs(8);
 
+/// Why a connection is given up.
+const SILENT: &str = "the leader is silent";
+
 /// What a follower needs.
 pub struct Follower {
     pub(crate) config: ClusterConfig,
@@ -61,8 +64,16 @@ pub struct Follower {
     /// Are woken when their batch changes.
     pub(crate) followers: Followers,
     pub(crate) access: Access,
+    pub(crate) state: watch::Sender<State>,
+}
+
+/// Whom a process follows, and how far it is.
+#[derive(Debug, Clone, Default)]
+pub struct State {
     /// The address of the leader; `None` while there is none.
-    pub(crate) leader: watch::Sender<Option<String>>,
+    pub leader: Option<String>,
+    /// How far readers of this process are.
+    pub position: Position,
 }
 
 /// There is no leader, and this process may become it.
@@ -102,7 +113,7 @@ impl Follower {
                     ended = self.follow(&client, host, response, &mut started) => ended,
                     _ = &mut closing => return Ok(()),
                 };
-                self.leader.send_replace(None);
+                self.state.send_modify(|state| state.leader = None);
                 lost = Instant::now();
                 if let Err(error) = ended {
                     tracing::warn!(
@@ -154,7 +165,8 @@ impl Follower {
         started: &mut Option<oneshot::Sender<()>>,
     ) -> Result<()> {
         let mut frames = Frames::default();
-        let Frame::Start(start) = next(&mut frames, &mut response).await? else { bail!("the first frame is another") };
+        let first = timeout(SILENCE_MAX, next(&mut frames, &mut response)).await.context(SILENT)??;
+        let Frame::Start(start) = first else { bail!("the leader does not say where to start") };
         let mut lake = self.open(start.base).await?;
         let mut released = Released::default();
         let mut alive = tokio::time::interval(ALIVE_EVERY);
@@ -162,30 +174,15 @@ impl Follower {
         // What was cached may have changed while this process did not follow.
         self.metadata.changes().all_changed();
         self.reload_tokens().await;
-        let seen = self.snapshots.borrow().epoch.max(start.epoch);
+        self.state.send_modify(|state| state.position.announced = start.position.announced);
+        let seen = self.snapshots.borrow().epoch.max(start.position.epoch);
         self.publish(&lake, seen, host, started);
+        let mut heard = Instant::now();
         loop {
-            tokio::select! {
-                frame = next(&mut frames, &mut response) => match frame? {
-                    Frame::Alive | Frame::Start(_) => {}
-                    Frame::Changed(batches) => {
-                        batches.iter().for_each(|batch_id| self.metadata.changes().changed(*batch_id));
-                        self.followers.wake(batches);
-                    }
-                    Frame::Tokens => self.reload_tokens().await,
-                    Frame::Step(step) => {
-                        let woken = match &*step {
-                            Step::Closed(closed) => closed.epoch.batches(),
-                            _ => Default::default(),
-                        };
-                        if matches!(&*step, Step::Committed { replaced: true, .. }) {
-                            released.replaced(&lake.snapshots().borrow());
-                        }
-                        lake.apply(*step).await?;
-                        self.publish(&lake, seen, host, started);
-                        self.followers.wake(woken);
-                    }
-                },
+            let silence = tokio::time::sleep_until(heard + SILENCE_MAX);
+            let frame = tokio::select! {
+                frame = next(&mut frames, &mut response) => frame?,
+                () = silence => bail!(SILENT),
                 _ = alive.tick() => {
                     let Hello { process, instance, .. } = self.hello;
                     let say = saying.try_clone().context("the request has no stream")?;
@@ -193,6 +190,32 @@ impl Follower {
                     // The connection of the steps shows whether the leader is there.
                     let send = say.json(&alive).timeout(ALIVE_EVERY).send();
                     tokio::spawn(async move { drop(send.await) });
+                    continue;
+                }
+            };
+            heard = Instant::now();
+            match frame {
+                Frame::Alive | Frame::Start(_) => {}
+                Frame::Changed(number, batches) => {
+                    batches.iter().for_each(|batch_id| self.metadata.changes().changed(*batch_id));
+                    self.state.send_modify(|state| state.position.announced = number);
+                    self.followers.wake(batches);
+                }
+                Frame::Tokens(number) => {
+                    self.reload_tokens().await;
+                    self.state.send_modify(|state| state.position.announced = number);
+                }
+                Frame::Step(step) => {
+                    let woken = match &*step {
+                        Step::Closed(closed) => closed.epoch.batches(),
+                        _ => Default::default(),
+                    };
+                    if matches!(&*step, Step::Committed { replaced: true, .. }) {
+                        released.replaced(&lake.snapshots().borrow());
+                    }
+                    lake.apply(*step).await?;
+                    self.publish(&lake, seen, host, started);
+                    self.followers.wake(woken);
                 }
             }
         }
@@ -233,10 +256,12 @@ impl Follower {
         if snapshot.epoch < seen {
             return;
         }
+        let epoch = snapshot.epoch;
         self.snapshots.send_replace(snapshot);
-        if self.leader.borrow().is_none() {
-            self.leader.send_replace(Some(host.to_owned()));
-        }
+        self.state.send_modify(|state| {
+            state.position.epoch = epoch;
+            state.leader.get_or_insert_with(|| host.to_owned());
+        });
         if let Some(started) = started.take() {
             // The server may be stopping.
             let _ = started.send(());
@@ -259,13 +284,13 @@ struct Refusal {
     is_same_number: bool,
 }
 
-/// The next frame; an error if the leader is silent.
+/// The next frame.
 async fn next(frames: &mut Frames, response: &mut Response) -> Result<Frame> {
     loop {
         if let Some(frame) = frames.take()? {
             return Ok(frame);
         }
-        match timeout(SILENCE_MAX, response.chunk()).await.context("the leader is silent")?? {
+        match response.chunk().await? {
             Some(bytes) => frames.push(&bytes),
             None => bail!("the leader has closed the connection"),
         }

@@ -45,8 +45,24 @@ pub struct Alive {
 pub struct Start {
     /// The tables.
     pub base: Base,
-    /// The epoch that readers of the leader see.
+    /// Where the leader is.
+    pub position: Position,
+}
+
+/// How far a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// The epoch that readers see.
     pub epoch: u64,
+    /// The number of the last change of the metadata that it knows.
+    pub announced: u64,
+}
+
+impl Position {
+    /// Whether it has reached another one.
+    pub fn has_reached(&self, other: &Position) -> bool {
+        self.epoch >= other.epoch && self.announced >= other.announced
+    }
 }
 
 /// A frame.
@@ -58,10 +74,10 @@ pub enum Frame {
     Start(Start),
     /// A step of the lake.
     Step(Box<Step>),
-    /// The metadata of these batches have changed.
-    Changed(Vec<Uuid>),
-    /// Tokens have changed.
-    Tokens,
+    /// The change of the metadata with this number: these batches.
+    Changed(u64, Vec<Uuid>),
+    /// The change of the metadata with this number: tokens.
+    Tokens(u64),
 }
 
 impl Frame {
@@ -70,18 +86,19 @@ impl Frame {
             Frame::Alive => 0,
             Frame::Start(_) => 1,
             Frame::Step(_) => 2,
-            Frame::Changed(_) => 3,
-            Frame::Tokens => 4,
+            Frame::Changed(..) => 3,
+            Frame::Tokens(_) => 4,
         }
     }
 
     /// Its bytes.
     pub fn encode(&self) -> Result<Bytes, FrameError> {
         let content: Bytes = match self {
-            Frame::Alive | Frame::Tokens => Bytes::new(),
+            Frame::Alive => Bytes::new(),
             Frame::Start(start) => serde_json::to_vec(start)?.into(),
             Frame::Step(step) => encode(step)?,
-            Frame::Changed(batches) => serde_json::to_vec(batches)?.into(),
+            Frame::Changed(number, batches) => serde_json::to_vec(&(number, batches))?.into(),
+            Frame::Tokens(number) => serde_json::to_vec(number)?.into(),
         };
         let mut bytes = BytesMut::with_capacity(content.len() + 5);
         bytes.put_u32(content.len() as u32 + 1);
@@ -122,8 +139,11 @@ impl Frames {
                 0 => Frame::Alive,
                 1 => Frame::Start(serde_json::from_slice(&content)?),
                 2 => Frame::Step(Box::new(decode(content)?)),
-                3 => Frame::Changed(serde_json::from_slice(&content)?),
-                4 => Frame::Tokens,
+                3 => {
+                    let (number, batches) = serde_json::from_slice(&content)?;
+                    Frame::Changed(number, batches)
+                }
+                4 => Frame::Tokens(serde_json::from_slice(&content)?),
                 _ => continue,
             }));
         }
@@ -137,10 +157,11 @@ mod tests {
     #[test]
     fn frames_are_read_however_the_stream_is_cut() {
         let id = Uuid::from_u128(7);
-        let sent = [Frame::Alive, Frame::Start(Start { base: Base::default(), epoch: 5 }), Frame::Changed(vec![id])];
+        let position = Position { epoch: 5, announced: 1 };
+        let sent = [Frame::Alive, Frame::Start(Start { base: Base::default(), position }), Frame::Changed(9, vec![id])];
         let mut stream: Vec<u8> = sent.iter().flat_map(|frame| frame.encode().expect("encodes")).collect();
         stream.extend([0, 0, 0, 2, 99, 1]);
-        stream.extend(Frame::Tokens.encode().expect("encodes"));
+        stream.extend(Frame::Tokens(10).encode().expect("encodes"));
         for piece in 1..stream.len() {
             let mut frames = Frames::default();
             let mut read = Vec::new();
@@ -152,8 +173,8 @@ mod tests {
             }
             let kinds: Vec<u8> = read.iter().map(Frame::kind).collect();
             assert_eq!(kinds, [0, 1, 3, 4], "in pieces of {piece}");
-            assert!(matches!(&read[1], Frame::Start(Start { epoch: 5, .. })));
-            assert!(matches!(&read[2], Frame::Changed(batches) if batches[..] == [id]));
+            assert!(matches!(&read[1], Frame::Start(start) if start.position == position));
+            assert!(matches!(&read[2], Frame::Changed(9, batches) if batches[..] == [id]));
         }
     }
 

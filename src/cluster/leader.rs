@@ -13,8 +13,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
-use super::frame::{Alive, Frame, Hello, Start};
-use crate::pipeline::announcements::{Announcement, Announcements};
+use super::frame::{Alive, Frame, Hello, Position, Start};
+use crate::pipeline::announcements::{Announcement, Announcements, Change};
 
 /// How often a follower that gets nothing else learns that the leader is alive.
 pub const ALIVE_EVERY: Duration = Duration::from_millis(500);
@@ -101,6 +101,11 @@ impl Leader {
         }
     }
 
+    /// How far readers of this process are.
+    pub fn position(&self) -> Position {
+        Position { epoch: self.snapshots.borrow().epoch, announced: self.announcements.last() }
+    }
+
     /// The number of processes that follow.
     pub fn followers(&self) -> usize {
         self.lock().values().filter(|member| member.seen.elapsed() < SILENCE_MAX).count()
@@ -109,10 +114,11 @@ impl Leader {
     /// The frames for a process that follows from now on. It ends when the process is too far behind.
     pub fn frames(&self, hello: &Hello) -> impl Stream<Item = Result<Bytes, FrameError>> + use<> {
         // Announcements first: what is announced later is in a later step.
-        let announced = self.announcements.subscribe();
+        let (last, announced) = self.announcements.subscribe();
         let lease = self.snapshots.borrow().lease();
         let (base, steps) = self.feed.follow();
-        let start = Frame::Start(Start { base, epoch: self.snapshots.borrow().epoch });
+        let position = Position { epoch: self.snapshots.borrow().epoch, announced: last };
+        let start = Frame::Start(Start { base, position });
         let (leader, process, held) = (self.clone(), hello.process, VecDeque::new());
         let leases = Leases { leader, process, replacements: 0, held, last: lease };
         let sending = Sending { start: Some(start), announced, steps, leases };
@@ -146,8 +152,10 @@ impl Sending {
             biased;
             // A change of metadata comes before the epoch in which readers see it.
             announced = self.announced.recv() => match announced {
-                Ok(Announcement::Changed(batches)) => Some(Frame::Changed(batches.to_vec())),
-                Ok(Announcement::Tokens) => Some(Frame::Tokens),
+                Ok(Announcement { number, change: Change::Batches(batches) }) => {
+                    Some(Frame::Changed(number, batches.to_vec()))
+                }
+                Ok(Announcement { number, change: Change::Tokens }) => Some(Frame::Tokens(number)),
                 Err(RecvError::Lagged(_) | RecvError::Closed) => None,
             },
             step = self.steps.next() => {

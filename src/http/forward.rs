@@ -1,6 +1,7 @@
 //! A process that follows answers reads itself, and passes other requests on to the leader.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -11,12 +12,19 @@ use reqwest::Client;
 use tokio::sync::watch;
 
 use crate::cluster::ClusterKey;
-use crate::cluster::follower::{CONNECT_WAIT, KEY_HEADER};
+use crate::cluster::follower::{CONNECT_WAIT, KEY_HEADER, State as Followed};
+use crate::cluster::frame::Position;
 use crate::http::audit::Peer;
 use crate::http::problem::Problem;
 
 /// The header with the address of the client of a forwarded request.
 pub const PEER_HEADER: HeaderName = HeaderName::from_static("argus-peer");
+
+/// The header with the position of the leader when it answered.
+pub const POSITION_HEADER: HeaderName = HeaderName::from_static("argus-position");
+
+/// How long a response waits until this process has followed the change.
+const REACH_WAIT: Duration = Duration::from_secs(5);
 
 /// Headers of a connection, not of a request or response (RFC 9110, section 7.6.1); `host` is that of the leader.
 const OF_CONNECTION: [HeaderName; 9] = [
@@ -36,20 +44,20 @@ const OF_CONNECTION: [HeaderName; 9] = [
 pub struct Forwarder {
     client: Client,
     key: ClusterKey,
-    leader: watch::Receiver<Option<String>>,
+    state: watch::Receiver<Followed>,
 }
 
 impl Forwarder {
     /// Passes requests on to whichever process leads.
-    pub fn new(key: ClusterKey, leader: watch::Receiver<Option<String>>) -> reqwest::Result<Forwarder> {
+    pub fn new(key: ClusterKey, state: watch::Receiver<Followed>) -> reqwest::Result<Forwarder> {
         let client = Client::builder().no_proxy().connect_timeout(CONNECT_WAIT);
         // The client of the client follows redirects.
         let client = client.redirect(reqwest::redirect::Policy::none()).build()?;
-        Ok(Forwarder { client, key, leader })
+        Ok(Forwarder { client, key, state })
     }
 
     async fn forward(&self, request: Request) -> Result<Response, Problem> {
-        let Some(leader) = self.leader.borrow().clone() else { return Err(no_leader("nothing was changed")) };
+        let Some(leader) = self.state.borrow().leader.clone() else { return Err(no_leader("nothing was changed")) };
         let (head, body) = request.into_parts();
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut headers = of_message(head.headers);
@@ -71,8 +79,24 @@ impl Forwarder {
             tracing::warn!(leader, error = &error as &dyn std::error::Error, "a request could not be passed on");
             no_leader("the change may or may not have been made")
         })?;
-        let (status, headers) = (response.status(), of_message(response.headers().clone()));
+        let (status, mut headers) = (response.status(), of_message(response.headers().clone()));
+        if let Some(position) = headers.remove(POSITION_HEADER) {
+            self.reach(position.as_bytes()).await;
+        }
         Ok((status, headers, Body::from_stream(response.bytes_stream())).into_response())
+    }
+}
+
+impl Forwarder {
+    /// Waits until readers of this process see what the leader had when it answered: a client that reads here next sees its
+    /// change.
+    async fn reach(&self, position: &[u8]) {
+        let Ok(position) = serde_json::from_slice::<Position>(position) else { return };
+        let mut state = self.state.clone();
+        let reached = state.wait_for(|state| state.position.has_reached(&position));
+        if tokio::time::timeout(REACH_WAIT, reached).await.is_err() {
+            tracing::warn!(?position, "this process has not followed a change for {REACH_WAIT:?}");
+        }
     }
 }
 

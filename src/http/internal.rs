@@ -20,7 +20,7 @@ use crate::cluster::frame::{Alive, Hello};
 use crate::cluster::leader::{Leader, NotOneCluster};
 use crate::http::connections::Entrance;
 use crate::http::fast_path::FastPath;
-use crate::http::forward::peer_of;
+use crate::http::forward::{POSITION_HEADER, peer_of};
 use crate::http::problem::Problem;
 
 /// What a process says of itself has at most this many bytes.
@@ -89,7 +89,18 @@ impl Service<Request<Incoming>> for InternalEntrance {
             .boxed(),
             _ => {
                 let public = self.public.of_forwarded(peer_of(request.headers()));
-                public.call(request).boxed()
+                let answered = public.call(request);
+                async move {
+                    let mut response = answered.await?;
+                    // After the answer: it has what the answer tells of.
+                    if let Ok(position) = serde_json::to_string(&leader.position())
+                        && let Ok(position) = position.parse()
+                    {
+                        response.headers_mut().insert(POSITION_HEADER, position);
+                    }
+                    Ok(response)
+                }
+                .boxed()
             }
         }
     }

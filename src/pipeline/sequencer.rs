@@ -21,7 +21,7 @@ use super::request::Request;
 use crate::domain::batch::StoredUpload;
 use crate::ingest::{Claim, Ingest, origin};
 use crate::metadata::{Committed, Metadata, MetadataError, MetadataWriter};
-use crate::pipeline::announcements::{Announcement, Announcements};
+use crate::pipeline::announcements::{self, Announcements};
 use crate::pipeline::append_gate::AppendGate;
 use crate::pipeline::followers::Followers;
 use crate::pipeline::frontier_lag::FrontierLag;
@@ -241,10 +241,10 @@ impl Sequencer {
         crash::point("metadata written");
         let Committed { changes, lines, changed } = committed;
         if !changed.is_empty() {
-            self.downstream.announcements.announce(|| Announcement::Changed(changed.iter().copied().collect()));
+            self.downstream.announcements.announce(announcements::Change::Batches(changed.iter().copied().collect()));
         }
         if changes_tokens {
-            self.downstream.announcements.announce(|| Announcement::Tokens);
+            self.downstream.announcements.announce(announcements::Change::Tokens);
         }
         if !changes.is_empty() {
             for (file, text) in &lines {

@@ -22,7 +22,9 @@ use utoipa_axum::routes;
 
 use crate::access::token::Scope;
 use crate::access::{Access, Caller};
-use crate::app::{Service, process};
+use crate::app::{Role, Service, process};
+use crate::cluster::follower::State as Followed;
+use crate::cluster::leader::Leader;
 use crate::http::error_responses::Unavailable;
 use crate::http::problem::Problem;
 use crate::ingest::disk::{DiskSpace, Space};
@@ -44,6 +46,47 @@ struct HealthContext {
     metrics: PrometheusHandle,
     others: Arc<OtherAddresses>,
     access: Access,
+    cluster: Option<ClusterMember>,
+}
+
+/// What this process is in its cluster.
+#[derive(Clone)]
+enum ClusterMember {
+    Leader(Leader),
+    Follower(watch::Receiver<Followed>),
+}
+
+impl ClusterMember {
+    fn of(role: &Role) -> Option<ClusterMember> {
+        match role {
+            Role::Alone => None,
+            Role::Leader { leader, .. } => Some(ClusterMember::Leader(leader.clone())),
+            Role::Follower { state, .. } => Some(ClusterMember::Follower(state.clone())),
+        }
+    }
+
+    fn body(&self) -> ClusterBody {
+        match self {
+            ClusterMember::Leader(leader) => {
+                ClusterBody { role: "leader", followers: Some(leader.followers()), has_leader: true }
+            }
+            ClusterMember::Follower(state) => {
+                ClusterBody { role: "follower", followers: None, has_leader: state.borrow().leader.is_some() }
+            }
+        }
+    }
+}
+
+/// The processes that share the data.
+#[derive(Serialize, ToSchema)]
+struct ClusterBody {
+    /// `leader`: it writes; `follower`: it passes changes on.
+    role: &'static str,
+    /// How many processes follow the leader.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    followers: Option<usize>,
+    /// Whether there is a leader; without one, changes are answered with 503, and reads go on.
+    has_leader: bool,
 }
 
 /// The addresses of the servers beside HTTP, by protocol.
@@ -69,6 +112,7 @@ pub fn router(service: &Service, metrics: PrometheusHandle, others: OtherAddress
         metrics,
         others: Arc::new(others),
         access: service.access.clone(),
+        cluster: ClusterMember::of(&service.role),
     };
     OpenApiRouter::new()
         .routes(routes!(alive))
@@ -108,6 +152,9 @@ struct ReadyBody {
     /// The addresses for syslog: `tcp` and `tls`.
     #[schema(value_type = BTreeMap<String, String>)]
     syslog: BTreeMap<&'static str, SocketAddr>,
+    /// The part of this process in its cluster, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<ClusterBody>,
     /// The last 100 files since the start that could not be counted. They are also marked in their reports.
     failed_files: Vec<FailedFile>,
 }
@@ -148,7 +195,8 @@ async fn ready(
                 true => ((*context.others).clone(), context.failures.last()),
                 false => Default::default(),
             };
-            Ok(Json(ReadyBody { status: "ready", epoch, sql, syslog, failed_files }))
+            let cluster = context.cluster.as_ref().map(ClusterMember::body);
+            Ok(Json(ReadyBody { status: "ready", epoch, sql, syslog, cluster, failed_files }))
         }
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "not ready");
