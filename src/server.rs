@@ -219,12 +219,13 @@ async fn open(config: ServiceConfig) -> Result<Service> {
         return Service::open(config).await;
     }
     let (location, _) = config.shared()?;
-    // Of a new database this is not known.
-    let may_lead = match Metadata::open_read_only(location).await {
-        Ok(metadata) => metadata.may_be_written().await.unwrap_or(true),
-        Err(_) => true,
+    // A new database has no table to know it from, and one that cannot be reached is an error of what follows.
+    let candidacy = match Metadata::open_read_only(location).await {
+        _ if config.is_candidate => Err(()),
+        Ok(metadata) => metadata.candidacy().await.map_err(drop),
+        Err(_) => Err(()),
     };
-    if may_lead {
+    if !matches!(candidacy, Ok(None)) {
         match Service::open(config.clone()).await {
             Err(error) if is_another_writer(&error) => {}
             opened => return opened,

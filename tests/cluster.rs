@@ -281,8 +281,8 @@ async fn append(urls: &[String], batch: &str, lines: usize, random: &mut Random)
     loop {
         deadline.check();
         let url = &urls[random.below(urls.len())];
-        let url = format!("{url}/batches/{batch}/files/a.log/lines?offset={offset}");
-        let Ok(answer) = client.post(url).body(LINE).send().await else { continue };
+        let url = format!("{url}/batches/{batch}/files/a.log/lines");
+        let Ok(answer) = client.post(url).header("upload-offset", offset).body(LINE).send().await else { continue };
         let status = answer.status();
         if status.is_success() {
             return;
@@ -370,7 +370,8 @@ async fn nothing_is_lost_or_doubled_when_the_leader_is_killed_or_paused() {
         assert!(lines > 0);
         total += lines;
         for server in cluster.servers.iter().flatten() {
-            let report = server.get(&format!("/batches/{batch}/report")).await;
+            let epoch = server.get(&format!("/batches/{batch}")).await["epoch"].as_u64().expect("an epoch");
+            let report = server.get(&format!("/batches/{batch}/report?min_epoch={epoch}")).await;
             assert_eq!((&report["total_errors"], &report["total_lines"]), (&json!(lines), &json!(lines)));
         }
     }

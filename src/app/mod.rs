@@ -115,6 +115,8 @@ pub struct ServiceConfig {
     pub requests_per_token: NonZeroU32,
     /// The processes of the cluster, if there are several.
     pub cluster: Option<ClusterConfig>,
+    /// Whether this process has the right to become the leader.
+    pub is_candidate: bool,
     /// Tells this process from others with the same number.
     pub instance: Uuid,
 }
@@ -142,6 +144,7 @@ impl ServiceConfig {
             audit_keep: Some(AUDIT_KEEP_DEFAULT),
             requests_per_token: REQUESTS_PER_TOKEN_DEFAULT,
             cluster: None,
+            is_candidate: false,
             instance: Uuid::new_v4(),
         }
     }

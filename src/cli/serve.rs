@@ -64,7 +64,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode> {
     done.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve(config: ServiceConfig, listeners: &Listeners) -> Result<()> {
+async fn serve(mut config: ServiceConfig, listeners: &Listeners) -> Result<()> {
     let data = config.data.clone();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -74,15 +74,22 @@ async fn serve(config: ServiceConfig, listeners: &Listeners) -> Result<()> {
         .context("cannot install the metrics recorder")?;
     let mut listeners = listeners.clone();
     let mut has_started = false;
+    // Held while this process becomes the leader.
+    let mut may_lead: Option<anyhow::Error> = None;
     loop {
+        config.is_candidate = may_lead.is_some();
         let started = tokio::select! {
             started = Server::start(config.clone(), &listeners, metrics.clone()) => started,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };
+        drop(may_lead.take());
         let mut server = match started {
             // The process that led when this one began to follow is gone.
-            Err(error) if error.is::<MayLead>() => continue,
+            Err(error) if error.is::<MayLead>() => {
+                may_lead = Some(error);
+                continue;
+            }
             started => started?,
         };
         // The same ports, in another role.
@@ -100,6 +107,7 @@ async fn serve(config: ServiceConfig, listeners: &Listeners) -> Result<()> {
             Some(error) if error.is::<MayLead>() => {
                 tracing::info!("no process leads; this one will try");
                 server.replaced().await;
+                may_lead = Some(error);
             }
             Some(error) => return Err(error),
             None => {

@@ -20,7 +20,7 @@ use super::frame::{Alive, Frame, Frames, Hello, Position};
 use super::leader::SILENCE_MAX;
 use super::{ClusterConfig, ClusterKey};
 use crate::access::Access;
-use crate::metadata::Metadata;
+use crate::metadata::{Candidacy, Metadata};
 use crate::pipeline::followers::Followers;
 
 /// The header with the key of the cluster.
@@ -39,9 +39,6 @@ const SEARCH_EVERY: Duration = Duration::from_millis(200);
 
 /// How often a follower says that it is alive.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
-
-/// The first process that may become the leader does so at once, each further one after this much more time.
-const TURN: Duration = Duration::from_secs(2);
 
 /// How long a process of another number may seem to have ours: it may be our own, before a restart.
 const SAME_NUMBER_WAIT: Duration = Duration::from_secs(8);
@@ -76,10 +73,10 @@ pub struct State {
     pub position: Position,
 }
 
-/// There is no leader, and this process may become it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// There is no leader, and this process may become it, as long as it has this.
+#[derive(Debug, thiserror::Error)]
 #[error("no process leads, and this one may")]
-pub struct MayLead;
+pub struct MayLead(Candidacy);
 
 impl Follower {
     /// Follows whichever process leads. `started` is told when readers see something. Ends when `closing` is signalled, or
@@ -87,7 +84,6 @@ impl Follower {
     pub async fn run(self, started: oneshot::Sender<()>, mut closing: oneshot::Receiver<()>) -> Result<()> {
         let client = Client::builder().no_proxy().connect_timeout(CONNECT_WAIT).build()?;
         let mut started = Some(started);
-        let mut lost = Instant::now();
         let mut refused_since: Option<Instant> = None;
         loop {
             for host in self.config.others() {
@@ -114,7 +110,6 @@ impl Follower {
                     _ = &mut closing => return Ok(()),
                 };
                 self.state.send_modify(|state| state.leader = None);
-                lost = Instant::now();
                 if let Err(error) = ended {
                     tracing::warn!(
                         leader = host,
@@ -123,11 +118,9 @@ impl Follower {
                     );
                 }
             }
-            // The process with the lowest number comes first. If it does not take the lead, it is not there.
-            if lost.elapsed() >= TURN * self.config.process as u32
-                && self.metadata.may_be_written().await.unwrap_or(false)
-            {
-                return Err(MayLead.into());
+            // An error is temporary: the metadata database is restarted, for example.
+            if let Ok(Some(candidacy)) = self.metadata.candidacy().await {
+                return Err(MayLead(candidacy).into());
             }
             tokio::select! {
                 () = tokio::time::sleep(SEARCH_EVERY) => {}

@@ -41,7 +41,7 @@ pub use packed::pack;
 pub use reader::{AppendedParts, BatchFilter, Metadata, StoredFile, Withdrawn};
 pub use round::{Committed, Consumed, Erased, EventAt, RefusedPart, Round, UploadKey};
 pub use rows::FileRecord;
-pub use writer::MetadataWriter;
+pub use writer::{Candidacy, MetadataWriter};
 
 use self::database::Database;
 
@@ -194,11 +194,11 @@ impl Metadata {
         Ok(Metadata { dialect, readers: database.readers().await?, changes: ChangeCounters::new() })
     }
 
-    /// Whether no process is the writer, so that another may become it.
-    pub async fn may_be_written(&self) -> Result<bool, MetadataError> {
+    /// The right to become the writer; `None` if there is one, or another process is about to become it.
+    pub async fn candidacy(&self) -> Result<Option<Candidacy>, MetadataError> {
         match self.dialect {
-            Dialect::Sqlite => Ok(false),
-            Dialect::Postgres => Ok(self.dialect.limited(async { Ok(writer::is_free(&self.readers).await?) }).await?),
+            Dialect::Sqlite => Ok(None),
+            Dialect::Postgres => self.dialect.limited(async { Ok(writer::candidacy(&self.readers).await?) }).await,
         }
     }
 

@@ -9,6 +9,7 @@
 //! and after a lost connection a process that gets the lock knows that its
 //! transaction has ended, one way or the other.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use sqlx::{AnyConnection, AnyPool, Connection, Row};
@@ -22,6 +23,9 @@ use crate::metadata::round::Round;
 
 /// Identifies the advisory lock of the writer, in the database of the metadata.
 const LOCK: (i32, i32) = (0x6172_6775, 1);
+
+/// Identifies the advisory lock of the process that may become the writer next.
+const CANDIDATE: (i32, i32) = (LOCK.0, 2);
 
 /// How often a writer shows that it runs.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -151,8 +155,28 @@ async fn fenced(connection: &mut AnyConnection) -> MetadataError {
     }
 }
 
+/// Held by the process that may become the writer next, until it is or has given up: others wait meanwhile.
+#[derive(Debug)]
+pub struct Candidacy {
+    /// Has the lock [`CANDIDATE`] as long as it is open. Never used again.
+    _connection: Mutex<AnyConnection>,
+}
+
+/// The right to become the writer; `None` if there is one, or another process has it.
+pub(super) async fn candidacy(pool: &AnyPool) -> Result<Option<Candidacy>, sqlx::Error> {
+    if !is_free(pool).await? {
+        return Ok(None);
+    }
+    let mut connection = pool.acquire().await?.detach();
+    let taken = sqlx::query("SELECT pg_try_advisory_lock($1, $2)").bind(CANDIDATE.0).bind(CANDIDATE.1);
+    let is_taken: bool = taken.fetch_one(&mut connection).await?.try_get(0)?;
+    // Another candidate may have become the writer meanwhile.
+    let is_candidate = is_taken && is_free(pool).await?;
+    Ok(is_candidate.then(|| Candidacy { _connection: Mutex::new(connection) }))
+}
+
 /// Whether no process has the writer's lock, or the one that has it is silent.
-pub(super) async fn is_free(pool: &AnyPool) -> Result<bool, sqlx::Error> {
+async fn is_free(pool: &AnyPool) -> Result<bool, sqlx::Error> {
     let free = "SELECT NOT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted \
          AND classid = CAST($1 AS BIGINT) AND objid = CAST($2 AS BIGINT) \
          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
