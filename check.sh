@@ -39,6 +39,7 @@ tools_of_tests() {
     need chromium chromium
     need docker-compose docker-compose
     need prometheus prometheus
+    need haproxy haproxy
     need javac default-jdk-headless
     test -e /usr/share/java/postgresql.jar || need the-jdbc-driver libpostgresql-jdbc-java
     python3 -c 'import ensurepip, venv' 2>/dev/null || need python3-venv-is-missing python3-venv

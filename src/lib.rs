@@ -16,6 +16,7 @@
 //! - [`answers`]: cached reports and charts, diagnoses;
 //! - `kafka`: events out, lines in;
 //! - [`assistant`]: a language model that explains findings;
+//! - [`cluster`]: several processes, of which one leads;
 //! - [`app`]: opens and connects all parts;
 //! - [`pages`]: the web pages, over any router of the API;
 //! - [`http`]: the service over HTTP; [`sql_servers`]: SQL over PostgreSQL and Arrow Flight SQL; [`syslog`]: lines in;

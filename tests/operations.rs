@@ -36,7 +36,7 @@ fn the_compose_files_are_valid() {
     assert!(status.success());
     let folder = copy.path().join("docker");
     assert!(Command::new(folder.join("secrets/create")).status().expect("it runs").success());
-    for file in ["compose.yaml", "compose.dev.yaml"] {
+    for file in ["compose.yaml", "compose.dev.yaml", "compose.cluster.yaml"] {
         let output = Command::new("docker-compose").arg("-f").arg(folder.join(file)).args(["config", "-q"]).output();
         let output = output.expect("docker-compose runs");
         assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
@@ -138,6 +138,56 @@ fn the_local_topology_runs_argus_with_all_servers_and_stops_them() {
             assert!(text.lines().any(|line| line.starts_with(&row)), "{text}");
         }
     }
+    let folder = data.path().to_str().expect("text");
+    let left = Command::new("pgrep").args(["-f", folder]).output().expect("pgrep runs");
+    assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
+}
+
+#[tokio::test]
+async fn the_local_cluster_answers_behind_its_load_balancer_and_stops() {
+    let data = TempDir::new().expect("a folder");
+    std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address").to_string();
+    drop(listener);
+    let binaries = Path::new(common::ARGUS).parent().expect("a folder").display().to_string();
+    let path = format!("{binaries}:{}", std::env::var("PATH").unwrap_or_default());
+    let mut running = Command::new(docker().join("local"))
+        .arg(data.path())
+        .env("ARGUS_LOCAL_TOOLS", common::python::servers())
+        .env("ARGUS_LOCAL_KAFKA", "memory://tansu/")
+        .env("ARGUS_LOCAL_CLUSTER", "1")
+        .env("ARGUS_LISTEN", &address)
+        .env("PATH", path)
+        .spawn()
+        .expect("it runs");
+    let client = reqwest::Client::new();
+    let api = format!("http://{address}/api/v1");
+    // The roles that answer, until both have.
+    let deadline = Deadline::new("a leader and its followers behind the load balancer");
+    let mut roles = BTreeSet::new();
+    while roles.len() < 2 {
+        deadline.check();
+        assert!(running.try_wait().expect("it can be waited for").is_none(), "it has ended");
+        let Ok(answer) = client.get(format!("http://{address}/readyz")).send().await else { continue };
+        let Ok(ready) = answer.json::<serde_json::Value>().await else { continue };
+        roles.extend(ready["cluster"]["role"].as_str().map(str::to_owned));
+    }
+    for number in 0..6 {
+        let described = format!(r#"{{"vehicle_id": "v{number}", "vin": "{}"}}"#, common::VIN);
+        let created = client.post(format!("{api}/batches")).body(described).send().await.expect("an answer");
+        let created: serde_json::Value = created.json().await.expect("JSON");
+        let id = created["id"].as_str().expect("an id");
+        let put = client.put(format!("{api}/batches/{id}/files/a.log")).body("E_FAIL\n").send().await;
+        let receipt: serde_json::Value = put.expect("an answer").json().await.expect("JSON");
+        let report = format!("{api}/batches/{id}/report?min_epoch={}", receipt["epoch"]);
+        let report = client.get(report).send().await.expect("an answer");
+        let report: serde_json::Value = report.json().await.expect("JSON");
+        assert_eq!(report["total_errors"], 1, "{report}");
+    }
+    let stopped = Command::new("kill").args(["-TERM", &running.id().to_string()]).status().expect("kill runs");
+    assert!(stopped.success());
+    running.wait().expect("it ends");
     let folder = data.path().to_str().expect("text");
     let left = Command::new("pgrep").args(["-f", folder]).output().expect("pgrep runs");
     assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
