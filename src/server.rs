@@ -1,6 +1,7 @@
 //! A server: the service over HTTP, and over the enabled protocols of SQL and syslog.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -76,9 +77,12 @@ impl Server {
         // First, so that with a wrong certificate or an address in use the data directory is not touched.
         let certificate = listeners.tls.clone().map(Certificate::read).transpose()?;
         let tls = certificate.as_ref().map(Certificate::acceptor).transpose()?;
-        let listener = bind(&listeners.http).await?;
-        let address = listener.local_addr()?;
-        let sql_servers = SqlServers::bind(&listeners.sql).await?;
+        // While this process takes the lead, clients are to ask another one: it does not listen.
+        let takes_over = config.candidacy.is_some();
+        let early = match takes_over {
+            true => None,
+            false => Some((bind(&listeners.http).await?, SqlServers::bind(&listeners.sql).await?)),
+        };
         let (data, audit_keep, requests_per_token) =
             (config.data.clone(), config.audit_keep, config.requests_per_token);
         let internal = match &config.cluster {
@@ -86,6 +90,11 @@ impl Server {
             None => None,
         };
         let mut service = open(config).await?;
+        let (listener, sql_servers) = match early {
+            Some(early) => early,
+            None => (bind(&listeners.http).await?, SqlServers::bind(&listeners.sql).await?),
+        };
+        let address = listener.local_addr()?;
         // Lines go to the pipeline, so only the process that has one listens.
         let takes_lines = !matches!(service.role, Role::Follower { .. });
         let syslog = bind_optional(listeners.syslog.as_deref().filter(|_| takes_lines)).await?;
@@ -105,7 +114,7 @@ impl Server {
             }
         }
         let forwarder = match &service.role {
-            Role::Follower { key, state } => Some(Forwarder::new(key.clone(), state.clone())?),
+            Role::Follower { keys, state, .. } => Some(Forwarder::new(keys.clone(), state.clone())?),
             Role::Alone | Role::Leader { .. } => None,
         };
         let router = http::router(&service, audit.clone(), metrics, others, tls.is_some(), forwarder);
@@ -123,16 +132,22 @@ impl Server {
             .filter_map(|(listener, tls)| Some(messages.clone().serve(listener?, tls)));
         let syslog = join_all(syslog);
         if let Some(certificate) = certificate {
-            // Ends with the process.
-            tokio::spawn(certificate.follow_changes());
+            let follow_changes = certificate.follow_changes();
+            let mut stopping = service.stopping.clone();
+            work.spawn(async move {
+                tokio::select! {
+                    () = follow_changes => {}
+                    _ = stopping.wait_for(|stopping| *stopping != Stopping::No) => {}
+                }
+            });
         }
         let is_encrypted = tls.is_some();
         let internal = match (internal, service.role) {
-            (Some(listener), Role::Leader { key, leader }) => {
-                Some((listener, InternalEntrance::new(key, Some(leader), fast_path.clone())))
+            (Some(listener), Role::Leader { keys, leader }) => {
+                Some((listener, InternalEntrance::new(keys, Some(leader), fast_path.clone())))
             }
-            (Some(listener), Role::Follower { key, .. }) => {
-                Some((listener, InternalEntrance::new(key, None, fast_path.clone())))
+            (Some(listener), Role::Follower { keys, .. }) => {
+                Some((listener, InternalEntrance::new(keys, None, fast_path.clone())))
             }
             _ => None,
         };
@@ -214,16 +229,16 @@ impl Server {
 }
 
 /// Opens the service: that of a single process, or in a cluster that of the leader, or of a process that follows it.
-async fn open(config: ServiceConfig) -> Result<Service> {
+async fn open(mut config: ServiceConfig) -> Result<Service> {
     if config.cluster.is_none() {
         return Service::open(config).await;
     }
-    let (location, _) = config.shared()?;
+    let location = config.shared()?.0.clone();
     // A new database has no table to know it from, and one that cannot be reached is an error of what follows.
-    let candidacy = match Metadata::open_read_only(location).await {
-        _ if config.is_candidate => Err(()),
-        Ok(metadata) => metadata.candidacy().await.map_err(drop),
-        Err(_) => Err(()),
+    let candidacy = match (config.candidacy.take(), Metadata::open_read_only(&location).await) {
+        (Some(candidacy), _) => Ok(Some(candidacy)),
+        (None, Ok(metadata)) => metadata.candidacy().await.map(|candidacy| candidacy.map(Arc::new)).map_err(drop),
+        (None, Err(_)) => Err(()),
     };
     if !matches!(candidacy, Ok(None)) {
         match Service::open(config.clone()).await {
@@ -231,6 +246,8 @@ async fn open(config: ServiceConfig) -> Result<Service> {
             opened => return opened,
         }
     }
+    // Others may lead.
+    drop(candidacy);
     Service::follow(config).await
 }
 

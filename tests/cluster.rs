@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -462,4 +463,98 @@ async fn a_process_that_does_not_belong_to_the_cluster_is_refused_with_the_reaso
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     let read = Client::new().get(format!("http://{first}/api/v1/batches")).send().await.expect("an answer");
     assert_eq!(read.status(), StatusCode::UNAUTHORIZED);
+}
+
+/// The status of a request whose path is sent as it is.
+fn status_of(server: &Server, method: &str, path: &str) -> String {
+    let address = server.root_url("").trim_start_matches("http://").to_owned();
+    let mut stream = std::net::TcpStream::connect(&address).expect("connects");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
+    stream.write_all(request.as_bytes()).expect("sends");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_client_cannot_reach_what_is_for_the_processes_through_one_that_follows() {
+    let mut cluster = Cluster::of(2);
+    (0..2).for_each(|process| cluster.start_process(process));
+    let follower = cluster.server(1 - cluster.leader().await);
+    let up = "%2e%2e/".repeat(6);
+    for path in [
+        "/internal/v1/follow".to_owned(),
+        "/internal/v1/alive".to_owned(),
+        "/internal/v1/uploads".to_owned(),
+        format!("/api/v1/batches/x/files/{up}internal/v1/follow"),
+        "/api/v1/batches/x/files/../../../../../../internal/v1/follow".to_owned(),
+        "/api/v1/batches\\..\\..\\..\\internal\\v1\\follow".to_owned(),
+    ] {
+        let status = status_of(follower, "POST", &path);
+        assert!(["400", "404", "405"].contains(&&status[..]), "{path}: {status}");
+    }
+    // A client's key is not the cluster's.
+    let keyed = follower.send_with(Method::POST, "/batches", &[("argus-cluster-key", "x")], b"{}".to_vec()).await;
+    assert_eq!(keyed.status(), StatusCode::UNPROCESSABLE_ENTITY, "it is passed on without the header");
+}
+
+#[tokio::test]
+async fn a_leader_that_stops_is_replaced_by_another_process() {
+    let mut cluster = Cluster::start(2);
+    let batch = cluster.server(0).new_batch().await;
+    let leader = cluster.leader().await;
+    cluster.server(1 - leader).put(&batch, "a.log", LINE).await;
+    // The requests of its followers end with it.
+    cluster.servers[leader].take().expect("it runs").stop();
+    assert_eq!(cluster.leader().await, 1 - leader);
+    let left = cluster.server(1 - leader);
+    left.put(&batch, "b.log", LINE.repeat(2)).await;
+    assert_eq!(left.complete(&batch).await["total_errors"], 3);
+}
+
+#[tokio::test]
+async fn a_paused_leader_that_nobody_asks_ends_by_itself() {
+    let mut cluster = Cluster::start(2);
+    let leader = cluster.leader().await;
+    cluster.server(leader).signal("-STOP");
+    let mut paused = cluster.servers[leader].take().expect("it runs");
+    assert_eq!(cluster.leader().await, 1 - leader);
+    paused.signal("-CONT");
+    assert!(!paused.wait().success(), "a replaced leader ends with an error");
+}
+
+#[tokio::test]
+async fn a_large_upload_is_scanned_where_it_arrives_and_counted_once() {
+    let cluster = Cluster::start(2);
+    let leader = cluster.leader().await;
+    let (follower, leader) = (cluster.server(1 - leader), cluster.server(leader));
+    let batch = follower.new_batch().await;
+    // Its occurrences take several MiB, and its last line is open.
+    let text = format!("{}2026-03-01 10:15:31 WARN bms: E_ABORT", format!("{LINE}fine\n").repeat(50_000));
+    let receipt = follower.put(&batch, "a.log", text.clone()).await;
+    assert_eq!((&receipt["bytes"], &receipt["lines"]), (&json!(text.len()), &json!(100_001)));
+    // The same again is not counted again, other content is.
+    let again = follower.put(&batch, "a.log", text.clone()).await;
+    assert_eq!(again["generation"], receipt["generation"]);
+    for server in [follower, leader] {
+        let report = server.get(&format!("/batches/{batch}/report?min_epoch={}", receipt["epoch"])).await;
+        assert_eq!((&report["total_errors"], &report["total_lines"]), (&json!(50_001), &json!(100_001)));
+        assert_eq!(server.sql(TOTAL).await, json!([[50_001, 50_001]]));
+        let codes: Vec<&str> =
+            report["codes"].as_array().expect("a list").iter().filter_map(|code| code["code"].as_str()).collect();
+        assert_eq!(codes, ["E_FAIL", "E_ABORT"]);
+    }
+    // What is not accepted leaves nothing: a completed batch, a body that is no gzip.
+    follower.complete(&batch).await;
+    let refused = follower.send(Method::PUT, &format!("/batches/{batch}/files/b.log"), LINE).await;
+    assert_eq!(refused.status(), StatusCode::CONFLICT);
+    let other = follower.new_batch().await;
+    let damaged = follower
+        .send_with(Method::PUT, &format!("/batches/{other}/files/b.log"), &[("content-encoding", "gzip")], LINE.into())
+        .await;
+    assert!(damaged.status().is_client_error(), "{}", damaged.status());
+    follower.put(&other, "c.log", "E_TIMEOUT\n").await;
+    assert_eq!(follower.complete(&other).await["total_errors"], 1);
+    assert_eq!(leader.sql(TOTAL).await, json!([[50_002, 50_002]]));
 }

@@ -102,6 +102,7 @@ fn through_dataflow(args: &Args, rules: RuleSet, runtime: &Runtime) -> Result<Co
         in_flight_bytes,
         occurrences: false,
         limits: CodeLimits::default(),
+        scans_only: false,
     };
     let (dataflow, mut outputs) = Dataflow::start(config).map_err(anyhow::Error::msg)?;
     let begun = Instant::now();

@@ -72,6 +72,7 @@ pub async fn measure(run: &mut Run, args: &Args) -> Result<()> {
         in_flight_bytes,
         occurrences: false,
         limits: CodeLimits::default(),
+        scans_only: false,
     };
     let (dataflow, outputs) = Dataflow::start(config).map_err(anyhow::Error::msg)?;
     let mut fleet = Fleet { dataflow, outputs, view: FleetView::default(), epoch: 0, closed: 0 };

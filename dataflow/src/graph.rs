@@ -41,10 +41,19 @@ use crate::text::blocks::TextBlock;
 pub struct Block {
     /// The file and version of its lines.
     pub origin: Arc<Origin>,
-    /// The lines.
-    pub text: Arc<TextBlock>,
+    /// The lines, or what another process has counted in them.
+    pub content: Content,
     /// Its bytes in flight, released when its occurrences have been read.
     pub(crate) in_flight: Arc<InFlight>,
+}
+
+/// The content of a block.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Lines to scan.
+    Text(Arc<TextBlock>),
+    /// The counts of lines that another process has scanned.
+    Counted(Box<PartialCounts>),
 }
 
 /// The two inputs of the dataflow on one worker.
@@ -81,6 +90,39 @@ pub fn build(
     Inputs { blocks: blocks_in, changes: changes_in }
 }
 
+/// Builds a dataflow that only scans: it emits the counts of the blocks of each epoch, and the end of the epoch.
+pub fn build_scan(
+    scope: Scope<'_, u64>,
+    scanner: Scanner,
+    closed: u64,
+    last_advanced: Rc<Cell<u64>>,
+    outputs: UnboundedSender<Output>,
+    limits: CodeLimits,
+) -> Inputs {
+    let (blocks_in, blocks) = scope.new_input();
+    // There are no changes: nothing is admitted.
+    let (changes_in, _) = scope.new_input();
+    let partials = scan(blocks, scanner, Some(outputs.clone()), limits);
+    let counted = partials.unary::<CapacityContainerBuilder<Vec<Update>>, _, _, _>(
+        Exchange::new(|_: &(VersionId, PartialCounts)| 0),
+        "Counted",
+        |_, _| {
+            let outputs = outputs.clone();
+            move |input, _| {
+                input.for_each(|_, partials| {
+                    for (version, counts) in partials.drain(..) {
+                        // Fails only if the receiver of the outputs is gone.
+                        let _ = outputs.send(Output::Counted(version, counts));
+                    }
+                });
+            }
+        },
+    );
+    // There are no rows: only the frontier passes on.
+    close(counted.as_collection(), closed, last_advanced, outputs);
+    Inputs { blocks: blocks_in, changes: changes_in }
+}
+
 /// Scans blocks. Emits occurrences at once, if they are wanted, and the partial
 /// counts of each version when the epoch ends.
 fn scan<'s>(
@@ -96,8 +138,15 @@ fn scan<'s>(
                 // Epochs are totally ordered, so a message has exactly one.
                 let Some(&epoch) = time.least() else { return };
                 let (_, partials) = open.entry(epoch).or_insert_with(|| (time.delayed(&epoch, 0), HashMap::new()));
-                for Block { origin, text, in_flight } in blocks.drain(..) {
+                for Block { origin, content, in_flight } in blocks.drain(..) {
                     let partial = partials.entry(origin.version).or_insert_with(|| OpenCounts::new(limits));
+                    let text = match content {
+                        Content::Text(text) => text,
+                        Content::Counted(counts) => {
+                            partial.merge(*counts);
+                            continue;
+                        }
+                    };
                     let Some(outputs) = &occurrences else {
                         scanner.scan_or_fail(&text, origin.uploaded_at, partial, None);
                         continue;

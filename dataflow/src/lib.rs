@@ -29,7 +29,7 @@ pub use counts::fleet::{
     CellRow, FleetGroup, FleetRow, LoadedBatch, LoadedCount, LoadedVersion, Recorded, SeenRange, Subject, Totals,
     Vehicle,
 };
-pub use counts::partial::{CodeLimits, is_other_code, other_code};
+pub use counts::partial::{CodeLimits, PartialCounts, is_other_code, other_code};
 pub use counts::rows::{BatchRow, CountRow, FileRow, Origin, VersionId};
 pub use output::{Output, ScannedBlock};
 pub use rules::{RuleError, RuleSet, Severity};

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::counts::changes::ClosedEpoch;
-use crate::counts::rows::Origin;
+use crate::counts::partial::PartialCounts;
+use crate::counts::rows::{Origin, VersionId};
 use crate::scan::Occurrence;
 
 /// An output of the dataflow. All occurrences of a version come before the epoch that admits it.
@@ -14,6 +15,9 @@ use crate::scan::Occurrence;
 pub enum Output {
     /// The occurrences of a block; its version may still be admitted or abandoned.
     Scanned(ScannedBlock),
+    /// Counts of some blocks of a version, by a dataflow that only scans ([`crate::Config::scans_only`]). All of them come
+    /// before the end of their epoch.
+    Counted(VersionId, PartialCounts),
     /// An epoch is complete.
     Closed(ClosedEpoch),
 }

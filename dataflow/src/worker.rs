@@ -15,14 +15,15 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use timely::communication::WorkerGuards;
+use timely::dataflow::Scope;
 use timely::worker::Worker;
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::counts::changes::Change;
-use crate::counts::partial::CodeLimits;
+use crate::counts::partial::{CodeLimits, PartialCounts};
 use crate::counts::rows::Origin;
-use crate::graph::{self, Block, Inputs};
+use crate::graph::{self, Block, Content, Inputs};
 use crate::output::{InFlight, Output};
 use crate::rules::RuleSet;
 use crate::scan::Scanner;
@@ -44,7 +45,12 @@ pub struct Config {
     pub occurrences: bool,
     /// How many distinct codes of an upload are counted by name.
     pub limits: CodeLimits,
+    /// Whether to output partial counts ([`Output::Counted`]) and occurrences only, for another process that admits them.
+    pub scans_only: bool,
 }
+
+/// The approximate bytes of a count.
+const COUNT_BYTES: usize = 256;
 
 /// How long a worker polls after a command before it parks. To close an epoch,
 /// workers exchange several messages; each would have to wake a parked thread otherwise.
@@ -99,7 +105,7 @@ impl Dataflow {
         let receivers: Mutex<Vec<Option<Receiver<Command>>>> = Mutex::new(receivers.into_iter().map(Some).collect());
         let (threads_in, threads) = channel();
         let threads_in = Mutex::new(threads_in);
-        let Config { rules, first_epoch, occurrences, limits, .. } = config;
+        let Config { rules, first_epoch, occurrences, limits, scans_only, .. } = config;
         let plan = Plan::new(rules);
         let guards = timely::execute(timely::Config::process(workers), move |worker| {
             let index = worker.index();
@@ -112,7 +118,11 @@ impl Dataflow {
                 .send((index, thread))
                 .expect("start waits for all workers");
             let _abort_on_panic = AbortOnPanic;
-            run(worker, &commands, Scanner::of(Arc::clone(&plan)), first_epoch, &outputs, occurrences, limits);
+            let scanner = Scanner::of(Arc::clone(&plan));
+            run(worker, &commands, first_epoch, |scope, closed, last_advanced| match scans_only {
+                true => graph::build_scan(scope, scanner, closed, last_advanced, outputs.clone(), limits),
+                false => graph::build(scope, scanner, closed, last_advanced, outputs.clone(), occurrences, limits),
+            });
         })?;
         let mut threads: Vec<(usize, Thread)> = threads.iter().take(workers).collect();
         threads.sort_by_key(|(index, _)| *index);
@@ -130,14 +140,30 @@ impl Dataflow {
     /// Inserts a block of a version, before the change that admits it.
     /// Waits while the bytes in flight are at their limit.
     pub async fn insert(&self, origin: &Arc<Origin>, text: TextBlock) -> Result<(), DataflowStopped> {
-        let bytes = text.text.len().clamp(1, self.inner.in_flight_bytes_max);
+        let bytes = text.text.len();
+        self.insert_content(origin, bytes, Content::Text(Arc::new(text))).await
+    }
+
+    /// Inserts what another process has counted in blocks of a version, before the change that admits it.
+    pub async fn insert_counted(&self, origin: &Arc<Origin>, counts: PartialCounts) -> Result<(), DataflowStopped> {
+        let bytes = COUNT_BYTES * (1 + counts.codes.len());
+        self.insert_content(origin, bytes, Content::Counted(Box::new(counts))).await
+    }
+
+    async fn insert_content(
+        &self,
+        origin: &Arc<Origin>,
+        bytes: usize,
+        content: Content,
+    ) -> Result<(), DataflowStopped> {
+        let bytes = bytes.clamp(1, self.inner.in_flight_bytes_max);
         let permit =
             Arc::clone(&self.inner.permits).acquire_many_owned(bytes as u32).await.map_err(|_| DataflowStopped)?;
         let least = self.inner.ports.iter().min_by_key(|port| port.queued_bytes.load(Ordering::Relaxed));
         let port = least.expect("there is at least one worker");
         port.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let in_flight = Arc::new(InFlight::new(permit, Arc::clone(&port.queued_bytes), bytes));
-        port.send(Command::Block(Block { origin: Arc::clone(origin), text: Arc::new(text), in_flight }))
+        port.send(Command::Block(Block { origin: Arc::clone(origin), content, in_flight }))
     }
 
     /// Inserts `changes` at `epoch` and advances the inputs past it: the epoch gets
@@ -197,17 +223,12 @@ impl Drop for AbortOnPanic {
 fn run(
     worker: &mut Worker,
     commands: &Receiver<Command>,
-    scanner: Scanner,
     first_epoch: u64,
-    outputs: &UnboundedSender<Output>,
-    occurrences: bool,
-    limits: CodeLimits,
+    build: impl FnOnce(Scope<'_, u64>, u64, Rc<Cell<u64>>) -> Inputs,
 ) {
     let closed = first_epoch.saturating_sub(1);
     let last_advanced = Rc::new(Cell::new(closed));
-    let Inputs { mut blocks, mut changes } = worker.dataflow(|scope| {
-        graph::build(scope, scanner, closed, Rc::clone(&last_advanced), outputs.clone(), occurrences, limits)
-    });
+    let Inputs { mut blocks, mut changes } = worker.dataflow(|scope| build(scope, closed, Rc::clone(&last_advanced)));
     blocks.advance_to(first_epoch);
     changes.advance_to(first_epoch);
     let mut awake_until = Instant::now();

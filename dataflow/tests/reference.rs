@@ -99,6 +99,7 @@ fn closed_up_to(outputs: &mut UnboundedReceiver<Output>, last: u64) -> Vec<Close
             Output::Scanned(block) => {
                 *occurrences.entry(block.origin.version).or_default() += block.occurrences.len() as u64
             }
+            Output::Counted(..) => panic!("this dataflow admits"),
             Output::Closed(epoch) => {
                 assert_eq!(epoch.epoch, epochs.last().map_or(epoch.epoch, |before| before.epoch + 1));
                 for (row, count) in &epoch.rows {
@@ -151,6 +152,7 @@ fn start(workers: usize, in_flight_bytes: usize) -> (Dataflow, UnboundedReceiver
         in_flight_bytes,
         occurrences: true,
         limits: CodeLimits::default(),
+        scans_only: false,
     })
     .expect("the dataflow starts")
 }
@@ -361,7 +363,15 @@ fn codes_beyond_the_limit_are_the_same_for_any_workers_blocks_and_epochs() {
     let limits = CodeLimits { codes_per_rule: 20, pairs_per_rule: 30 };
     let counted = |workers: usize, block_bytes: usize| {
         let in_flight_bytes = Config::IN_FLIGHT_BYTES_DEFAULT;
-        let config = Config { workers, rules: rules(), first_epoch: 1, in_flight_bytes, occurrences: true, limits };
+        let config = Config {
+            workers,
+            rules: rules(),
+            first_epoch: 1,
+            in_flight_bytes,
+            occurrences: true,
+            limits,
+            scans_only: false,
+        };
         let (dataflow, mut outputs) = Dataflow::start(config).expect("the dataflow starts");
         let row = insert(&dataflow, "a.log", text.as_bytes(), block_bytes);
         // Some of the blocks are scanned at an epoch before the one that admits them.

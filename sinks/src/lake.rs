@@ -23,7 +23,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use argus_dataflow::{ClosedEpoch, Output, Row};
+use argus_dataflow::{ClosedEpoch, Output, Row, VersionId};
+use arrow::array::RecordBatch;
 use deltalake_core::DeltaTableError;
 use metrics::{counter, histogram};
 use object_store::ObjectStore;
@@ -89,9 +90,40 @@ pub struct Lake {
     held_epochs: [u64; 5],
     staging: Staging,
     visible: Visible,
+    /// The last committed epoch when the lake was opened: the dataflow closes it once more, with what it has restored.
+    restored: u64,
     committed: watch::Sender<LakeState>,
     /// The steps, if replicas may follow them.
     feed: Option<Feed>,
+    occurrences: mpsc::Receiver<Arrived>,
+    occurrences_in: OccurrencesInput,
+}
+
+/// Takes occurrences that other processes have found. Clones share the queue.
+#[derive(Debug, Clone)]
+pub struct OccurrencesInput(mpsc::Sender<Arrived>);
+
+/// Occurrences of a version that another process has found.
+#[derive(Debug)]
+struct Arrived {
+    version: VersionId,
+    rows: Vec<RecordBatch>,
+    staged: oneshot::Sender<()>,
+}
+
+/// The lake takes no more occurrences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the lake has stopped")]
+pub struct LakeStopped;
+
+impl OccurrencesInput {
+    /// Stages occurrences of a version. Returns when they are staged, so that an epoch which is accepted later may admit
+    /// the version.
+    pub async fn stage(&self, version: VersionId, rows: Vec<RecordBatch>) -> Result<(), LakeStopped> {
+        let (staged, done) = oneshot::channel();
+        self.0.send(Arrived { version, rows, staged }).await.map_err(|_| LakeStopped)?;
+        done.await.map_err(|_| LakeStopped)
+    }
 }
 
 /// The Delta tables in the order of their commits.
@@ -147,14 +179,18 @@ impl Lake {
         let (epoch, state) = (tables.committed_epoch(), tables.state());
         let (maintenance, requests) = LakeMaintenance::new(tables.0.clone());
         let base = Base { lake: state, since: tables.since() };
+        let (occurrences_in, occurrences) = mpsc::channel(1);
         Ok(Lake {
             feed: config.has_replicas.then(|| Feed::new(base)),
+            occurrences,
+            occurrences_in: OccurrencesInput(occurrences_in),
             config,
             maintenance,
             requests,
             commit_waiters: Vec::new(),
             held_epochs: tables.0.each_ref().map(LakeTable::committed_epoch),
-            visible: Visible::new(tables.files()?, epoch, tables.since()),
+            visible: Visible::new(tables.files()?, epoch, tables.since(), 0),
+            restored: epoch,
             staging: Staging::new(tables.0[Table::Errors as usize].clone()),
             tables: Some(tables),
             committed: watch::Sender::new(state),
@@ -193,6 +229,11 @@ impl Lake {
     /// The steps for replicas, if [`LakeConfig::has_replicas`].
     pub fn feed(&self) -> Option<Feed> {
         self.feed.clone()
+    }
+
+    /// Takes the occurrences that other processes have found.
+    pub fn occurrences(&self) -> OccurrencesInput {
+        self.occurrences_in.clone()
     }
 
     /// A handle for operations between commits.
@@ -240,10 +281,19 @@ impl Lake {
                     }
                     operation => task = self.begin_request(operation, request.reply),
                 },
+                Some(Arrived { version, rows, staged }) = self.occurrences.recv(), if has_room => {
+                    for rows in rows {
+                        self.staging.add_rows(version, rows).await.map_err(|source| failed(Table::Errors, source))?;
+                    }
+                    // The other process may be gone.
+                    let _ = staged.send(());
+                }
                 output = outputs.recv(), if has_room => match output {
                     Some(Output::Scanned(block)) => self.staging.add(&block).await.map_err(|source| {
                         LakeError::Occurrences { file: block.origin.file.clone(), source: Box::new(source) }
                     })?,
+                    // Only a dataflow that admits nothing outputs counts.
+                    Some(Output::Counted(..)) => {}
                     Some(Output::Closed(closed)) => {
                         let epoch = closed.epoch;
                         let closed = self.close(closed).await;
@@ -311,9 +361,12 @@ impl Lake {
         };
         self.visible.close(&closed, occurrences, has)?;
         crash::point("closed");
-        if let Some(feed) = &self.feed {
+        // What is restored from the tables, a replica restores by itself.
+        if let Some(feed) = &self.feed
+            && closed.epoch > self.restored
+        {
             let present = Table::ALL.map(has);
-            feed.push(Step::Closed(Closed { epoch: closed.clone(), occurrences: rows, files, present }));
+            feed.push(Step::Closed(Closed { epoch: closed.clone(), occurrences: rows, files, present }), None);
         }
         Ok(closed)
     }
@@ -323,7 +376,7 @@ impl Lake {
         let was_frozen = self.visible.frozen().is_some();
         let group = self.visible.freeze()?;
         if !was_frozen {
-            self.feed_step(Step::Frozen);
+            self.feed_step(Step::Frozen, None);
         }
         let mut tables = self.tables.take()?;
         let commit = async move {
@@ -337,9 +390,9 @@ impl Lake {
         Some(tokio::spawn(commit.instrument(tracing::info_span!("commit"))))
     }
 
-    fn feed_step(&self, step: Step) {
+    fn feed_step(&self, step: Step, replaced: Option<Lease>) {
         if let Some(feed) = &self.feed {
-            feed.push(step);
+            feed.push(step, replaced);
         }
     }
 
@@ -373,7 +426,8 @@ impl Lake {
         };
         let replaced = request.as_ref().is_some_and(|(_, replaces, _)| *replaces);
         let lease = self.visible.commit(files, committed.epoch, since, replaced);
-        self.feed_step(Step::Committed { base: Base { lake: committed, since }, replaced });
+        let step = Step::Committed { base: Base { lake: committed, since }, replaced };
+        self.feed_step(step, replaced.then(|| Arc::clone(&lease)));
         self.committed.send_replace(committed);
         if let Some((result, _, reply)) = request {
             // The caller may have stopped waiting.

@@ -17,6 +17,7 @@ use crate::visible::{Occurrences, Visible};
 /// A replica of a lake. It writes nothing.
 pub struct Replica {
     tables: [LakeTable; 5],
+    since: u64,
     visible: Visible,
 }
 
@@ -29,8 +30,8 @@ impl Replica {
             tables.push(opened.map_err(|source| failed(table, source))?);
         }
         let tables: [LakeTable; 5] = tables.try_into().unwrap_or_else(|_| unreachable!("one table per name"));
-        let visible = Visible::new(files_of(&tables)?, base.lake.epoch, base.since);
-        Ok(Replica { tables, visible })
+        let visible = Visible::new(files_of(&tables)?, base.lake.epoch, base.since, base.lake.epoch);
+        Ok(Replica { tables, since: base.since, visible })
     }
 
     /// The current snapshot; changes with every step.
@@ -62,7 +63,9 @@ impl Replica {
                         table.load(version).await.map_err(|source| failed(of, source))?;
                     }
                 }
-                self.visible.commit(files_of(&self.tables)?, base.lake.epoch, base.since, replaced);
+                // Steps from before the base of this replica come too.
+                self.since = self.since.max(base.since);
+                self.visible.commit(files_of(&self.tables)?, base.lake.epoch, self.since, replaced);
                 Ok(())
             }
         }

@@ -58,8 +58,12 @@ impl Staging {
 
     /// Adds the occurrences of a block.
     pub async fn add(&mut self, block: &ScannedBlock) -> Result<(), DeltaTableError> {
-        let staged = self.versions.entry(block.origin.version).or_default();
-        let rows = encode::errors(block)?;
+        self.add_rows(block.origin.version, encode::errors(block)?).await
+    }
+
+    /// Adds occurrences of a version.
+    pub async fn add_rows(&mut self, version: VersionId, rows: RecordBatch) -> Result<(), DeltaTableError> {
+        let staged = self.versions.entry(version).or_default();
         let bytes = rows.get_array_memory_size();
         staged.bytes += bytes;
         staged.rows.push(rows);

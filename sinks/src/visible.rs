@@ -42,8 +42,9 @@ pub(crate) struct Visible {
 }
 
 impl Visible {
-    /// Publishes the committed files at `epoch`.
-    pub(crate) fn new(committed_files: [Arc<[DataFile]>; 5], epoch: u64, since: u64) -> Visible {
+    /// Publishes the committed files at `epoch`. Batches that have not changed since then count as changed at
+    /// `changes_since`.
+    pub(crate) fn new(committed_files: [Arc<[DataFile]>; 5], epoch: u64, since: u64, changes_since: u64) -> Visible {
         let visible = Visible {
             committed_files,
             open: CommitGroup::default(),
@@ -53,7 +54,7 @@ impl Visible {
             lease: Lease::default(),
             fleet: FleetView::default(),
             recent: Recent::default(),
-            changes: LastChanges::default(),
+            changes: LastChanges::since(changes_since),
             snapshots: watch::Sender::new(Arc::new(Snapshot::default())),
         };
         visible.publish();

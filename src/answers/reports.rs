@@ -133,7 +133,7 @@ impl Reports {
         let snapshot = Arc::clone(&self.snapshots.borrow());
         let report = match &self.redis {
             // Redis has the counts at the batch's epoch: skip it if the snapshot is older, or has later changes.
-            Some(redis) if snapshot.epoch >= batch.epoch && snapshot.changes.last(id) <= batch.epoch => {
+            Some(redis) if snapshot.epoch >= batch.epoch && snapshot.changes.last_known(id) <= batch.epoch => {
                 let compute = async { to_json(&self.count(&snapshot, id).await?) };
                 let json = redis.get(&format!("report/{id}/{}", batch.epoch), compute).await?;
                 match serde_json::from_slice(&json) {

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use argus_dataflow::{ClosedEpoch, CodeLimits, Config, Dataflow, RuleSet};
@@ -17,6 +18,7 @@ use argus_sinks::{Lake, LakeConfig, LakeMaintenance, LakeState, Snapshot};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 #[cfg(feature = "kafka")]
 use super::KafkaConfig;
@@ -30,8 +32,8 @@ use crate::answers::event_details::EventDetails;
 use crate::answers::reports::Reports;
 use crate::answers::texts::Texts;
 use crate::assistant::{self, Assistant};
-use crate::cluster::ClusterKey;
-use crate::cluster::leader::Leader;
+use crate::cluster::ClusterKeys;
+use crate::cluster::leader::{Intake, Leader, Leading};
 use crate::data_dir;
 use crate::inbox::Inbox;
 use crate::ingest::disk::DiskSpace;
@@ -52,6 +54,9 @@ use crate::pipeline::frontier_lag::FrontierLag;
 use crate::pipeline::{Downstream, Pipeline, Sequencer, discard, recovery};
 use crate::shutdown::Stopping;
 use crate::storage::{Directory, Storage};
+
+/// What replicas of an earlier leader read may be needed for this long: the longest query.
+const QUERY_MAX: Duration = Duration::from_secs(600);
 
 /// The size limit of one file: 16 GiB.
 pub(super) const FILE_BYTES_MAX: u64 = 16 << 30;
@@ -156,6 +161,7 @@ impl Running {
             in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
             occurrences: true,
             limits: CodeLimits::default(),
+            scans_only: false,
         })
         .map_err(anyhow::Error::msg)
         .context("cannot start the dataflow")?;
@@ -226,8 +232,8 @@ impl Service {
 
         let fingerprint = Arc::clone(config.rules.fingerprint());
         let rules = config.rules.clone();
-        let announcements = Announcements::default();
-        let feed = lake.feed();
+        let announcements = config.cluster.as_ref().map(|_| Announcements::default());
+        let (feed, occurrences) = (lake.feed(), lake.occurrences());
         let mut running = Running::start(lake, config.workers, config.rules)?;
         // List these before this process writes: files that no table refers to now were left by another process.
         let unnamed =
@@ -283,6 +289,7 @@ impl Service {
                 metadata: metadata.clone(),
                 term,
                 unnamed,
+                unnamed_from: Instant::now() + if config.cluster.is_some() { QUERY_MAX } else { Duration::ZERO },
                 uploads: storage.unfinished,
                 unfinished,
                 looked: None,
@@ -290,15 +297,18 @@ impl Service {
             leftovers: Leftovers::default(),
             store: storage.store,
         };
-        let role = match hello.zip(feed) {
-            None => Role::Alone,
-            Some((hello, feed)) => Role::Leader {
-                key: ClusterKey::of(&metadata.deployment().await?),
-                leader: Leader::new(hello, feed, snapshots.clone(), announcements),
-            },
-        };
         let (close_pipeline, closing) = oneshot::channel();
         let (stop, stopping) = watch::channel(Stopping::No);
+        let role = match (hello, feed, announcements) {
+            (Some(hello), Some(feed), Some(announcements)) => {
+                let (dataflow, claims, pipeline) = (dataflow.clone(), claims.clone(), pipeline.clone());
+                let intake = Intake { dataflow, occurrences, claims, pipeline };
+                let leading = Leading { own: hello, term, feed, snapshots: snapshots.clone(), announcements, intake };
+                let keys = ClusterKeys::of(&metadata.deployment().await?);
+                Role::Leader { keys, leader: Leader::new(leading, stopping.clone()) }
+            }
+            _ => Role::Alone,
+        };
         let mut work = Work {
             sequencer: Some(run_on_its_own_thread(sequencer, closing)),
             lake,

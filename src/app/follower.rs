@@ -14,23 +14,25 @@ use super::metrics::describe;
 use super::work::Work;
 use super::{Role, Service, ServiceConfig};
 use crate::access::Access;
-use crate::cluster::ClusterKey;
+use crate::cluster::ClusterKeys;
 use crate::cluster::follower::{Follower, State};
+use crate::cluster::scans::Scans;
 use crate::data_dir;
+use crate::domain::batch::Versions;
 use crate::ingest::disk::DiskSpace;
 use crate::ingest::raw_store::RawStore;
 use crate::ingest::resumable::ResumableUploads;
-use crate::ingest::{Claims, Ingest};
+use crate::ingest::{Claims, Ingest, Reclaimer};
 use crate::maintenance::rescan::Rescan;
 use crate::metadata::Metadata;
+use crate::pipeline::Pipeline;
 use crate::pipeline::failures::Failures;
 use crate::pipeline::followers::Followers;
 use crate::pipeline::frontier_lag::FrontierLag;
-use crate::pipeline::{Pipeline, discard};
 use crate::shutdown::Stopping;
 
-/// How long a start waits for a leader.
-const LEADER_WAIT: Duration = Duration::from_secs(60);
+/// How long a start waits for a leader, which may have much to replay.
+const LEADER_WAIT: Duration = Duration::from_secs(600);
 
 impl Service {
     /// Opens the service of a process that follows. Returns when readers see what readers of the leader see. Fails with
@@ -42,24 +44,26 @@ impl Service {
         let lock = data_dir::lock(&data)?;
         let (location, storage) = config.shared()?;
         let metadata = Metadata::open_read_only(location).await.context("cannot open the metadata")?;
-        let key = ClusterKey::of(&metadata.deployment().await?);
+        let keys = ClusterKeys::of(&metadata.deployment().await?);
         let engine = engine(&config, storage, &metadata)?;
         let redis = cache(&config, &metadata).await?;
         describe();
 
-        // The pipeline of a follower takes nothing: requests that change something are passed on to the leader.
+        // The pipeline of a follower takes nothing: requests that change something are passed on to the leader. Only the
+        // lines of uploads are scanned here.
         let pipeline = Pipeline::closed();
-        let (dataflow, mut outputs) = Dataflow::start(Config {
-            workers: 1,
+        let (dataflow, outputs) = Dataflow::start(Config {
+            workers: config.workers,
             rules: config.rules.clone(),
             first_epoch: 1,
             in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
-            occurrences: false,
+            occurrences: true,
             limits: CodeLimits::default(),
+            scans_only: true,
         })
         .map_err(anyhow::Error::msg)
         .context("cannot start the dataflow")?;
-        let outputs = tokio::spawn(async move { while outputs.recv().await.is_some() {} });
+        let (scans, collecting) = Scans::start(dataflow.clone(), outputs);
         let raw = RawStore::new(storage);
         let (claims, reclaimer) = Claims::new();
         let disk = DiskSpace::of(&data);
@@ -74,7 +78,7 @@ impl Service {
         let follower = Follower {
             hello: config.hello(&cluster),
             config: cluster,
-            key: key.clone(),
+            keys: keys.clone(),
             metadata: metadata.clone(),
             engine: engine.clone(),
             store: Arc::clone(&storage.store),
@@ -84,6 +88,7 @@ impl Service {
             followers: followers.clone(),
             access: access.clone(),
             state: state_in,
+            released: Arc::default(),
         };
         let (close_follower, closing) = oneshot::channel();
         let (started_in, started) = oneshot::channel();
@@ -101,9 +106,9 @@ impl Service {
         let work = Work {
             sequencer: None,
             lake: following,
-            others: vec![outputs],
+            others: vec![collecting],
             claims,
-            reclaimer: discard::start(reclaimer, pipeline.downgrade(), raw.clone()),
+            reclaimer: tokio::spawn(discard(reclaimer, scans.clone(), raw.clone())),
             stop,
             close: close_follower,
             dataflow: dataflow.clone(),
@@ -132,8 +137,20 @@ impl Service {
             stopping,
             dataflow,
             maintainer: None,
-            role: Role::Follower { key, state },
+            role: Role::Follower { keys, state, scans },
             work,
         })
+    }
+}
+
+/// Discards uploads that were interrupted, until the claims are closed.
+async fn discard(mut dropped: Reclaimer, scans: Scans, raw: RawStore) {
+    while let Some((batch_id, versions)) = dropped.next().await {
+        let Versions { whole_lines, open_line } = versions;
+        scans.abandon([whole_lines, open_line]).await;
+        if let Err(error) = raw.delete(batch_id, whole_lines).await {
+            tracing::warn!(%error, "could not delete a discarded upload; maintenance will delete it");
+        }
+        dropped.discarded(versions);
     }
 }

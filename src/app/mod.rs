@@ -45,13 +45,14 @@ use crate::assistant::{Assistant, AssistantConfig};
 use crate::cluster::follower::State;
 use crate::cluster::frame::{Hello, PROTOCOL};
 use crate::cluster::leader::Leader;
-use crate::cluster::{ClusterConfig, ClusterKey};
+use crate::cluster::scans::Scans;
+use crate::cluster::{ClusterConfig, ClusterKeys};
 use crate::ingest::Ingest;
 use crate::ingest::disk::DiskSpace;
 use crate::ingest::resumable::ResumableUploads;
 use crate::maintenance::Maintainer;
 use crate::maintenance::rescan::Rescan;
-use crate::metadata::{Location, Metadata};
+use crate::metadata::{Candidacy, Location, Metadata};
 use crate::pipeline::Pipeline;
 use crate::pipeline::failures::Failures;
 use crate::pipeline::followers::Followers;
@@ -115,8 +116,8 @@ pub struct ServiceConfig {
     pub requests_per_token: NonZeroU32,
     /// The processes of the cluster, if there are several.
     pub cluster: Option<ClusterConfig>,
-    /// Whether this process has the right to become the leader.
-    pub is_candidate: bool,
+    /// The right to become the leader, if this process has it.
+    pub candidacy: Option<Arc<Candidacy>>,
     /// Tells this process from others with the same number.
     pub instance: Uuid,
 }
@@ -144,7 +145,7 @@ impl ServiceConfig {
             audit_keep: Some(AUDIT_KEEP_DEFAULT),
             requests_per_token: REQUESTS_PER_TOKEN_DEFAULT,
             cluster: None,
-            is_candidate: false,
+            candidacy: None,
             instance: Uuid::new_v4(),
         }
     }
@@ -229,16 +230,18 @@ pub enum Role {
     Alone,
     /// It is the writer; others follow it.
     Leader {
-        /// The key of the cluster.
-        key: ClusterKey,
+        /// The keys of the cluster.
+        keys: ClusterKeys,
         /// Those who follow.
         leader: Leader,
     },
     /// It follows the writer.
     Follower {
-        /// The key of the cluster.
-        key: ClusterKey,
+        /// The keys of the cluster.
+        keys: ClusterKeys,
         /// Whom it follows, and how far it is.
         state: watch::Receiver<State>,
+        /// The scans of the uploads that arrive here.
+        scans: Scans,
     },
 }

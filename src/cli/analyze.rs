@@ -68,6 +68,7 @@ pub fn count(paths: &[PathBuf], counting: &CountingArgs, parquet: Option<&Path>)
         in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
         occurrences: parquet.is_some(),
         limits: CodeLimits::default(),
+        scans_only: false,
     })
     .map_err(anyhow::Error::msg)?;
     // The tables for --parquet are spilled here; the folder is removed at the end.

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -12,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::app::{KafkaConfig, ServiceConfig};
 use crate::cli::{ServeArgs, interval, terminal};
 use crate::cluster::follower::MayLead;
+use crate::metadata::Candidacy;
 use crate::server::{Listeners, Server};
 use crate::sql_servers::SqlAddresses;
 use crate::storage::Storage;
@@ -74,20 +76,17 @@ async fn serve(mut config: ServiceConfig, listeners: &Listeners) -> Result<()> {
         .context("cannot install the metrics recorder")?;
     let mut listeners = listeners.clone();
     let mut has_started = false;
-    // Held while this process becomes the leader.
-    let mut may_lead: Option<anyhow::Error> = None;
     loop {
-        config.is_candidate = may_lead.is_some();
+        let candidacy = config.candidacy.take();
         let started = tokio::select! {
-            started = Server::start(config.clone(), &listeners, metrics.clone()) => started,
+            started = Server::start(ServiceConfig { candidacy, ..config.clone() }, &listeners, metrics.clone()) => started,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };
-        drop(may_lead.take());
         let mut server = match started {
             // The process that led when this one began to follow is gone.
             Err(error) if error.is::<MayLead>() => {
-                may_lead = Some(error);
+                config.candidacy = candidacy_in(&error);
                 continue;
             }
             started => started?,
@@ -107,7 +106,7 @@ async fn serve(mut config: ServiceConfig, listeners: &Listeners) -> Result<()> {
             Some(error) if error.is::<MayLead>() => {
                 tracing::info!("no process leads; this one will try");
                 server.replaced().await;
-                may_lead = Some(error);
+                config.candidacy = candidacy_in(&error);
             }
             Some(error) => return Err(error),
             None => {
@@ -119,6 +118,11 @@ async fn serve(mut config: ServiceConfig, listeners: &Listeners) -> Result<()> {
             }
         }
     }
+}
+
+/// The right to lead that an error brings.
+fn candidacy_in(error: &anyhow::Error) -> Option<Arc<Candidacy>> {
+    error.downcast_ref().map(|MayLead(candidacy)| Arc::clone(candidacy))
 }
 
 /// Says where the server listens.

@@ -56,19 +56,34 @@ impl ClusterConfig {
     }
 }
 
-/// The key of a deployment, which only processes with access to its metadata know.
+/// A key of a deployment, which only processes with access to its metadata know.
 #[derive(Clone)]
 pub struct ClusterKey(String);
 
-impl ClusterKey {
-    /// The key of a deployment.
-    pub fn of(deployment: &Deployment) -> ClusterKey {
-        let mut digest = Digest::default();
-        digest.update(b"argus cluster\n");
-        digest.update(&deployment.secret);
-        ClusterKey(digest.hex())
-    }
+/// The keys of a deployment. A request of a client that is passed on has another one than those of the processes, so that it
+/// cannot become one of them, whatever its path is.
+#[derive(Clone)]
+pub struct ClusterKeys {
+    /// Of the requests of the processes.
+    pub processes: ClusterKey,
+    /// Of the requests of clients that a process has checked and passes on.
+    pub forwarded: ClusterKey,
+}
 
+impl ClusterKeys {
+    /// The keys of a deployment.
+    pub fn of(deployment: &Deployment) -> ClusterKeys {
+        let key = |purpose: &str| {
+            let mut digest = Digest::default();
+            digest.update(purpose.as_bytes());
+            digest.update(&deployment.secret);
+            ClusterKey(digest.hex())
+        };
+        ClusterKeys { processes: key("argus cluster: processes\n"), forwarded: key("argus cluster: forwarded\n") }
+    }
+}
+
+impl ClusterKey {
     /// Its text, for a header.
     pub fn as_str(&self) -> &str {
         &self.0

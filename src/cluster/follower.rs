@@ -1,6 +1,6 @@
 //! The follower's side: finds the leader, and follows the steps of its lake.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -10,15 +10,17 @@ use argus_query::reads::cells;
 use argus_sinks::feed::Step;
 use argus_sinks::{Base, Replica, Snapshot};
 use futures::TryStreamExt;
+use metrics::gauge;
 use object_store::ObjectStore;
 use reqwest::{Client, Response, StatusCode};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::frame::{Alive, Frame, Frames, Hello, Position};
 use super::leader::SILENCE_MAX;
-use super::{ClusterConfig, ClusterKey};
+use super::{ClusterConfig, ClusterKeys};
 use crate::access::Access;
 use crate::metadata::{Candidacy, Metadata};
 use crate::pipeline::followers::Followers;
@@ -28,6 +30,9 @@ pub const KEY_HEADER: &str = "argus-cluster-key";
 
 /// Where a process begins to follow.
 pub const FOLLOW_PATH: &str = "/internal/v1/follow";
+/// Where it hands over the uploads that it has scanned.
+pub const UPLOADS_PATH: &str = "/internal/v1/uploads";
+
 /// Where it says that it is alive.
 pub const ALIVE_PATH: &str = "/internal/v1/alive";
 
@@ -40,7 +45,7 @@ const SEARCH_EVERY: Duration = Duration::from_millis(200);
 /// How often a follower says that it is alive.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a process of another number may seem to have ours: it may be our own, before a restart.
+/// How long another process may seem to have the number of this one: it may be this one before a restart.
 const SAME_NUMBER_WAIT: Duration = Duration::from_secs(8);
 
 /// Why a connection is given up.
@@ -50,7 +55,7 @@ const SILENT: &str = "the leader is silent";
 pub struct Follower {
     pub(crate) config: ClusterConfig,
     pub(crate) hello: Hello,
-    pub(crate) key: ClusterKey,
+    pub(crate) keys: ClusterKeys,
     pub(crate) metadata: Metadata,
     pub(crate) engine: Engine,
     pub(crate) store: Arc<dyn ObjectStore>,
@@ -62,6 +67,8 @@ pub struct Follower {
     pub(crate) followers: Followers,
     pub(crate) access: Access,
     pub(crate) state: watch::Sender<State>,
+    /// What it tells the leader of replaced files.
+    pub(crate) released: Arc<Mutex<Released>>,
 }
 
 /// Whom a process follows, and how far it is.
@@ -76,7 +83,7 @@ pub struct State {
 /// There is no leader, and this process may become it, as long as it has this.
 #[derive(Debug, thiserror::Error)]
 #[error("no process leads, and this one may")]
-pub struct MayLead(Candidacy);
+pub struct MayLead(pub Arc<Candidacy>);
 
 impl Follower {
     /// Follows whichever process leads. `started` is told when readers see something. Ends when `closing` is signalled, or
@@ -101,6 +108,11 @@ impl Follower {
                         }
                         bail!(refusal.text);
                     }
+                    // Processes of another version wait until the last of this version has gone.
+                    Err(refusal) if started.is_none() => {
+                        tracing::warn!("{}", refusal.text);
+                        continue;
+                    }
                     Err(refusal) => bail!(refusal.text),
                 };
                 refused_since = None;
@@ -118,9 +130,13 @@ impl Follower {
                     );
                 }
             }
+            // Nobody tells of revoked tokens now.
+            if let Err(error) = self.reload_tokens().await {
+                tracing::warn!(error = format!("{error:#}"), "a revoked token may still be valid here");
+            }
             // An error is temporary: the metadata database is restarted, for example.
             if let Ok(Some(candidacy)) = self.metadata.candidacy().await {
-                return Err(MayLead(candidacy).into());
+                return Err(MayLead(Arc::new(candidacy)).into());
             }
             tokio::select! {
                 () = tokio::time::sleep(SEARCH_EVERY) => {}
@@ -131,7 +147,8 @@ impl Follower {
 
     /// Asks a process for the steps of its lake; `None` if it does not lead.
     async fn ask(&self, client: &Client, host: &str) -> Result<Option<Response>, Refusal> {
-        let request = client.post(format!("http://{host}{FOLLOW_PATH}")).header(KEY_HEADER, self.key.as_str());
+        let request =
+            client.post(format!("http://{host}{FOLLOW_PATH}")).header(KEY_HEADER, self.keys.processes.as_str());
         let sent = timeout(SILENCE_MAX, request.json(&self.hello).send()).await;
         let Ok(Ok(response)) = sent else { return Ok(None) };
         match response.status() {
@@ -154,39 +171,45 @@ impl Follower {
         &self,
         client: &Client,
         host: &str,
-        mut response: Response,
+        response: Response,
         started: &mut Option<oneshot::Sender<()>>,
     ) -> Result<()> {
-        let mut frames = Frames::default();
-        let first = timeout(SILENCE_MAX, next(&mut frames, &mut response)).await.context(SILENT)??;
+        let mut frames = FrameReader { frames: Frames::default(), response, heard: Instant::now() };
+        let first = timeout(SILENCE_MAX, frames.next()).await.context(SILENT)??;
         let Frame::Start(start) = first else { bail!("the leader does not say where to start") };
+        // One that was paused does not know yet that it has been replaced.
+        let term = self.metadata.term().await?;
+        if start.term != term {
+            bail!("its term {} as the writer is over: it is {term} now", start.term);
+        }
+        let shown = self.snapshots.borrow().epoch;
+        if start.position.epoch < shown {
+            bail!("it is at epoch {}, and this process has shown epoch {shown}", start.position.epoch);
+        }
+        let _alive = self.say_alive(client, host, start.connection);
         let mut lake = self.open(start.base).await?;
-        let mut released = Released::default();
-        let mut alive = tokio::time::interval(ALIVE_EVERY);
-        let saying = client.post(format!("http://{host}{ALIVE_PATH}")).header(KEY_HEADER, self.key.as_str());
-        // What was cached may have changed while this process did not follow.
-        self.metadata.changes().all_changed();
-        self.reload_tokens().await;
+        self.reload_tokens().await?;
         self.state.send_modify(|state| state.position.announced = start.position.announced);
-        let seen = self.snapshots.borrow().epoch.max(start.position.epoch);
-        self.publish(&lake, seen, host, started);
-        let mut heard = Instant::now();
+        let seen = start.position.epoch;
+        let mut has_published = false;
         loop {
-            let silence = tokio::time::sleep_until(heard + SILENCE_MAX);
-            let frame = tokio::select! {
-                frame = next(&mut frames, &mut response) => frame?,
-                () = silence => bail!(SILENT),
-                _ = alive.tick() => {
-                    let Hello { process, instance, .. } = self.hello;
-                    let say = saying.try_clone().context("the request has no stream")?;
-                    let alive = Alive { process, instance, released: released.count() };
-                    // The connection of the steps shows whether the leader is there.
-                    let send = say.json(&alive).timeout(ALIVE_EVERY).send();
-                    tokio::spawn(async move { drop(send.await) });
-                    continue;
+            if !has_published && lake.snapshots().borrow().epoch >= seen {
+                has_published = true;
+                self.publish(&lake, host);
+                // What was cached or awaited may have changed while this process did not follow.
+                self.metadata.changes().all_changed();
+                self.followers.wake_all();
+                if let Some(started) = started.take() {
+                    // The server may be stopping.
+                    let _ = started.send(());
                 }
+            }
+            let silence = tokio::time::sleep_until(frames.heard + SILENCE_MAX);
+            let frame = tokio::select! {
+                biased;
+                frame = frames.next() => frame?,
+                () = silence => bail!(SILENT),
             };
-            heard = Instant::now();
             match frame {
                 Frame::Alive | Frame::Start(_) => {}
                 Frame::Changed(number, batches) => {
@@ -195,7 +218,7 @@ impl Follower {
                     self.followers.wake(batches);
                 }
                 Frame::Tokens(number) => {
-                    self.reload_tokens().await;
+                    self.reload_tokens().await?;
                     self.state.send_modify(|state| state.position.announced = number);
                 }
                 Frame::Step(step) => {
@@ -204,14 +227,40 @@ impl Follower {
                         _ => Default::default(),
                     };
                     if matches!(&*step, Step::Committed { replaced: true, .. }) {
-                        released.replaced(&lake.snapshots().borrow());
+                        self.released().replaced(&lake.snapshots().borrow());
                     }
                     lake.apply(*step).await?;
-                    self.publish(&lake, seen, host, started);
-                    self.followers.wake(woken);
+                    frames.heard = Instant::now();
+                    if has_published {
+                        self.publish(&lake, host);
+                        self.followers.wake(woken);
+                    }
                 }
             }
         }
+    }
+
+    /// Says again and again that this process is alive, until the task is dropped.
+    fn say_alive(&self, client: &Client, host: &str, connection: u64) -> AbortOnDrop {
+        *self.released() = Released::default();
+        let say = client.post(format!("http://{host}{ALIVE_PATH}")).header(KEY_HEADER, self.keys.processes.as_str());
+        let say = say.timeout(ALIVE_EVERY);
+        let (released, Hello { process, instance, .. }) = (Arc::clone(&self.released), self.hello.clone());
+        AbortOnDrop(tokio::spawn(async move {
+            loop {
+                let released = released.lock().unwrap_or_else(PoisonError::into_inner).count();
+                let alive = Alive { process, instance, connection, released };
+                // The connection of the steps shows whether the leader is there.
+                if let Some(say) = say.try_clone() {
+                    drop(say.json(&alive).send().await);
+                }
+                tokio::time::sleep(ALIVE_EVERY).await;
+            }
+        }))
+    }
+
+    fn released(&self) -> MutexGuard<'_, Released> {
+        self.released.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lake at a base, with the totals of the fleet.
@@ -231,6 +280,7 @@ impl Follower {
             in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
             occurrences: false,
             limits: CodeLimits::default(),
+            scans_only: false,
         })
         .map_err(anyhow::Error::msg)?;
         dataflow.advance(base.lake.epoch, restored)?;
@@ -243,31 +293,31 @@ impl Follower {
         Ok(replica)
     }
 
-    /// Publishes the snapshot of the replica, once it has the epoch that readers of this process or of the leader have seen.
-    fn publish(&self, lake: &Replica, seen: u64, host: &str, started: &mut Option<oneshot::Sender<()>>) {
+    /// Publishes the snapshot of the replica.
+    fn publish(&self, lake: &Replica, host: &str) {
         let snapshot = Arc::clone(&lake.snapshots().borrow());
-        if snapshot.epoch < seen {
-            return;
-        }
         let epoch = snapshot.epoch;
         self.snapshots.send_replace(snapshot);
+        gauge!("argus_epoch").set(epoch as f64);
+        gauge!("argus_closed_epoch").set(epoch as f64);
         self.state.send_modify(|state| {
             state.position.epoch = epoch;
             state.leader.get_or_insert_with(|| host.to_owned());
         });
-        if let Some(started) = started.take() {
-            // The server may be stopping.
-            let _ = started.send(());
-        }
     }
 
-    async fn reload_tokens(&self) {
-        if let Err(error) = self.access.reload(&self.metadata).await {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "cannot read the tokens; a revoked one may still be valid"
-            );
-        }
+    /// Reads the tokens again. If that fails, a revoked one could be used further.
+    async fn reload_tokens(&self) -> Result<()> {
+        self.access.reload(&self.metadata).await.context("cannot read the tokens")
+    }
+}
+
+/// A task that ends when it is dropped.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -277,22 +327,32 @@ struct Refusal {
     is_same_number: bool,
 }
 
-/// The next frame.
-async fn next(frames: &mut Frames, response: &mut Response) -> Result<Frame> {
-    loop {
-        if let Some(frame) = frames.take()? {
-            return Ok(frame);
-        }
-        match response.chunk().await? {
-            Some(bytes) => frames.push(&bytes),
-            None => bail!("the leader has closed the connection"),
+/// Reads the frames of a leader.
+struct FrameReader {
+    frames: Frames,
+    response: Response,
+    /// When it has sent something.
+    heard: Instant,
+}
+
+impl FrameReader {
+    async fn next(&mut self) -> Result<Frame> {
+        loop {
+            if let Some(frame) = self.frames.take()? {
+                return Ok(frame);
+            }
+            match self.response.chunk().await? {
+                Some(bytes) => self.frames.push(&bytes),
+                None => bail!("it has closed the connection"),
+            }
+            self.heard = Instant::now();
         }
     }
 }
 
 /// The snapshots that refer to replaced files.
-#[derive(Default)]
-struct Released {
+#[derive(Debug, Default)]
+pub struct Released {
     held: Vec<Weak<()>>,
     released: u64,
 }

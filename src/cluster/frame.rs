@@ -36,7 +36,9 @@ pub struct Alive {
     pub process: usize,
     /// Its instance.
     pub instance: Uuid,
-    /// How many replacements of files it has followed whose old files nobody reads any more.
+    /// The number of its connection ([`Start`]).
+    pub connection: u64,
+    /// How many replacements of files it has followed on it whose old files nobody reads any more.
     pub released: u64,
 }
 
@@ -47,6 +49,10 @@ pub struct Start {
     pub base: Base,
     /// Where the leader is.
     pub position: Position,
+    /// Its term as the writer of the metadata.
+    pub term: u64,
+    /// The number of the connection.
+    pub connection: u64,
 }
 
 /// How far a process is.
@@ -100,6 +106,9 @@ impl Frame {
             Frame::Changed(number, batches) => serde_json::to_vec(&(number, batches))?.into(),
             Frame::Tokens(number) => serde_json::to_vec(number)?.into(),
         };
+        if content.len() >= FRAME_BYTES_MAX {
+            return Err(FrameError::TooLong(content.len()));
+        }
         let mut bytes = BytesMut::with_capacity(content.len() + 5);
         bytes.put_u32(content.len() as u32 + 1);
         bytes.put_u8(self.kind());
@@ -126,8 +135,11 @@ impl Frames {
             let Some(length) = self.buffer.first_chunk().map(|bytes| u32::from_be_bytes(*bytes) as usize) else {
                 return Ok(None);
             };
-            if length == 0 || length > FRAME_BYTES_MAX {
+            if length == 0 {
                 return Err(FrameError::CutOff);
+            }
+            if length > FRAME_BYTES_MAX {
+                return Err(FrameError::TooLong(length));
             }
             if self.buffer.len() < 4 + length {
                 self.buffer.reserve(4 + length - self.buffer.len());
@@ -158,7 +170,11 @@ mod tests {
     fn frames_are_read_however_the_stream_is_cut() {
         let id = Uuid::from_u128(7);
         let position = Position { epoch: 5, announced: 1 };
-        let sent = [Frame::Alive, Frame::Start(Start { base: Base::default(), position }), Frame::Changed(9, vec![id])];
+        let sent = [
+            Frame::Alive,
+            Frame::Start(Start { base: Base::default(), position, term: 1, connection: 2 }),
+            Frame::Changed(9, vec![id]),
+        ];
         let mut stream: Vec<u8> = sent.iter().flat_map(|frame| frame.encode().expect("encodes")).collect();
         stream.extend([0, 0, 0, 2, 99, 1]);
         stream.extend(Frame::Tokens(10).encode().expect("encodes"));

@@ -10,12 +10,17 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use reqwest::Client;
 use tokio::sync::watch;
+use url::Url;
 
-use crate::cluster::ClusterKey;
-use crate::cluster::follower::{CONNECT_WAIT, KEY_HEADER, State as Followed};
+use crate::cluster::follower::{CONNECT_WAIT, KEY_HEADER, State as Followed, UPLOADS_PATH};
 use crate::cluster::frame::Position;
+use crate::cluster::scans::Scans;
+use crate::cluster::{ClusterKey, ClusterKeys, handover};
+use crate::domain::batch::{StoredUpload, Versions};
 use crate::http::audit::Peer;
 use crate::http::problem::Problem;
+use crate::ingest::Claim;
+use crate::metadata::UploadKey;
 
 /// The header with the address of the client of a forwarded request.
 pub const PEER_HEADER: HeaderName = HeaderName::from_static("argus-peer");
@@ -27,8 +32,10 @@ pub const POSITION_HEADER: HeaderName = HeaderName::from_static("argus-position"
 const REACH_WAIT: Duration = Duration::from_secs(5);
 
 /// Headers of a connection, not of a request or response (RFC 9110, section 7.6.1); `host` is that of the leader.
-const OF_CONNECTION: [HeaderName; 9] = [
+const OF_CONNECTION: [HeaderName; 11] = [
     header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     header::TE,
@@ -43,42 +50,64 @@ const OF_CONNECTION: [HeaderName; 9] = [
 #[derive(Clone)]
 pub struct Forwarder {
     client: Client,
-    key: ClusterKey,
+    keys: ClusterKeys,
     state: watch::Receiver<Followed>,
 }
 
 impl Forwarder {
     /// Passes requests on to whichever process leads.
-    pub fn new(key: ClusterKey, state: watch::Receiver<Followed>) -> reqwest::Result<Forwarder> {
+    pub fn new(keys: ClusterKeys, state: watch::Receiver<Followed>) -> reqwest::Result<Forwarder> {
         let client = Client::builder().no_proxy().connect_timeout(CONNECT_WAIT);
         // The client of the client follows redirects.
         let client = client.redirect(reqwest::redirect::Policy::none()).build()?;
-        Ok(Forwarder { client, key, state })
+        Ok(Forwarder { client, keys, state })
     }
 
     async fn forward(&self, request: Request) -> Result<Response, Problem> {
-        let Some(leader) = self.state.borrow().leader.clone() else { return Err(no_leader("nothing was changed")) };
         let (head, body) = request.into_parts();
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut headers = of_message(head.headers);
         // It was checked by this process, whose address it has.
         headers.remove(header::ORIGIN);
+        // Clients say nothing about the cluster.
+        for name in [PEER_HEADER, POSITION_HEADER, HeaderName::from_static(KEY_HEADER)] {
+            headers.remove(name);
+        }
         if let Some(Peer(peer)) = head.extensions.get::<Peer>()
             && let Ok(peer) = peer.to_string().parse()
         {
             headers.insert(PEER_HEADER, peer);
         }
-        let sent = self
-            .client
-            .request(head.method, format!("http://{leader}{path}"))
-            .headers(headers)
-            .header(KEY_HEADER, self.key.as_str())
-            .body(reqwest::Body::wrap_stream(body.into_data_stream()))
-            .send();
-        let response = sent.await.map_err(|error| {
-            tracing::warn!(leader, error = &error as &dyn std::error::Error, "a request could not be passed on");
-            no_leader("the change may or may not have been made")
-        })?;
+        let body = reqwest::Body::wrap_stream(body.into_data_stream());
+        self.send(head.method, path, headers, &self.keys.forwarded, body).await
+    }
+
+    /// Sends a request to the leader. Its response comes back when this process has followed what it tells of.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        key: &ClusterKey,
+        body: reqwest::Body,
+    ) -> Result<Response, Problem> {
+        let Some(leader) = self.state.borrow().leader.clone() else { return Err(no_leader(NOT_SENT)) };
+        // It would be another path there than the one that was checked here.
+        if has_dot_segments(path) {
+            return Err(no_such_path());
+        }
+        let url: Url = format!("http://{leader}{path}").parse().map_err(|_| no_such_path())?;
+        let request = self.client.request(method, url).headers(headers);
+        let sent = request.header(KEY_HEADER, key.as_str()).body(body).send();
+        let mut state = self.state.clone();
+        let response = tokio::select! {
+            sent = sent => sent.map_err(|error| {
+                tracing::warn!(leader, error = &error as &dyn std::error::Error, "a request could not be passed on");
+                no_leader(if error.is_connect() { NOT_SENT } else { UNKNOWN })
+            })?,
+            // A leader that is paused would keep the client waiting.
+            _ = state.wait_for(|state| state.leader.as_ref() != Some(&leader)) => return Err(no_leader(UNKNOWN)),
+        };
         let (status, mut headers) = (response.status(), of_message(response.headers().clone()));
         if let Some(position) = headers.remove(POSITION_HEADER) {
             self.reach(position.as_bytes()).await;
@@ -100,14 +129,77 @@ impl Forwarder {
     }
 }
 
+/// Hands uploads that this process has stored and scanned to the leader.
+#[derive(Clone)]
+pub struct Handover {
+    forwarder: Forwarder,
+    scans: Scans,
+}
+
+impl Handover {
+    /// Hands over what `scans` found.
+    pub fn new(forwarder: Forwarder, scans: Scans) -> Handover {
+        Handover { forwarder, scans }
+    }
+
+    /// Hands an upload over. The leader accepts it, or discards it.
+    pub async fn hand_over(
+        &self,
+        upload: StoredUpload,
+        claim: Claim,
+        key: Option<UploadKey>,
+    ) -> Result<Response, Problem> {
+        let Versions { whole_lines, open_line } = upload.versions();
+        let scans = self.scans.finish([whole_lines, open_line]).await;
+        let [first, second] = scans.map_err(|error| Problem::internal(&error))?;
+        let body = handover::body(&upload, key, [(whole_lines, first), (open_line, second)]);
+        let body = body.map_err(|error| Problem::internal(&error))?;
+        // From here on, the bytes may belong to an accepted file, also if the answer is lost. If they do not, the maintenance
+        // deletes them.
+        claim.accepted();
+        let (key, body) = (&self.forwarder.keys.processes, reqwest::Body::wrap_stream(body));
+        self.forwarder.send(Method::POST, UPLOADS_PATH, HeaderMap::new(), key, body).await
+    }
+}
+
+/// What became of a request without an answer.
+const NOT_SENT: &str = "nothing was changed; send it again";
+const UNKNOWN: &str = "the change may or may not have been made; look first, or send it again with the same \
+                       Idempotency-Key or Upload-Offset";
+
 fn no_leader(what: &str) -> Problem {
-    let detail = format!("the process that leads cannot be reached at the moment, and {what}; send it again");
+    let detail = format!("the process that leads cannot be reached at the moment, and {what}");
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-leader", detail)
 }
 
+fn no_such_path() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no-such-path", "there is no resource at a path with dot segments; see /docs")
+}
+
 fn of_message(mut headers: HeaderMap) -> HeaderMap {
+    // Those that the header `Connection` names are of the connection too.
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|names| names.to_str().ok())
+        .flat_map(|names| names.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    named.into_iter().for_each(|name| drop(headers.remove(name)));
     OF_CONNECTION.iter().for_each(|name| drop(headers.remove(name)));
     headers
+}
+
+/// Whether a URL with this path has another one: `/./` and `/../` are resolved, also percent-encoded, and `\\` is `/`.
+fn has_dot_segments(path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
+    path.split(['/', '\\']).any(|part| matches!(&part.to_ascii_lowercase().replace("%2e", ".")[..], "." | ".."))
+}
+
+/// Whether a path is that of a file of a batch.
+fn is_file(path: &str) -> bool {
+    let mut parts = path.strip_prefix("/api/v1/batches/").into_iter().flat_map(|rest| rest.split('/'));
+    matches!((parts.next(), parts.next(), parts.next(), parts.next()), (Some(_), Some("files"), Some(_), None))
 }
 
 /// Whether only the leader can answer: what changes something, and uploads whose bytes the leader has.
@@ -115,6 +207,8 @@ fn needs_leader(method: &Method, path: &str) -> bool {
     match *method {
         Method::GET | Method::HEAD => path.starts_with("/api/v1/batches/") && path.contains("/uploads/"),
         Method::OPTIONS => false,
+        // The bytes are stored, and the lines are scanned, where they arrive.
+        Method::PUT if is_file(path) => false,
         _ => !matches!(path, "/api/v1/query" | "/login" | "/logout"),
     }
 }
@@ -137,6 +231,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_path_that_would_be_another_one_is_known() {
+        for path in ["/a/../b", "/a/%2e%2E/b", "/a/.%2e", "/./a", "/a\\..\\b", "/a/..?x"] {
+            assert!(has_dot_segments(path), "{path}");
+        }
+        for path in ["/a/b.log", "/a/...", "/a/..b", "/a?x=../..", "/a/%2e%2e.log"] {
+            assert!(!has_dot_segments(path), "{path}");
+        }
+    }
+
+    #[test]
     fn reads_are_answered_here_and_changes_by_the_leader() {
         let id = uuid::Uuid::nil();
         let here = [
@@ -145,10 +249,12 @@ mod tests {
             (Method::GET, "/api/v1/events".to_owned()),
             (Method::POST, "/api/v1/query".to_owned()),
             (Method::POST, "/login".to_owned()),
+            (Method::PUT, format!("/api/v1/batches/{id}/files/a.log")),
         ];
         let leader = [
             (Method::POST, "/api/v1/batches".to_owned()),
-            (Method::PUT, format!("/api/v1/batches/{id}/files/a.log")),
+            (Method::DELETE, format!("/api/v1/batches/{id}/files/a.log")),
+            (Method::POST, format!("/api/v1/batches/{id}/files/a.log/lines")),
             (Method::DELETE, "/api/v1/vehicles/WVWZZZ1JZXW000001".to_owned()),
             (Method::PATCH, format!("/api/v1/batches/{id}/uploads/1")),
             (Method::HEAD, format!("/api/v1/batches/{id}/uploads/1")),

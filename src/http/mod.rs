@@ -35,10 +35,10 @@ use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::app::Service;
+use crate::app::{Role, Service};
 use crate::audit::AuditLog;
 use crate::http::cached::CachedAnswers;
-use crate::http::forward::Forwarder;
+use crate::http::forward::{Forwarder, Handover};
 use crate::http::problem::{Problem, ProblemBody};
 use crate::http::routes::health::OtherAddresses;
 use crate::http::routes::{
@@ -78,6 +78,10 @@ pub fn router(
     is_encrypted: bool,
     forwarder: Option<Forwarder>,
 ) -> Router {
+    let handover = match (&service.role, &forwarder) {
+        (Role::Follower { scans, .. }, Some(forwarder)) => Some(Handover::new(forwarder.clone(), scans.clone())),
+        _ => None,
+    };
     // Handlers have full paths: nested routers would copy the URI of every request.
     let router = OpenApiRouter::with_openapi(ApiDescription::openapi())
         .merge(batches::router(service))
@@ -85,7 +89,7 @@ pub fn router(
         .merge(contents::router(service))
         .merge(diagnosis::router(service))
         .merge(events::router(service))
-        .merge(files::router(service))
+        .merge(files::router(service, handover))
         .merge(fleet_events::router(service))
         .merge(fleet::router(service, CachedAnswers::new(service.redis.clone())))
         .merge(lines::router(service))

@@ -46,6 +46,7 @@ impl Fixture {
             in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
             occurrences: true,
             limits: CodeLimits::default(),
+            scans_only: false,
         })
         .expect("starts");
         let (claims, reclaimer) = Claims::new();
@@ -85,7 +86,7 @@ impl Fixture {
         let mut codes: BTreeMap<_, Vec<String>> = BTreeMap::new();
         loop {
             match self.outputs.recv().await.expect("the epoch closes") {
-                Output::Closed(_) => return codes,
+                Output::Closed(_) | Output::Counted(..) => return codes,
                 Output::Scanned(block) => {
                     let found = block.occurrences.iter().map(|occurrence| occurrence.code.to_string());
                     codes.entry(block.origin.version).or_default().extend(found);

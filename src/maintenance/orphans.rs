@@ -43,6 +43,8 @@ pub struct Orphans {
     pub(crate) term: u64,
     /// Files of the lake that no table referenced when it was opened.
     pub(crate) unnamed: Vec<Path>,
+    /// When these may be deleted: replicas of an earlier leader may read them for a while.
+    pub(crate) unnamed_from: Instant,
     /// The multipart uploads of a bucket.
     pub(crate) uploads: Option<UnfinishedUploads>,
     /// Those that were unfinished before this process wrote: the processes that began them have ended or were replaced.
@@ -58,6 +60,7 @@ impl Orphans {
             None if self.term == 0 => Duration::ZERO,
             None => AGE_MIN,
             Some(looked) if looked.elapsed() >= SEARCH_INTERVAL => AGE_MIN,
+            Some(_) if !self.unnamed.is_empty() && Instant::now() >= self.unnamed_from => AGE_MIN,
             Some(_) => return Ok(0),
         };
         let mut deleted = 0;
@@ -65,7 +68,8 @@ impl Orphans {
             let unfinished = tokio::task::spawn_blocking(move || files.delete_unfinished(&path, age)).await?;
             deleted += unfinished.context("could not delete unfinished files")?;
         }
-        let mut orphans = self.unnamed.clone();
+        let unnamed_is_due = Instant::now() >= self.unnamed_from;
+        let mut orphans = if unnamed_is_due { self.unnamed.clone() } else { Vec::new() };
         orphans.extend(self.raw_orphans(age).await?);
         if self.term > 0 && self.metadata.term().await? != self.term {
             bail!("another process has taken over the metadata database");
@@ -77,7 +81,9 @@ impl Orphans {
             std::future::ready(!is_missing)
         });
         results.try_for_each(|_| std::future::ready(Ok(()))).await?;
-        self.unnamed.clear();
+        if unnamed_is_due {
+            self.unnamed.clear();
+        }
         if let Some(uploads) = &self.uploads {
             while let Some(upload) = self.unfinished.last() {
                 uploads.abort(upload).await.context("could not abort an unfinished multipart upload")?;

@@ -71,6 +71,7 @@ pub async fn recount(data: &Path, rules: RuleSet, workers: usize) -> Result<Reco
         in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
         occurrences: true,
         limits: CodeLimits::default(),
+        scans_only: false,
     })
     .map_err(anyhow::Error::msg)?;
     let (snapshots, committed) = (lake.snapshots(), lake.committed());

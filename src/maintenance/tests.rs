@@ -41,6 +41,7 @@ fn maintainer(disk: &Disk, parts: &Parts) -> Maintainer {
             metadata,
             term: 0,
             unnamed: Vec::new(),
+            unnamed_from: Instant::now(),
             uploads: None,
             unfinished: Vec::new(),
             looked: None,

@@ -26,6 +26,7 @@ mod writer;
 
 use argus_dataflow::{Change, LINE_BYTES_MAX};
 use bytes::Bytes;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::domain::batch::{Accepted, Encoding};
@@ -179,9 +180,11 @@ impl Metadata {
         insert.bind(deployment.id.to_string()).bind(&deployment.secret[..]).execute(&mut connection).await?;
         let readers = database.readers().await?;
         let changes = ChangeCounters::new();
-        let writer = MetadataWriter::new(database, connection, changes.clone()).await?;
+        let mut writer = MetadataWriter::new(database, connection, changes.clone()).await?;
         if dialect == Dialect::Postgres {
-            tokio::spawn(writer::show_that_it_runs(readers.clone(), writer.term() as i64));
+            let (replaced_in, replaced) = watch::channel(false);
+            writer.replaced = replaced;
+            tokio::spawn(writer::show_that_it_runs(readers.clone(), writer.term() as i64, replaced_in));
         }
         Ok((Metadata { dialect, readers, changes }, writer))
     }

@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use sqlx::{AnyConnection, AnyPool, Connection, Row};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::metadata::MetadataError;
@@ -26,6 +27,9 @@ const LOCK: (i32, i32) = (0x6172_6775, 1);
 
 /// Identifies the advisory lock of the process that may become the writer next.
 const CANDIDATE: (i32, i32) = (LOCK.0, 2);
+
+/// Ends the session of a candidate after a while: then it is the writer, or something is wrong with it.
+const CANDIDATE_SESSION: &str = "SET idle_session_timeout = '10s'";
 
 /// How often a writer shows that it runs.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -47,6 +51,8 @@ pub struct MetadataWriter {
     changes: ChangeCounters,
     /// 0 with SQLite.
     term: i64,
+    /// Whether another process has taken over.
+    pub(super) replaced: watch::Receiver<bool>,
 }
 
 impl MetadataWriter {
@@ -65,7 +71,7 @@ impl MetadataWriter {
                 sqlx::query(take).bind(holder).fetch_one(&mut connection).await?.try_get(0)?
             }
         };
-        Ok(MetadataWriter { database, connection, changes, term })
+        Ok(MetadataWriter { database, connection, changes, term, replaced: watch::channel(false).1 })
     }
 
     /// The number of this writer among all writers of the metadata; 0 if only one process can have them open.
@@ -76,6 +82,15 @@ impl MetadataWriter {
     /// The database.
     pub fn dialect(&self) -> Dialect {
         self.database.dialect
+    }
+
+    /// Returns the error of a writer that another process has replaced, once it is.
+    pub async fn replaced(&mut self) -> MetadataError {
+        // Without a server to ask, no other process can take over.
+        if self.replaced.wait_for(|replaced| *replaced).await.is_err() {
+            return std::future::pending().await;
+        }
+        fenced(&mut self.connection).await
     }
 
     /// Begins a round of changes after `last_epoch`, the last accepted
@@ -167,11 +182,17 @@ pub(super) async fn candidacy(pool: &AnyPool) -> Result<Option<Candidacy>, sqlx:
     if !is_free(pool).await? {
         return Ok(None);
     }
-    let mut connection = pool.acquire().await?.detach();
+    let mut connection = pool.acquire().await?;
     let taken = sqlx::query("SELECT pg_try_advisory_lock($1, $2)").bind(CANDIDATE.0).bind(CANDIDATE.1);
-    let is_taken: bool = taken.fetch_one(&mut connection).await?.try_get(0)?;
+    let is_taken: bool = taken.fetch_one(&mut *connection).await?.try_get(0)?;
+    if !is_taken {
+        return Ok(None);
+    }
+    // The lock ends with the session: also if this process is paused before it has become the writer.
+    let mut connection = connection.detach();
+    sqlx::query(CANDIDATE_SESSION).execute(&mut connection).await?;
     // Another candidate may have become the writer meanwhile.
-    let is_candidate = is_taken && is_free(pool).await?;
+    let is_candidate = is_free(pool).await?;
     Ok(is_candidate.then(|| Candidacy { _connection: Mutex::new(connection) }))
 }
 
@@ -185,16 +206,20 @@ async fn is_free(pool: &AnyPool) -> Result<bool, sqlx::Error> {
     free.fetch_one(pool).await?.try_get(0)
 }
 
-/// Shows every [`HEARTBEAT`] that the writer runs, until the pool is closed or another process has taken over.
-pub(super) async fn show_that_it_runs(pool: AnyPool, term: i64) {
+/// Shows every [`HEARTBEAT`] that the writer runs, until the pool is closed or another process has taken over: then
+/// `replaced` is told.
+pub(super) async fn show_that_it_runs(pool: AnyPool, term: i64, replaced: watch::Sender<bool>) {
     loop {
         tokio::time::sleep(HEARTBEAT).await;
         let seen = sqlx::query("UPDATE writer SET seen_at = now() WHERE term = $1").bind(term);
         let Ok(seen) = tokio::time::timeout(ANSWER_WAIT, seen.execute(&pool)).await else { continue };
         match seen {
             Ok(done) if done.rows_affected() > 0 => {}
-            // The next round finds it out too, and stops the process.
-            Ok(_) | Err(sqlx::Error::PoolClosed) => return,
+            Ok(_) => {
+                replaced.send_replace(true);
+                return;
+            }
+            Err(sqlx::Error::PoolClosed) => return,
             Err(error) => tracing::warn!(%error, "cannot update the time at which this writer was last seen"),
         }
     }

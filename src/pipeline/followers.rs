@@ -48,6 +48,14 @@ impl Followers {
         }
     }
 
+    /// Wakes all followers: any batch may have changed.
+    pub fn wake_all(&self) {
+        self.all.send_replace(());
+        for changes in self.lock().values() {
+            changes.send_replace(());
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, watch::Sender<()>>> {
         self.batches.lock().unwrap_or_else(PoisonError::into_inner)
     }

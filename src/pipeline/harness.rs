@@ -31,7 +31,6 @@ use crate::ingest::disk::DiskSpace;
 use crate::ingest::raw_store::RawStore;
 use crate::ingest::{BodyPart, Claims, Ingest, Reclaimer};
 use crate::metadata::{Location, Metadata, MetadataWriter, pack};
-use crate::pipeline::announcements::Announcements;
 use crate::pipeline::followers::Followers;
 use crate::pipeline::frontier_lag::FrontierLag;
 use crate::storage::Storage;
@@ -112,6 +111,7 @@ impl Parts {
             in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
             occurrences: true,
             limits: CodeLimits::default(),
+            scans_only: false,
         })
         .expect("starts");
         let (snapshots, committed, maintenance) = (lake.snapshots(), lake.committed(), lake.maintenance());
@@ -137,7 +137,7 @@ impl Parts {
             snapshots: snapshots.clone(),
             followers: Followers::default(),
             frontier_lag: FrontierLag::default(),
-            announcements: Announcements::default(),
+            announcements: None,
         };
         let (pipeline, sequencer) = Pipeline::new(writer, accepted, held.clone(), downstream);
         let (sequencer, closing, running) = (Some(sequencer), None, None);

@@ -70,8 +70,8 @@ pub struct Downstream {
     pub followers: Followers,
     /// Notes when epochs were accepted.
     pub frontier_lag: FrontierLag,
-    /// Tells other processes what has changed.
-    pub announcements: Announcements,
+    /// Tells other processes what has changed, if there are others.
+    pub announcements: Option<Announcements>,
 }
 
 /// The content of a round.
@@ -122,6 +122,9 @@ impl Sequencer {
                         }
                         loaded.extend(self.loading.done.recv().await);
                     },
+                    replaced = self.writer.replaced() => {
+                        return Err(PipelineError::Indeterminate(Arc::new(replaced)));
+                    }
                     // A dropped sender is a signal too.
                     _ = &mut closing, if open => {
                         open = false;
@@ -240,11 +243,13 @@ impl Sequencer {
         claims.into_iter().for_each(Claim::accepted);
         crash::point("metadata written");
         let Committed { changes, lines, changed } = committed;
-        if !changed.is_empty() {
-            self.downstream.announcements.announce(announcements::Change::Batches(changed.iter().copied().collect()));
-        }
-        if changes_tokens {
-            self.downstream.announcements.announce(announcements::Change::Tokens);
+        if let Some(announcements) = &self.downstream.announcements {
+            if !changed.is_empty() {
+                announcements.announce(announcements::Change::Batches(changed.iter().copied().collect()));
+            }
+            if changes_tokens {
+                announcements.announce(announcements::Change::Tokens);
+            }
         }
         if !changes.is_empty() {
             for (file, text) in &lines {

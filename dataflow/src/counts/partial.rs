@@ -302,6 +302,12 @@ impl OpenCounts {
         self.entries.push(Entry { component, code, rule, severity, active, seen: partial });
     }
 
+    /// Adds the counts of blocks that another process has scanned.
+    pub fn merge(&mut self, mut other: PartialCounts) {
+        self.error_lines += std::mem::take(&mut other.error_lines);
+        self.limited.merge(other, self.limits);
+    }
+
     /// Records the times of lines.
     pub fn note_times(&mut self, times: Times) {
         self.limited.times.merge(times);

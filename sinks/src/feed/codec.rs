@@ -21,6 +21,8 @@ use crate::snapshot::DataFile;
 pub enum FrameError {
     #[error("a step of the lake is cut off")]
     CutOff,
+    #[error("a step of the lake has {0} bytes, which is more than a frame may have")]
+    TooLong(usize),
     #[error("a step of the lake cannot be read")]
     Json(#[from] serde_json::Error),
     #[error("the occurrences of an epoch cannot be read")]

@@ -305,7 +305,7 @@ async fn a_lake_that_another_writer_has_claimed_ends_with_an_error() {
 /// Applies the steps that are there to a replica, each as the bytes that another process would get.
 async fn follow(replica: &mut Replica, following: &mut feed::Following, until: impl Fn(&feed::Step) -> bool) {
     loop {
-        let step = soon("a step", following.next()).await.expect("is not behind").expect("the lake runs");
+        let (step, _) = soon("a step", following.next()).await.expect("is not behind").expect("the lake runs");
         let bytes = feed::encode(&step).expect("encodes");
         replica.apply(feed::decode(bytes).expect("decodes")).await.expect("applies");
         if until(&step) {
@@ -403,6 +403,7 @@ async fn occurrences_become_readable_with_the_epoch_that_admits_them_and_leave_n
         in_flight_bytes: Config::IN_FLIGHT_BYTES_DEFAULT,
         occurrences: true,
         limits: CodeLimits::default(),
+        scans_only: false,
     };
     let (dataflow, outputs) = Dataflow::start(config).expect("starts");
     let task = tokio::spawn(lake.run(outputs, |_| {}));

@@ -12,11 +12,24 @@ use uuid::Uuid;
 #[derive(Debug, Clone, Default)]
 pub struct LastChanges {
     slots: HashMap<u16, u64>,
+    /// The epoch with which the views begin: what changed before is not known.
+    floor: u64,
 }
 
 impl LastChanges {
-    /// The last epoch in which the batch, or another batch of its slot, changed; 0 if none changed since the start.
+    /// Nothing has changed since this epoch.
+    pub(crate) fn since(floor: u64) -> LastChanges {
+        LastChanges { slots: HashMap::new(), floor }
+    }
+
+    /// The last epoch in which the batch, or another batch of its slot, changed; if none changed since the start, the epoch of
+    /// the start.
     pub fn last(&self, batch_id: Uuid) -> u64 {
+        self.slots.get(&slot(batch_id)).copied().unwrap_or(self.floor)
+    }
+
+    /// The last epoch in which the batch, or another batch of its slot, is known to have changed; 0 if none.
+    pub fn last_known(&self, batch_id: Uuid) -> u64 {
         self.slots.get(&slot(batch_id)).copied().unwrap_or(0)
     }
 

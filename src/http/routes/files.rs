@@ -28,6 +28,7 @@ use crate::http::error_responses::{
     UploadInterrupted,
 };
 use crate::http::extract::{DRAIN_BYTES, DRAIN_WAIT, Segments, drain, idempotency_key};
+use crate::http::forward::Handover;
 use crate::http::problem::{Problem, batch_id};
 use crate::http::routes::form::parameter;
 use crate::http::waiting::{WAIT_MS_DEFAULT, visible};
@@ -55,10 +56,12 @@ struct FilesContext {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     slots: Slots,
     stopping: watch::Receiver<Stopping>,
+    /// Hands uploads to the process that leads, if this one follows.
+    handover: Option<Handover>,
 }
 
-/// Paths below `/batches/{id}/files`.
-pub fn router(service: &Service) -> OpenApiRouter {
+/// Paths below `/batches/{id}/files`. With a handover, another process accepts what is uploaded.
+pub fn router(service: &Service, handover: Option<Handover>) -> OpenApiRouter {
     let context = FilesContext {
         ingest: service.ingest.clone(),
         pipeline: service.pipeline.clone(),
@@ -66,6 +69,7 @@ pub fn router(service: &Service) -> OpenApiRouter {
         snapshots: service.snapshots.clone(),
         slots: Slots::new("uploads", UPLOADS_MAX),
         stopping: service.stopping.clone(),
+        handover,
     };
     OpenApiRouter::new()
         .routes(routes!(upload_several))
@@ -124,7 +128,10 @@ async fn upload(
             let batch = if key.is_some() { batch_id(&id)? } else { pending_batch(&context.metadata, &id).await? };
             // Keep the slot until the upload is accepted: an upload that waits for this uses memory.
             let (stored, claim, _slot) = context.store(batch, name, encoding, &mut body).await?;
-            accept(&context.pipeline, stored, claim, key).await
+            match &context.handover {
+                Some(handover) => handover.hand_over(stored, claim, key).await,
+                None => accept_and_answer(&context.pipeline, stored, claim, key).await,
+            }
         };
         let accepted = accepted.await;
         if accepted.is_err() {
@@ -132,7 +139,17 @@ async fn upload(
         }
         accepted
     });
-    let accepted = work.await.map_err(|error| Problem::internal(&error))??;
+    work.await.map_err(|error| Problem::internal(&error))?
+}
+
+/// Accepts a file that is stored and scanned, and answers with its receipt.
+pub async fn accept_and_answer(
+    pipeline: &Pipeline,
+    stored: StoredUpload,
+    claim: Claim,
+    key: Option<UploadKey>,
+) -> Result<Response, Problem> {
+    let accepted = accept(pipeline, stored, claim, key).await?;
     let status = match &accepted {
         Accepted::Created(_) => StatusCode::CREATED,
         Accepted::Replaced(_) | Accepted::Grown(_) | Accepted::Unchanged(_) => StatusCode::OK,
