@@ -35,6 +35,8 @@ pub fn metadata_path(data: &Path) -> PathBuf {
 
 /// Creates a data directory with some folders, durably.
 pub fn create(data: &Path, folders: &[&str]) -> std::io::Result<()> {
+    // The folder of a bare name has none.
+    let data = &std::path::absolute(data)?;
     std::fs::create_dir_all(data)?;
     for folder in folders {
         std::fs::create_dir_all(data.join(folder))?;

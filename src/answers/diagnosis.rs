@@ -245,6 +245,7 @@ impl Diagnosis {
             .collect();
         findings.sort_by_key(|finding| Reverse((finding.severity, finding.count)));
         let summary = match findings.first() {
+            Some(only) if findings.len() == 1 => format!("{} is the only code.", only.code),
             Some(first) => format!("{} is the most severe and frequent of {} codes.", first.code, findings.len()),
             None => "No active error code.".to_owned(),
         };

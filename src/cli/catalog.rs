@@ -4,7 +4,7 @@ use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use url::Url;
@@ -83,10 +83,15 @@ fn read(file: &Path) -> Result<Vec<CatalogEntry>> {
         let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
         anyhow!("line {} is not UTF-8; save the file as UTF-8", line + 1)
     })?;
-    let entries: Vec<CatalogEntry> = match text.trim_start().starts_with('[') {
-        true => serde_json::from_str(&text).context("the JSON is invalid")?,
+    let is_json = file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"))
+        || text.trim_start().starts_with(['[', '{']);
+    let entries: Vec<CatalogEntry> = match is_json {
+        true => serde_json::from_str(&text).context("the JSON is invalid: a list of entries is expected")?,
         false => of_csv(&text)?,
     };
+    if entries.is_empty() {
+        bail!("it has no entries");
+    }
     CatalogEntry::check_all(&entries).map_err(anyhow::Error::msg)?;
     Ok(entries)
 }
@@ -107,6 +112,10 @@ struct CsvRow {
 
 fn of_csv(text: &str) -> Result<Vec<CatalogEntry>> {
     let mut reader = csv::Reader::from_reader(text.trim_start_matches('\u{feff}').as_bytes());
+    let known = ["code", "platform", "firmware", "meaning", "severity", "cause", "remedy", "links"];
+    if let Some(unknown) = reader.headers().context("the CSV is invalid")?.iter().find(|name| !known.contains(name)) {
+        bail!("unknown column {unknown:?}; use {}", known.join(", "));
+    }
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
     let rows = reader.deserialize().map(|row| {
         let CsvRow { code, platform, firmware, meaning, severity, cause, remedy, links } = row?;

@@ -27,26 +27,37 @@ pub fn with_defaults(mut command: Command, arguments: &[OsString]) -> Result<Com
         Err(error) => return Err(fail(&mut command, error.to_string())),
     };
     let mut known = BTreeSet::new();
-    for subcommand in command.clone().get_subcommands() {
-        let flags =
-            subcommand.get_arguments().filter_map(|argument| Some((argument.get_id().clone(), argument.get_long()?)));
-        for (id, long) in flags {
-            let Some(value) = table.get(long).or_else(|| table.get(&long.replace('-', "_"))) else { continue };
-            known.extend([long.to_owned(), long.replace('-', "_")]);
-            let Some(text) = plain(value) else {
-                return Err(fail(&mut command, format!("{long} must be a string, a number or a boolean")));
-            };
-            let name = subcommand.get_name().to_owned();
-            // A default must live as long as the command, which lives as long as the process.
-            let text: &'static str = text.leak();
-            command = command
-                .mut_subcommand(name, |subcommand| subcommand.mut_arg(id, |argument| argument.default_value(text)));
-        }
-    }
+    command = match with_values(command.clone(), &table, &mut known) {
+        Ok(command) => command,
+        Err(reason) => return Err(fail(&mut command, reason)),
+    };
     match table.keys().find(|key| !known.contains(*key)) {
         Some(unknown) => Err(fail(&mut command, format!("unknown key {unknown:?}; a key is the name of a flag"))),
         None => Ok(command),
     }
+}
+
+/// The command and those below it with the values of the table as defaults of their flags. Notes the keys of these flags.
+fn with_values(mut command: Command, table: &Table, known: &mut BTreeSet<String>) -> Result<Command, String> {
+    let flags = command.get_arguments().filter_map(|argument| Some((argument.get_id().clone(), argument.get_long()?)));
+    let flags: Vec<_> = flags.map(|(id, long)| (id, long.to_owned())).collect();
+    for (id, long) in flags {
+        let Some(value) = table.get(&long).or_else(|| table.get(&long.replace('-', "_"))) else { continue };
+        let Some(text) = plain(value) else {
+            return Err(format!("{long} must be a string, a number or a boolean"));
+        };
+        known.extend([long.replace('-', "_"), long]);
+        // A default must live as long as the command, which lives as long as the process.
+        let text: &'static str = text.leak();
+        command = command.mut_arg(id, |argument| argument.default_value(text));
+    }
+    let names: Vec<String> = command.get_subcommands().map(|below| below.get_name().to_owned()).collect();
+    for name in names {
+        let below =
+            command.find_subcommand(&name).cloned().map(|below| with_values(below, table, known)).transpose()?;
+        command = command.mut_subcommand(name, |unchanged| below.unwrap_or(unchanged));
+    }
+    Ok(command)
 }
 
 fn path(arguments: &[OsString]) -> Option<PathBuf> {

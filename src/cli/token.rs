@@ -128,7 +128,23 @@ fn create(runtime: &Runtime, place: &PlaceArgs, described: NewToken) -> Result<(
     Ok((text("id"), text("secret")))
 }
 
+/// Fails where there are no tokens because there is no data.
+fn check_exists(storage: &StorageArgs) -> Result<()> {
+    let database = metadata_path(&storage.data);
+    if storage.location()?.is_none() && !database.exists() {
+        bail!(
+            "there is no data in {} (no {}); name the data directory with --data, or the server with --server",
+            storage.data.display(),
+            database.file_name().unwrap_or_default().to_string_lossy()
+        );
+    }
+    Ok(())
+}
+
 fn list(runtime: &Runtime, place: &PlaceArgs) -> Result<Vec<Value>> {
+    if place.server.is_none() {
+        check_exists(&place.storage)?;
+    }
     let mut tokens = match &place.server {
         None => Stored::open(runtime, &place.storage)?.tokens.iter().map(|stored| json!(stored.token())).collect(),
         Some(server) => runtime.block_on(async {
@@ -147,6 +163,7 @@ fn list(runtime: &Runtime, place: &PlaceArgs) -> Result<Vec<Value>> {
 fn revoke(runtime: &Runtime, args: &RevokeArgs) -> Result<()> {
     let RevokeArgs { id, place } = args;
     let Some(server) = &place.server else {
+        check_exists(&place.storage)?;
         let mut stored = Stored::open(runtime, &place.storage)?;
         let token = stored.tokens.iter().find(|stored| stored.token().id == *id);
         let mut token = token.cloned().with_context(|| format!("there is no token {id}"))?;
@@ -172,7 +189,8 @@ impl Stored {
     fn open(runtime: &Runtime, storage: &StorageArgs) -> Result<Stored> {
         let data = std::path::absolute(&storage.data)?;
         data_dir::create(&data, &[]).with_context(|| format!("cannot create the data directory {}", data.display()))?;
-        let lock = data_dir::lock(&data).context("a running server needs --server URL")?;
+        let lock = data_dir::lock(&data)
+            .with_context(|| format!("a server has {} open: name it with --server URL", data.display()))?;
         let location = storage.location()?.unwrap_or_else(|| Location::File(metadata_path(&data)));
         runtime.block_on(async {
             let (metadata, writer) = Metadata::open(&location).await.context("cannot open the metadata")?;

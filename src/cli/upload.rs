@@ -73,6 +73,12 @@ pub struct UploadArgs {
 pub fn run(args: &UploadArgs) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let sources = named_sources(&args.paths)?;
+    if sources.is_empty() {
+        bail!(
+            "{} has no files to upload",
+            args.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+        );
+    }
     let report = runtime.block_on(async {
         let batch = upload(args, sources).await.map_err(UploadFailure::into_error)?;
         let report = batch.report().await?;
@@ -181,7 +187,12 @@ pub async fn upload(args: &UploadArgs, sources: Vec<Source>) -> Result<Completed
     });
     let sent: Result<Vec<()>> = uploads.buffer_unordered(UPLOADS_MAX).try_collect().await;
     let hint = || format!("continue with: argus upload --server {} --batch {batch} …", args.server);
-    sent.with_context(hint).map_err(UploadFailure::of_files)?;
+    // What was refused would be refused again.
+    let sent = sent.map_err(|error| match error.downcast_ref::<NoAnswer>().is_some() {
+        true => error.context(hint()),
+        false => error,
+    });
+    sent.map_err(UploadFailure::of_files)?;
     let completed = server.call(Method::POST, &format!("{path}/complete"), None, None).await.with_context(hint);
     let epoch = completed.map_err(UploadFailure::of_request)?["epoch"].as_u64().unwrap_or(0);
     Ok(CompletedBatch { server, path, epoch, run })

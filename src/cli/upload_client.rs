@@ -246,6 +246,7 @@ impl Server {
     {
         let until = Instant::now() + RETRY_TIME;
         let mut wait = WAIT_MIN;
+        let mut is_said = false;
         loop {
             match attempt().await {
                 Ok(answer) => return Ok(answer),
@@ -253,7 +254,15 @@ impl Server {
                 Err(Attempt::Interrupted(error)) if Instant::now() + wait > until => {
                     return Err(error.context(NoAnswer));
                 }
-                Err(Attempt::Interrupted(_)) => tokio::time::sleep(wait).await,
+                Err(Attempt::Interrupted(error)) => {
+                    if !is_said {
+                        is_said = true;
+                        let minutes = RETRY_TIME.as_secs() / 60;
+                        // If standard error is closed, nobody reads it.
+                        let _ = writeln!(stderr(), "argus: {error:#}; retrying for {minutes} minutes (Ctrl-C to stop)");
+                    }
+                    tokio::time::sleep(wait).await;
+                }
             }
             wait = (wait * 2).min(WAIT_MAX);
         }

@@ -28,12 +28,21 @@ pub const DRAIN_WAIT: Duration = Duration::from_secs(10);
 /// A JSON body. Invalid JSON is 422, and a body that is not complete in time is 408.
 pub struct JsonBody<T>(pub T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+/// A type of JSON bodies.
+pub trait Body: DeserializeOwned {
+    /// Whether it is an object. The deserializer would take a list of its fields too.
+    const IS_OBJECT: bool = true;
+}
+
+impl<T: Body, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
         let body = request.into_body().into_data_stream().map(|chunk| chunk.map_err(|error| error.to_string()));
         let bytes = read_all(body, JSON_WAIT).await?;
+        if T::IS_OBJECT && bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+            return Err(Problem::invalid("invalid JSON body: it is a list, and must be an object"));
+        }
         let value =
             serde_json::from_slice(&bytes).map_err(|error| Problem::invalid(format!("invalid JSON body: {error}")))?;
         Ok(JsonBody(value))

@@ -134,6 +134,7 @@ fn documentation(description: OpenApi) -> Router {
 fn documentation(description: OpenApi) -> Router {
     let document = Json(description);
     Router::new()
+        .route("/docs", get(|| async { Redirect::to("/openapi.json") }))
         .route("/docs/", get(|| async { Redirect::to("/openapi.json") }))
         .route("/openapi.json", get(|| async move { document }))
 }

@@ -21,6 +21,7 @@ use crate::access::Caller;
 use crate::app::Service;
 use crate::domain::batch::{Batch, FileTotals, NewBatch};
 use crate::http::error_responses::{Conflict, GatewayTimeout, Invalid, NotFound, TimedOut, TooLong, Unavailable};
+use crate::http::extract;
 use crate::http::extract::{JsonBody, Segments, WithLabels, idempotency_key, time};
 use crate::http::list::{List, limit_within};
 use crate::http::problem::{Problem, batch_id};
@@ -339,3 +340,5 @@ async fn delete(State(context): State<BatchesContext>, Segments(id): Segments<St
     visible(&context.snapshots, epoch, WAIT_MS_DEFAULT).await?;
     Ok(StatusCode::NO_CONTENT)
 }
+
+impl extract::Body for NewBatch {}

@@ -13,6 +13,7 @@ use crate::app::Service;
 use crate::catalog::{Description, Words, describe, listed};
 use crate::domain::catalog::CatalogEntry;
 use crate::http::error_responses::{Conflict, Invalid, NotFound, TooLong, Unavailable};
+use crate::http::extract;
 use crate::http::extract::{JsonBody, Parameters, Segments};
 use crate::http::list::{List, limit_within};
 use crate::http::problem::Problem;
@@ -175,4 +176,10 @@ async fn delete(
     let (platform, firmware) = (parameters.platform.unwrap_or_default(), parameters.firmware.unwrap_or_default());
     context.pipeline.delete_catalog(code, platform, firmware).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+impl extract::Body for CatalogEntry {}
+
+impl extract::Body for Vec<CatalogEntry> {
+    const IS_OBJECT: bool = false;
 }

@@ -28,6 +28,7 @@ use crate::domain::explanation::{Explanation, ExplanationSource, ExplanationStat
 use crate::domain::mask::masked;
 use crate::http::cached::respond;
 use crate::http::error_responses::{Conflict, Invalid, NotFound, TooManyRequests, Unavailable};
+use crate::http::extract;
 use crate::http::extract::{JsonBody, Segments};
 use crate::http::problem::{Problem, batch_id};
 use crate::metadata::{Document, DocumentKind, Metadata};
@@ -339,3 +340,5 @@ async fn code(
     }
     Ok(axum::Json(CodeBody { code, description, firmwares, platforms, components, epoch: snapshot.epoch }))
 }
+
+impl extract::Body for Feedback {}

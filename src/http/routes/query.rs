@@ -33,6 +33,7 @@ use crate::http::cached::{remote_name, respond};
 use crate::http::error_responses::{
     Forbidden, GatewayTimeout, Gone, Invalid, NotAcceptable, TimedOut, TooLong, TooManyRequests, Unavailable,
 };
+use crate::http::extract;
 use crate::http::extract::JsonBody;
 use crate::http::problem::Problem;
 use crate::http::waiting::{check_as_of, snapshot_at_least};
@@ -204,7 +205,13 @@ async fn query(
     let format = accepted_format(&headers)?;
     let limit = body.limit.unwrap_or(ROWS_DEFAULT);
     if limit > ROWS_MAX {
-        return Err(Problem::invalid(format!("limit must be at most {ROWS_MAX}")));
+        return Err(Problem::invalid(format!("limit is {limit}, and must be at most {ROWS_MAX}")));
+    }
+    if body.timeout_ms == Some(0) {
+        return Err(Problem::invalid("timeout_ms is 0, and must be at least 1"));
+    }
+    if body.sql.trim().is_empty() {
+        return Err(Problem::invalid("sql is empty; it must be a query"));
     }
     let timeout_ms = body.timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT).min(TIMEOUT_MS_MAX);
     check_as_of(&context.metadata, body.as_of).await?;
@@ -417,3 +424,5 @@ fn accepted_format(headers: &HeaderMap) -> Result<RowFormat, Problem> {
         Problem::new(StatusCode::NOT_ACCEPTABLE, "no-such-format", format!("Accept must have one of {}", formats()))
     })
 }
+
+impl extract::Body for QueryBody {}

@@ -13,6 +13,7 @@ use crate::access::token::{NewToken, Token};
 use crate::access::{Access, TokenError};
 use crate::app::Service;
 use crate::http::error_responses::{Conflict, Invalid, NotFound, Unavailable};
+use crate::http::extract;
 use crate::http::extract::{JsonBody, Segments};
 use crate::http::problem::Problem;
 
@@ -93,3 +94,5 @@ impl From<TokenError> for Problem {
         }
     }
 }
+
+impl extract::Body for NewToken {}
