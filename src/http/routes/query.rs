@@ -210,9 +210,6 @@ async fn query(
     if body.timeout_ms == Some(0) {
         return Err(Problem::invalid("timeout_ms is 0, and must be at least 1"));
     }
-    if body.sql.trim().is_empty() {
-        return Err(Problem::invalid("sql is empty; it must be a query"));
-    }
     let timeout_ms = body.timeout_ms.unwrap_or(TIMEOUT_MS_DEFAULT).min(TIMEOUT_MS_MAX);
     check_as_of(&context.metadata, body.as_of).await?;
     let mut snapshot = snapshot_at_least(&context.snapshots, body.min_epoch.max(body.as_of), timeout_ms).await?;
