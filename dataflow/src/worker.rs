@@ -146,7 +146,8 @@ impl Dataflow {
 
     /// Inserts what another process has counted in blocks of a version, before the change that admits it.
     pub async fn insert_counted(&self, origin: &Arc<Origin>, counts: PartialCounts) -> Result<(), DataflowStopped> {
-        let bytes = COUNT_BYTES * (1 + counts.codes.len());
+        let texts: usize = counts.codes.values().map(|code| code.example_text.len()).sum();
+        let bytes = COUNT_BYTES * (1 + counts.codes.len()) + texts;
         self.insert_content(origin, bytes, Content::Counted(Box::new(counts))).await
     }
 

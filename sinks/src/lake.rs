@@ -281,20 +281,19 @@ impl Lake {
                     }
                     operation => task = self.begin_request(operation, request.reply),
                 },
-                Some(Arrived { version, rows, staged }) = self.occurrences.recv(), if has_room => {
-                    for rows in rows {
-                        self.staging.add_rows(version, rows).await.map_err(|source| failed(Table::Errors, source))?;
-                    }
-                    // The other process may be gone.
-                    let _ = staged.send(());
-                }
-                output = outputs.recv(), if has_room => match output {
+                input = next_input(&mut outputs, &mut self.occurrences), if has_room => match input {
+                    Input::Arrived(arrived) => self.stage(arrived).await?,
+                    Input::Output(output) => match output {
                     Some(Output::Scanned(block)) => self.staging.add(&block).await.map_err(|source| {
                         LakeError::Occurrences { file: block.origin.file.clone(), source: Box::new(source) }
                     })?,
                     // Only a dataflow that admits nothing outputs counts.
                     Some(Output::Counted(..)) => {}
                     Some(Output::Closed(closed)) => {
+                        // The epoch may abandon a version whose occurrences have just arrived.
+                        while let Ok(arrived) = self.occurrences.try_recv() {
+                            self.stage(arrived).await?;
+                        }
                         let epoch = closed.epoch;
                         let closed = self.close(closed).await;
                         let closed = closed.map_err(|source| LakeError::Rows { epoch, source: Box::new(source) })?;
@@ -308,9 +307,21 @@ impl Lake {
                     }
                     None => break,
                 },
+                },
             }
         }
         self.commit_rest(task).await
+    }
+
+    /// Stages occurrences that another process has found.
+    async fn stage(&mut self, arrived: Arrived) -> Result<(), LakeError> {
+        let Arrived { version, rows, staged } = arrived;
+        for rows in rows {
+            self.staging.add_rows(version, rows).await.map_err(|source| failed(Table::Errors, source))?;
+        }
+        // The other process may be gone.
+        let _ = staged.send(());
+        Ok(())
     }
 
     /// Commits the remaining rows. A failure is final: the caller stops, and a restart replays them.
@@ -444,6 +455,22 @@ impl Lake {
 
     fn reply(&self, reply: Reply) {
         let _ = reply.send(Ok(Arc::downgrade(self.visible.lease())));
+    }
+}
+
+/// What the lake takes next.
+enum Input {
+    /// An output of the dataflow; `None` at its end.
+    Output(Option<Output>),
+    /// Occurrences of another process.
+    Arrived(Arrived),
+}
+
+/// The next input. Neither source makes the other one wait.
+async fn next_input(outputs: &mut UnboundedReceiver<Output>, occurrences: &mut mpsc::Receiver<Arrived>) -> Input {
+    tokio::select! {
+        output = outputs.recv() => Input::Output(output),
+        Some(arrived) = occurrences.recv() => Input::Arrived(arrived),
     }
 }
 

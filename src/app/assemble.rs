@@ -15,6 +15,7 @@ use argus_dataflow::{ClosedEpoch, CodeLimits, Config, Dataflow, RuleSet};
 use argus_query::cache::{Redis, SigningKey};
 use argus_query::{CatalogRow, Engine, EngineConfig};
 use argus_sinks::{Lake, LakeConfig, LakeMaintenance, LakeState, Snapshot};
+use chrono::{TimeDelta, Utc};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -57,6 +58,9 @@ use crate::storage::{Directory, Storage};
 
 /// What replicas of an earlier leader read may be needed for this long: the longest query.
 const QUERY_MAX: Duration = Duration::from_secs(600);
+
+/// A multipart upload that began this long ago belongs to no process of a cluster any more: a day.
+const ABANDONED_AFTER: TimeDelta = TimeDelta::days(1);
 
 /// The size limit of one file: 16 GiB.
 pub(super) const FILE_BYTES_MAX: u64 = 16 << 30;
@@ -240,7 +244,15 @@ impl Service {
             running.maintenance.unreferenced_files(&*storage.store).await.context("cannot list the lake's files")?;
         let unnamed = unnamed.into_iter().map(|file| file.location).collect();
         let unfinished = match &storage.unfinished {
-            Some(uploads) => uploads.list().await.context("cannot list the unfinished uploads of the bucket")?,
+            Some(uploads) => {
+                let mut listed = uploads.list().await.context("cannot list the unfinished uploads of the bucket")?;
+                if config.cluster.is_some() {
+                    // Others may be of processes that follow.
+                    let before = Utc::now() - ABANDONED_AFTER;
+                    listed.retain(|upload| upload.began_before(before));
+                }
+                listed
+            }
             None => Vec::new(),
         };
         let (claims, reclaimer) = Claims::new();
@@ -302,7 +314,7 @@ impl Service {
         let role = match (hello, feed, announcements) {
             (Some(hello), Some(feed), Some(announcements)) => {
                 let (dataflow, claims, pipeline) = (dataflow.clone(), claims.clone(), pipeline.clone());
-                let intake = Intake { dataflow, occurrences, claims, pipeline };
+                let intake = Intake { dataflow, occurrences, claims, pipeline, raw: raw.clone() };
                 let leading = Leading { own: hello, term, feed, snapshots: snapshots.clone(), announcements, intake };
                 let keys = ClusterKeys::of(&metadata.deployment().await?);
                 Role::Leader { keys, leader: Leader::new(leading, stopping.clone()) }

@@ -63,10 +63,10 @@ impl Service {
         })
         .map_err(anyhow::Error::msg)
         .context("cannot start the dataflow")?;
-        let (scans, collecting) = Scans::start(dataflow.clone(), outputs);
+        let (scans, collecting) = Scans::start(dataflow.clone(), outputs, data.clone());
         let raw = RawStore::new(storage);
         let (claims, reclaimer) = Claims::new();
-        let disk = DiskSpace::of(&data);
+        let disk = DiskSpace::of(storage.directory.as_ref().map_or(&data, |directory| &directory.path));
         let block_bytes = config.block_bytes;
         let ingest =
             Ingest::new(dataflow.clone(), raw.clone(), claims.clone(), disk.clone(), block_bytes, FILE_BYTES_MAX);
@@ -75,8 +75,9 @@ impl Service {
         let snapshots_in = watch::Sender::new(Arc::new(Snapshot::default()));
         let (snapshots, followers) = (snapshots_in.subscribe(), Followers::default());
         let (state_in, state) = watch::channel(State::default());
+        let own = config.hello(&cluster);
         let follower = Follower {
-            hello: config.hello(&cluster),
+            hello: own.clone(),
             config: cluster,
             keys: keys.clone(),
             metadata: metadata.clone(),
@@ -137,7 +138,7 @@ impl Service {
             stopping,
             dataflow,
             maintainer: None,
-            role: Role::Follower { keys, state, scans },
+            role: Role::Follower { keys, state, scans, own },
             work,
         })
     }

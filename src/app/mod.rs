@@ -243,5 +243,7 @@ pub enum Role {
         state: watch::Receiver<State>,
         /// The scans of the uploads that arrive here.
         scans: Scans,
+        /// What it says of itself.
+        own: Hello,
     },
 }

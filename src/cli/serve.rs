@@ -105,7 +105,11 @@ async fn serve(mut config: ServiceConfig, listeners: &Listeners) -> Result<()> {
         match failed {
             Some(error) if error.is::<MayLead>() => {
                 tracing::info!("no process leads; this one will try");
-                server.replaced().await;
+                tokio::select! {
+                    () = server.replaced() => {}
+                    _ = terminate.recv() => return Ok(()),
+                    _ = interrupt.recv() => return Ok(()),
+                }
                 config.candidacy = candidacy_in(&error);
             }
             Some(error) => return Err(error),

@@ -78,6 +78,8 @@ pub struct State {
     pub leader: Option<String>,
     /// How far readers of this process are.
     pub position: Position,
+    /// The term of the last leader.
+    pub term: u64,
 }
 
 /// There is no leader, and this process may become it, as long as it has this.
@@ -189,7 +191,10 @@ impl Follower {
         let _alive = self.say_alive(client, host, start.connection);
         let mut lake = self.open(start.base).await?;
         self.reload_tokens().await?;
-        self.state.send_modify(|state| state.position.announced = start.position.announced);
+        self.state.send_modify(|state| {
+            state.position.announced = start.position.announced;
+            state.term = start.term;
+        });
         let seen = start.position.epoch;
         let mut has_published = false;
         loop {

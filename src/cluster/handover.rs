@@ -15,15 +15,30 @@ use crate::domain::batch::{Encoding, OpenLine, StoredUpload};
 use crate::domain::digest::Digest;
 use crate::metadata::UploadKey;
 
-/// The header of an upload may have this many bytes (64 MiB): its codes are limited.
-pub const HEADER_BYTES_MAX: usize = 64 << 20;
+/// The header of an upload may have this many bytes (256 MiB): its codes are limited.
+pub const HEADER_BYTES_MAX: usize = 256 << 20;
 
 /// Files are read in pieces of this size (256 KiB).
 const PIECE_BYTES: usize = 256 << 10;
 
+/// By whom an upload was scanned: the leader takes only what it would have found itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct By {
+    /// The version of the protocol.
+    pub protocol: u32,
+    /// The version of Argus.
+    pub version: String,
+    /// The fingerprint of the rules.
+    pub rules: String,
+    /// The term of the leader that the process follows.
+    pub term: u64,
+}
+
 /// An upload without its occurrences.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Header {
+    /// By whom it was scanned.
+    pub by: By,
     batch_id: Uuid,
     name: String,
     version: VersionId,
@@ -74,9 +89,10 @@ pub struct HandedOver {
 }
 
 impl Header {
-    fn new(upload: &StoredUpload, key: Option<UploadKey>, counts: Vec<(VersionId, Counts)>) -> Header {
+    fn new(by: By, upload: &StoredUpload, key: Option<UploadKey>, counts: Vec<(VersionId, Counts)>) -> Header {
         let open_line = upload.open_line.as_ref().map(|(version, line)| (*version, line.text.clone(), line.bytes));
         Header {
+            by,
             batch_id: upload.batch_id,
             name: upload.name.clone(),
             version: upload.version,
@@ -117,6 +133,7 @@ impl Header {
 
 /// The body of the request that hands an upload to the leader.
 pub fn body(
+    by: By,
     upload: &StoredUpload,
     key: Option<UploadKey>,
     scans: [(VersionId, Scan); 2],
@@ -126,7 +143,7 @@ pub fn body(
         pieces.push((scan.rewound()?, std::mem::take(&mut scan.frames)));
         counts.push((version, scan.counts.into()));
     }
-    let json = serde_json::to_vec(&Header::new(upload, key, counts))?;
+    let json = serde_json::to_vec(&Header::new(by, upload, key, counts))?;
     let mut head = BytesMut::with_capacity(json.len() + 4);
     head.put_u32(json.len() as u32);
     head.put_slice(&json);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use argus_dataflow::{Dataflow, Origin};
+use argus_dataflow::{Dataflow, Origin, VersionId};
 use argus_sinks::feed::{FrameError, Step};
 use argus_sinks::occurrences::{OccurrencesError, take_frame};
 use argus_sinks::snapshot::Lease;
@@ -15,11 +15,13 @@ use futures::{Stream, StreamExt, stream};
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio::sync::{broadcast, watch};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::frame::{Alive, Frame, Hello, Position, Start};
-use super::handover::{HEADER_BYTES_MAX, HandedOver, Header};
+use super::handover::{By, HEADER_BYTES_MAX, HandedOver, Header};
 use crate::domain::batch::StoredUpload;
+use crate::ingest::raw_store::RawStore;
 use crate::ingest::{Claim, Claims};
 use crate::metadata::UploadKey;
 use crate::pipeline::Pipeline;
@@ -31,6 +33,9 @@ pub const ALIVE_EVERY: Duration = Duration::from_millis(500);
 
 /// A follower that has not said for this long that it is alive is gone.
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// How long the next bytes of a handover may take.
+const BODY_WAIT: Duration = Duration::from_secs(30);
 
 /// The longest query of a follower.
 const QUERY_MAX: Duration = Duration::from_secs(600);
@@ -68,6 +73,7 @@ pub struct Intake {
     pub(crate) occurrences: OccurrencesInput,
     pub(crate) claims: Claims,
     pub(crate) pipeline: Pipeline,
+    pub(crate) raw: RawStore,
 }
 
 /// Why an upload could not be taken from a follower.
@@ -82,17 +88,24 @@ pub enum IntakeError {
     Occurrences(#[from] OccurrencesError),
     #[error("the body of the upload cannot be read: {0}")]
     Body(String),
+    #[error("the process that has scanned it has another version or other rules, or followed an earlier leader")]
+    Another,
+    #[error("its bytes are not in the raw store")]
+    Missing,
+    #[error("the raw store cannot be read: {0}")]
+    Store(String),
     #[error("the server is stopping")]
     Stopping,
 }
 
-impl Intake {
-    /// Takes an upload: its counts go to the dataflow, its occurrences to the lake. Its bytes are in the raw store already.
-    /// If its claim is dropped, all of them are dropped.
+impl Leader {
+    /// Takes an upload from a follower: its counts go to the dataflow, its occurrences to the lake. Its bytes are in the raw
+    /// store already. If its claim is dropped, all of them are dropped.
     pub async fn take<E: std::fmt::Display>(
         &self,
         mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<(StoredUpload, Claim, Option<UploadKey>), IntakeError> {
+        let Leading { own, term, intake, .. } = &*self.leading;
         let mut buffer = BytesMut::new();
         let header = loop {
             if let Some(length) = buffer.first_chunk().map(|bytes| u32::from_be_bytes(*bytes) as usize) {
@@ -107,17 +120,33 @@ impl Intake {
             buffer.extend_from_slice(&more(&mut body).await?.ok_or(IntakeError::CutOff)?);
         };
         let header: Header = serde_json::from_slice(&header).map_err(|error| IntakeError::Header(error.to_string()))?;
+        let scanned_by =
+            By { protocol: own.protocol, version: own.version.clone(), rules: own.rules.clone(), term: *term };
+        if header.by != scanned_by {
+            return Err(IntakeError::Another);
+        }
         let taken = header.into_handed_over().ok_or_else(|| IntakeError::Header("the digest".to_owned()))?;
         let HandedOver { upload, key, counts } = taken;
-        let claim = self.claims.claim(upload.batch_id, upload.versions());
-        for (version, counts) in counts {
+        let claim = intake.claims.claim(upload.batch_id, upload.versions());
+        // With a claim, they are no orphans any more.
+        match intake.raw.exists(upload.batch_id, upload.version).await {
+            Ok(true) => {}
+            Ok(false) => return Err(IntakeError::Missing),
+            Err(error) => return Err(IntakeError::Store(error.to_string())),
+        }
+        let open_line = upload.open_line.as_ref().map(|(version, _)| *version);
+        let is_of_upload = |version: VersionId| version == upload.version || Some(version) == open_line;
+        for (version, counts) in counts.into_iter().filter(|(version, _)| is_of_upload(*version)) {
             let StoredUpload { batch_id, uploaded_at, .. } = upload;
             let origin = Arc::new(Origin { batch_id, file: upload.name.clone(), version, uploaded_at });
-            self.dataflow.insert_counted(&origin, counts).await.map_err(|_| IntakeError::Stopping)?;
+            intake.dataflow.insert_counted(&origin, counts).await.map_err(|_| IntakeError::Stopping)?;
         }
         loop {
             while let Some((version, rows)) = take_frame(&mut buffer)? {
-                self.occurrences.stage(version, rows).await.map_err(|_| IntakeError::Stopping)?;
+                if !is_of_upload(version) {
+                    return Err(IntakeError::Header("occurrences of another version".to_owned()));
+                }
+                intake.occurrences.stage(version, rows).await.map_err(|_| IntakeError::Stopping)?;
             }
             match more(&mut body).await? {
                 Some(bytes) => buffer.extend_from_slice(&bytes),
@@ -131,7 +160,8 @@ impl Intake {
 async fn more<E: std::fmt::Display>(
     body: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
 ) -> Result<Option<Bytes>, IntakeError> {
-    body.next().await.transpose().map_err(|error| IntakeError::Body(error.to_string()))
+    let next = timeout(BODY_WAIT, body.next()).await.map_err(|_| IntakeError::CutOff)?;
+    next.transpose().map_err(|error| IntakeError::Body(error.to_string()))
 }
 
 /// A process that follows.
@@ -278,7 +308,7 @@ impl Sending {
                         Err(TryRecvError::Lagged(_) | TryRecvError::Closed) => return None,
                     }
                 }
-                if let Some(lease) = lease {
+                if let Step::Committed { replaced: true, .. } = &*step {
                     self.leases.replaced(lease);
                 }
                 self.pending.push_back(Frame::Step(Box::new(Step::clone(&step))));
@@ -307,9 +337,10 @@ struct Leases {
 }
 
 impl Leases {
-    fn replaced(&mut self, lease: Lease) {
+    /// A replacement is sent. It has no lease if nobody can read the files before it.
+    fn replaced(&mut self, lease: Option<Lease>) {
         self.replacements += 1;
-        self.held.push_back((self.replacements, lease));
+        self.held.extend(lease.map(|lease| (self.replacements, lease)));
     }
 
     /// Ends the leases of files that the follower no longer reads.

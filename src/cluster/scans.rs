@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argus_dataflow::{CodeLimits, Dataflow, DataflowStopped, Output, PartialCounts, VersionId};
@@ -53,13 +54,13 @@ pub struct Scans {
 }
 
 impl Scans {
-    /// Collects the output of a dataflow that only scans, until it stops.
-    pub fn start(dataflow: Dataflow, outputs: UnboundedReceiver<Output>) -> (Scans, JoinHandle<()>) {
+    /// Collects the output of a dataflow that only scans, until it stops. Temporary files are in `folder`.
+    pub fn start(dataflow: Dataflow, outputs: UnboundedReceiver<Output>, folder: PathBuf) -> (Scans, JoinHandle<()>) {
         let open: Arc<Mutex<HashMap<VersionId, Scan>>> = Arc::default();
         let (closed_in, closed) = watch::channel(0);
         let scans = Scans { dataflow, open: Arc::clone(&open), epoch: Arc::default(), closed };
         // Files are written by this thread.
-        let collecting = tokio::task::spawn_blocking(move || collect(&open, outputs, &closed_in));
+        let collecting = tokio::task::spawn_blocking(move || collect(&open, outputs, &closed_in, &folder));
         (scans, collecting)
     }
 
@@ -93,12 +94,12 @@ impl Scan {
         }
     }
 
-    fn add(&mut self, frame: &[u8]) -> io::Result<()> {
+    fn add(&mut self, frame: &[u8], folder: &Path) -> io::Result<()> {
         self.frames.extend_from_slice(frame);
         if self.frames.len() > MEMORY_BYTES {
             let file = match &mut self.file {
                 Some(file) => file,
-                none => none.insert(tempfile::tempfile()?),
+                none => none.insert(tempfile::tempfile_in(folder)?),
             };
             file.write_all(&self.frames)?;
             self.frames = Vec::new();
@@ -118,6 +119,7 @@ fn collect(
     open: &Mutex<HashMap<VersionId, Scan>>,
     mut outputs: UnboundedReceiver<Output>,
     closed: &watch::Sender<u64>,
+    folder: &Path,
 ) {
     while let Some(output) = outputs.blocking_recv() {
         match output {
@@ -127,7 +129,7 @@ fn collect(
                 let mut open = lock(open);
                 let scan = open.entry(version).or_default();
                 if scan.failure.is_none() {
-                    let added = frame.map_err(ScanError::from).and_then(|frame| Ok(scan.add(&frame)?));
+                    let added = frame.map_err(ScanError::from).and_then(|frame| Ok(scan.add(&frame, folder)?));
                     scan.failure = added.err();
                 }
             }

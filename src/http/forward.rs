@@ -13,13 +13,16 @@ use tokio::sync::watch;
 use url::Url;
 
 use crate::cluster::follower::{CONNECT_WAIT, KEY_HEADER, State as Followed, UPLOADS_PATH};
-use crate::cluster::frame::Position;
-use crate::cluster::scans::Scans;
+use crate::cluster::frame::{Hello, Position};
+use crate::cluster::handover::By;
+use crate::cluster::leader::SILENCE_MAX;
+use crate::cluster::scans::{ScanError, Scans};
 use crate::cluster::{ClusterKey, ClusterKeys, handover};
 use crate::domain::batch::{StoredUpload, Versions};
 use crate::http::audit::Peer;
 use crate::http::problem::Problem;
 use crate::ingest::Claim;
+use crate::ingest::disk::is_disk_full;
 use crate::metadata::UploadKey;
 
 /// The header with the address of the client of a forwarded request.
@@ -106,7 +109,7 @@ impl Forwarder {
                 no_leader(if error.is_connect() { NOT_SENT } else { UNKNOWN })
             })?,
             // A leader that is paused would keep the client waiting.
-            _ = state.wait_for(|state| state.leader.as_ref() != Some(&leader)) => return Err(no_leader(UNKNOWN)),
+            () = lost(&mut state, &leader) => return Err(no_leader(UNKNOWN)),
         };
         let (status, mut headers) = (response.status(), of_message(response.headers().clone()));
         if let Some(position) = headers.remove(POSITION_HEADER) {
@@ -129,17 +132,41 @@ impl Forwarder {
     }
 }
 
+/// Returns when a process does not lead any more. That this one has to begin anew with the same leader is no reason to give
+/// up a request.
+async fn lost(state: &mut watch::Receiver<Followed>, leader: &str) {
+    loop {
+        if state.wait_for(|state| state.leader.as_deref() != Some(leader)).await.is_err() {
+            return;
+        }
+        let found = tokio::time::timeout(SILENCE_MAX, state.wait_for(|state| state.leader.is_some())).await;
+        if !matches!(found, Ok(Ok(state)) if state.leader.as_deref() == Some(leader)) {
+            return;
+        }
+    }
+}
+
 /// Hands uploads that this process has stored and scanned to the leader.
 #[derive(Clone)]
 pub struct Handover {
     forwarder: Forwarder,
     scans: Scans,
+    /// What this process says of itself.
+    own: Hello,
 }
 
 impl Handover {
     /// Hands over what `scans` found.
-    pub fn new(forwarder: Forwarder, scans: Scans) -> Handover {
-        Handover { forwarder, scans }
+    pub fn new(forwarder: Forwarder, scans: Scans, own: Hello) -> Handover {
+        Handover { forwarder, scans, own }
+    }
+
+    /// Fails if there is no leader at the moment: then nothing is stored in vain.
+    pub fn check_leader(&self) -> Result<(), Problem> {
+        match self.forwarder.state.borrow().leader.is_some() {
+            true => Ok(()),
+            false => Err(no_leader(NOT_SENT)),
+        }
     }
 
     /// Hands an upload over. The leader accepts it, or discards it.
@@ -151,8 +178,15 @@ impl Handover {
     ) -> Result<Response, Problem> {
         let Versions { whole_lines, open_line } = upload.versions();
         let scans = self.scans.finish([whole_lines, open_line]).await;
-        let [first, second] = scans.map_err(|error| Problem::internal(&error))?;
-        let body = handover::body(&upload, key, [(whole_lines, first), (open_line, second)]);
+        let [first, second] = scans.map_err(|error| match &error {
+            ScanError::Stopping(_) => Problem::busy("the server is stopping; send it again"),
+            error if is_disk_full(error) => Problem::disk_full(),
+            error => Problem::internal(error),
+        })?;
+        self.check_leader()?;
+        let Hello { protocol, version, rules, .. } = self.own.clone();
+        let by = By { protocol, version, rules, term: self.forwarder.state.borrow().term };
+        let body = handover::body(by, &upload, key, [(whole_lines, first), (open_line, second)]);
         let body = body.map_err(|error| Problem::internal(&error))?;
         // From here on, the bytes may belong to an accepted file, also if the answer is lost. If they do not, the maintenance
         // deletes them.

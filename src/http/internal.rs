@@ -94,7 +94,7 @@ impl Service<Request<Incoming>> for InternalEntrance {
             (&Method::POST, UPLOADS_PATH) => async move {
                 let body = Body::new(request.into_body()).into_data_stream();
                 let answered = async {
-                    let (stored, claim, key) = leader.intake().take(body).await?;
+                    let (stored, claim, key) = leader.take(body).await?;
                     accept_and_answer(&leader.intake().pipeline, stored, claim, key).await
                 };
                 Ok(with_position(answered.await.unwrap_or_else(IntoResponse::into_response), &leader))

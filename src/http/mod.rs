@@ -79,7 +79,9 @@ pub fn router(
     forwarder: Option<Forwarder>,
 ) -> Router {
     let handover = match (&service.role, &forwarder) {
-        (Role::Follower { scans, .. }, Some(forwarder)) => Some(Handover::new(forwarder.clone(), scans.clone())),
+        (Role::Follower { scans, own, .. }, Some(forwarder)) => {
+            Some(Handover::new(forwarder.clone(), scans.clone(), own.clone()))
+        }
         _ => None,
     };
     // Handlers have full paths: nested routers would copy the URI of every request.

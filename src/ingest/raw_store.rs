@@ -118,6 +118,15 @@ impl RawStore {
         Ok(RawReader { store, path, runtime, start: 0, end, chunk: Bytes::new(), failed: Arc::default() })
     }
 
+    /// Whether the bytes of a version are there.
+    pub async fn exists(&self, batch_id: Uuid, version: VersionId) -> object_store::Result<bool> {
+        match self.store.head(&self.path(batch_id, version)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Deletes the bytes of a version; no error if they do not exist.
     pub async fn delete(&self, batch_id: Uuid, version: VersionId) -> object_store::Result<()> {
         self.delete_path(&self.path(batch_id, version)).await

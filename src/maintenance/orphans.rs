@@ -74,6 +74,8 @@ impl Orphans {
         if self.term > 0 && self.metadata.term().await? != self.term {
             bail!("another process has taken over the metadata database");
         }
+        // Another process may have handed over an upload meanwhile.
+        orphans.retain(|path| RawStore::named(path).is_none_or(|(_, version)| !self.claims.is_open(version)));
         deleted += orphans.len();
         let paths = futures::stream::iter(orphans.into_iter().map(Ok)).boxed();
         let results = self.store.delete_stream(paths).filter(|deleted| {

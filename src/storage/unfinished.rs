@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use chrono::{DateTime, Utc};
 use object_store::MultipartId;
 use object_store::aws::{AmazonS3, AwsAuthorizer};
 use object_store::client::{HttpRequest, HttpRequestBody};
@@ -29,6 +30,15 @@ pub struct UnfinishedUploads {
 pub struct UnfinishedUpload {
     key: String,
     upload_id: MultipartId,
+    #[serde(default)]
+    initiated: Option<DateTime<Utc>>,
+}
+
+impl UnfinishedUpload {
+    /// Whether it is known to have begun before a time.
+    pub fn began_before(&self, time: DateTime<Utc>) -> bool {
+        self.initiated.is_some_and(|initiated| initiated < time)
+    }
 }
 
 /// A page of the answer of S3.
@@ -109,10 +119,16 @@ mod tests {
             <Bucket>b</Bucket><KeyMarker/><UploadIdMarker/><NextKeyMarker>a/raw/2</NextKeyMarker>
             <NextUploadIdMarker>j</NextUploadIdMarker><MaxUploads>2</MaxUploads><IsTruncated>true</IsTruncated>
             <Upload><Key>a/raw/1</Key><UploadId>i</UploadId><Initiator><ID>x</ID></Initiator></Upload>
-            <Upload><Key>a/raw/2</Key><UploadId>j</UploadId></Upload></ListMultipartUploadsResult>"#;
+            <Upload><Key>a/raw/2</Key><UploadId>j</UploadId><Initiated>2026-03-01T10:15:30.000Z</Initiated></Upload></ListMultipartUploadsResult>"#;
         let page: Page = quick_xml::de::from_str(page).expect("a page");
-        let upload = |key: &str, id: &str| UnfinishedUpload { key: key.to_owned(), upload_id: id.to_owned() };
-        assert_eq!(page.uploads, [upload("a/raw/1", "i"), upload("a/raw/2", "j")]);
+        let keys: Vec<(&str, &str)> =
+            page.uploads.iter().map(|upload| (&upload.key[..], &upload.upload_id[..])).collect();
+        assert_eq!(keys, [("a/raw/1", "i"), ("a/raw/2", "j")]);
+        let time = |text: &str| text.parse().expect("a time");
+        let before: Vec<bool> =
+            page.uploads.iter().map(|upload| upload.began_before(time("2026-03-01T10:15:31Z"))).collect();
+        assert_eq!(before, [false, true], "without a time, it may have begun just now");
+        assert!(!page.uploads[1].began_before(time("2026-03-01T10:15:30Z")));
         assert!(page.is_truncated);
         assert_eq!((page.next_key_marker.as_str(), page.next_upload_id_marker.as_str()), ("a/raw/2", "j"));
         let empty: Page = quick_xml::de::from_str("<ListMultipartUploadsResult/>").expect("a page");

@@ -8,6 +8,9 @@ use super::python;
 /// The keys that it accepts.
 const KEYS: (&str, &str) = ("argus", "argus-secret");
 
+/// Starts on other ports before a test fails.
+const STARTS_MAX: usize = 5;
+
 /// A running SeaweedFS; killed when dropped.
 pub struct S3Server {
     child: Child,
@@ -18,6 +21,11 @@ pub struct S3Server {
 impl S3Server {
     /// Starts it on free ports, with an empty bucket `argus`.
     pub fn start() -> S3Server {
+        // Another process may have taken a port before it could.
+        (0..STARTS_MAX).find_map(|_| S3Server::try_start()).expect("weed starts, on one of several sets of ports")
+    }
+
+    fn try_start() -> Option<S3Server> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = format!(
             r#"{{"identities":[{{"name":"argus","credentials":[{{"accessKey":"{}","secretKey":"{}"}}],"actions":["Admin","Read","Write","List","Tagging"]}}]}}"#,
@@ -26,8 +34,7 @@ impl S3Server {
         std::fs::write(folder.path().join("s3.json"), config).expect("writes");
         let ports = free_ports();
         let mut server = S3Server { child: S3Server::spawn(&folder, ports), ports, folder };
-        server.wait();
-        server
+        server.is_up().then_some(server)
     }
 
     fn spawn(folder: &tempfile::TempDir, [master, volume, filer, s3]: [u16; 4]) -> Child {
@@ -94,6 +101,11 @@ impl S3Server {
 
     /// Waits until it has the bucket.
     fn wait(&mut self) {
+        assert!(self.is_up(), "weed ended");
+    }
+
+    /// The same; `false` if it ends before.
+    fn is_up(&mut self) -> bool {
         let deadline = super::Deadline::new("the S3 server");
         // A folder of the filer is a bucket.
         let bucket = format!("http://127.0.0.1:{}/buckets/argus/", self.ports[2]);
@@ -103,11 +115,13 @@ impl S3Server {
         let answers = ["-s", "-o", "/dev/null", &s3];
         loop {
             deadline.check();
-            assert!(self.child.try_wait().expect("it can be waited for").is_none(), "weed ended");
+            if self.child.try_wait().expect("it can be waited for").is_some() {
+                return false;
+            }
             let succeeds =
                 |arguments: &[&str]| Command::new("curl").args(arguments).output().expect("curl runs").status.success();
             if succeeds(&create) && succeeds(&see) && succeeds(&answers) {
-                return;
+                return true;
             }
         }
     }

@@ -126,6 +126,9 @@ async fn upload(
             let key = upload_key(&headers, &format!("PUT {id}/{name}"))?;
             // A retry may get the first response again, whatever the batch's status is now.
             let batch = if key.is_some() { batch_id(&id)? } else { pending_batch(&context.metadata, &id).await? };
+            if let Some(handover) = &context.handover {
+                handover.check_leader()?;
+            }
             // Keep the slot until the upload is accepted: an upload that waits for this uses memory.
             let (stored, claim, _slot) = context.store(batch, name, encoding, &mut body).await?;
             match &context.handover {
