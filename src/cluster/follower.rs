@@ -88,7 +88,7 @@ pub struct State {
 pub struct MayLead(pub Arc<Candidacy>);
 
 impl Follower {
-    /// Follows whichever process leads. `started` is told when readers see something. Ends when `closing` is signalled, or
+    /// Follows whichever process leads. `started` is signalled when readers see something. Ends when `closing` is, or
     /// with the error [`MayLead`].
     pub async fn run(self, started: oneshot::Sender<()>, mut closing: oneshot::Receiver<()>) -> Result<()> {
         let client = Client::builder().no_proxy().connect_timeout(CONNECT_WAIT).build()?;

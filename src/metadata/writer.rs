@@ -207,7 +207,7 @@ async fn is_free(pool: &AnyPool) -> Result<bool, sqlx::Error> {
 }
 
 /// Shows every [`HEARTBEAT`] that the writer runs, until the pool is closed or another process has taken over: then
-/// `replaced` is told.
+/// `replaced` becomes true.
 pub(super) async fn show_that_it_runs(pool: AnyPool, term: i64, replaced: watch::Sender<bool>) {
     loop {
         tokio::time::sleep(HEARTBEAT).await;
