@@ -12,7 +12,6 @@ use arrow::array::RecordBatch;
 use tokio::sync::watch;
 
 use crate::lake::LakeState;
-use crate::schema::Table;
 use crate::snapshot::{DataFile, Lease};
 
 mod codec;
@@ -60,15 +59,8 @@ pub struct Closed {
     pub occurrences: Vec<RecordBatch>,
     /// Files of occurrences that are written, and not committed.
     pub files: Vec<DataFile>,
-    /// The tables that contain the epoch already, in the order of [`Table::ALL`].
+    /// The tables that contain the epoch already, in the order of [`crate::schema::Table::ALL`].
     pub present: [bool; 5],
-}
-
-impl Closed {
-    /// Whether a table contains the epoch already.
-    pub fn has(&self, table: Table) -> bool {
-        self.present[table as usize]
-    }
 }
 
 /// The steps of a lake. Clones share them.

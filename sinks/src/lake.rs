@@ -266,7 +266,8 @@ impl Lake {
                     let full = self.visible.open().bytes() >= self.config.group_bytes;
                     let now = !retry && (full || !self.commit_waiters.is_empty());
                     let wait = if now { Duration::ZERO } else { self.config.commit_interval };
-                    due = (self.visible.frozen().is_some() || !self.visible.open().is_empty()).then(|| Instant::now() + wait);
+                    let has_rows = self.visible.frozen().is_some() || !self.visible.open().is_empty();
+                    due = has_rows.then(|| Instant::now() + wait);
                 }
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if idle && due.is_some() => {
                     due = None;
@@ -283,13 +284,15 @@ impl Lake {
                 },
                 input = next_input(&mut outputs, &mut self.occurrences), if has_room => match input {
                     Input::Arrived(arrived) => self.stage(arrived).await?,
-                    Input::Output(output) => match output {
-                    Some(Output::Scanned(block)) => self.staging.add(&block).await.map_err(|source| {
-                        LakeError::Occurrences { file: block.origin.file.clone(), source: Box::new(source) }
-                    })?,
+                    Input::Output(Some(Output::Scanned(block))) => {
+                        self.staging.add(&block).await.map_err(|source| LakeError::Occurrences {
+                            file: block.origin.file.clone(),
+                            source: Box::new(source),
+                        })?;
+                    }
                     // Only a dataflow that admits nothing outputs counts.
-                    Some(Output::Counted(..)) => {}
-                    Some(Output::Closed(closed)) => {
+                    Input::Output(Some(Output::Counted(..))) => {}
+                    Input::Output(Some(Output::Closed(closed))) => {
                         // The epoch may abandon a version whose occurrences have just arrived.
                         while let Ok(arrived) = self.occurrences.try_recv() {
                             self.stage(arrived).await?;
@@ -305,8 +308,7 @@ impl Lake {
                             due = Some(now + self.config.commit_interval);
                         }
                     }
-                    None => break,
-                },
+                    Input::Output(None) => break,
                 },
             }
         }

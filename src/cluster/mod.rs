@@ -13,12 +13,14 @@
 //! - [`config`]: the processes, and the key by which they know each other;
 //! - [`frame`]: what the leader sends to a follower;
 //! - [`scans`]: what a follower finds in the uploads that arrive at it; [`handover`]: how it hands them to the leader;
+//!   [`intake`]: how the leader takes them;
 //! - [`leader`]: the leader's side; [`follower`]: the follower's side.
 
 pub mod config;
 pub mod follower;
 pub mod frame;
 pub mod handover;
+pub mod intake;
 pub mod leader;
 pub mod scans;
 

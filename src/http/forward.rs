@@ -117,9 +117,7 @@ impl Forwarder {
         }
         Ok((status, headers, Body::from_stream(response.bytes_stream())).into_response())
     }
-}
 
-impl Forwarder {
     /// Waits until readers of this process see what the leader had when it answered: a client that reads here next sees its
     /// change.
     async fn reach(&self, position: &[u8]) {

@@ -16,7 +16,8 @@ use serde_json::json;
 
 use crate::cluster::follower::{ALIVE_PATH, FOLLOW_PATH, KEY_HEADER, UPLOADS_PATH};
 use crate::cluster::frame::{Alive, Hello};
-use crate::cluster::leader::{IntakeError, Leader, NotOneCluster};
+use crate::cluster::intake::IntakeError;
+use crate::cluster::leader::{Leader, NotOneCluster};
 use crate::cluster::{ClusterKey, ClusterKeys};
 use crate::http::connections::Entrance;
 use crate::http::fast_path::FastPath;
